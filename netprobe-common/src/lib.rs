@@ -1,1 +1,17 @@
-//! Placeholder.
+//! The wire between kernel and user space: what the eBPF programs write and `netprobe` reads.
+//!
+//! - [`record`]: the `record!` macro, and reading records out of untrusted bytes.
+//! - [`header`]: what every event begins with, and the `kinds!` list.
+//! - [`records`]: one file per probe.
+//! - [`config`], [`offsets`]: frozen globals that user space sets before loading.
+//! - [`counters`]: the per-CPU accounting and the keys of the in-kernel aggregates.
+//!
+//! `no_std` and without dependencies, so that both sides compile the very same definitions.
+#![cfg_attr(not(test), no_std)]
+
+pub mod config;
+pub mod counters;
+pub mod header;
+pub mod offsets;
+pub mod record;
+pub mod records;

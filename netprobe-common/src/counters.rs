@@ -1,0 +1,124 @@
+//! Accounting and in-kernel aggregates: exact per-CPU totals, also when no event is sent.
+
+use crate::record;
+
+record! {
+    /// What became of every firing of one probe, on one CPU.
+    ///
+    /// Always `fired == filtered + aggregated + delivered + sampled_out + reserve_failed`.
+    /// The fields below that line count side effects that lost detail, not events.
+    pub struct Counters {
+        /// The probe's decision point ran.
+        pub fired: u64,
+        /// Not an event of this kind, or not wanted by the filter.
+        pub filtered: u64,
+        /// Only counted in the kernel, by request.
+        pub aggregated: u64,
+        /// Handed to the ring.
+        pub delivered: u64,
+        /// Not sent, because the budget for detail was spent.
+        pub sampled_out: u64,
+        /// Not sent, because the ring had no room (or its lock was contended).
+        pub reserve_failed: u64,
+        /// A new key found its map full and was counted under "other", or was not tracked.
+        pub map_full: u64,
+        /// No stack could be taken, or another stack had its place in the map.
+        pub stack_failed: u64,
+    }
+}
+
+impl Counters {
+    /// Nothing counted.
+    pub const ZERO: Self = Self {
+        fired: 0,
+        filtered: 0,
+        aggregated: 0,
+        delivered: 0,
+        sampled_out: 0,
+        reserve_failed: 0,
+        map_full: 0,
+        stack_failed: 0,
+    };
+
+    /// Firings that none of the outcomes explains; anything but 0 is a bug.
+    pub const fn unexplained(&self) -> i64 {
+        let explained = self.filtered
+            + self.aggregated
+            + self.delivered
+            + self.sampled_out
+            + self.reserve_failed;
+        self.fired.wrapping_sub(explained).cast_signed()
+    }
+
+    /// Adds the counts of another CPU.
+    pub const fn add(&mut self, other: &Self) {
+        self.fired += other.fired;
+        self.filtered += other.filtered;
+        self.aggregated += other.aggregated;
+        self.delivered += other.delivered;
+        self.sampled_out += other.sampled_out;
+        self.reserve_failed += other.reserve_failed;
+        self.map_full += other.map_full;
+        self.stack_failed += other.stack_failed;
+    }
+}
+
+record! {
+    /// What `--count` groups by.
+    pub struct CountKey {
+        /// Event kind, raw.
+        pub kind: u32,
+        /// Reason, cause, errno or stage, by kind; [`OTHER`] gathers what found the map full.
+        pub code: u32,
+        /// Network namespace.
+        pub netns: u32,
+        /// Destination or listener port, network byte order.
+        pub port: [u8; 2],
+        /// Reserved, zero.
+        pub reserved: u16,
+        /// Address in the kernel's text, where the kind has one.
+        pub location: u64,
+    }
+}
+
+/// [`CountKey::code`] of the row that gathers what found the map full.
+pub const OTHER: u32 = 0xffff_fffe;
+
+record! {
+    /// A count and its weight.
+    pub struct Count {
+        /// Events.
+        pub events: u64,
+        /// Segments for retransmits, bytes for drops, nanoseconds for connects; else events.
+        pub weight: u64,
+    }
+}
+
+record! {
+    /// What kernel stacks are grouped by.
+    pub struct StackKey {
+        /// Event kind, raw; [`SAMPLE`] for the CPU sampler.
+        pub kind: u32,
+        /// Reason, cause, errno or stage, by kind.
+        pub code: u32,
+        /// Stack id in the stack map, or a negative errno when none could be taken.
+        pub stack: i32,
+        /// Reserved, zero.
+        pub reserved: u32,
+        /// The running task for samples, the socket's owner otherwise; NUL padded.
+        pub comm: [u8; 16],
+    }
+}
+
+/// [`StackKey::kind`] of the CPU sampler.
+pub const SAMPLE: u32 = 0xffff;
+
+record! {
+    /// How many candidates the port search examined on one CPU.
+    pub struct Candidates {
+        /// Calls of `__inet_check_established` seen while a window was open.
+        pub calls: u64,
+        /// Port searches begun on this CPU.
+        pub searches: u64,
+    }
+}

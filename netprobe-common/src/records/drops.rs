@@ -1,0 +1,38 @@
+//! A packet that the kernel threw away.
+
+use super::{Flow, Owner};
+use crate::header::Header;
+use crate::record;
+
+record! {
+    /// A dropped TCP packet, with its own addresses also where no socket was found.
+    pub struct Drop {
+        /// Common to all events.
+        pub header: Header,
+        /// From the packet's own headers, in packet direction.
+        pub flow: Flow,
+        /// Of the socket that the packet belonged to.
+        pub owner: Owner,
+        /// Address in the kernel's text where it was dropped.
+        pub location: u64,
+        /// `enum skb_drop_reason`, raw; [`NO_REASON`] where this kernel gives none.
+        pub reason: u32,
+        /// Bytes of the packet (`skb->len`).
+        pub len: u32,
+        /// TCP sequence number.
+        pub seq: u32,
+        /// Stack id in the stack map, or [`super::NO_STACK`].
+        pub stack: i32,
+        /// TCP flags byte of the header.
+        pub tcp_flags: u8,
+        /// TCP state of the socket; 0 where there was none.
+        pub state: u8,
+        /// Reserved, zero.
+        pub reserved: [u8; 6],
+        /// Interface name, NUL padded; empty is unknown.
+        pub iface: [u8; 16],
+    }
+}
+
+/// `reason` on kernels whose `kfree_skb` tracepoint carries none.
+pub const NO_REASON: u32 = u32::MAX;

@@ -1,0 +1,136 @@
+//! Every map and frozen global. Each map says what happens when it is full.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, StackTrace},
+};
+use core::arch::asm;
+use netprobe_common::{
+    config::Config,
+    counters::{Candidates, Count, CountKey, Counters, StackKey},
+    header::Kind,
+    offsets::Offsets,
+    record::Plain,
+    records::Owner,
+};
+
+use crate::probes::connects::Pending;
+
+/// Settings of the run; user space overrides it before loading.
+#[unsafe(no_mangle)]
+pub(crate) static CONFIG: Config = Config {
+    detail: 0,
+    count: 0,
+    stack: 0,
+    flame: 0,
+    log: 0,
+    wake_bytes: 0,
+    family: 0,
+    netns: 0,
+    port: [0; 2],
+    reserved: [0; 2],
+};
+
+/// Where this kernel keeps its fields; user space overrides it before loading.
+#[unsafe(no_mangle)]
+pub(crate) static OFFSETS: Offsets = Offsets::ABSENT;
+
+/// Events for user space. Full: the event is counted as `reserve_failed`.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// Accounting, by kind. Cannot be full.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<Counters> =
+    PerCpuArray::with_max_entries(Kind::ALL.len() as u32, 0);
+
+/// `--count`. Full: the event is counted under `OTHER` of its kind, which always exists.
+#[map]
+pub(crate) static COUNTS: PerCpuHashMap<CountKey, Count> = PerCpuHashMap::with_max_entries(4096, 0);
+
+/// Kernel stacks. Full or colliding: counted as `stack_failed`.
+#[map]
+pub(crate) static STACKS: StackTrace = StackTrace::with_max_entries(4096, 0);
+
+/// Flame graphs. Full: counted as `map_full`.
+#[map]
+pub(crate) static STACK_COUNTS: PerCpuHashMap<StackKey, Count> = PerCpuHashMap::with_max_entries(8192, 0);
+
+/// Who called `connect` or `listen`, by socket address. Full: the least used entry goes, and its
+/// socket's owner is looked up by inode in user space instead.
+#[map]
+pub(crate) static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(16384, 0);
+
+/// Connects under way, by socket address. Full: counted as `map_full`; the outcome is still
+/// reported, without its latency.
+#[map]
+pub(crate) static CONNECTS: HashMap<u64, Pending> = HashMap::with_max_entries(16384, 0);
+
+/// Arguments of functions that a kretprobe waits for, by stack pointer. Full: the stalest entry
+/// goes, which is of a call whose return was missed.
+#[map]
+pub(crate) static CALLS: LruHashMap<u64, [u64; 4]> = LruHashMap::with_max_entries(4096, 0);
+
+/// Calls of the port check, on this CPU. Cannot be full.
+#[map]
+pub(crate) static CANDIDATES: PerCpuArray<Candidates> = PerCpuArray::with_max_entries(1, 0);
+
+/// Number of the open counting window, 0 while none is. Cannot be full.
+#[map]
+pub(crate) static WINDOW: Array<u64> = Array::with_max_entries(1, 0);
+
+/// A SYN whose fate is only known when the function returns, on this CPU. Cannot be full.
+#[map]
+pub(crate) static SYN_CHECKS: PerCpuArray<crate::probes::listeners::SynCheck> =
+    PerCpuArray::with_max_entries(1, 0);
+
+/// A value of a frozen global, read so that the compiler does not fold its initial value.
+#[inline(always)]
+pub(crate) fn frozen<T: Plain>(value: &'static T) -> T {
+    // SAFETY: a reference to a static is valid for reads.
+    unsafe { core::ptr::from_ref(value).read_volatile() }
+}
+
+/// Adds to a counter that only this CPU writes, safe against interruption by itself.
+#[inline(always)]
+pub(crate) fn add(counter: &mut u64, amount: u64) {
+    let counter = core::ptr::from_mut(counter);
+    // SAFETY: an atomic add (BPF_STX | BPF_XADD, in every kernel) to a valid, aligned place.
+    unsafe {
+        asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) counter, in(reg) amount, options(nostack));
+    }
+}
+
+/// The accounting of `kind` on this CPU.
+#[inline(always)]
+pub(crate) fn counters(kind: Kind) -> Option<&'static mut Counters> {
+    let slot = COUNTERS.get_ptr_mut(kind as u32)?;
+    // SAFETY: a map value lives as long as the map, and its fields are only added to.
+    unsafe { slot.as_mut() }
+}
+
+/// The value behind a pointer that a map lookup returned.
+#[inline(always)]
+pub(crate) fn value<T: Plain>(slot: Option<*mut T>) -> Option<&'static mut T> {
+    // SAFETY: the pointer came from a lookup, so it is null or a live, aligned map value.
+    unsafe { slot?.as_mut() }
+}
+
+/// Adds one event of `weight` to `key`; false if there is no room for a new key.
+#[inline(always)]
+pub(crate) fn count<K: Plain>(map: &PerCpuHashMap<K, Count>, key: &K, weight: u64) -> bool {
+    if let Some(count) = value(map.get_ptr_mut(key)) {
+        add(&mut count.events, 1);
+        add(&mut count.weight, weight);
+        return true;
+    }
+    let none = Count { events: 0, weight: 0 };
+    // BPF_NOEXIST (1): another CPU may have been first, and its count must not be reset.
+    let _lost_race = map.insert(key, &none, 1);
+    let Some(count) = value(map.get_ptr_mut(key)) else {
+        return false;
+    };
+    add(&mut count.events, 1);
+    add(&mut count.weight, weight);
+    true
+}

@@ -1,0 +1,123 @@
+//! A packet is thrown away. The packet's own headers name the connection, so that drops before
+//! any socket was found (no listener, netfilter, queues) are seen like the others.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use netprobe_common::{
+    counters::CountKey,
+    header::Kind,
+    offsets::Field,
+    record::Plain,
+    records::{
+        Flow,
+        drops::{Drop, NO_REASON},
+    },
+};
+
+use crate::{
+    emit::{Filtered, Sighting, account, publish},
+    filter,
+    load::{Load, Typed, has},
+    packet,
+    probes::arguments::argument,
+    sock::{AF_INET, AF_INET6, Sock},
+};
+
+// match-proto:v6.12:include/trace/events/skb.h:kfree_skb(struct sk_buff *skb, void *location, enum skb_drop_reason reason, struct sock *rx_sk)
+#[btf_tracepoint(function = "kfree_skb")]
+pub(crate) fn drops(ctx: BtfTracePointContext) -> i32 {
+    account(Kind::Drops, try_drops(&ctx));
+    0
+}
+
+#[inline(always)]
+fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
+    let skb: u64 = ctx.arg(0);
+    let mut flow = Flow::zeroed();
+    let tcp = packet::read(Typed, skb, &mut flow).ok_or(Filtered)?;
+    let sock = socket(ctx, skb);
+    let device: u64 = Typed.field(skb, Field::SkbDev);
+    locate(&mut flow, sock, skb, device);
+    if !filter::admits(&flow) {
+        return Err(Filtered);
+    }
+
+    let location: u64 = ctx.arg(1);
+    let reason = reason(ctx);
+    let len: u32 = Typed.field(skb, Field::SkbLen);
+    let key = CountKey {
+        kind: Kind::Drops as u32,
+        code: reason,
+        netns: flow.netns,
+        port: flow.dport,
+        reserved: 0,
+        location,
+    };
+    let sighting = Sighting { key, weight: u64::from(len), comm: [0; 16] };
+    publish::<Drop, _>(ctx, &sighting, |record, stack| {
+        record.flow = flow;
+        record.location = location;
+        record.reason = reason;
+        record.len = len;
+        record.seq = tcp.seq;
+        record.tcp_flags = tcp.flags;
+        record.stack = stack;
+        if flow.ifindex != 0 && device != 0 {
+            let name = u64::from(crate::load::offset_of(Field::DevName));
+            record.iface =
+                crate::sock::join([Typed.at(device, name), Typed.at(device, name + 8)]);
+        }
+        if let Some(sock) = sock {
+            record.state = sock.state();
+            if Sock::<Typed>::is_full(record.state) {
+                sock.owner(&mut record.owner);
+            }
+        }
+    });
+    Ok(())
+}
+
+/// The TCP socket that the packet belonged to: as owner of the buffer, or as the receiver that
+/// newer kernels pass along.
+#[inline(always)]
+fn socket(ctx: &BtfTracePointContext, skb: u64) -> Option<Sock<Typed>> {
+    let owner: u64 = Typed.field(skb, Field::SkbSk);
+    if let Some(sock) = Sock::new(Typed, owner).filter(|sock| is_inet(*sock)) {
+        return Some(sock);
+    }
+    if !has(Field::ArgDropSock) {
+        return None;
+    }
+    Sock::new(Typed, argument(ctx, Field::ArgDropSock)).filter(|sock| is_inet(*sock))
+}
+
+/// Buffers of packet sockets and tunnels carry TCP too, but their socket has no TCP state.
+#[inline(always)]
+fn is_inet(sock: Sock<Typed>) -> bool {
+    let family = sock.family();
+    let is_small = !Sock::<Typed>::is_full(sock.state());
+    (family == AF_INET || family == AF_INET6) && (is_small || sock.is_tcp())
+}
+
+/// Namespace and interface. The socket knows its namespace for sure; `skb->dev` shares its
+/// place with queue links while the buffer sits in a socket's queue.
+#[inline(always)]
+fn locate(flow: &mut Flow, sock: Option<Sock<Typed>>, skb: u64, device: u64) {
+    if let Some(sock) = sock {
+        flow.netns = sock.netns();
+        let interface: u32 = Typed.field(skb, Field::SkbIif);
+        flow.ifindex = interface;
+        return;
+    }
+    let net: u64 = Typed.field(device, Field::DevNet);
+    flow.netns = Typed.field(net, Field::NetInum);
+    flow.ifindex = Typed.field(device, Field::DevIfindex);
+}
+
+#[inline(always)]
+fn reason(ctx: &BtfTracePointContext) -> u32 {
+    if has(Field::ArgDropReason) {
+        argument(ctx, Field::ArgDropReason) as u32
+    } else {
+        NO_REASON
+    }
+}

@@ -1,0 +1,281 @@
+//! A listener refuses a connection because a queue is full.
+//!
+//! These drops never reach `kfree_skb`: the kernel frees the SYN as if it had been served. So
+//! the kernel's own tests are repeated here, on the same fields and in the same order.
+
+use aya_ebpf::{
+    macros::{fentry, fexit, kprobe, kretprobe},
+    programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext,
+        tracing::StackIdContext},
+};
+use netprobe_common::{
+    counters::CountKey,
+    header::Kind,
+    offsets::Field,
+    record,
+    record::Plain,
+    records::{
+        Flow,
+        listeners::{Refusal, Stage},
+    },
+};
+
+use crate::{
+    emit::{Filtered, Sighting, account, publish},
+    filter,
+    load::{Load, Probed, Typed},
+    maps::{SYN_CHECKS, value},
+    packet,
+    sock::Sock,
+};
+
+record! {
+    /// A SYN that only the return of `tcp_conn_request` can tell to be refused.
+    pub struct SynCheck {
+        /// The listener, 0 when nothing is to be checked.
+        pub sock: u64,
+        /// The SYN.
+        pub skb: u64,
+        /// Half-open connections before it.
+        pub backlog: u32,
+        /// The stage that refused it if none was added, raw.
+        pub stage: u32,
+    }
+}
+
+// match-proto:v6.12:net/ipv4/tcp_input.c:int tcp_conn_request(struct request_sock_ops *rsk_ops, const struct tcp_request_sock_ops *af_ops, struct sock *sk, struct sk_buff *skb)
+#[fentry(function = "tcp_conn_request")]
+pub(crate) fn listeners_syn(ctx: FEntryContext) -> i32 {
+    decided(try_syn(Typed, &ctx, ctx.arg(2), ctx.arg(3)));
+    0
+}
+
+#[kprobe]
+pub(crate) fn listeners_syn_k(ctx: ProbeContext) -> u32 {
+    let (sk, skb) = (ctx.arg(2).unwrap_or(0), ctx.arg(3).unwrap_or(0));
+    decided(try_syn(Probed, &ctx, sk, skb));
+    0
+}
+
+#[fexit(function = "tcp_conn_request")]
+pub(crate) fn listeners_done(ctx: FExitContext) -> i32 {
+    decided(try_syn_done(Typed, &ctx, ctx.arg(2), ctx.arg(3)));
+    0
+}
+
+#[kretprobe]
+pub(crate) fn listeners_done_k(ctx: RetProbeContext) -> u32 {
+    if let Some(check) = value(SYN_CHECKS.get_ptr_mut(0)) {
+        decided(try_syn_done(Probed, &ctx, check.sock, check.skb));
+    }
+    0
+}
+
+// match-proto:v6.12:net/ipv4/tcp_ipv4.c:struct sock *tcp_v4_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
+#[fentry(function = "tcp_v4_syn_recv_sock")]
+pub(crate) fn listeners_ack4(ctx: FEntryContext) -> i32 {
+    account(Kind::Listeners, try_ack(Typed, &ctx, ctx.arg(0), ctx.arg(1)));
+    0
+}
+
+#[kprobe]
+pub(crate) fn listeners_ack4_k(ctx: ProbeContext) -> u32 {
+    let (sk, skb) = (ctx.arg(0).unwrap_or(0), ctx.arg(1).unwrap_or(0));
+    account(Kind::Listeners, try_ack(Probed, &ctx, sk, skb));
+    0
+}
+
+// match-proto:v6.12:net/ipv6/tcp_ipv6.c:struct sock *tcp_v6_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
+#[fentry(function = "tcp_v6_syn_recv_sock")]
+pub(crate) fn listeners_ack6(ctx: FEntryContext) -> i32 {
+    decided(try_ack6(Typed, &ctx, ctx.arg(0), ctx.arg(1)));
+    0
+}
+
+#[kprobe]
+pub(crate) fn listeners_ack6_k(ctx: ProbeContext) -> u32 {
+    let (sk, skb) = (ctx.arg(0).unwrap_or(0), ctx.arg(1).unwrap_or(0));
+    decided(try_ack6(Probed, &ctx, sk, skb));
+    0
+}
+
+/// Accounts for a firing, unless another program decides about the same one.
+#[inline(always)]
+fn decided(outcome: Option<Result<(), Filtered>>) {
+    if let Some(outcome) = outcome {
+        account(Kind::Listeners, outcome);
+    }
+}
+
+/// The tests of `tcp_conn_request`, in its order; `None` when only its return can tell.
+#[inline(always)]
+fn try_syn<L: Load, C: StackIdContext>(
+    load: L,
+    ctx: &C,
+    sk: u64,
+    skb: u64,
+) -> Option<Result<(), Filtered>> {
+    let Some(sock) = Sock::new(load, sk) else { return Some(Err(Filtered)) };
+    let queues = Queues::of(sock);
+    let backlog_stage = if queues.syncookies == 0 { Stage::SynBacklog } else { Stage::SynCookie };
+    // A SYN that reopens a TIME_WAIT connection skips the backlog tests.
+    let reopens = load.field::<u32>(skb, Field::SkbTcpTwIsn) != 0;
+    let backlog_is_full = queues.backlog > queues.accept_limit && !reopens;
+
+    if backlog_is_full && queues.syncookies == 0 {
+        return Some(refuse(ctx, sock, skb, &queues, backlog_stage));
+    }
+    if queues.accept > queues.accept_limit {
+        return Some(refuse(ctx, sock, skb, &queues, Stage::SynAcceptQueue));
+    }
+    if backlog_is_full {
+        return Some(refuse(ctx, sock, skb, &queues, backlog_stage));
+    }
+    if reopens {
+        return Some(Err(Filtered));
+    }
+    // At the limit exactly, older kernels refuse and newer ones accept.
+    if queues.backlog == queues.accept_limit {
+        watch(sk, skb, &queues, backlog_stage);
+        return None;
+    }
+    if queues.syncookies == 0 && queues.is_in_reserve() {
+        watch(sk, skb, &queues, Stage::SynReserved);
+        return None;
+    }
+    Some(Err(Filtered))
+}
+
+/// Keeps a SYN for the return of the function. Softirq keeps this CPU until then.
+#[inline(always)]
+fn watch(sk: u64, skb: u64, queues: &Queues, stage: Stage) {
+    if let Some(check) = value(SYN_CHECKS.get_ptr_mut(0)) {
+        *check = SynCheck { sock: sk, skb, backlog: queues.backlog, stage: stage as u32 };
+    }
+}
+
+/// A SYN that was kept: refused if the listener has no more half-open connections than before.
+#[inline(always)]
+fn try_syn_done<L: Load, C: StackIdContext>(
+    load: L,
+    ctx: &C,
+    sk: u64,
+    skb: u64,
+) -> Option<Result<(), Filtered>> {
+    let check = value(SYN_CHECKS.get_ptr_mut(0))?;
+    if check.sock == 0 {
+        return None;
+    }
+    check.sock = 0;
+    let sock = Sock::new(load, sk)?;
+    let mut queues = Queues::of(sock);
+    if queues.backlog > check.backlog {
+        return Some(Err(Filtered));
+    }
+    queues.backlog = check.backlog;
+    Some(match check.stage {
+        2 => refuse(ctx, sock, skb, &queues, Stage::SynBacklog),
+        3 => refuse(ctx, sock, skb, &queues, Stage::SynCookie),
+        _ => refuse(ctx, sock, skb, &queues, Stage::SynReserved),
+    })
+}
+
+/// The first test of `tcp_v4_syn_recv_sock` and `tcp_v6_syn_recv_sock`.
+#[inline(always)]
+fn try_ack<L: Load, C: StackIdContext>(
+    load: L,
+    ctx: &C,
+    sk: u64,
+    skb: u64,
+) -> Result<(), Filtered> {
+    let sock = Sock::new(load, sk).ok_or(Filtered)?;
+    let queues = Queues::of(sock);
+    if queues.accept <= queues.accept_limit {
+        return Err(Filtered);
+    }
+    refuse(ctx, sock, skb, &queues, Stage::AckAcceptQueue)
+}
+
+/// For an IPv4 packet on an IPv6 listener the kernel calls the IPv4 function, which is probed too.
+#[inline(always)]
+fn try_ack6<L: Load, C: StackIdContext>(
+    load: L,
+    ctx: &C,
+    sk: u64,
+    skb: u64,
+) -> Option<Result<(), Filtered>> {
+    if packet::is_ipv4(load, skb) {
+        return None;
+    }
+    Some(try_ack(load, ctx, sk, skb))
+}
+
+/// The queues of a listener, read once.
+struct Queues {
+    accept: u32,
+    accept_limit: u32,
+    backlog: u32,
+    syn_limit: u32,
+    syncookies: u8,
+}
+
+impl Queues {
+    #[inline(always)]
+    fn of<L: Load>(sock: Sock<L>) -> Self {
+        let net: u64 = sock.load.field(sock.address, Field::SkcNet);
+        Self {
+            accept: sock.load.field(sock.address, Field::SkAckBacklog),
+            accept_limit: sock.load.field(sock.address, Field::SkMaxAckBacklog),
+            backlog: sock.load.field(sock.address, Field::IcskQlen),
+            syn_limit: sock.load.field(net, Field::NetMaxSynBacklog),
+            syncookies: sock.load.field(net, Field::NetSyncookies),
+        }
+    }
+
+    /// Whether fewer than a quarter of `tcp_max_syn_backlog` is left, which is kept for peers
+    /// that have proven to be alive.
+    #[inline(always)]
+    fn is_in_reserve(&self) -> bool {
+        (self.syn_limit as i32).wrapping_sub(self.backlog as i32) < (self.syn_limit as i32) >> 2
+    }
+}
+
+#[inline(always)]
+fn refuse<L: Load, C: StackIdContext>(
+    ctx: &C,
+    sock: Sock<L>,
+    skb: u64,
+    queues: &Queues,
+    stage: Stage,
+) -> Result<(), Filtered> {
+    let mut flow = Flow::zeroed();
+    // Packet of the client; without it the listener's own end still names the victim.
+    let _unreadable = packet::read(sock.load, skb, &mut flow);
+    flow.netns = sock.netns();
+    if !filter::admits(&flow) {
+        return Err(Filtered);
+    }
+    let port: u16 = sock.load.field(sock.address, Field::SkcNum);
+    let key = CountKey {
+        kind: Kind::Listeners as u32,
+        code: stage as u32,
+        netns: flow.netns,
+        port: port.to_be_bytes(),
+        reserved: 0,
+        location: 0,
+    };
+    publish::<Refusal, _>(ctx, &Sighting { key, weight: 1, comm: [0; 16] }, |record, stack| {
+        record.flow = flow;
+        sock.owner(&mut record.owner);
+        record.listener_family = sock.family();
+        record.listener_addr = sock.local_address(record.listener_family);
+        record.listener_port = port;
+        record.stage = stage as u32;
+        record.accept_queue = queues.accept;
+        record.accept_limit = queues.accept_limit;
+        record.syn_backlog = queues.backlog;
+        record.syn_limit = queues.syn_limit;
+        record.stack = stack;
+    });
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! One file per kind of event: the programs that see it, under the names that
+//! `netprobe/src/probes` attaches.
+
+pub(crate) mod arguments;
+pub(crate) mod connects;
+pub(crate) mod conntrack;
+pub(crate) mod cpu;
+pub(crate) mod drops;
+pub(crate) mod listeners;
+pub(crate) mod retransmits;

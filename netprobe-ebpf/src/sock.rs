@@ -1,0 +1,155 @@
+//! What a socket says about itself: its ends, namespace, state and owner.
+
+use netprobe_common::{
+    offsets::Field,
+    records::{Flow, Owner},
+};
+
+use crate::{
+    load::Load,
+    maps::{OWNERS, value},
+};
+
+/// `AF_INET`.
+pub(crate) const AF_INET: u16 = 2;
+/// `AF_INET6`.
+pub(crate) const AF_INET6: u16 = 10;
+/// `IPPROTO_TCP`.
+pub(crate) const IPPROTO_TCP: u16 = 6;
+
+/// TCP states (`include/net/tcp_states.h`).
+pub(crate) const TCP_ESTABLISHED: u8 = 1;
+/// A SYN was sent.
+pub(crate) const TCP_SYN_SENT: u8 = 2;
+/// A small `inet_timewait_sock`, not a full socket.
+pub(crate) const TCP_TIME_WAIT: u8 = 6;
+/// Closed.
+pub(crate) const TCP_CLOSE: u8 = 7;
+/// Listening.
+pub(crate) const TCP_LISTEN: u8 = 10;
+/// A small `request_sock`, not a full socket.
+pub(crate) const TCP_NEW_SYN_RECV: u8 = 12;
+
+/// A `struct sock` (or the `sock_common` that smaller sockets begin with).
+#[derive(Clone, Copy)]
+pub(crate) struct Sock<L> {
+    /// How its memory is read.
+    pub(crate) load: L,
+    /// Its address, not null.
+    pub(crate) address: u64,
+}
+
+impl<L: Load> Sock<L> {
+    /// The socket at `address`, unless that is null.
+    #[inline(always)]
+    pub(crate) fn new(load: L, address: u64) -> Option<Self> {
+        if address == 0 {
+            return None;
+        }
+        Some(Self { load, address })
+    }
+
+    /// Its TCP state.
+    #[inline(always)]
+    pub(crate) fn state(self) -> u8 {
+        self.load.field(self.address, Field::SkcState)
+    }
+
+    /// Its address family.
+    #[inline(always)]
+    pub(crate) fn family(self) -> u16 {
+        self.load.field(self.address, Field::SkcFamily)
+    }
+
+    /// Whether it is TCP over IPv4 or IPv6.
+    #[inline(always)]
+    pub(crate) fn is_tcp(self) -> bool {
+        self.load.field::<u16>(self.address, Field::SkProtocol) == IPPROTO_TCP
+    }
+
+    /// Whether `state` belongs to a `struct sock` in full.
+    #[inline(always)]
+    pub(crate) fn is_full(state: u8) -> bool {
+        state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV
+    }
+
+    /// Inode number of its network namespace.
+    #[inline(always)]
+    pub(crate) fn netns(self) -> u32 {
+        let net: u64 = self.load.field(self.address, Field::SkcNet);
+        self.load.field(net, Field::NetInum)
+    }
+
+    /// Fills in both ends, the local one as source.
+    #[inline(always)]
+    pub(crate) fn flow(self, flow: &mut Flow) {
+        flow.family = self.family();
+        flow.protocol = IPPROTO_TCP;
+        flow.netns = self.netns();
+        let local_port: u16 = self.load.field(self.address, Field::SkcNum);
+        flow.sport = local_port.to_be_bytes();
+        flow.dport = self.load.field(self.address, Field::SkcDport);
+        flow.saddr = self.local_address(flow.family);
+        flow.daddr = self.peer_address(flow.family);
+    }
+
+    /// The local address, IPv4 in the first four bytes.
+    #[inline(always)]
+    pub(crate) fn local_address(self, family: u16) -> [u8; 16] {
+        self.ip(family, Field::SkcRcvSaddr, Field::SkcV6RcvSaddr)
+    }
+
+    /// The peer's address, IPv4 in the first four bytes.
+    #[inline(always)]
+    pub(crate) fn peer_address(self, family: u16) -> [u8; 16] {
+        self.ip(family, Field::SkcDaddr, Field::SkcV6Daddr)
+    }
+
+    #[inline(always)]
+    fn ip(self, family: u16, v4: Field, v6: Field) -> [u8; 16] {
+        if family == AF_INET6 {
+            let halves: [u64; 2] = [
+                self.load.field(self.address, v6),
+                self.load.at(self.address, u64::from(crate::load::offset_of(v6)) + 8),
+            ];
+            return join(halves);
+        }
+        let word: u32 = self.load.field(self.address, v4);
+        join([u64::from(word), 0])
+    }
+
+    /// Who owns it: the task that called `connect` or `listen`, and its inode for the rest.
+    #[inline(always)]
+    pub(crate) fn owner(self, owner: &mut Owner) {
+        if let Some(known) = value(OWNERS.get_ptr_mut(self.address)) {
+            *owner = *known;
+        }
+        owner.ino = self.inode();
+    }
+
+    /// Its inode number as `/proc/PID/fd` shows it; 0 once it is orphaned, or before `accept`.
+    #[inline(always)]
+    pub(crate) fn inode(self) -> u64 {
+        let socket: u64 = self.load.field(self.address, Field::SkSocket);
+        let file: u64 = self.load.field(socket, Field::SocketFile);
+        let inode: u64 = self.load.field(file, Field::FileInode);
+        self.load.field(inode, Field::InodeIno)
+    }
+}
+
+/// Sixteen address bytes out of two words in memory order.
+#[inline(always)]
+pub(crate) fn join(halves: [u64; 2]) -> [u8; 16] {
+    let [low, high] = halves.map(u64::to_ne_bytes);
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&low);
+    bytes[8..].copy_from_slice(&high);
+    bytes
+}
+
+/// `::ffff:a.b.c.d` of an IPv4 address.
+#[inline(always)]
+pub(crate) fn map_v4(address: &[u8; 16]) -> [u8; 16] {
+    let [a, b, c, d, ..] = *address;
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
