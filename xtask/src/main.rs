@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod ebpf;
+mod kernels;
 mod process;
 mod workspace;
 
@@ -27,11 +28,13 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Ebpf(ebpf::Args),
+    Kernels(kernels::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Ebpf(args) => ebpf::run(&args),
+        Command::Kernels(args) => kernels::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
