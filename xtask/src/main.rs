@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand};
 mod ebpf;
 mod kernels;
 mod process;
+mod setup;
 mod vm;
 mod workspace;
 
@@ -30,6 +31,7 @@ struct Cli {
 enum Command {
     Ebpf(ebpf::Args),
     Kernels(kernels::Args),
+    Setup(setup::Args),
     Vm(vm::Args),
 }
 
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Ebpf(args) => ebpf::run(&args),
         Command::Kernels(args) => kernels::run(&args),
+        Command::Setup(args) => setup::run(&args),
         Command::Vm(args) => vm::run(args),
     };
     outcome.unwrap_or_else(|error| {

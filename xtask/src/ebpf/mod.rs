@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{process, workspace};
 use provenance::{Object, Provenance, Versions};
-pub(crate) use toolchain::{Linker, Toolchain};
+pub(crate) use toolchain::{LINKER_VERSION, LLVM, Linker, Toolchain};
 
 mod provenance;
 mod sources;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use super::cpio::Archive;
 use super::modules::Modules;
 use super::{Machine, libraries};
-use crate::{process, workspace};
+use crate::process;
 
 const INIT: &str = include_str!("init.sh");
 /// Programs of this machine that are packed, by their names in the other.
@@ -194,10 +194,7 @@ impl Contents {
 }
 
 fn find(tool: &str) -> Result<PathBuf> {
-    let usual = ["/usr/sbin", "/sbin"].map(|dir| Path::new(dir).join(tool));
-    workspace::on_path(tool)
-        .or_else(|| usual.into_iter().find(|file| file.is_file()))
-        .with_context(|| format!("{tool} is missing; run `cargo xtask setup`"))
+    process::find(tool).with_context(|| format!("{tool} is missing; run `cargo xtask setup`"))
 }
 
 /// A word as the shell reads it back unchanged.
