@@ -11,9 +11,7 @@ use netprobe_common::{
     records::NO_STACK,
 };
 
-use crate::maps::{
-    CONFIG, COUNTS, EVENTS, STACK_COUNTS, STACKS, add, count, counters, frozen,
-};
+use crate::maps::{CONFIG, COUNTS, EVENTS, STACK_COUNTS, STACKS, add, count, counters, frozen};
 
 /// The firing was not an event of the probe's kind, or the filter did not want it.
 pub(crate) struct Filtered;
@@ -31,7 +29,9 @@ pub(crate) struct Sighting {
 /// Accounts for one firing of `kind` that a handler has looked at.
 #[inline(always)]
 pub(crate) fn account(kind: Kind, outcome: Result<(), Filtered>) {
-    let Some(counters) = counters(kind) else { return };
+    let Some(counters) = counters(kind) else {
+        return;
+    };
     add(&mut counters.fired, 1);
     if outcome.is_err() {
         add(&mut counters.filtered, 1);
@@ -47,11 +47,19 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
     sighting: &Sighting,
     fill: impl FnOnce(&mut T, i32),
 ) {
-    let Some(counters) = counters(T::KIND) else { return };
+    let Some(counters) = counters(T::KIND) else {
+        return;
+    };
     if frozen(&CONFIG.count) != 0 && !count(&COUNTS, &sighting.key, sighting.weight) {
         add(&mut counters.map_full, 1);
-        let other = CountKey { code: OTHER, ..CountKey::zeroed() };
-        let other = CountKey { kind: sighting.key.kind, ..other };
+        let other = CountKey {
+            code: OTHER,
+            ..CountKey::zeroed()
+        };
+        let other = CountKey {
+            kind: sighting.key.kind,
+            ..other
+        };
         count(&COUNTS, &other, sighting.weight);
     }
     let mut stack = NO_STACK;
@@ -93,8 +101,12 @@ fn send<T: Event>(fill: impl FnOnce(&mut T)) -> bool {
     };
     let record = entry.write(T::zeroed());
     fill(record);
-    let header =
-        Header { ts_ns: now(), kind: T::KIND as u16, len: size_of::<T>() as u16, cpu: cpu() };
+    let header = Header {
+        ts_ns: now(),
+        kind: T::KIND as u16,
+        len: size_of::<T>() as u16,
+        cpu: cpu(),
+    };
     // SAFETY: every event begins with a header, at an aligned address.
     unsafe { core::ptr::from_mut(record).cast::<Header>().write(header) };
     entry.submit(wake_flags());

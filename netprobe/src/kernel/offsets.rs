@@ -1,0 +1,54 @@
+//! Resolves every field that the programs read against the running kernel's BTF.
+
+use netprobe_common::offsets::{Field, Offsets, Source};
+
+use super::btf::KernelBtf;
+
+/// The module whose types are not in the kernel's own BTF everywhere.
+const CONNTRACK: &str = "nf_conntrack";
+
+/// Finds every field; what this kernel lacks stays absent.
+pub fn resolve(btf: &KernelBtf) -> Offsets {
+    let mut offsets = Offsets::ABSENT;
+    let mut conntrack = None;
+    for field in Field::ALL {
+        let found = find(btf, field.source()).or_else(|| {
+            let module = conntrack
+                .get_or_insert_with(|| btf.module(CONNTRACK))
+                .as_ref()?;
+            find(module, field.source())
+        });
+        if let Some(offset) = found {
+            offsets.set(*field, offset);
+        }
+    }
+    offsets
+}
+
+fn find(btf: &KernelBtf, source: Source) -> Option<u16> {
+    match source {
+        Source::Member(path) => byte_offset(btf, path),
+        Source::BitMask(path) => {
+            let member = btf.member(path)?;
+            let size = member.bit_size?;
+            let mask = (1_u32.checked_shl(size)? - 1) << (member.bit_offset % 8);
+            u8::try_from(mask).ok().map(u16::from)
+        }
+        Source::Nested(outer, inner) => {
+            byte_offset(btf, outer)?.checked_add(byte_offset(btf, inner)?)
+        }
+        Source::Argument(tracepoint, wanted) => argument(btf.tracepoint(tracepoint)?, wanted),
+    }
+}
+
+fn byte_offset(btf: &KernelBtf, path: &str) -> Option<u16> {
+    u16::try_from(btf.member(path)?.bit_offset / 8).ok()
+}
+
+/// The position of the argument whose type is `wanted`, or a pointer to it.
+fn argument(types: Vec<String>, wanted: &str) -> Option<u16> {
+    let position = types
+        .iter()
+        .position(|ty| ty.strip_suffix(" *").unwrap_or(ty) == wanted)?;
+    u16::try_from(position).ok()
+}
