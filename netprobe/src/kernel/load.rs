@@ -20,6 +20,7 @@ pub struct Sizes {
 /// Creates the maps and reads the programs; none of them runs yet.
 pub fn load(config: &Config, offsets: &Offsets, sizes: Sizes, btf: &Btf) -> Result<Ebpf> {
     EbpfLoader::new()
+        // aya asks again with a log when a program is rejected; before that it only costs time.
         .verifier_log_level(aya::VerifierLogLevel::DISABLE)
         .btf(Some(btf))
         .override_global("CONFIG", bytes_of(config), true)

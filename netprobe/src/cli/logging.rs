@@ -1,0 +1,37 @@
+//! What netprobe says about itself, on stderr, one line each.
+
+use std::io::Write;
+
+use log::{LevelFilter, Log, Metadata, Record};
+
+use super::Global;
+
+struct Stderr;
+
+impl Log for Stderr {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            // Nobody is left to tell when stderr is closed.
+            let _closed = writeln!(anstream::stderr(), "netprobe: {}", record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Sends log lines to stderr: progress by default, errors only with `--quiet`.
+pub(super) fn init(global: &Global) {
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => LevelFilter::Error,
+        (false, 0) => LevelFilter::Info,
+        (false, 1) => LevelFilter::Debug,
+        (false, _) => LevelFilter::Trace,
+    };
+    if log::set_logger(&Stderr).is_ok() {
+        log::set_max_level(level);
+    }
+}

@@ -1,0 +1,305 @@
+//! One run's programs in the kernel: loaded, attached, read out, and gone when it is dropped.
+
+use std::{os::fd::AsFd, path::Path, thread};
+
+use anyhow::{Context, Result, anyhow};
+use aya::{
+    Btf, Ebpf,
+    maps::{Array, MapData, PerCpuArray, PerCpuHashMap, RingBuf, StackTraceMap},
+};
+use netprobe_common::{
+    config::Config,
+    counters::{Count, CountKey, Counters, OTHER, StackKey},
+    offsets::Offsets,
+    record::Plain,
+};
+
+use super::{
+    attach::{self, Attached, Ways},
+    btf::KernelBtf,
+    fdinfo::FdInfo,
+    load::{self, Sizes},
+    offsets,
+    pod::Wire,
+};
+use crate::probes::{Hook, ProbeSpec};
+
+/// What a run wants from the kernel.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The probes to attach.
+    pub probes: Vec<&'static ProbeSpec>,
+    /// What the programs do.
+    pub config: Config,
+    /// How large the maps are.
+    pub sizes: Sizes,
+}
+
+/// Programs in the kernel.
+pub struct Session {
+    ebpf: Ebpf,
+    btf: Btf,
+    kernel: KernelBtf,
+    ways: Ways,
+    probes: Vec<(&'static ProbeSpec, Vec<Attached>)>,
+}
+
+impl Session {
+    /// Loads the object and attaches what the request names; what this kernel lacks is kept as
+    /// a reason, not an error.
+    pub fn start(request: &Request) -> Result<Self> {
+        let (kernel, offsets, btf) = read_btf()?;
+        let mut ebpf = load::load(&request.config, &offsets, request.sizes, &btf)?;
+        reserve_other(&mut ebpf, request)?;
+        let mut session = Self {
+            ebpf,
+            btf,
+            kernel,
+            ways: Ways::detect(),
+            probes: Vec::new(),
+        };
+        for spec in &request.probes {
+            let missing = spec
+                .needs
+                .iter()
+                .find(|field| offsets.get(**field).is_none());
+            let attached = spec
+                .hooks
+                .iter()
+                .map(|hook| match missing {
+                    Some(field) => {
+                        Attached::refused(hook, format!("this kernel has no {:?}", field.source()))
+                    }
+                    None => session.attach(hook),
+                })
+                .collect();
+            session.probes.push((spec, attached));
+        }
+        Ok(session)
+    }
+
+    fn attach(&mut self, hook: &'static Hook) -> Attached {
+        if let Some(module) = hook.module
+            && !is_loaded(module, &self.kernel)
+        {
+            return Attached::refused(hook, format!("module {module} is not loaded"));
+        }
+        attach::attach(&mut self.ebpf, &self.btf, &mut self.ways, hook)
+    }
+
+    /// Tries again to attach what waits for a module; true if anything changed.
+    pub fn attach_modules(&mut self) -> bool {
+        let mut changed = false;
+        for probe in 0..self.probes.len() {
+            for index in 0..self.probes[probe].1.len() {
+                let Attached { hook, result } = &self.probes[probe].1[index];
+                let hook = *hook;
+                let Some(module) = hook.module.filter(|_| result.is_err()) else {
+                    continue;
+                };
+                if is_loaded(module, &self.kernel) {
+                    let attached = self.attach(hook);
+                    changed |= attached.result.is_ok();
+                    self.probes[probe].1[index] = attached;
+                }
+            }
+        }
+        changed
+    }
+
+    /// Attaches a hook outside the plan of a probe, for a while.
+    pub fn attach_extra(&mut self, hook: &'static Hook) -> Attached {
+        self.attach(hook)
+    }
+
+    /// Takes the programs of an extra hook out again.
+    pub fn detach_extra(&mut self, hook: &'static Hook) {
+        attach::detach(&mut self.ebpf, hook);
+    }
+
+    /// The probes asked for and what became of their hooks.
+    pub fn probes(&self) -> &[(&'static ProbeSpec, Vec<Attached>)] {
+        &self.probes
+    }
+
+    /// The kernel's type information.
+    pub const fn kernel(&self) -> &KernelBtf {
+        &self.kernel
+    }
+
+    /// The ring that events arrive in; can be taken once.
+    pub fn take_ring(&mut self) -> Result<RingBuf<MapData>> {
+        let map = self
+            .ebpf
+            .take_map("EVENTS")
+            .ok_or_else(|| anyhow!("the ring is taken"))?;
+        RingBuf::try_from(map).context("map the ring buffer")
+    }
+
+    /// The map of kernel stacks; can be taken once.
+    pub fn take_stacks(&mut self) -> Result<StackTraceMap<MapData>> {
+        let map = self
+            .ebpf
+            .take_map("STACKS")
+            .ok_or_else(|| anyhow!("the stacks are taken"))?;
+        StackTraceMap::try_from(map).context("open the stack map")
+    }
+
+    /// For aya-log and the CPU sampler, which aya hands programs and maps itself.
+    pub const fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// The accounting of a probe, summed over CPUs.
+    pub fn counters(&self, spec: &ProbeSpec) -> Result<Counters> {
+        let map = self
+            .ebpf
+            .map("COUNTERS")
+            .ok_or_else(|| anyhow!("no map COUNTERS"))?;
+        let map: PerCpuArray<_, Wire<Counters>> = PerCpuArray::try_from(map)?;
+        let mut sum = Counters::ZERO;
+        for Wire(counters) in map
+            .get(&(spec.kind as u32), 0)
+            .context("read COUNTERS")?
+            .iter()
+        {
+            sum.add(counters);
+        }
+        Ok(sum)
+    }
+
+    /// The totals of `--count`, summed over CPUs.
+    pub fn totals(&self) -> Result<Vec<(CountKey, Count)>> {
+        self.count_map("COUNTS")
+    }
+
+    /// The stacks counted in the kernel, summed over CPUs.
+    pub fn stack_totals(&self) -> Result<Vec<(StackKey, Count)>> {
+        self.count_map("STACK_COUNTS")
+    }
+
+    fn count_map<K: Plain>(&self, name: &str) -> Result<Vec<(K, Count)>> {
+        let map = self
+            .ebpf
+            .map(name)
+            .ok_or_else(|| anyhow!("no map {name}"))?;
+        let map: PerCpuHashMap<_, Wire<K>, Wire<Count>> = PerCpuHashMap::try_from(map)?;
+        let mut totals = Vec::new();
+        for entry in map.iter() {
+            let (Wire(key), values) = entry.with_context(|| format!("read {name}"))?;
+            let mut sum = Count {
+                events: 0,
+                weight: 0,
+            };
+            for Wire(count) in values.iter() {
+                sum.events += count.events;
+                sum.weight += count.weight;
+            }
+            if sum.events > 0 {
+                totals.push((key, sum));
+            }
+        }
+        Ok(totals)
+    }
+
+    /// Opens (a number above 0) or closes (0) a window in which port candidates are counted.
+    pub fn set_window(&mut self, number: u64) -> Result<()> {
+        let map = self
+            .ebpf
+            .map_mut("WINDOW")
+            .ok_or_else(|| anyhow!("no map WINDOW"))?;
+        let mut map: Array<_, u64> = Array::try_from(map)?;
+        map.set(0, number, 0).context("write WINDOW")
+    }
+
+    /// Calls of the port check since the start, over all CPUs.
+    pub fn candidate_calls(&self) -> Result<u64> {
+        let map = self
+            .ebpf
+            .map("CANDIDATES")
+            .ok_or_else(|| anyhow!("no map CANDIDATES"))?;
+        let map: PerCpuArray<_, Wire<netprobe_common::counters::Candidates>> =
+            PerCpuArray::try_from(map)?;
+        let values = map.get(&0, 0).context("read CANDIDATES")?;
+        Ok(values.iter().map(|Wire(candidates)| candidates.calls).sum())
+    }
+
+    /// Takes every program out of the kernel, so that the maps hold still. Returns for each probe
+    /// the firings that the kernel skipped.
+    pub fn detach(&mut self) -> Vec<Option<u64>> {
+        let missed = self
+            .probes
+            .iter()
+            .map(|(_, hooks)| self.missed(hooks))
+            .collect();
+        for (spec, _) in &self.probes {
+            for hook in spec.hooks {
+                attach::detach(&mut self.ebpf, hook);
+            }
+        }
+        attach::unload_sampler(&mut self.ebpf);
+        missed
+    }
+
+    /// Firings of a probe's programs that the kernel skipped because one was running on that CPU
+    /// already; `None` where the kernel does not say.
+    pub fn missed(&self, hooks: &[Attached]) -> Option<u64> {
+        let mut sum = Some(0);
+        for program in hooks.iter().flat_map(Attached::programs) {
+            let Some(program) = self.ebpf.program(program) else {
+                continue;
+            };
+            let Ok(fd) = program.fd() else { continue };
+            let missed = FdInfo::read(fd.as_fd())
+                .ok()
+                .and_then(|info| info.recursion_misses);
+            sum = sum.zip(missed).map(|(a, b)| a + b);
+        }
+        sum
+    }
+}
+
+/// Reads the kernel's types twice at the same time: once for us, once for aya.
+fn read_btf() -> Result<(KernelBtf, Offsets, Btf)> {
+    thread::scope(|scope| {
+        let aya = scope.spawn(Btf::from_sys_fs);
+        let kernel = KernelBtf::open()?;
+        let offsets = offsets::resolve(&kernel);
+        let aya = aya
+            .join()
+            .map_err(|_panic| anyhow!("reading the kernel's BTF panicked"))?;
+        Ok((kernel, offsets, aya.context("read the kernel's BTF")?))
+    })
+}
+
+/// Makes sure that the row which gathers overflow has its place.
+fn reserve_other(ebpf: &mut Ebpf, request: &Request) -> Result<()> {
+    let map = ebpf
+        .map_mut("COUNTS")
+        .ok_or_else(|| anyhow!("no map COUNTS"))?;
+    let mut map: PerCpuHashMap<_, Wire<CountKey>, Wire<Count>> = PerCpuHashMap::try_from(map)?;
+    for spec in &request.probes {
+        let key = CountKey {
+            kind: spec.kind as u32,
+            code: OTHER,
+            ..CountKey::zeroed()
+        };
+        let cpus = aya::util::nr_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?;
+        let zeroes = vec![
+            Wire(Count {
+                events: 0,
+                weight: 0
+            });
+            cpus
+        ];
+        let values = aya::maps::PerCpuValues::try_from(zeroes)?;
+        map.insert(Wire(key), values, 0).context("write COUNTS")?;
+    }
+    Ok(())
+}
+
+/// Whether a module is there, as module or built in.
+fn is_loaded(module: &str, kernel: &KernelBtf) -> bool {
+    Path::new("/sys/module").join(module).exists()
+        || (module == "nf_conntrack" && kernel.function("nf_conntrack_in").is_some())
+}
