@@ -42,8 +42,11 @@ impl Batch {
 impl LiveRing {
     /// Takes over the ring.
     pub fn new(ring: RingBuf<MapData>) -> Result<Self> {
-        #[expect(deprecated, reason = "a ring keeps its descriptor as long as it lives, which \
-                                       is all that the unsafe successor asks for")]
+        #[expect(
+            deprecated,
+            reason = "a ring keeps its descriptor as long as it lives, which \
+                                       is all that the unsafe successor asks for"
+        )]
         let ring = AsyncFd::new(ring).context("watch the ring buffer")?;
         Ok(Self { ring })
     }

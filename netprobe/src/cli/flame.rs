@@ -116,7 +116,7 @@ async fn collect(global: &Global, options: &Options) -> Result<Flame> {
         sampler::start(&mut session, PERIOD_NS)?;
     }
     let stacks = session.take_stacks()?;
-    let mut names = LiveNames::new(session.kernel(), Some(stacks));
+    let mut names = LiveNames::new(session.drop_reasons().clone(), Some(stacks));
     log::info!(
         "ready: collecting stacks for {:?}, Ctrl-C draws at once",
         options.duration

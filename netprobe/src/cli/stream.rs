@@ -67,7 +67,7 @@ async fn watch(global: &Global, spec: &'static ProbeSpec, options: &Options) -> 
     require(&session)?;
     let mut ring = LiveRing::new(session.take_ring()?)?;
     let stacks = options.stack.then(|| session.take_stacks()).transpose()?;
-    let names = LiveNames::new(session.kernel(), stacks);
+    let names = LiveNames::new(session.drop_reasons().clone(), stacks);
     let mut screen = Screen::new(spec, options, names);
     screen.begin()?;
     announce(&session, spec);

@@ -5,17 +5,22 @@ use std::{collections::HashMap, sync::Arc};
 use super::btf::KernelBtf;
 use crate::report::Value;
 
-/// Subsystems number their own reasons, in enums of their own, some of them in modules: the name
-/// of the subsystem in `enum skb_drop_reason_subsys`, its enum, and its module.
-const SUBSYSTEMS: &[(&str, &str, &str)] = &[
-    ("MAC80211_UNUSABLE", "mac80211_drop_reason", "mac80211"),
-    ("MAC80211_MONITOR", "mac80211_drop_reason", "mac80211"),
-    ("OPENVSWITCH", "ovs_drop_reason", "openvswitch"),
-    ("QDISC", "qdisc_drop_reason", "vmlinux"),
+const CORE: &str = "skb_drop_reason";
+
+/// Subsystems number their own reasons, in enums of their own, and some of them in modules.
+const SUBSYSTEMS: &[(&str, &str)] = &[
+    ("mac80211_drop_reason", "mac80211"),
+    ("ovs_drop_reason", "openvswitch"),
+    ("qdisc_drop_reason", "sch_generic"),
 ];
 
+/// The types that [`DropReasons::read`] asks for.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    std::iter::once(CORE).chain(SUBSYSTEMS.iter().map(|(reasons, _)| *reasons))
+}
+
 /// Names by number.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct DropReasons {
     names: HashMap<u32, Arc<str>>,
 }
@@ -24,13 +29,13 @@ impl DropReasons {
     /// Reads the names from the kernel's BTF; none before 5.17, where drops had no reasons.
     pub fn read(btf: &KernelBtf) -> Self {
         let mut names = HashMap::new();
-        for (name, value) in btf.enum_values("skb_drop_reason").unwrap_or_default() {
+        for (name, value) in btf.enum_values(CORE).unwrap_or_default() {
             let short = name
                 .strip_prefix("SKB_DROP_REASON_")
                 .or(name.strip_prefix("SKB_"));
             names.insert(value, Arc::from(short.unwrap_or(&name)));
         }
-        for (_subsystem, reasons, module) in SUBSYSTEMS {
+        for (reasons, module) in SUBSYSTEMS {
             let found = btf
                 .enum_values(reasons)
                 .or_else(|| btf.module(module).and_then(|btf| btf.enum_values(reasons)));

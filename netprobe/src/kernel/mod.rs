@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod btf;
+pub mod btf_index;
 pub mod drop_reasons;
 pub mod fdinfo;
 pub mod keeper;

@@ -6,7 +6,7 @@ use aya::maps::{MapData, StackTraceMap};
 use netprobe_common::records::Owner;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{btf::KernelBtf, drop_reasons::DropReasons, symbols::Symbols};
+use super::{drop_reasons::DropReasons, symbols::Symbols};
 use crate::{decode::Names, observe::owners::Owners, report::Value};
 
 /// Looks names up in the running kernel and in `/proc`.
@@ -21,9 +21,9 @@ pub struct LiveNames {
 
 impl LiveNames {
     /// Reads what can be read before the first event.
-    pub fn new(btf: &KernelBtf, stacks: Option<StackTraceMap<MapData>>) -> Self {
+    pub fn new(reasons: DropReasons, stacks: Option<StackTraceMap<MapData>>) -> Self {
         Self {
-            reasons: DropReasons::read(btf),
+            reasons,
             symbols: Symbols::new(),
             places: HashMap::new(),
             stacks,

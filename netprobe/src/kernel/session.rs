@@ -10,19 +10,23 @@ use aya::{
 use netprobe_common::{
     config::Config,
     counters::{Count, CountKey, Counters, OTHER, StackKey},
-    offsets::Offsets,
     record::Plain,
 };
 
 use super::{
     attach::{self, Attached, Ways},
-    btf::KernelBtf,
+    btf::{self, KernelBtf},
+    drop_reasons::{self, DropReasons},
     fdinfo::FdInfo,
     load::{self, Sizes},
     offsets,
     pod::Wire,
 };
 use crate::probes::{Hook, ProbeSpec};
+
+const CONNTRACK: &str = "nf_conntrack";
+/// Where it is built in, this is among the kernel's own functions.
+const CONNTRACK_FUNCTION: &str = "nf_conntrack_in";
 
 /// What a run wants from the kernel.
 #[derive(Clone, Debug)]
@@ -39,7 +43,8 @@ pub struct Request {
 pub struct Session {
     ebpf: Ebpf,
     btf: Btf,
-    kernel: KernelBtf,
+    drop_reasons: DropReasons,
+    has_builtin_conntrack: bool,
     ways: Ways,
     probes: Vec<(&'static ProbeSpec, Vec<Attached>)>,
 }
@@ -48,16 +53,19 @@ impl Session {
     /// Loads the object and attaches what the request names; what this kernel lacks is kept as
     /// a reason, not an error.
     pub fn start(request: &Request) -> Result<Self> {
-        let (kernel, offsets, btf) = read_btf()?;
+        let (kernel, btf) = read_btf()?;
+        let offsets = offsets::resolve(&kernel);
         let mut ebpf = load::load(&request.config, &offsets, request.sizes, &btf)?;
         reserve_other(&mut ebpf, request)?;
         let mut session = Self {
             ebpf,
             btf,
-            kernel,
+            drop_reasons: DropReasons::read(&kernel),
+            has_builtin_conntrack: kernel.function(CONNTRACK_FUNCTION).is_some(),
             ways: Ways::detect(),
             probes: Vec::new(),
         };
+        drop(kernel);
         for spec in &request.probes {
             let missing = spec
                 .needs
@@ -80,7 +88,7 @@ impl Session {
 
     fn attach(&mut self, hook: &'static Hook) -> Attached {
         if let Some(module) = hook.module
-            && !is_loaded(module, &self.kernel)
+            && !self.is_loaded(module)
         {
             return Attached::refused(hook, format!("module {module} is not loaded"));
         }
@@ -97,7 +105,7 @@ impl Session {
                 let Some(module) = hook.module.filter(|_| result.is_err()) else {
                     continue;
                 };
-                if is_loaded(module, &self.kernel) {
+                if self.is_loaded(module) {
                     let attached = self.attach(hook);
                     changed |= attached.result.is_ok();
                     self.probes[probe].1[index] = attached;
@@ -122,9 +130,15 @@ impl Session {
         &self.probes
     }
 
-    /// The kernel's type information.
-    pub const fn kernel(&self) -> &KernelBtf {
-        &self.kernel
+    /// Names of this kernel's drop reasons.
+    pub const fn drop_reasons(&self) -> &DropReasons {
+        &self.drop_reasons
+    }
+
+    /// Whether a module is there, as module or built in.
+    fn is_loaded(&self, module: &str) -> bool {
+        (module == CONNTRACK && self.has_builtin_conntrack)
+            || Path::new("/sys/module").join(module).exists()
     }
 
     /// The ring that events arrive in; can be taken once.
@@ -259,16 +273,18 @@ impl Session {
     }
 }
 
-/// Reads the kernel's types twice at the same time: once for us, once for aya.
-fn read_btf() -> Result<(KernelBtf, Offsets, Btf)> {
+/// Reads the kernel's types for us and for aya, at the same time.
+fn read_btf() -> Result<(KernelBtf, Btf)> {
+    let bytes = btf::read()?;
+    let mut names: Vec<&'static str> = offsets::names().chain(drop_reasons::names()).collect();
+    names.push(CONNTRACK_FUNCTION);
     thread::scope(|scope| {
-        let aya = scope.spawn(Btf::from_sys_fs);
-        let kernel = KernelBtf::open()?;
-        let offsets = offsets::resolve(&kernel);
+        let aya = scope.spawn(|| Btf::parse(&bytes, aya::Endianness::default()));
+        let kernel = KernelBtf::new(&bytes, &names)?;
         let aya = aya
             .join()
             .map_err(|_panic| anyhow!("reading the kernel's BTF panicked"))?;
-        Ok((kernel, offsets, aya.context("read the kernel's BTF")?))
+        Ok((kernel, aya.context("parse the kernel's BTF")?))
     })
 }
 
@@ -296,10 +312,4 @@ fn reserve_other(ebpf: &mut Ebpf, request: &Request) -> Result<()> {
         map.insert(Wire(key), values, 0).context("write COUNTS")?;
     }
     Ok(())
-}
-
-/// Whether a module is there, as module or built in.
-fn is_loaded(module: &str, kernel: &KernelBtf) -> bool {
-    Path::new("/sys/module").join(module).exists()
-        || (module == "nf_conntrack" && kernel.function("nf_conntrack_in").is_some())
 }
