@@ -1,6 +1,6 @@
 //! One run's programs in the kernel: loaded, attached, read out, and gone when it is dropped.
 
-use std::{os::fd::AsFd, path::Path, thread};
+use std::{os::fd::AsFd, path::Path, thread, time::Instant};
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
@@ -53,10 +53,13 @@ impl Session {
     /// Loads the object and attaches what the request names; what this kernel lacks is kept as
     /// a reason, not an error.
     pub fn start(request: &Request) -> Result<Self> {
+        let started = Instant::now();
         let (kernel, btf) = read_btf()?;
         let offsets = offsets::resolve(&kernel);
+        log::debug!("types are read after {:?}", started.elapsed());
         let mut ebpf = load::load(&request.config, &offsets, request.sizes, &btf)?;
         reserve_other(&mut ebpf, request)?;
+        log::debug!("maps are ready after {:?}", started.elapsed());
         let mut session = Self {
             ebpf,
             btf,
@@ -66,6 +69,7 @@ impl Session {
             probes: Vec::new(),
         };
         drop(kernel);
+        log::debug!("names are ready after {:?}", started.elapsed());
         for spec in &request.probes {
             let missing = spec
                 .needs
@@ -82,6 +86,7 @@ impl Session {
                 })
                 .collect();
             session.probes.push((spec, attached));
+            log::debug!("{} is attached after {:?}", spec.name(), started.elapsed());
         }
         Ok(session)
     }
