@@ -36,10 +36,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     let request = Request {
         probes: PROBES.to_vec(),
         config: Config::zeroed(),
-        sizes: Sizes {
-            ring_bytes: 1 << 16,
-            stacks: 1,
-        },
+        sizes: Sizes::NONE,
     };
     let mut session = Session::start(&request)?;
     let extra = session.attach_extra(&probes::connects::CANDIDATES);

@@ -103,8 +103,9 @@ async fn collect(global: &Global, options: &Options) -> Result<Flame> {
     options.filter.apply(&mut config);
     let probes = options.graph.kind().map(probes::of).into_iter().collect();
     let sizes = Sizes {
-        ring_bytes: 1 << 16,
         stacks: 16_384,
+        stack_counts: 8192,
+        ..Sizes::NONE
     };
     let mut session = Session::start(&Request {
         probes,

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use super::Global;
 
@@ -10,7 +10,12 @@ struct Stderr;
 
 impl Log for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // Libraries are of interest only to who asks for everything.
+        let is_ours = metadata.target().starts_with("netprobe");
         metadata.level() <= log::max_level()
+            && (is_ours
+                || log::max_level() == LevelFilter::Trace
+                || metadata.level() <= Level::Warn)
     }
 
     fn log(&self, record: &Record<'_>) {

@@ -46,7 +46,7 @@ pub(super) struct Options {
     #[command(flatten)]
     filter: Filter,
     /// Room for events that wait to be shown, in KiB (a power of two).
-    #[arg(long, value_name = "KIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
+    #[arg(long, value_name = "KIB", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
     ring_kib: u32,
 }
 
@@ -120,11 +120,21 @@ fn request(spec: &'static ProbeSpec, options: &Options) -> Request {
     config.stack = u32::from(options.stack);
     config.wake_bytes = ring_bytes / 8;
     options.filter.apply(&mut config);
-    let stacks = if options.stack { 16_384 } else { 1 };
+    let sizes = Sizes {
+        ring_bytes,
+        stacks: if options.stack { 16_384 } else { 1 },
+        counts: if options.count { 4096 } else { 64 },
+        connects: if spec.kind == Kind::Connects {
+            16_384
+        } else {
+            1
+        },
+        ..Sizes::NONE
+    };
     Request {
         probes: vec![spec],
         config,
-        sizes: Sizes { ring_bytes, stacks },
+        sizes,
     }
 }
 

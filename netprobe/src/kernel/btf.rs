@@ -3,11 +3,11 @@
 
 use std::{fs, io::Write, os::fd::AsRawFd, path::Path};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use btf_rs::{Backend, Btf, BtfType, Type};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::btf_index::{self, Index};
+use super::btf_index::Index;
 
 const DIRECTORY: &str = "/sys/kernel/btf";
 
@@ -35,10 +35,8 @@ pub struct Member {
 }
 
 impl KernelBtf {
-    /// Prepares the kernel's BTF for questions about `names`.
-    pub fn new(bytes: &[u8], names: &[&'static str]) -> Result<Self> {
-        let index = btf_index::find(bytes, names)
-            .ok_or_else(|| anyhow!("{DIRECTORY}/vmlinux is damaged, or of a format not known"))?;
+    /// Prepares the kernel's BTF for questions about the names in `index`.
+    pub fn new(bytes: &[u8], index: Index) -> Result<Self> {
         // btf-rs reads on demand only from a file that can be mapped; before 6.16 the one in
         // sysfs cannot be.
         let memory = memfd_create("btf", MemfdFlags::CLOEXEC).context("create a memory file")?;

@@ -1,6 +1,6 @@
 //! One run's programs in the kernel: loaded, attached, read out, and gone when it is dropped.
 
-use std::{os::fd::AsFd, path::Path, thread, time::Instant};
+use std::{collections::HashSet, os::fd::AsFd, path::Path, time::Instant};
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
@@ -16,13 +16,14 @@ use netprobe_common::{
 use super::{
     attach::{self, Attached, Ways},
     btf::{self, KernelBtf},
+    btf_index,
     drop_reasons::{self, DropReasons},
     fdinfo::FdInfo,
     load::{self, Sizes},
     offsets,
     pod::Wire,
 };
-use crate::probes::{Hook, ProbeSpec};
+use crate::probes::{self, Hook, PROBES, ProbeSpec, Via};
 
 const CONNTRACK: &str = "nf_conntrack";
 /// Where it is built in, this is among the kernel's own functions.
@@ -278,19 +279,32 @@ impl Session {
     }
 }
 
-/// Reads the kernel's types for us and for aya, at the same time.
+/// Reads the kernel's types: whole for us, thinned for aya, which only needs to find hooks.
 fn read_btf() -> Result<(KernelBtf, Btf)> {
     let bytes = btf::read()?;
-    let mut names: Vec<&'static str> = offsets::names().chain(drop_reasons::names()).collect();
-    names.push(CONNTRACK_FUNCTION);
-    thread::scope(|scope| {
-        let aya = scope.spawn(|| Btf::parse(&bytes, aya::Endianness::default()));
-        let kernel = KernelBtf::new(&bytes, &names)?;
-        let aya = aya
-            .join()
-            .map_err(|_panic| anyhow!("reading the kernel's BTF panicked"))?;
-        Ok((kernel, aya.context("parse the kernel's BTF")?))
-    })
+    let index = btf_index::find(&bytes, &names()).ok_or_else(damaged)?;
+    let thin = btf_index::thin(&bytes, &index).ok_or_else(damaged)?;
+    let aya = Btf::parse(&thin, aya::Endianness::default()).context("parse the thinned BTF")?;
+    Ok((KernelBtf::new(&bytes, index)?, aya))
+}
+
+fn damaged() -> anyhow::Error {
+    anyhow!("the kernel's BTF is damaged, or of a format not known here")
+}
+
+/// Everything that is asked of the kernel's BTF, by name.
+fn names() -> HashSet<String> {
+    let extra = std::iter::once(&probes::connects::CANDIDATES);
+    let hooks = PROBES.iter().flat_map(|spec| spec.hooks).chain(extra);
+    let targets = hooks.flat_map(|hook| hook.ways.iter().flat_map(|way| way.iter()));
+    let targets = targets.map(|attach| match attach.via {
+        Via::TpBtf => format!("btf_trace_{}", attach.target),
+        Via::Fentry | Via::Fexit | Via::Kprobe | Via::Kretprobe => attach.target.to_owned(),
+    });
+    let types = offsets::names()
+        .chain(drop_reasons::names())
+        .chain([CONNTRACK_FUNCTION]);
+    types.map(str::to_owned).chain(targets).collect()
 }
 
 /// Makes sure that the row which gathers overflow has its place.
