@@ -14,11 +14,13 @@ pub const ABSENT: u16 = u16::MAX;
 pub enum Source {
     /// Byte offset of `struct.member`, dots going through nested and anonymous structs.
     Member(&'static str),
+    /// As [`Source::Member`], also looked for in the module nf_conntrack.
+    Conntrack(&'static str),
     /// Mask of a bit field in the byte at its [`Source::Member`] offset.
     BitMask(&'static str),
     /// Sum of two offsets: the second struct is kept inside the first member (`skb->cb`).
     Nested(&'static str, &'static str),
-    /// Position of the argument of this type in a tracepoint's prototype.
+    /// Position of the argument of this type in a tracepoint's prototype (`btf_trace_NAME`).
     Argument(&'static str, &'static str),
 }
 
@@ -42,12 +44,13 @@ macro_rules! fields {
     };
 }
 
-use Source::{Argument, BitMask, Member, Nested};
+use Source::{Argument, BitMask, Conntrack, Member, Nested};
 fields! {
     SkcDaddr = Member("sock_common.skc_daddr");
     SkcRcvSaddr = Member("sock_common.skc_rcv_saddr");
     SkcDport = Member("sock_common.skc_dport");
     SkcNum = Member("sock_common.skc_num");
+    InetSport = Member("inet_sock.inet_sport");
     SkcFamily = Member("sock_common.skc_family");
     SkcState = Member("sock_common.skc_state");
     SkcNet = Member("sock_common.skc_net");
@@ -86,16 +89,16 @@ fields! {
     NetMaxSynBacklog = Member("net.ipv4.sysctl_max_syn_backlog");
     NetSyncookies = Member("net.ipv4.sysctl_tcp_syncookies");
     ReqNumRetrans = Member("request_sock.num_retrans");
-    TupleSaddr = Member("nf_conntrack_tuple.src.u3");
-    TupleSport = Member("nf_conntrack_tuple.src.u");
-    TupleFamily = Member("nf_conntrack_tuple.src.l3num");
-    TupleDaddr = Member("nf_conntrack_tuple.dst.u3");
-    TupleDport = Member("nf_conntrack_tuple.dst.u");
-    TupleProtocol = Member("nf_conntrack_tuple.dst.protonum");
-    ArgDropReason = Argument("kfree_skb", "enum skb_drop_reason");
-    ArgDropSock = Argument("kfree_skb", "struct sock");
-    ArgRetransmitErr = Argument("tcp_retransmit_skb", "int");
-    ArgResetReason = Argument("tcp_send_reset", "enum sk_rst_reason");
+    TupleSaddr = Conntrack("nf_conntrack_tuple.src.u3");
+    TupleSport = Conntrack("nf_conntrack_tuple.src.u");
+    TupleFamily = Conntrack("nf_conntrack_tuple.src.l3num");
+    TupleDaddr = Conntrack("nf_conntrack_tuple.dst.u3");
+    TupleDport = Conntrack("nf_conntrack_tuple.dst.u");
+    TupleProtocol = Conntrack("nf_conntrack_tuple.dst.protonum");
+    ArgDropReason = Argument("btf_trace_kfree_skb", "enum skb_drop_reason");
+    ArgDropSock = Argument("btf_trace_kfree_skb", "struct sock");
+    ArgRetransmitErr = Argument("btf_trace_tcp_retransmit_skb", "int");
+    ArgResetReason = Argument("btf_trace_tcp_send_reset", "enum sk_rst_reason");
 }
 
 /// Number of [`Field`]s.

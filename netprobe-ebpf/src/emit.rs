@@ -4,6 +4,7 @@ use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
     programs::tracing::StackIdContext,
 };
+use aya_log_ebpf::warn;
 use netprobe_common::{
     counters::{CountKey, OTHER, StackKey},
     header::{Event, Header, Kind},
@@ -11,9 +12,7 @@ use netprobe_common::{
     records::NO_STACK,
 };
 
-use crate::maps::{
-    CONFIG, COUNTS, EVENTS, STACK_COUNTS, STACKS, add, count, counters, frozen,
-};
+use crate::maps::{CONFIG, COUNTS, EVENTS, STACK_COUNTS, STACKS, add, count, counters, frozen};
 
 /// The firing was not an event of the probe's kind, or the filter did not want it.
 pub(crate) struct Filtered;
@@ -31,7 +30,9 @@ pub(crate) struct Sighting {
 /// Accounts for one firing of `kind` that a handler has looked at.
 #[inline(always)]
 pub(crate) fn account(kind: Kind, outcome: Result<(), Filtered>) {
-    let Some(counters) = counters(kind) else { return };
+    let Some(counters) = counters(kind) else {
+        return;
+    };
     add(&mut counters.fired, 1);
     if outcome.is_err() {
         add(&mut counters.filtered, 1);
@@ -47,11 +48,26 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
     sighting: &Sighting,
     fill: impl FnOnce(&mut T, i32),
 ) {
-    let Some(counters) = counters(T::KIND) else { return };
+    let Some(counters) = counters(T::KIND) else {
+        return;
+    };
     if frozen(&CONFIG.count) != 0 && !count(&COUNTS, &sighting.key, sighting.weight) {
         add(&mut counters.map_full, 1);
-        let other = CountKey { code: OTHER, ..CountKey::zeroed() };
-        let other = CountKey { kind: sighting.key.kind, ..other };
+        if frozen(&CONFIG.log) != 0 {
+            warn!(
+                ctx,
+                "COUNTS is full: an event of kind {} is counted under other",
+                T::KIND as u16
+            );
+        }
+        let other = CountKey {
+            code: OTHER,
+            ..CountKey::zeroed()
+        };
+        let other = CountKey {
+            kind: sighting.key.kind,
+            ..other
+        };
         count(&COUNTS, &other, sighting.weight);
     }
     let mut stack = NO_STACK;
@@ -60,6 +76,14 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
             Ok(id) => id as i32,
             Err(errno) => {
                 add(&mut counters.stack_failed, 1);
+                if frozen(&CONFIG.log) != 0 {
+                    warn!(
+                        ctx,
+                        "no stack for an event of kind {}: errno {}",
+                        T::KIND as u16,
+                        errno
+                    );
+                }
                 errno
             }
         };
@@ -93,8 +117,12 @@ fn send<T: Event>(fill: impl FnOnce(&mut T)) -> bool {
     };
     let record = entry.write(T::zeroed());
     fill(record);
-    let header =
-        Header { ts_ns: now(), kind: T::KIND as u16, len: size_of::<T>() as u16, cpu: cpu() };
+    let header = Header {
+        ts_ns: now(),
+        kind: T::KIND as u16,
+        len: size_of::<T>() as u16,
+        cpu: cpu(),
+    };
     // SAFETY: every event begins with a header, at an aligned address.
     unsafe { core::ptr::from_mut(record).cast::<Header>().write(header) };
     entry.submit(wake_flags());

@@ -16,7 +16,5 @@ pub(crate) fn admits(flow: &Flow) -> bool {
         return false;
     }
     let port = u16::from_ne_bytes(frozen(&CONFIG.port));
-    port == 0
-        || u16::from_ne_bytes(flow.sport) == port
-        || u16::from_ne_bytes(flow.dport) == port
+    port == 0 || u16::from_ne_bytes(flow.sport) == port || u16::from_ne_bytes(flow.dport) == port
 }

@@ -3,7 +3,7 @@
 //! `tp_btf` and `fentry` programs get typed pointers that the verifier lets them read directly;
 //! kprobes get bare numbers and must ask a helper. A handler is written once over [`Load`].
 
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock};
 use netprobe_common::{
     offsets::{ABSENT, Field},
     record::Plain,
@@ -24,6 +24,9 @@ pub(crate) trait Load: Copy {
             offset => self.at(address, u64::from(offset)),
         }
     }
+
+    /// The `tcp_sock` that `sk` is the beginning of, if it is one in full.
+    fn tcp_sock(self, sk: u64) -> Option<u64>;
 }
 
 /// Direct loads through BTF pointers; a fault reads as zero.
@@ -37,6 +40,17 @@ impl Load for Typed {
         // SAFETY: the verifier admits this load only for a field of the pointer's BTF type.
         unsafe { pointer.cast::<T>().read_volatile() }
     }
+
+    #[inline(always)]
+    fn tcp_sock(self, sk: u64) -> Option<u64> {
+        // SAFETY: the verifier admits only a pointer to a socket; the helper checks its kind.
+        let tcp = unsafe { bpf_skc_to_tcp_sock(sk as *mut _) };
+        if tcp.is_null() {
+            None
+        } else {
+            Some(tcp as u64)
+        }
+    }
 }
 
 /// `bpf_probe_read_kernel`; a fault reads as zero.
@@ -49,6 +63,11 @@ impl Load for Probed {
         let pointer = (address as *const u8).wrapping_add(offset as usize);
         // SAFETY: the helper checks the address and copies, whatever it is.
         unsafe { bpf_probe_read_kernel(pointer.cast::<T>()) }.unwrap_or(T::zeroed())
+    }
+
+    #[inline(always)]
+    fn tcp_sock(self, sk: u64) -> Option<u64> {
+        Some(sk)
     }
 }
 

@@ -54,7 +54,8 @@ pub(crate) static STACKS: StackTrace = StackTrace::with_max_entries(4096, 0);
 
 /// Flame graphs. Full: counted as `map_full`.
 #[map]
-pub(crate) static STACK_COUNTS: PerCpuHashMap<StackKey, Count> = PerCpuHashMap::with_max_entries(8192, 0);
+pub(crate) static STACK_COUNTS: PerCpuHashMap<StackKey, Count> =
+    PerCpuHashMap::with_max_entries(8192, 0);
 
 /// Who called `connect` or `listen`, by socket address. Full: the least used entry goes, and its
 /// socket's owner is looked up by inode in user space instead.
@@ -124,7 +125,10 @@ pub(crate) fn count<K: Plain>(map: &PerCpuHashMap<K, Count>, key: &K, weight: u6
         add(&mut count.weight, weight);
         return true;
     }
-    let none = Count { events: 0, weight: 0 };
+    let none = Count {
+        events: 0,
+        weight: 0,
+    };
     // BPF_NOEXIST (1): another CPU may have been first, and its count must not be reset.
     let _lost_race = map.insert(key, &none, 1);
     let Some(count) = value(map.get_ptr_mut(key)) else {

@@ -44,7 +44,10 @@ pub(crate) fn read<L: Load>(load: L, skb: u64, flow: &mut Flow) -> Option<Tcp> {
     let [sport0, sport1, dport0, dport1] = header[0].to_ne_bytes();
     flow.sport = [sport0, sport1];
     flow.dport = [dport0, dport1];
-    Some(Tcp { seq: u32::from_be(header[1]), flags: header[3].to_ne_bytes()[1] })
+    Some(Tcp {
+        seq: u32::from_be(header[1]),
+        flags: header[3].to_ne_bytes()[1],
+    })
 }
 
 /// Reads an IPv4 header and returns its length, if TCP comes next.

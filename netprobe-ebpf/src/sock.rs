@@ -2,6 +2,7 @@
 
 use netprobe_common::{
     offsets::Field,
+    record::Plain,
     records::{Flow, Owner},
 };
 
@@ -73,6 +74,15 @@ impl<L: Load> Sock<L> {
         state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV
     }
 
+    /// A field of the `tcp_sock` that it begins; zeroes if it is none.
+    #[inline(always)]
+    pub(crate) fn tcp_field<T: Plain>(self, field: Field) -> T {
+        match self.load.tcp_sock(self.address) {
+            Some(tcp) => self.load.field(tcp, field),
+            None => T::zeroed(),
+        }
+    }
+
     /// Inode number of its network namespace.
     #[inline(always)]
     pub(crate) fn netns(self) -> u32 {
@@ -110,7 +120,8 @@ impl<L: Load> Sock<L> {
         if family == AF_INET6 {
             let halves: [u64; 2] = [
                 self.load.field(self.address, v6),
-                self.load.at(self.address, u64::from(crate::load::offset_of(v6)) + 8),
+                self.load
+                    .at(self.address, u64::from(crate::load::offset_of(v6)) + 8),
             ];
             return join(halves);
         }

@@ -62,6 +62,17 @@ impl Stage {
         Self::SynReserved,
     ];
 
+    /// The stage with this wire value; the last one for an unknown value.
+    pub const fn from_raw(raw: u32) -> Self {
+        match raw {
+            0 => Self::SynAcceptQueue,
+            1 => Self::AckAcceptQueue,
+            2 => Self::SynBacklog,
+            3 => Self::SynCookie,
+            _ => Self::SynReserved,
+        }
+    }
+
     /// Its name; an unknown number reads `unknown`.
     pub const fn name_of(raw: u32) -> &'static str {
         match raw {

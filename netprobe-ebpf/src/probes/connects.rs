@@ -27,9 +27,7 @@ use crate::{
     filter, inflight,
     load::{Load, Probed, Typed},
     maps::{CANDIDATES, CONNECTS, OWNERS, WINDOW, add, counters, value},
-    sock::{
-        AF_INET, AF_INET6, Sock, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, TCP_SYN_SENT,
-    },
+    sock::{AF_INET, AF_INET6, Sock, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, TCP_SYN_SENT},
     task,
 };
 
@@ -192,7 +190,9 @@ fn on_check() {
 /// `connect` begins, in the caller's own task.
 #[inline(always)]
 fn on_call<L: Load>(load: L, sk: u64, address: u64) {
-    let Some(sock) = Sock::new(load, sk) else { return };
+    let Some(sock) = Sock::new(load, sk) else {
+        return;
+    };
     let mut pending = begin(sock);
     pending.in_call = 1;
     // The address was copied from the user already; a union of sockaddr_in and sockaddr_in6.
@@ -212,7 +212,12 @@ fn on_call<L: Load>(load: L, sk: u64, address: u64) {
 fn begin<L: Load>(sock: Sock<L>) -> Pending {
     Pending {
         start_ns: crate::emit::now(),
-        owner: Owner { ino: sock.inode(), pid: task::pid(), reserved: 0, comm: task::comm() },
+        owner: Owner {
+            ino: sock.inode(),
+            pid: task::pid(),
+            reserved: 0,
+            comm: task::comm(),
+        },
         candidates: NOT_COUNTED,
         ..Pending::zeroed()
     }
@@ -242,10 +247,10 @@ fn on_state(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8, new: u8) {
     } else if new == TCP_LISTEN {
         own(sock.address, &begin(sock).owner);
     }
-    if old == TCP_SYN_SENT && new == TCP_ESTABLISHED {
-        finish(Typed, ctx, sock.address, Ending { errno: 0, source: ErrnoSource::None, outcome: Outcome::Established });
-    } else if old == TCP_SYN_SENT && new == TCP_CLOSE {
-        on_close(ctx, sock);
+    if old == TCP_SYN_SENT
+        && let Some(ending) = ending(sock, new)
+    {
+        finish(Typed, ctx, sock.address, ending);
     }
     if new == TCP_CLOSE {
         let _unknown = OWNERS.remove(sock.address);
@@ -258,47 +263,74 @@ fn own(sk: u64, owner: &Owner) {
     let _evicting = OWNERS.insert(sk, owner, 0);
 }
 
-/// SYN_SENT ends without a connection: what the socket says, or what can be concluded.
+/// How SYN_SENT ended: what the socket says, or what can be concluded. `None` if it has not, or
+/// if the call that is still running will say.
 #[inline(always)]
-fn on_close(ctx: &BtfTracePointContext, sock: Sock<Typed>) {
-    let error: i32 = Typed.field(sock.address, Field::SkErr);
-    let mut ending = Ending { errno: -error, source: ErrnoSource::Socket, outcome: Outcome::Failed };
-    let mut local_port: u16 = 1;
+fn ending(sock: Sock<Typed>, new: u8) -> Option<Ending> {
+    if new == TCP_ESTABLISHED {
+        return Some(Ending::ESTABLISHED);
+    }
+    if new != TCP_CLOSE {
+        return None;
+    }
+    let mut errno = -Typed.field::<i32>(sock.address, Field::SkErr);
+    let mut source = ErrnoSource::Socket;
+    let mut is_in_call = false;
     if let Some(pending) = value(CONNECTS.get_ptr_mut(sock.address)) {
-        if pending.in_call != 0 {
-            // Still inside the call, whose return value will tell.
-            return;
-        }
+        is_in_call = pending.in_call != 0;
         if pending.errno != 0 {
-            ending = Ending { errno: pending.errno, source: ErrnoSource::Return, ..ending };
+            errno = pending.errno;
+            source = ErrnoSource::Return;
         }
-        local_port = Typed.field(sock.address, Field::SkcNum);
     }
-    if ending.errno == 0 && local_port == 0 {
-        ending = Ending { errno: EADDRNOTAVAIL, source: ErrnoSource::Inferred, ..ending };
-    } else if ending.errno == 0 {
-        ending = Ending { errno: 0, source: ErrnoSource::None, outcome: Outcome::Aborted };
+    if is_in_call {
+        return None;
     }
-    finish(Typed, ctx, sock.address, ending);
+    // `inet_num` is given back before this point, `inet_sport` is not.
+    if errno == 0 && sock.tcp_field::<u16>(Field::InetSport) == 0 {
+        errno = EADDRNOTAVAIL;
+        source = ErrnoSource::Inferred;
+    }
+    if errno == 0 {
+        return Some(Ending {
+            errno,
+            source: ErrnoSource::None,
+            outcome: Outcome::Aborted,
+        });
+    }
+    Some(Ending {
+        errno,
+        source,
+        outcome: Outcome::Failed,
+    })
 }
 
 /// `connect` returns: a failure that never sent a SYN ends here.
 #[inline(always)]
 fn on_return<L: Load, C: StackIdContext>(load: L, ctx: &C, sk: u64, result: i32) {
-    let Some(pending) = value(CONNECTS.get_ptr_mut(sk)) else { return };
+    let Some(pending) = value(CONNECTS.get_ptr_mut(sk)) else {
+        return;
+    };
     pending.in_call = 0;
     if result < 0 {
-        let ending =
-            Ending { errno: result, source: ErrnoSource::Return, outcome: Outcome::Failed };
+        let ending = Ending {
+            errno: result,
+            source: ErrnoSource::Return,
+            outcome: Outcome::Failed,
+        };
         finish(load, ctx, sk, ending);
     }
 }
 
 #[inline(always)]
 fn on_search(sk: u64) {
-    let Some(pending) = value(CONNECTS.get_ptr_mut(sk)) else { return };
+    let Some(pending) = value(CONNECTS.get_ptr_mut(sk)) else {
+        return;
+    };
     pending.search_start_ns = crate::emit::now();
-    let Some(candidates) = value(CANDIDATES.get_ptr_mut(0)) else { return };
+    let Some(candidates) = value(CANDIDATES.get_ptr_mut(0)) else {
+        return;
+    };
     add(&mut candidates.searches, 1);
     pending.cpu = u64::from(crate::emit::cpu());
     pending.calls = candidates.calls;
@@ -308,13 +340,17 @@ fn on_search(sk: u64) {
 
 #[inline(always)]
 fn on_search_end(sk: u64, result: i32) {
-    let Some(pending) = value(CONNECTS.get_ptr_mut(sk)) else { return };
+    let Some(pending) = value(CONNECTS.get_ptr_mut(sk)) else {
+        return;
+    };
     if pending.search_start_ns == 0 {
         return;
     }
     pending.search_ns = crate::emit::now() - pending.search_start_ns;
     pending.errno = if result < 0 { result } else { 0 };
-    let Some(candidates) = value(CANDIDATES.get_ptr_mut(0)) else { return };
+    let Some(candidates) = value(CANDIDATES.get_ptr_mut(0)) else {
+        return;
+    };
     let window = value(WINDOW.get_ptr_mut(0)).map_or(0, |window| *window);
     // The count is this search's alone only if nothing else searched here meanwhile.
     if window != 0
@@ -334,6 +370,14 @@ struct Ending {
     outcome: Outcome,
 }
 
+impl Ending {
+    const ESTABLISHED: Self = Self {
+        errno: 0,
+        source: ErrnoSource::None,
+        outcome: Outcome::Established,
+    };
+}
+
 #[inline(always)]
 fn finish<L: Load, C: StackIdContext>(load: L, ctx: &C, sk: u64, ending: Ending) {
     account(Kind::Connects, try_finish(load, ctx, sk, ending));
@@ -351,6 +395,7 @@ fn try_finish<L: Load, C: StackIdContext>(
     let pending = value(CONNECTS.get_ptr_mut(sk));
     let mut flow = Flow::zeroed();
     sock.flow(&mut flow);
+    flow.sport = sock.tcp_field(Field::InetSport);
     if let Some(pending) = &pending {
         flow.daddr = pending.daddr;
         flow.dport = pending.dport;
@@ -371,26 +416,36 @@ fn try_finish<L: Load, C: StackIdContext>(
         reserved: 0,
         location: ending.outcome as u64,
     };
-    let comm = pending.as_ref().map_or([0; 16], |pending| pending.owner.comm);
-    publish::<Connect, _>(ctx, &Sighting { key, weight: latency_ns, comm }, |record, stack| {
-        record.flow = flow;
-        record.latency_ns = latency_ns;
-        record.candidates = NOT_COUNTED;
-        if let Some(pending) = pending {
-            record.owner = pending.owner;
-            record.search_ns = pending.search_ns;
-            record.candidates = pending.candidates;
-        } else {
-            sock.owner(&mut record.owner);
-        }
-        let retrans: u32 = sock.load.field(sk, Field::TcpTotalRetrans);
-        let sent = flow.sport != [0; 2] && ending.errno != EADDRNOTAVAIL;
-        record.syn_attempts = if sent { retrans + 1 } else { 0 };
-        record.errno = ending.errno;
-        record.errno_source = ending.source as u8;
-        record.outcome = ending.outcome as u8;
-        record.stack = stack;
-    });
+    let comm = pending
+        .as_ref()
+        .map_or([0; 16], |pending| pending.owner.comm);
+    publish::<Connect, _>(
+        ctx,
+        &Sighting {
+            key,
+            weight: latency_ns,
+            comm,
+        },
+        |record, stack| {
+            record.flow = flow;
+            record.latency_ns = latency_ns;
+            record.candidates = NOT_COUNTED;
+            if let Some(pending) = pending {
+                record.owner = pending.owner;
+                record.search_ns = pending.search_ns;
+                record.candidates = pending.candidates;
+            } else {
+                sock.owner(&mut record.owner);
+            }
+            let retrans: u32 = sock.tcp_field(Field::TcpTotalRetrans);
+            let sent = flow.sport != [0; 2] && ending.errno != EADDRNOTAVAIL;
+            record.syn_attempts = if sent { retrans + 1 } else { 0 };
+            record.errno = ending.errno;
+            record.errno_source = ending.source as u8;
+            record.outcome = ending.outcome as u8;
+            record.stack = stack;
+        },
+    );
     Ok(())
 }
 

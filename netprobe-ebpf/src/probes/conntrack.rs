@@ -59,11 +59,19 @@ fn try_conntrack(ctx: &RetProbeContext) -> Result<(), Filtered> {
         reserved: 0,
         location: 0,
     };
-    publish::<TableFull, _>(ctx, &Sighting { key, weight: 1, comm: [0; 16] }, |record, stack| {
-        record.flow = flow;
-        record.errno = ENOMEM as i32;
-        record.stack = stack;
-    });
+    publish::<TableFull, _>(
+        ctx,
+        &Sighting {
+            key,
+            weight: 1,
+            comm: [0; 16],
+        },
+        |record, stack| {
+            record.flow = flow;
+            record.errno = ENOMEM as i32;
+            record.stack = stack;
+        },
+    );
     Ok(())
 }
 

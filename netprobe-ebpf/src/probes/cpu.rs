@@ -4,9 +4,7 @@ use aya_ebpf::{
     helpers::bpf_get_current_comm, macros::perf_event, programs::PerfEventContext,
     programs::tracing::StackIdContext,
 };
-use netprobe_common::{
-    counters::{SAMPLE, StackKey},
-};
+use netprobe_common::counters::{SAMPLE, StackKey};
 
 use crate::maps::{STACK_COUNTS, STACKS, count};
 

@@ -52,7 +52,11 @@ fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
         reserved: 0,
         location,
     };
-    let sighting = Sighting { key, weight: u64::from(len), comm: [0; 16] };
+    let sighting = Sighting {
+        key,
+        weight: u64::from(len),
+        comm: [0; 16],
+    };
     publish::<Drop, _>(ctx, &sighting, |record, stack| {
         record.flow = flow;
         record.location = location;
@@ -63,8 +67,7 @@ fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
         record.stack = stack;
         if flow.ifindex != 0 && device != 0 {
             let name = u64::from(crate::load::offset_of(Field::DevName));
-            record.iface =
-                crate::sock::join([Typed.at(device, name), Typed.at(device, name + 8)]);
+            record.iface = crate::sock::join([Typed.at(device, name), Typed.at(device, name + 8)]);
         }
         if let Some(sock) = sock {
             record.state = sock.state();

@@ -5,8 +5,9 @@
 
 use aya_ebpf::{
     macros::{fentry, fexit, kprobe, kretprobe},
-    programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext,
-        tracing::StackIdContext},
+    programs::{
+        FEntryContext, FExitContext, ProbeContext, RetProbeContext, tracing::StackIdContext,
+    },
 };
 use netprobe_common::{
     counters::CountKey,
@@ -46,27 +47,27 @@ record! {
 // match-proto:v6.12:net/ipv4/tcp_input.c:int tcp_conn_request(struct request_sock_ops *rsk_ops, const struct tcp_request_sock_ops *af_ops, struct sock *sk, struct sk_buff *skb)
 #[fentry(function = "tcp_conn_request")]
 pub(crate) fn listeners_syn(ctx: FEntryContext) -> i32 {
-    decided(try_syn(Typed, &ctx, ctx.arg(2), ctx.arg(3)));
+    on_syn(Typed, &ctx, ctx.arg(2), ctx.arg(3));
     0
 }
 
 #[kprobe]
 pub(crate) fn listeners_syn_k(ctx: ProbeContext) -> u32 {
     let (sk, skb) = (ctx.arg(2).unwrap_or(0), ctx.arg(3).unwrap_or(0));
-    decided(try_syn(Probed, &ctx, sk, skb));
+    on_syn(Probed, &ctx, sk, skb);
     0
 }
 
 #[fexit(function = "tcp_conn_request")]
 pub(crate) fn listeners_done(ctx: FExitContext) -> i32 {
-    decided(try_syn_done(Typed, &ctx, ctx.arg(2), ctx.arg(3)));
+    on_syn_done(Typed, &ctx, ctx.arg(2), ctx.arg(3));
     0
 }
 
 #[kretprobe]
 pub(crate) fn listeners_done_k(ctx: RetProbeContext) -> u32 {
     if let Some(check) = value(SYN_CHECKS.get_ptr_mut(0)) {
-        decided(try_syn_done(Probed, &ctx, check.sock, check.skb));
+        on_syn_done(Probed, &ctx, check.sock, check.skb);
     }
     0
 }
@@ -74,140 +75,145 @@ pub(crate) fn listeners_done_k(ctx: RetProbeContext) -> u32 {
 // match-proto:v6.12:net/ipv4/tcp_ipv4.c:struct sock *tcp_v4_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
 #[fentry(function = "tcp_v4_syn_recv_sock")]
 pub(crate) fn listeners_ack4(ctx: FEntryContext) -> i32 {
-    account(Kind::Listeners, try_ack(Typed, &ctx, ctx.arg(0), ctx.arg(1)));
+    on_ack(Typed, &ctx, ctx.arg(0), ctx.arg(1));
     0
 }
 
 #[kprobe]
 pub(crate) fn listeners_ack4_k(ctx: ProbeContext) -> u32 {
     let (sk, skb) = (ctx.arg(0).unwrap_or(0), ctx.arg(1).unwrap_or(0));
-    account(Kind::Listeners, try_ack(Probed, &ctx, sk, skb));
+    on_ack(Probed, &ctx, sk, skb);
     0
 }
 
 // match-proto:v6.12:net/ipv6/tcp_ipv6.c:struct sock *tcp_v6_syn_recv_sock(const struct sock *sk, struct sk_buff *skb, struct request_sock *req, struct dst_entry *dst, struct request_sock *req_unhash, bool *own_req)
 #[fentry(function = "tcp_v6_syn_recv_sock")]
 pub(crate) fn listeners_ack6(ctx: FEntryContext) -> i32 {
-    decided(try_ack6(Typed, &ctx, ctx.arg(0), ctx.arg(1)));
+    on_ack6(Typed, &ctx, ctx.arg(0), ctx.arg(1));
     0
 }
 
 #[kprobe]
 pub(crate) fn listeners_ack6_k(ctx: ProbeContext) -> u32 {
     let (sk, skb) = (ctx.arg(0).unwrap_or(0), ctx.arg(1).unwrap_or(0));
-    decided(try_ack6(Probed, &ctx, sk, skb));
+    on_ack6(Probed, &ctx, sk, skb);
     0
 }
 
-/// Accounts for a firing, unless another program decides about the same one.
-#[inline(always)]
-fn decided(outcome: Option<Result<(), Filtered>>) {
-    if let Some(outcome) = outcome {
-        account(Kind::Listeners, outcome);
-    }
+/// What is known of a SYN when `tcp_conn_request` is entered.
+enum Fate {
+    /// It goes on.
+    Passes,
+    /// It is refused here.
+    Refused(Stage),
+    /// The stage refuses it on some kernels; the return of the function tells.
+    Open(Stage),
 }
 
-/// The tests of `tcp_conn_request`, in its order; `None` when only its return can tell.
 #[inline(always)]
-fn try_syn<L: Load, C: StackIdContext>(
-    load: L,
-    ctx: &C,
-    sk: u64,
-    skb: u64,
-) -> Option<Result<(), Filtered>> {
-    let Some(sock) = Sock::new(load, sk) else { return Some(Err(Filtered)) };
+fn on_syn<L: Load, C: StackIdContext>(load: L, ctx: &C, sk: u64, skb: u64) {
+    let Some(sock) = Sock::new(load, sk) else {
+        return;
+    };
     let queues = Queues::of(sock);
-    let backlog_stage = if queues.syncookies == 0 { Stage::SynBacklog } else { Stage::SynCookie };
     // A SYN that reopens a TIME_WAIT connection skips the backlog tests.
     let reopens = load.field::<u32>(skb, Field::SkbTcpTwIsn) != 0;
-    let backlog_is_full = queues.backlog > queues.accept_limit && !reopens;
+    let outcome = match fate(&queues, reopens) {
+        Fate::Passes => Err(Filtered),
+        Fate::Refused(stage) => refuse(ctx, sock, skb, &queues, stage),
+        Fate::Open(stage) => return watch(sk, skb, &queues, stage),
+    };
+    account(Kind::Listeners, outcome);
+}
 
-    if backlog_is_full && queues.syncookies == 0 {
-        return Some(refuse(ctx, sock, skb, &queues, backlog_stage));
+/// The tests of `tcp_conn_request`, in its order.
+#[inline(always)]
+fn fate(queues: &Queues, reopens: bool) -> Fate {
+    let stage = if queues.syncookies == 0 {
+        Stage::SynBacklog
+    } else {
+        Stage::SynCookie
+    };
+    let is_full = queues.backlog > queues.accept_limit && !reopens;
+    if is_full && queues.syncookies == 0 {
+        return Fate::Refused(stage);
     }
     if queues.accept > queues.accept_limit {
-        return Some(refuse(ctx, sock, skb, &queues, Stage::SynAcceptQueue));
+        return Fate::Refused(Stage::SynAcceptQueue);
     }
-    if backlog_is_full {
-        return Some(refuse(ctx, sock, skb, &queues, backlog_stage));
+    if is_full {
+        return Fate::Refused(stage);
     }
     if reopens {
-        return Some(Err(Filtered));
+        return Fate::Passes;
     }
     // At the limit exactly, older kernels refuse and newer ones accept.
     if queues.backlog == queues.accept_limit {
-        watch(sk, skb, &queues, backlog_stage);
-        return None;
+        return Fate::Open(stage);
     }
     if queues.syncookies == 0 && queues.is_in_reserve() {
-        watch(sk, skb, &queues, Stage::SynReserved);
-        return None;
+        return Fate::Open(Stage::SynReserved);
     }
-    Some(Err(Filtered))
+    Fate::Passes
 }
 
 /// Keeps a SYN for the return of the function. Softirq keeps this CPU until then.
 #[inline(always)]
 fn watch(sk: u64, skb: u64, queues: &Queues, stage: Stage) {
     if let Some(check) = value(SYN_CHECKS.get_ptr_mut(0)) {
-        *check = SynCheck { sock: sk, skb, backlog: queues.backlog, stage: stage as u32 };
+        *check = SynCheck {
+            sock: sk,
+            skb,
+            backlog: queues.backlog,
+            stage: stage as u32,
+        };
     }
 }
 
 /// A SYN that was kept: refused if the listener has no more half-open connections than before.
 #[inline(always)]
-fn try_syn_done<L: Load, C: StackIdContext>(
-    load: L,
-    ctx: &C,
-    sk: u64,
-    skb: u64,
-) -> Option<Result<(), Filtered>> {
-    let check = value(SYN_CHECKS.get_ptr_mut(0))?;
+fn on_syn_done<L: Load, C: StackIdContext>(load: L, ctx: &C, sk: u64, skb: u64) {
+    let Some(check) = value(SYN_CHECKS.get_ptr_mut(0)) else {
+        return;
+    };
     if check.sock == 0 {
-        return None;
+        return;
     }
     check.sock = 0;
-    let sock = Sock::new(load, sk)?;
+    let Some(sock) = Sock::new(load, sk) else {
+        return;
+    };
     let mut queues = Queues::of(sock);
-    if queues.backlog > check.backlog {
-        return Some(Err(Filtered));
-    }
-    queues.backlog = check.backlog;
-    Some(match check.stage {
-        2 => refuse(ctx, sock, skb, &queues, Stage::SynBacklog),
-        3 => refuse(ctx, sock, skb, &queues, Stage::SynCookie),
-        _ => refuse(ctx, sock, skb, &queues, Stage::SynReserved),
-    })
+    let outcome = if queues.backlog > check.backlog {
+        Err(Filtered)
+    } else {
+        queues.backlog = check.backlog;
+        refuse(ctx, sock, skb, &queues, Stage::from_raw(check.stage))
+    };
+    account(Kind::Listeners, outcome);
 }
 
 /// The first test of `tcp_v4_syn_recv_sock` and `tcp_v6_syn_recv_sock`.
 #[inline(always)]
-fn try_ack<L: Load, C: StackIdContext>(
-    load: L,
-    ctx: &C,
-    sk: u64,
-    skb: u64,
-) -> Result<(), Filtered> {
-    let sock = Sock::new(load, sk).ok_or(Filtered)?;
+fn on_ack<L: Load, C: StackIdContext>(load: L, ctx: &C, sk: u64, skb: u64) {
+    let Some(sock) = Sock::new(load, sk) else {
+        return;
+    };
     let queues = Queues::of(sock);
-    if queues.accept <= queues.accept_limit {
-        return Err(Filtered);
-    }
-    refuse(ctx, sock, skb, &queues, Stage::AckAcceptQueue)
+    let outcome = if queues.accept > queues.accept_limit {
+        refuse(ctx, sock, skb, &queues, Stage::AckAcceptQueue)
+    } else {
+        Err(Filtered)
+    };
+    account(Kind::Listeners, outcome);
 }
 
 /// For an IPv4 packet on an IPv6 listener the kernel calls the IPv4 function, which is probed too.
 #[inline(always)]
-fn try_ack6<L: Load, C: StackIdContext>(
-    load: L,
-    ctx: &C,
-    sk: u64,
-    skb: u64,
-) -> Option<Result<(), Filtered>> {
-    if packet::is_ipv4(load, skb) {
-        return None;
+fn on_ack6<L: Load, C: StackIdContext>(load: L, ctx: &C, sk: u64, skb: u64) {
+    if !packet::is_ipv4(load, skb) {
+        on_ack(load, ctx, sk, skb);
     }
-    Some(try_ack(load, ctx, sk, skb))
 }
 
 /// The queues of a listener, read once.
@@ -226,7 +232,7 @@ impl Queues {
         Self {
             accept: sock.load.field(sock.address, Field::SkAckBacklog),
             accept_limit: sock.load.field(sock.address, Field::SkMaxAckBacklog),
-            backlog: sock.load.field(sock.address, Field::IcskQlen),
+            backlog: sock.tcp_field(Field::IcskQlen),
             syn_limit: sock.load.field(net, Field::NetMaxSynBacklog),
             syncookies: sock.load.field(net, Field::NetSyncookies),
         }
@@ -264,18 +270,26 @@ fn refuse<L: Load, C: StackIdContext>(
         reserved: 0,
         location: 0,
     };
-    publish::<Refusal, _>(ctx, &Sighting { key, weight: 1, comm: [0; 16] }, |record, stack| {
-        record.flow = flow;
-        sock.owner(&mut record.owner);
-        record.listener_family = sock.family();
-        record.listener_addr = sock.local_address(record.listener_family);
-        record.listener_port = port;
-        record.stage = stage as u32;
-        record.accept_queue = queues.accept;
-        record.accept_limit = queues.accept_limit;
-        record.syn_backlog = queues.backlog;
-        record.syn_limit = queues.syn_limit;
-        record.stack = stack;
-    });
+    publish::<Refusal, _>(
+        ctx,
+        &Sighting {
+            key,
+            weight: 1,
+            comm: [0; 16],
+        },
+        |record, stack| {
+            record.flow = flow;
+            sock.owner(&mut record.owner);
+            record.listener_family = sock.family();
+            record.listener_addr = sock.local_address(record.listener_family);
+            record.listener_port = port;
+            record.stage = stage as u32;
+            record.accept_queue = queues.accept;
+            record.accept_limit = queues.accept_limit;
+            record.syn_backlog = queues.backlog;
+            record.syn_limit = queues.syn_limit;
+            record.stack = stack;
+        },
+    );
     Ok(())
 }

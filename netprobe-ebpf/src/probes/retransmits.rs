@@ -53,11 +53,18 @@ fn try_retransmits(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
     let cause = cause(sock, state);
     let segs: u16 = Typed.field(skb, Field::SkbTcpGsoSegs);
     let segs = u32::from(segs);
-    let err =
-        if has(Field::ArgRetransmitErr) { argument(ctx, Field::ArgRetransmitErr) as i32 } else { 0 };
+    let err = if has(Field::ArgRetransmitErr) {
+        argument(ctx, Field::ArgRetransmitErr) as i32
+    } else {
+        0
+    };
     // A failed attempt sent nothing; it weighs nothing.
     let weight = if err == 0 { u64::from(segs) } else { 0 };
-    let sighting = Sighting { key: key(&flow, cause), weight, comm: [0; 16] };
+    let sighting = Sighting {
+        key: key(&flow, cause),
+        weight,
+        comm: [0; 16],
+    };
     publish::<Retransmit, _>(ctx, &sighting, |record, stack| {
         record.flow = flow;
         sock.owner(&mut record.owner);
@@ -65,9 +72,9 @@ fn try_retransmits(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
         record.segs = segs;
         record.err = err;
         record.attempt = attempt(sock, cause);
-        let srtt: u32 = Typed.field(sock.address, Field::TcpSrttUs);
+        let srtt: u32 = sock.tcp_field(Field::TcpSrttUs);
         record.srtt_us = srtt >> 3;
-        record.cwnd = Typed.field(sock.address, Field::TcpSndCwnd);
+        record.cwnd = sock.tcp_field(Field::TcpSndCwnd);
         record.stack = stack;
         record.state = state;
         record.cause = cause as u8;
@@ -85,7 +92,11 @@ fn try_retransmits_synack(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
     if !filter::admits(&flow) {
         return Err(Filtered);
     }
-    let sighting = Sighting { key: key(&flow, Cause::SynAck), weight: 1, comm: [0; 16] };
+    let sighting = Sighting {
+        key: key(&flow, Cause::SynAck),
+        weight: 1,
+        comm: [0; 16],
+    };
     publish::<Retransmit, _>(ctx, &sighting, |record, stack| {
         record.flow = flow;
         listener.owner(&mut record.owner);
@@ -117,13 +128,17 @@ fn cause(sock: Sock<Typed>, state: u8) -> Cause {
         return Cause::Syn;
     }
     let mask = crate::load::offset_of(Field::IcskCaStateMask) as u8;
-    let ca_state: u8 = Typed.field(sock.address, Field::IcskCaState);
+    let ca_state: u8 = sock.tcp_field(Field::IcskCaState);
     match ca_state & mask {
         TCP_CA_LOSS => Cause::Rto,
         TCP_CA_RECOVERY => Cause::Fast,
         _ => {
-            let pending: u8 = Typed.field(sock.address, Field::IcskPending);
-            if pending == ICSK_TIME_LOSS_PROBE { Cause::Tlp } else { Cause::Other }
+            let pending: u8 = sock.tcp_field(Field::IcskPending);
+            if pending == ICSK_TIME_LOSS_PROBE {
+                Cause::Tlp
+            } else {
+                Cause::Other
+            }
         }
     }
 }
@@ -132,9 +147,9 @@ fn cause(sock: Sock<Typed>, state: u8) -> Cause {
 #[inline(always)]
 fn attempt(sock: Sock<Typed>, cause: Cause) -> u32 {
     match cause {
-        Cause::Syn => Typed.field(sock.address, Field::TcpTotalRetrans),
+        Cause::Syn => sock.tcp_field(Field::TcpTotalRetrans),
         Cause::Rto => {
-            let backoff: u8 = Typed.field(sock.address, Field::IcskBackoff);
+            let backoff: u8 = sock.tcp_field(Field::IcskBackoff);
             u32::from(backoff) + 1
         }
         Cause::Fast | Cause::Tlp | Cause::Other | Cause::SynAck => 1,

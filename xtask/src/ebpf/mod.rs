@@ -79,6 +79,8 @@ fn flags() -> Vec<String> {
         "-Cdebuginfo=2".to_owned(),
         "-Clinker=bpf-linker".to_owned(),
         "-Clink-arg=--btf".to_owned(),
+        // Otherwise memset is a call of a byte loop, slow to run and slow to verify.
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
     ]
 }
 

@@ -1,0 +1,131 @@
+//! From bytes of the ring to rows. Needs no kernel: names come from whoever implements
+//! [`Names`], live or from a recording.
+
+use std::{fmt, sync::Arc};
+
+use netprobe_common::{
+    header::{Header, Kind},
+    record::read,
+    records::Owner,
+};
+
+use crate::{
+    probes,
+    report::{Row, Value},
+};
+
+/// Why a record could not be read. It is counted, not fatal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    /// Too short for a header, or not of its kind's size.
+    Length {
+        /// Bytes at hand.
+        got: usize,
+        /// Bytes expected.
+        want: usize,
+    },
+    /// A kind that this build does not know.
+    Kind(u16),
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length { got, want } => write!(f, "record of {got} bytes where {want} belong"),
+            Self::Kind(kind) => write!(f, "record of unknown kind {kind}"),
+        }
+    }
+}
+
+impl std::error::Error for DecodeError {}
+
+/// Looks up what the kernel sends as numbers.
+pub trait Names {
+    /// Name of a drop reason, without its `SKB_DROP_REASON_`.
+    fn drop_reason(&mut self, code: u32) -> Value;
+    /// `function+0xoffset` of an address in the kernel's text.
+    fn symbol(&mut self, address: u64) -> Value;
+    /// Functions of a kernel stack, innermost first.
+    fn stack(&mut self, id: i32) -> Value;
+    /// Process that owns a socket.
+    fn owner(&mut self, owner: &Owner) -> Option<(u32, [u8; 16])>;
+    /// Offset from `CLOCK_MONOTONIC` to Unix time, in nanoseconds.
+    fn clock_offset_ns(&self) -> i64;
+}
+
+/// Knows nothing; numbers stay numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct NoNames;
+
+impl Names for NoNames {
+    fn drop_reason(&mut self, code: u32) -> Value {
+        Value::Unsigned(u64::from(code))
+    }
+
+    fn symbol(&mut self, address: u64) -> Value {
+        Value::Text(Arc::from(format!("{address:#x}")))
+    }
+
+    fn stack(&mut self, _id: i32) -> Value {
+        Value::Unknown
+    }
+
+    fn owner(&mut self, owner: &Owner) -> Option<(u32, [u8; 16])> {
+        (owner.pid != 0).then_some((owner.pid, owner.comm))
+    }
+
+    fn clock_offset_ns(&self) -> i64 {
+        0
+    }
+}
+
+/// The kind of a record, if it is one at all.
+pub fn kind(bytes: &[u8]) -> Result<Kind, DecodeError> {
+    let header: Header = read(bytes).ok_or(DecodeError::Length {
+        got: bytes.len(),
+        want: size_of::<Header>(),
+    })?;
+    Kind::from_raw(header.kind).ok_or(DecodeError::Kind(header.kind))
+}
+
+/// Decodes a record into `row`, whose memory is reused.
+pub fn decode(bytes: &[u8], names: &mut dyn Names, row: &mut Row) -> Result<(), DecodeError> {
+    let header: Header = read(bytes).ok_or(DecodeError::Length {
+        got: bytes.len(),
+        want: size_of::<Header>(),
+    })?;
+    let kind = kind(bytes)?;
+    row.values.clear();
+    row.kind = kind.name();
+    row.unix_ns = header
+        .ts_ns
+        .cast_signed()
+        .wrapping_add(names.clock_offset_ns());
+    (probes::of(kind).decode)(bytes, names, &mut row.values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn empty_row() -> Row {
+        Row {
+            unix_ns: 0,
+            kind: "",
+            values: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn short_and_unknown_records_are_refused() {
+        let mut row = empty_row();
+        let refused = decode(&[0; 3], &mut NoNames, &mut row);
+        assert_eq!(refused, Err(DecodeError::Length { got: 3, want: 16 }));
+        let mut unknown = [0; 64];
+        unknown[8] = 0xee;
+        assert_eq!(
+            decode(&unknown, &mut NoNames, &mut row),
+            Err(DecodeError::Kind(0xee))
+        );
+    }
+}

@@ -1,0 +1,196 @@
+//! The running kernel's own description of its types (BTF): the only source of offsets,
+//! prototypes and enum names, so that no kernel version is ever guessed.
+
+use std::{fs, io::Write, os::fd::AsRawFd, path::Path};
+
+use anyhow::{Context, Result};
+use btf_rs::{Backend, Btf, BtfType, Type};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use super::btf_index::Index;
+
+const DIRECTORY: &str = "/sys/kernel/btf";
+
+/// BTF of the kernel or of one of its modules.
+pub struct KernelBtf {
+    btf: Btf,
+    index: Index,
+}
+
+/// The bytes of the kernel's BTF.
+pub fn read() -> Result<Vec<u8>> {
+    let path = format!("{DIRECTORY}/vmlinux");
+    fs::read(&path).with_context(|| {
+        format!("read {path} (the kernel must be built with CONFIG_DEBUG_INFO_BTF)")
+    })
+}
+
+/// Where a struct member is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Offset in bits from the start of the outermost struct.
+    pub bit_offset: u32,
+    /// Size in bits if it is a bit field.
+    pub bit_size: Option<u32>,
+}
+
+impl KernelBtf {
+    /// Prepares the kernel's BTF for questions about the names in `index`.
+    pub fn new(bytes: &[u8], index: Index) -> Result<Self> {
+        // btf-rs reads on demand only from a file that can be mapped; before 6.16 the one in
+        // sysfs cannot be.
+        let memory = memfd_create("btf", MemfdFlags::CLOEXEC).context("create a memory file")?;
+        let mut file = fs::File::from(memory);
+        file.write_all(bytes).context("copy the kernel's BTF")?;
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let btf = Btf::from_file_with_backend(path, Backend::Mmap)
+            .with_context(|| format!("parse {DIRECTORY}/vmlinux"))?;
+        Ok(Self { btf, index })
+    }
+
+    /// Opens the BTF of a module, if it is loaded and has any.
+    pub fn module(&self, name: &str) -> Option<Self> {
+        let path = Path::new(DIRECTORY).join(name);
+        Some(Self {
+            btf: Btf::from_split_file(path, &self.btf).ok()?,
+            index: Index::new(),
+        })
+    }
+
+    /// Types by name: from the index, or by search in the small BTF of a module.
+    fn types(&self, name: &str) -> Vec<Type> {
+        match self.index.get(name) {
+            Some(ids) => ids
+                .iter()
+                .filter_map(|id| self.btf.resolve_type_by_id(*id).ok())
+                .collect(),
+            None if self.index.is_empty() => {
+                self.btf.resolve_types_by_name(name).unwrap_or_default()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    /// Finds `struct.member.member`, through nested and anonymous structs and unions.
+    pub fn member(&self, path: &str) -> Option<Member> {
+        let (root, members) = path.split_once('.')?;
+        self.types(root)
+            .iter()
+            .find_map(|ty| self.member_of(ty, members))
+    }
+
+    fn member_of(&self, ty: &Type, path: &str) -> Option<Member> {
+        let (Type::Struct(composite) | Type::Union(composite)) = ty else {
+            return None;
+        };
+        let (name, rest) = path
+            .split_once('.')
+            .map_or((path, None), |(a, b)| (a, Some(b)));
+        for member in &composite.members {
+            let member_name = self.btf.resolve_name(member).unwrap_or_default();
+            let inner = if member_name.is_empty() {
+                self.target(member).and_then(|ty| self.member_of(&ty, path))
+            } else if member_name != name {
+                None
+            } else if let Some(rest) = rest {
+                self.target(member).and_then(|ty| self.member_of(&ty, rest))
+            } else {
+                let bit_size = member.bitfield_size().filter(|size| *size != 0);
+                Some(Member {
+                    bit_offset: 0,
+                    bit_size,
+                })
+            };
+            if let Some(inner) = inner {
+                return Some(Member {
+                    bit_offset: inner.bit_offset + member.bit_offset(),
+                    ..inner
+                });
+            }
+        }
+        None
+    }
+
+    /// Parameter types of a function, as C text.
+    pub fn function(&self, name: &str) -> Option<Vec<String>> {
+        self.types(name).iter().find_map(|ty| match ty {
+            Type::Func(func) => self.parameters(func),
+            _ => None,
+        })
+    }
+
+    /// Argument types of a tracepoint (`btf_trace_NAME`), as C text, without `void *__data`.
+    pub fn tracepoint(&self, typedef: &str) -> Option<Vec<String>> {
+        self.types(typedef).iter().find_map(|ty| match ty {
+            Type::Typedef(typedef) => {
+                let pointer = self.btf.resolve_chained_type(typedef).ok()?;
+                let Type::Ptr(pointer) = pointer else {
+                    return None;
+                };
+                let parameters = self.parameters(&pointer)?;
+                Some(parameters.into_iter().skip(1).collect())
+            }
+            _ => None,
+        })
+    }
+
+    fn parameters(&self, ty: &impl BtfType) -> Option<Vec<String>> {
+        let Type::FuncProto(prototype) = self.btf.resolve_chained_type(ty).ok()? else {
+            return None;
+        };
+        Some(
+            prototype
+                .parameters
+                .iter()
+                .map(|parameter| self.spell(parameter))
+                .collect(),
+        )
+    }
+
+    /// Names and values of an enum.
+    pub fn enum_values(&self, name: &str) -> Option<Vec<(String, u32)>> {
+        self.types(name).iter().find_map(|ty| match ty {
+            Type::Enum(found) => Some(
+                found
+                    .members
+                    .iter()
+                    .filter_map(|member| Some((self.btf.resolve_name(member).ok()?, member.val())))
+                    .collect(),
+            ),
+            _ => None,
+        })
+    }
+
+    /// The type behind typedefs and qualifiers.
+    fn target(&self, ty: &impl BtfType) -> Option<Type> {
+        let mut target = self.btf.resolve_chained_type(ty).ok()?;
+        loop {
+            target = match &target {
+                Type::Typedef(inner) => self.btf.resolve_chained_type(inner).ok()?,
+                Type::Const(inner) | Type::Volatile(inner) | Type::Restrict(inner) => {
+                    self.btf.resolve_chained_type(inner).ok()?
+                }
+                Type::TypeTag(inner) => self.btf.resolve_chained_type(inner).ok()?,
+                _ => return Some(target),
+            };
+        }
+    }
+
+    /// Spells the type that `ty` refers to; qualifiers are left out, they move between kernels.
+    fn spell(&self, ty: &impl BtfType) -> String {
+        let named = |prefix: &str, ty: &dyn BtfType| {
+            format!("{prefix}{}", self.btf.resolve_name(ty).unwrap_or_default())
+        };
+        match self.target(ty) {
+            Some(Type::Ptr(pointer)) => format!("{} *", self.spell(&pointer)),
+            Some(Type::Struct(inner)) => named("struct ", &inner),
+            Some(Type::Union(inner)) => named("union ", &inner),
+            Some(Type::Fwd(inner)) => named("struct ", &inner),
+            Some(Type::Enum(inner)) => named("enum ", &inner),
+            Some(Type::Int(inner)) => named("", &inner),
+            Some(Type::FuncProto(_)) => "fn".to_owned(),
+            Some(_) => "?".to_owned(),
+            None => "void".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! A packet of TCP was thrown away inside this machine, and the kernel says why and where.
+//!
+//! It misses what the kernel does not call a drop: SYNs that a full listener refuses are freed
+//! as if they had been served; see the `listeners` probe.
+
+use netprobe_common::{
+    counters::{CountKey, OTHER},
+    header::Kind,
+    offsets::Field,
+    records::drops::{Drop, NO_REASON},
+};
+
+use super::{Hook, ProbeSpec, Via, family, flow, owner, port, record, tcp_state};
+use crate::{
+    decode::{DecodeError, Names},
+    report::{Column, Value},
+};
+
+/// The probe.
+pub static SPEC: ProbeSpec = ProbeSpec {
+    kind: Kind::Drops,
+    about: "TCP packets that the kernel threw away: reason, place, connection",
+    hooks: &[Hook {
+        sees: "dropped packets",
+        required: true,
+        module: None,
+        ways: &[&[Via::TpBtf.on("kfree_skb", "drops")]],
+    }],
+    needs: &[Field::SkbProtocol, Field::SkbHead, Field::SkbNetworkHeader],
+    columns: &[
+        Column::number("pid", "PID", 7, "process that owns the socket"),
+        Column::text("comm", "COMM", 15, "name of that process"),
+        Column::text("saddr", "SADDR", 15, "source address of the packet"),
+        Column::number("sport", "SPORT", 5, "source port of the packet"),
+        Column::text("daddr", "DADDR", 15, "destination address of the packet"),
+        Column::number("dport", "DPORT", 5, "destination port of the packet"),
+        Column::text("state", "STATE", 9, "TCP state of the socket, as in ss(8)"),
+        Column::text("flags", "FLAGS", 7, "TCP flags of the packet"),
+        Column::text("reason", "REASON", 20, "why, as the kernel names it"),
+        Column::text("location", "LOCATION", 28, "function that dropped it"),
+        Column::text("iface", "IFACE", 10, "interface it came from or went to").wide(),
+        Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
+        Column::number("len", "LEN", 6, "bytes of the packet").wide(),
+        Column::number("seq", "SEQ", 10, "TCP sequence number").hidden(),
+        Column::text("family", "FAMILY", 11, "ipv4, ipv6 or ipv4-mapped").hidden(),
+        Column::number("ifindex", "IFINDEX", 7, "index of the interface").hidden(),
+        Column::number("ino", "INODE", 8, "inode number of the socket").hidden(),
+        Column::text(
+            "stack",
+            "STACK",
+            0,
+            "kernel functions that led here, innermost first",
+        )
+        .hidden(),
+    ],
+    weight: "bytes",
+    decode,
+    group,
+    code,
+};
+
+fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Result<(), DecodeError> {
+    let drop: Drop = record(bytes)?;
+    let [pid, comm, ino] = owner(&drop.owner, names);
+    values.extend([pid, comm]);
+    values.extend(flow(&drop.flow));
+    values.extend([
+        tcp_state(drop.state),
+        Value::Word(flags(drop.tcp_flags)),
+        code(drop.reason, names),
+        names.symbol(drop.location),
+        Value::name(drop.iface),
+        Value::nonzero(drop.flow.netns),
+        Value::Unsigned(u64::from(drop.len)),
+        Value::Unsigned(u64::from(drop.seq)),
+        family(&drop.flow),
+        Value::nonzero(drop.flow.ifindex),
+        ino,
+        names.stack(drop.stack),
+    ]);
+    Ok(())
+}
+
+fn group(key: &CountKey, names: &mut dyn Names) -> Vec<(&'static str, Value)> {
+    vec![
+        ("reason", code(key.code, names)),
+        (
+            "location",
+            if key.location == 0 {
+                Value::Unknown
+            } else {
+                names.symbol(key.location)
+            },
+        ),
+        ("dport", port(key.port)),
+        ("netns", Value::nonzero(key.netns)),
+    ]
+}
+
+fn code(code: u32, names: &mut dyn Names) -> Value {
+    match code {
+        NO_REASON => Value::Unknown,
+        OTHER => Value::Word("other"),
+        code => names.drop_reason(code),
+    }
+}
+
+/// The flags that matter in an incident, in the notation of tcpdump(8) and bcc.
+const fn flags(byte: u8) -> &'static str {
+    const FIN: u8 = 1;
+    const SYN: u8 = 2;
+    const RST: u8 = 4;
+    const PSH: u8 = 8;
+    const ACK: u8 = 16;
+    match byte & (FIN | SYN | RST | PSH | ACK) {
+        0 => "-",
+        2 => "SYN",
+        18 => "SYN|ACK",
+        16 => "ACK",
+        24 => "PSH|ACK",
+        17 => "FIN|ACK",
+        25 => "FIN|PSH|ACK",
+        1 => "FIN",
+        4 => "RST",
+        20 => "RST|ACK",
+        28 => "RST|PSH|ACK",
+        8 => "PSH",
+        _ => "odd",
+    }
+}

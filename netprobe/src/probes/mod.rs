@@ -1,0 +1,292 @@
+//! The one list of probes. Each file says what its event means to a person in an incident, what
+//! it attaches to, and how its record becomes a row.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netprobe_common::{
+    counters::CountKey,
+    header::Kind,
+    offsets::Field,
+    record::{Plain, read},
+    records::{Flow, Owner},
+};
+
+use crate::{
+    decode::{DecodeError, Names},
+    report::{Column, Value},
+};
+
+pub mod connects;
+pub mod conntrack;
+pub mod drops;
+pub mod listeners;
+pub mod retransmits;
+
+/// Every probe, in the order of [`Kind`].
+pub static PROBES: &[&ProbeSpec] = &[
+    &drops::SPEC,
+    &retransmits::SPEC,
+    &connects::SPEC,
+    &listeners::SPEC,
+    &conntrack::SPEC,
+];
+
+/// A kind of event: what it means, where it comes from, how it reads.
+#[derive(Debug)]
+pub struct ProbeSpec {
+    /// The event.
+    pub kind: Kind,
+    /// What it tells, in one line.
+    pub about: &'static str,
+    /// Where its programs attach.
+    pub hooks: &'static [Hook],
+    /// Fields without which its events are not worth sending.
+    pub needs: &'static [Field],
+    /// What its rows hold.
+    pub columns: &'static [Column],
+    /// What a weight of 1 is in totals and flame graphs.
+    pub weight: &'static str,
+    /// Turns a record into the values of a row.
+    pub decode: fn(&[u8], &mut dyn Names, &mut Vec<Value>) -> Result<(), DecodeError>,
+    /// What the events counted under a key share.
+    pub group: fn(&CountKey, &mut dyn Names) -> Vec<(&'static str, Value)>,
+    /// The name of a code, which roots the stacks of a flame graph.
+    pub code: fn(u32, &mut dyn Names) -> Value,
+}
+
+impl ProbeSpec {
+    /// Its name.
+    pub const fn name(&self) -> &'static str {
+        self.kind.name()
+    }
+}
+
+/// The probe of a kind.
+pub fn of(kind: Kind) -> &'static ProbeSpec {
+    PROBES[kind as usize]
+}
+
+/// A place in the kernel that a probe watches.
+#[derive(Debug)]
+pub struct Hook {
+    /// What is seen there.
+    pub sees: &'static str,
+    /// Whether the probe is of no use without it.
+    pub required: bool,
+    /// The module that must be loaded, if it is in one.
+    pub module: Option<&'static str>,
+    /// The ways to watch it, best first; each is taken as a whole or not at all.
+    pub ways: &'static [&'static [Attach]],
+}
+
+/// One program at one place.
+#[derive(Debug)]
+pub struct Attach {
+    /// The program in the object.
+    pub program: &'static str,
+    /// Its type.
+    pub via: Via,
+    /// The tracepoint or function.
+    pub target: &'static str,
+}
+
+/// A type of program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// Typed tracepoint (`BPF_TRACE_RAW_TP`).
+    TpBtf,
+    /// Function entry by trampoline.
+    Fentry,
+    /// Function exit by trampoline.
+    Fexit,
+    /// Function entry by breakpoint.
+    Kprobe,
+    /// Function return by breakpoint.
+    Kretprobe,
+}
+
+impl Via {
+    /// Its name, as in bpftool(8).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TpBtf => "tp_btf",
+            Self::Fentry => "fentry",
+            Self::Fexit => "fexit",
+            Self::Kprobe => "kprobe",
+            Self::Kretprobe => "kretprobe",
+        }
+    }
+
+    const fn on(self, target: &'static str, program: &'static str) -> Attach {
+        Attach {
+            program,
+            via: self,
+            target,
+        }
+    }
+}
+
+/// Reads the record of a probe, which must be of exactly the size that this build knows.
+fn record<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
+    if bytes.len() != size_of::<T>() {
+        return Err(DecodeError::Length {
+            got: bytes.len(),
+            want: size_of::<T>(),
+        });
+    }
+    read(bytes).ok_or(DecodeError::Length {
+        got: bytes.len(),
+        want: size_of::<T>(),
+    })
+}
+
+/// An address of the wire. An IPv4 connection of an IPv6 socket is shown as what it is: IPv4.
+fn ip(family: u16, bytes: [u8; 16]) -> Value {
+    match family {
+        2 => {
+            let [a, b, c, d, ..] = bytes;
+            Value::Ip(IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
+        }
+        10 => Value::Ip(Ipv6Addr::from(bytes).to_canonical()),
+        _ => Value::Unknown,
+    }
+}
+
+/// `ipv4`, `ipv6`, or `ipv4-mapped` for IPv4 on an IPv6 socket.
+fn family(flow: &Flow) -> Value {
+    match flow.family {
+        2 => Value::Word("ipv4"),
+        10 if Ipv6Addr::from(flow.daddr).to_ipv4_mapped().is_some() => Value::Word("ipv4-mapped"),
+        10 => Value::Word("ipv6"),
+        _ => Value::Unknown,
+    }
+}
+
+/// A port of the wire.
+fn port(bytes: [u8; 2]) -> Value {
+    Value::Unsigned(u64::from(u16::from_be_bytes(bytes)))
+}
+
+/// The four values of [`FLOW`].
+fn flow(flow: &Flow) -> [Value; 4] {
+    [
+        ip(flow.family, flow.saddr),
+        port(flow.sport),
+        ip(flow.family, flow.daddr),
+        port(flow.dport),
+    ]
+}
+
+/// The values of `pid`, `comm` and `ino`.
+fn owner(owner: &Owner, names: &mut dyn Names) -> [Value; 3] {
+    let (pid, comm) = match names.owner(owner) {
+        Some((pid, comm)) => (Value::nonzero(pid), Value::name(comm)),
+        None => (Value::Unknown, Value::Unknown),
+    };
+    [pid, comm, Value::nonzero(owner.ino)]
+}
+
+/// A TCP state by its number (`include/net/tcp_states.h`), spelled as in ss(8).
+fn tcp_state(number: u8) -> Value {
+    Value::Word(match number {
+        1 => "ESTAB",
+        2 => "SYN-SENT",
+        3 => "SYN-RECV",
+        4 => "FIN-WAIT-1",
+        5 => "FIN-WAIT-2",
+        6 => "TIME-WAIT",
+        7 => "UNCONN",
+        8 => "CLOSE-WAIT",
+        9 => "LAST-ACK",
+        10 => "LISTEN",
+        11 => "CLOSING",
+        12 => "NEW-SYN-RECV",
+        _ => return Value::Unknown,
+    })
+}
+
+/// The name of an errno given as a negative number; unknown for 0.
+fn errno(number: i32) -> Value {
+    Value::Word(match -number {
+        0 => return Value::Unknown,
+        1 => "EPERM",
+        4 => "EINTR",
+        11 => "EAGAIN",
+        12 => "ENOMEM",
+        13 => "EACCES",
+        22 => "EINVAL",
+        32 => "EPIPE",
+        97 => "EAFNOSUPPORT",
+        98 => "EADDRINUSE",
+        99 => "EADDRNOTAVAIL",
+        100 => "ENETDOWN",
+        101 => "ENETUNREACH",
+        103 => "ECONNABORTED",
+        104 => "ECONNRESET",
+        105 => "ENOBUFS",
+        106 => "EISCONN",
+        110 => "ETIMEDOUT",
+        111 => "ECONNREFUSED",
+        112 => "EHOSTDOWN",
+        113 => "EHOSTUNREACH",
+        114 => "EALREADY",
+        115 => "EINPROGRESS",
+        _ => return Value::Signed(i64::from(number)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::NoNames;
+
+    #[test]
+    fn every_kind_has_its_probe_in_the_list() {
+        assert_eq!(PROBES.len(), Kind::ALL.len());
+        for (spec, kind) in PROBES.iter().zip(Kind::ALL) {
+            assert_eq!(spec.kind, *kind);
+        }
+    }
+
+    #[test]
+    fn every_probe_decodes_zeroes_into_its_columns_and_refuses_other_lengths() {
+        for spec in PROBES {
+            let zeroes = vec![0; spec.kind.size() + 1];
+            let mut values = Vec::new();
+            (spec.decode)(&zeroes[..spec.kind.size()], &mut NoNames, &mut values).unwrap();
+            assert_eq!(values.len(), spec.columns.len(), "{}", spec.name());
+            for wrong in [0, 1, spec.kind.size() - 1, spec.kind.size() + 1] {
+                let refused = (spec.decode)(&zeroes[..wrong], &mut NoNames, &mut values);
+                assert!(refused.is_err(), "{} took {wrong} bytes", spec.name());
+            }
+        }
+    }
+
+    #[test]
+    fn columns_are_unique_and_documented() {
+        for spec in PROBES {
+            for (index, column) in spec.columns.iter().enumerate() {
+                assert!(!column.about.is_empty(), "{}.{}", spec.name(), column.name);
+                let twice = spec.columns[..index]
+                    .iter()
+                    .any(|other| other.name == column.name);
+                assert!(!twice, "{}.{} twice", spec.name(), column.name);
+            }
+        }
+    }
+
+    #[test]
+    fn mapped_addresses_are_shown_as_ipv4() {
+        let mapped = Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped().octets();
+        let flow = Flow {
+            family: 10,
+            daddr: mapped,
+            ..Flow::zeroed()
+        };
+        assert_eq!(
+            ip(10, mapped),
+            Value::Ip(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)))
+        );
+        assert_eq!(family(&flow), Value::Word("ipv4-mapped"));
+    }
+}

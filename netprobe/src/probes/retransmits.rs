@@ -1,0 +1,117 @@
+//! TCP sent something again, because it was not acknowledged in time: the path loses packets,
+//! the peer is overloaded, or (for SYNs) nobody answers at all.
+//!
+//! It cannot tell where a packet was lost, only that its acknowledgement did not come.
+
+use netprobe_common::{
+    counters::{CountKey, OTHER},
+    header::Kind,
+    offsets::Field,
+    records::retransmits::{Cause, Retransmit},
+};
+
+use super::{Hook, ProbeSpec, Via, errno, family, flow, owner, port, record, tcp_state};
+use crate::{
+    decode::{DecodeError, Names},
+    report::{Column, Value},
+};
+
+/// The probe.
+pub static SPEC: ProbeSpec = ProbeSpec {
+    kind: Kind::Retransmits,
+    about: "segments that TCP sent again: data, SYN, SYN-ACK and tail loss probes, with the cause",
+    hooks: &[
+        Hook {
+            sees: "data and SYN retransmissions",
+            required: true,
+            module: None,
+            ways: &[&[Via::TpBtf.on("tcp_retransmit_skb", "retransmits")]],
+        },
+        Hook {
+            sees: "SYN-ACK retransmissions",
+            required: false,
+            module: None,
+            ways: &[&[Via::TpBtf.on("tcp_retransmit_synack", "retransmits_synack")]],
+        },
+    ],
+    needs: &[Field::SkcDaddr, Field::SkcDport, Field::SkbTcpGsoSegs],
+    columns: &[
+        Column::number("pid", "PID", 7, "process that owns the socket"),
+        Column::text("comm", "COMM", 15, "name of that process"),
+        Column::text("saddr", "LADDR", 15, "local address"),
+        Column::number("sport", "LPORT", 5, "local port"),
+        Column::text("daddr", "RADDR", 15, "remote address"),
+        Column::number("dport", "RPORT", 5, "remote port"),
+        Column::text("state", "STATE", 12, "TCP state of the socket, as in ss(8)"),
+        Column::text("cause", "CAUSE", 7, "rto, fast, tlp, syn, syn-ack or other"),
+        Column::number(
+            "attempt",
+            "TRY",
+            3,
+            "which attempt this is for the same data",
+        ),
+        Column::number("segs", "SEGS", 4, "segments sent again"),
+        Column::number("srtt_us", "SRTT(us)", 9, "smoothed round-trip time"),
+        Column::text(
+            "err",
+            "ERR",
+            8,
+            "why the attempt failed, where the kernel says",
+        )
+        .wide(),
+        Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
+        Column::number("cwnd", "CWND", 6, "congestion window in segments").wide(),
+        Column::number("seq", "SEQ", 10, "first sequence number sent again").hidden(),
+        Column::text("family", "FAMILY", 11, "ipv4, ipv6 or ipv4-mapped").hidden(),
+        Column::number("ino", "INODE", 8, "inode number of the socket").hidden(),
+        Column::text(
+            "stack",
+            "STACK",
+            0,
+            "kernel functions that led here, innermost first",
+        )
+        .hidden(),
+    ],
+    weight: "segs",
+    decode,
+    group,
+    code,
+};
+
+fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Result<(), DecodeError> {
+    let event: Retransmit = record(bytes)?;
+    let [pid, comm, ino] = owner(&event.owner, names);
+    values.extend([pid, comm]);
+    values.extend(flow(&event.flow));
+    values.extend([
+        tcp_state(event.state),
+        Value::Word(Cause::name_of(u32::from(event.cause))),
+        Value::Unsigned(u64::from(event.attempt)),
+        Value::Unsigned(u64::from(event.segs)),
+        Value::nonzero(event.srtt_us),
+        errno(event.err),
+        Value::nonzero(event.flow.netns),
+        Value::nonzero(event.cwnd),
+        Value::Unsigned(u64::from(event.seq)),
+        family(&event.flow),
+        ino,
+        names.stack(event.stack),
+    ]);
+    Ok(())
+}
+
+fn group(key: &CountKey, names: &mut dyn Names) -> Vec<(&'static str, Value)> {
+    vec![
+        ("cause", code(key.code, names)),
+        ("dport", port(key.port)),
+        ("netns", Value::nonzero(key.netns)),
+    ]
+}
+
+fn code(code: u32, _names: &mut dyn Names) -> Value {
+    Value::Word(if code == OTHER {
+        "other"
+    } else {
+        Cause::name_of(code)
+    })
+}

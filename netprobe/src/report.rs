@@ -1,0 +1,277 @@
+//! What renderers see: rows of events, totals, and how complete they are. Nothing else.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use netprobe_common::counters::Counters;
+
+/// One value of a row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Unknown, or not applicable; shown as `-` and `null`.
+    Unknown,
+    /// A count or size.
+    Unsigned(u64),
+    /// A number that may be negative.
+    Signed(i64),
+    /// An address.
+    Ip(IpAddr),
+    /// A word of a fixed vocabulary.
+    Word(&'static str),
+    /// Text that was looked up.
+    Text(Arc<str>),
+    /// A task or interface name: bytes that anybody chose.
+    Name([u8; 16]),
+    /// Function names, innermost first.
+    Stack(Arc<[Arc<str>]>),
+}
+
+impl Value {
+    /// A name, or unknown if it is empty.
+    pub const fn name(bytes: [u8; 16]) -> Self {
+        if bytes[0] == 0 {
+            Self::Unknown
+        } else {
+            Self::Name(bytes)
+        }
+    }
+
+    /// A number, or unknown if it is zero.
+    pub fn nonzero(number: impl Into<u64>) -> Self {
+        match number.into() {
+            0 => Self::Unknown,
+            number => Self::Unsigned(number),
+        }
+    }
+}
+
+/// The bytes of a NUL-padded name up to its end.
+pub fn name_bytes(name: &[u8; 16]) -> &[u8] {
+    let end = name
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(name.len());
+    &name[..end]
+}
+
+/// How a column is aligned in a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Align {
+    /// Text.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// When a table shows a column; other formats always have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Always.
+    Always,
+    /// On wide terminals.
+    Wide,
+    /// Only where asked for.
+    Never,
+}
+
+/// A column of a kind of event: its name everywhere, and how a table shows it.
+#[derive(Debug)]
+pub struct Column {
+    /// Its key in JSON and CSV, with the unit (`latency_ns`).
+    pub name: &'static str,
+    /// Its heading in a table.
+    pub title: &'static str,
+    /// What it says.
+    pub about: &'static str,
+    /// Its width in a table.
+    pub width: usize,
+    /// Its alignment in a table.
+    pub align: Align,
+    /// When a table shows it.
+    pub shown: Shown,
+}
+
+impl Column {
+    /// A text column that tables always show.
+    pub const fn text(
+        name: &'static str,
+        title: &'static str,
+        width: usize,
+        about: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            title,
+            about,
+            width,
+            align: Align::Left,
+            shown: Shown::Always,
+        }
+    }
+
+    /// A number column that tables always show.
+    pub const fn number(
+        name: &'static str,
+        title: &'static str,
+        width: usize,
+        about: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            title,
+            about,
+            width,
+            align: Align::Right,
+            shown: Shown::Always,
+        }
+    }
+
+    /// The same, only on wide terminals.
+    #[must_use]
+    pub const fn wide(self) -> Self {
+        Self {
+            shown: Shown::Wide,
+            ..self
+        }
+    }
+
+    /// The same, never in a table unless asked for.
+    #[must_use]
+    pub const fn hidden(self) -> Self {
+        Self {
+            shown: Shown::Never,
+            ..self
+        }
+    }
+}
+
+/// One event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// When, in nanoseconds since the Unix epoch.
+    pub unix_ns: i64,
+    /// The kind's name.
+    pub kind: &'static str,
+    /// One value per column of the kind.
+    pub values: Vec<Value>,
+}
+
+/// The columns of a kind, for renderers.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// The kind's name.
+    pub kind: &'static str,
+    /// Its columns.
+    pub columns: &'static [Column],
+}
+
+/// A group of `--count`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Total {
+    /// The kind's name.
+    pub kind: &'static str,
+    /// What the events of the group share, as column name and value.
+    pub group: Vec<(&'static str, Value)>,
+    /// How many.
+    pub events: u64,
+    /// Their weight, see [`Probe::weight`].
+    pub weight: u64,
+}
+
+/// What became of one probe in this run.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// Its name.
+    pub name: &'static str,
+    /// What it tells, in one line.
+    pub about: &'static str,
+    /// What a weight of 1 is, e.g. `segs`.
+    pub weight: &'static str,
+    /// Its places in the kernel.
+    pub hooks: Vec<Hook>,
+    /// What became of its firings.
+    pub counters: Counters,
+    /// Records that could not be decoded.
+    pub decode_errors: u64,
+    /// Firings that the kernel skipped, where it says (`recursion_misses`, `nmissed`).
+    pub missed: Option<u64>,
+}
+
+/// A place in the kernel that a probe watches, or would like to.
+#[derive(Clone, Debug)]
+pub struct Hook {
+    /// What is seen there.
+    pub sees: &'static str,
+    /// Whether the probe is of no use without it.
+    pub required: bool,
+    /// The type of program that is attached, or why there is none.
+    pub state: Result<&'static str, String>,
+}
+
+impl Probe {
+    /// `attached`, `partial` (some of what it sees is missing) or `missing`.
+    pub fn state(&self) -> &'static str {
+        let is_missing = |hook: &Hook| hook.state.is_err();
+        if self
+            .hooks
+            .iter()
+            .any(|hook| hook.required && is_missing(hook))
+        {
+            "missing"
+        } else if self.hooks.iter().any(is_missing) {
+            "partial"
+        } else {
+            "attached"
+        }
+    }
+
+    /// Events that were seen but whose detail was not delivered.
+    pub const fn lost(&self) -> u64 {
+        self.counters.reserve_failed + self.decode_errors
+    }
+}
+
+/// The end of a run.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// How long it watched.
+    pub elapsed: Duration,
+    /// Every probe that was asked for.
+    pub probes: Vec<Probe>,
+    /// In-kernel totals, largest first.
+    pub totals: Vec<Total>,
+}
+
+impl Summary {
+    /// Whether everything asked for was watched, and nothing was lost.
+    pub fn is_complete(&self) -> bool {
+        self.probes.iter().all(|probe| {
+            probe.state() == "attached"
+                && probe.lost() == 0
+                && probe.counters.map_full == 0
+                && probe.counters.unexplained() == 0
+                && probe.missed.unwrap_or(0) == 0
+        })
+    }
+}
+
+/// A stack with its weight, ready to draw: frames from the root to the leaf.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Folded {
+    /// Frames, outermost first.
+    pub frames: Vec<Arc<str>>,
+    /// How many units.
+    pub weight: u64,
+}
+
+/// A flame graph to be drawn.
+#[derive(Clone, Debug)]
+pub struct Flame {
+    /// Its title.
+    pub title: String,
+    /// Host, kernel, window, samples and what was lost.
+    pub subtitle: String,
+    /// What one unit of weight is.
+    pub unit: &'static str,
+    /// Its stacks.
+    pub stacks: Vec<Folded>,
+}
