@@ -18,7 +18,7 @@ pub enum Source {
     BitMask(&'static str),
     /// Sum of two offsets: the second struct is kept inside the first member (`skb->cb`).
     Nested(&'static str, &'static str),
-    /// Position of the argument of this type in a tracepoint's prototype.
+    /// Position of the argument of this type in a tracepoint's prototype (`btf_trace_NAME`).
     Argument(&'static str, &'static str),
 }
 
@@ -48,6 +48,7 @@ fields! {
     SkcRcvSaddr = Member("sock_common.skc_rcv_saddr");
     SkcDport = Member("sock_common.skc_dport");
     SkcNum = Member("sock_common.skc_num");
+    InetSport = Member("inet_sock.inet_sport");
     SkcFamily = Member("sock_common.skc_family");
     SkcState = Member("sock_common.skc_state");
     SkcNet = Member("sock_common.skc_net");
@@ -92,10 +93,10 @@ fields! {
     TupleDaddr = Member("nf_conntrack_tuple.dst.u3");
     TupleDport = Member("nf_conntrack_tuple.dst.u");
     TupleProtocol = Member("nf_conntrack_tuple.dst.protonum");
-    ArgDropReason = Argument("kfree_skb", "enum skb_drop_reason");
-    ArgDropSock = Argument("kfree_skb", "struct sock");
-    ArgRetransmitErr = Argument("tcp_retransmit_skb", "int");
-    ArgResetReason = Argument("tcp_send_reset", "enum sk_rst_reason");
+    ArgDropReason = Argument("btf_trace_kfree_skb", "enum skb_drop_reason");
+    ArgDropSock = Argument("btf_trace_kfree_skb", "struct sock");
+    ArgRetransmitErr = Argument("btf_trace_tcp_retransmit_skb", "int");
+    ArgResetReason = Argument("btf_trace_tcp_send_reset", "enum sk_rst_reason");
 }
 
 /// Number of [`Field`]s.

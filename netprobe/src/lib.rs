@@ -1,6 +1,11 @@
 //! netprobe: says why a Linux server's TCP is failing.
 
+pub mod aggregate;
+pub mod capture;
+pub mod cli;
 pub mod decode;
 pub mod kernel;
+pub mod observe;
 pub mod probes;
+pub mod render;
 pub mod report;

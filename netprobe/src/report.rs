@@ -182,6 +182,8 @@ pub struct Total {
 pub struct Probe {
     /// Its name.
     pub name: &'static str,
+    /// What it tells, in one line.
+    pub about: &'static str,
     /// What a weight of 1 is, e.g. `segs`.
     pub weight: &'static str,
     /// Its places in the kernel.

@@ -286,7 +286,8 @@ fn ending(sock: Sock<Typed>, new: u8) -> Option<Ending> {
     if is_in_call {
         return None;
     }
-    if errno == 0 && Typed.field::<u16>(sock.address, Field::SkcNum) == 0 {
+    // `inet_num` is given back before this point, `inet_sport` is not.
+    if errno == 0 && sock.tcp_field::<u16>(Field::InetSport) == 0 {
         errno = EADDRNOTAVAIL;
         source = ErrnoSource::Inferred;
     }
@@ -394,6 +395,7 @@ fn try_finish<L: Load, C: StackIdContext>(
     let pending = value(CONNECTS.get_ptr_mut(sk));
     let mut flow = Flow::zeroed();
     sock.flow(&mut flow);
+    flow.sport = sock.tcp_field(Field::InetSport);
     if let Some(pending) = &pending {
         flow.daddr = pending.daddr;
         flow.dport = pending.dport;

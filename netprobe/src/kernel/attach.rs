@@ -1,4 +1,6 @@
-//! Puts the programs of a probe into the kernel: of several ways, the first that loads.
+//! Puts the programs of a probe into the kernel: of several ways, the first that works.
+
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::{
@@ -13,19 +15,87 @@ use crate::probes::{Attach, Hook, Via};
 pub struct Attached {
     /// The hook.
     pub hook: &'static Hook,
-    /// How it was attached, or why it was not.
-    pub result: std::result::Result<Via, String>,
+    /// The way that works, or why none does.
+    pub result: Result<&'static [Attach], String>,
+}
+
+impl Attached {
+    /// A hook that was not even tried.
+    pub const fn refused(hook: &'static Hook, why: String) -> Self {
+        Self {
+            hook,
+            result: Err(why),
+        }
+    }
+
+    /// The type of program in use, or why there is none.
+    pub fn state(&self) -> Result<&'static str, String> {
+        match &self.result {
+            Ok(way) => Ok(way.first().map_or("", |attach| attach.via.name())),
+            Err(why) => Err(why.clone()),
+        }
+    }
+
+    /// Names of the programs in use.
+    pub fn programs(&self) -> impl Iterator<Item = &'static str> {
+        self.result
+            .iter()
+            .flat_map(|way| way.iter().map(|attach| attach.program))
+    }
+}
+
+/// Which types of program this kernel takes at all, so that it is asked once only.
+#[derive(Debug)]
+pub struct Ways {
+    /// Why function probes by trampoline are refused, if they are.
+    trampolines: Option<String>,
+    /// Why function probes by breakpoint are refused, if they are.
+    breakpoints: Option<String>,
+}
+
+impl Ways {
+    /// Finds out what can be told without loading a program.
+    pub fn detect() -> Self {
+        const KPROBES: &str = "/sys/bus/event_source/devices/kprobe/type";
+        let breakpoints = (!Path::new(KPROBES).exists())
+            .then(|| "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)".to_owned());
+        Self {
+            trampolines: None,
+            breakpoints,
+        }
+    }
+
+    fn refuses(&self, via: Via) -> Option<&str> {
+        match via {
+            Via::TpBtf => None,
+            Via::Fentry | Via::Fexit => self.trampolines.as_deref(),
+            Via::Kprobe | Via::Kretprobe => self.breakpoints.as_deref(),
+        }
+    }
+
+    /// EPERM for a trampoline, from a kernel that takes typed tracepoints, is about the kernel
+    /// and not about our privileges.
+    fn learn(&mut self, via: Via, error: &anyhow::Error) {
+        let refused = error.chain().any(|cause| {
+            cause
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|error| error.raw_os_error() == Some(libc::EPERM))
+        });
+        if refused && matches!(via, Via::Fentry | Via::Fexit) {
+            self.trampolines = Some("this kernel refuses fentry and fexit".to_owned());
+        }
+    }
 }
 
 /// Tries the ways of `hook` in order and keeps the first that works.
-pub fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &'static Hook) -> Attached {
+pub fn attach(ebpf: &mut Ebpf, btf: &Btf, ways: &mut Ways, hook: &'static Hook) -> Attached {
     let mut reasons = Vec::new();
     for way in hook.ways {
-        match attach_all(ebpf, btf, way) {
-            Ok(via) => {
+        match attach_all(ebpf, btf, ways, way) {
+            Ok(()) => {
                 return Attached {
                     hook,
-                    result: Ok(via),
+                    result: Ok(way),
                 };
             }
             Err(error) => reasons.push(format!("{error:#}")),
@@ -37,47 +107,58 @@ pub fn attach(ebpf: &mut Ebpf, btf: &Btf, hook: &'static Hook) -> Attached {
     }
 }
 
+/// Takes the programs of every way of `hook` out again.
+pub fn detach(ebpf: &mut Ebpf, hook: &'static Hook) {
+    for attach in hook.ways.iter().flat_map(|way| way.iter()) {
+        unload(ebpf, attach);
+    }
+}
+
 /// Attaches all programs of one way, or none of them.
-fn attach_all(ebpf: &mut Ebpf, btf: &Btf, way: &[Attach]) -> Result<Via> {
-    let Some(first) = way.first() else {
-        bail!("a way without programs")
-    };
+fn attach_all(ebpf: &mut Ebpf, btf: &Btf, ways: &mut Ways, way: &[Attach]) -> Result<()> {
     for (index, attach) in way.iter().enumerate() {
-        let attached = attach_one(ebpf, btf, attach)
-            .with_context(|| format!("{} {}", attach.via.name(), attach.target));
+        if let Some(why) = ways.refuses(attach.via) {
+            bail!("{why}");
+        }
+        let attached = attach_one(ebpf, btf, attach);
         if let Err(error) = attached {
+            ways.learn(attach.via, &error);
             for undo in &way[..=index] {
                 unload(ebpf, undo);
             }
-            return Err(error);
+            if let Some(why) = ways.refuses(attach.via) {
+                bail!("{why}");
+            }
+            return Err(error.context(format!("{} {}", attach.via.name(), attach.target)));
         }
     }
-    Ok(first.via)
+    Ok(())
 }
 
 fn attach_one(ebpf: &mut Ebpf, btf: &Btf, attach: &Attach) -> Result<()> {
     let program = ebpf
         .program_mut(attach.program)
         .ok_or_else(|| anyhow!("the object has no program {}", attach.program))?;
-    let loaded = program.fd().is_ok();
+    let is_loaded = program.fd().is_ok();
+    let target = attach.target;
     match (program, attach.via) {
         (Program::BtfTracePoint(program), Via::TpBtf) => {
-            program.load(attach.target, btf).map_err(explain)?;
-            program.attach().map_err(explain)?;
+            program.load(target, btf).map_err(explain)?;
+            program.attach().context("attach")?;
         }
         (Program::FEntry(program), Via::Fentry) => {
-            program.load(attach.target, btf).map_err(explain)?;
-            program.attach().map_err(explain)?;
+            program.load(target, btf).map_err(explain)?;
+            program.attach().context("attach")?;
         }
         (Program::FExit(program), Via::Fexit) => {
-            program.load(attach.target, btf).map_err(explain)?;
-            program.attach().map_err(explain)?;
+            program.load(target, btf).map_err(explain)?;
+            program.attach().context("attach")?;
         }
         (Program::KProbe(program), Via::Kprobe | Via::Kretprobe) => {
-            if !loaded {
+            if !is_loaded {
                 program.load().map_err(explain)?;
             }
-            program.attach(attach.target, 0).map_err(explain)?;
+            program.attach(target, 0).context("attach")?;
         }
         _ => bail!("program {} is not of this type", attach.program),
     }
@@ -86,27 +167,26 @@ fn attach_one(ebpf: &mut Ebpf, btf: &Btf, attach: &Attach) -> Result<()> {
 
 /// Takes a program out again; that it was never in is fine.
 fn unload(ebpf: &mut Ebpf, attach: &Attach) {
-    let Some(program) = ebpf.program_mut(attach.program) else {
-        return;
+    let unloaded = match ebpf.program_mut(attach.program) {
+        Some(Program::BtfTracePoint(program)) => program.unload(),
+        Some(Program::FEntry(program)) => program.unload(),
+        Some(Program::FExit(program)) => program.unload(),
+        Some(Program::KProbe(program)) => program.unload(),
+        _ => Ok(()),
     };
-    if let Err(error) = program.unload_any() {
-        log::debug!("unload {}: {error}", attach.program);
+    match unloaded {
+        Ok(()) | Err(ProgramError::NotLoaded) => {}
+        Err(error) => log::debug!("unload {}: {error}", attach.program),
     }
 }
 
-trait UnloadAny {
-    fn unload_any(&mut self) -> std::result::Result<(), ProgramError>;
-}
-
-impl UnloadAny for Program {
-    fn unload_any(&mut self) -> std::result::Result<(), ProgramError> {
-        match self {
-            Self::BtfTracePoint(program) => program.unload(),
-            Self::FEntry(program) => program.unload(),
-            Self::FExit(program) => program.unload(),
-            Self::KProbe(program) => program.unload(),
-            _ => Ok(()),
-        }
+/// Takes the CPU sampler out, if it was in.
+pub fn unload_sampler(ebpf: &mut Ebpf) {
+    if let Some(Program::PerfEvent(program)) = ebpf.program_mut("cpu")
+        && let Err(error) = program.unload()
+        && !matches!(error, ProgramError::NotLoaded)
+    {
+        log::debug!("unload cpu: {error}");
     }
 }
 
@@ -115,16 +195,18 @@ fn explain(error: ProgramError) -> anyhow::Error {
     if let ProgramError::LoadError {
         io_error,
         verifier_log,
-    } = &error
+    } = error
     {
         let log = verifier_log.to_string();
         log::debug!("verifier: {log}");
-        let lines: Vec<&str> = log
-            .lines()
-            .filter(|line| !line.starts_with("processed "))
-            .collect();
-        let tail = lines.len().saturating_sub(14);
-        return anyhow!("{io_error}: {}", lines[tail..].join(" | "));
+        let last = log.lines().rev().find(|line| {
+            !line.is_empty()
+                && !["processed ", "verification time", "stack depth"]
+                    .iter()
+                    .any(|noise| line.starts_with(noise))
+        });
+        let verdict = last.map_or_else(|| "load".to_owned(), |last| format!("load: {last}"));
+        return anyhow::Error::new(io_error).context(verdict);
     }
     anyhow::Error::new(error)
 }

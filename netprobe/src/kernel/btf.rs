@@ -1,16 +1,28 @@
 //! The running kernel's own description of its types (BTF): the only source of offsets,
 //! prototypes and enum names, so that no kernel version is ever guessed.
 
-use std::path::Path;
+use std::{fs, io::Write, os::fd::AsRawFd, path::Path};
 
 use anyhow::{Context, Result};
 use btf_rs::{Backend, Btf, BtfType, Type};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use super::btf_index::Index;
 
 const DIRECTORY: &str = "/sys/kernel/btf";
 
 /// BTF of the kernel or of one of its modules.
 pub struct KernelBtf {
     btf: Btf,
+    index: Index,
+}
+
+/// The bytes of the kernel's BTF.
+pub fn read() -> Result<Vec<u8>> {
+    let path = format!("{DIRECTORY}/vmlinux");
+    fs::read(&path).with_context(|| {
+        format!("read {path} (the kernel must be built with CONFIG_DEBUG_INFO_BTF)")
+    })
 }
 
 /// Where a struct member is.
@@ -23,13 +35,17 @@ pub struct Member {
 }
 
 impl KernelBtf {
-    /// Opens the kernel's BTF.
-    pub fn open() -> Result<Self> {
-        let path = format!("{DIRECTORY}/vmlinux");
-        let btf = Btf::from_file_with_backend(&path, Backend::Mmap).with_context(|| {
-            format!("read {path} (the kernel must be built with CONFIG_DEBUG_INFO_BTF)")
-        })?;
-        Ok(Self { btf })
+    /// Prepares the kernel's BTF for questions about the names in `index`.
+    pub fn new(bytes: &[u8], index: Index) -> Result<Self> {
+        // btf-rs reads on demand only from a file that can be mapped; before 6.16 the one in
+        // sysfs cannot be.
+        let memory = memfd_create("btf", MemfdFlags::CLOEXEC).context("create a memory file")?;
+        let mut file = fs::File::from(memory);
+        file.write_all(bytes).context("copy the kernel's BTF")?;
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let btf = Btf::from_file_with_backend(path, Backend::Mmap)
+            .with_context(|| format!("parse {DIRECTORY}/vmlinux"))?;
+        Ok(Self { btf, index })
     }
 
     /// Opens the BTF of a module, if it is loaded and has any.
@@ -37,14 +53,30 @@ impl KernelBtf {
         let path = Path::new(DIRECTORY).join(name);
         Some(Self {
             btf: Btf::from_split_file(path, &self.btf).ok()?,
+            index: Index::new(),
         })
+    }
+
+    /// Types by name: from the index, or by search in the small BTF of a module.
+    fn types(&self, name: &str) -> Vec<Type> {
+        match self.index.get(name) {
+            Some(ids) => ids
+                .iter()
+                .filter_map(|id| self.btf.resolve_type_by_id(*id).ok())
+                .collect(),
+            None if self.index.is_empty() => {
+                self.btf.resolve_types_by_name(name).unwrap_or_default()
+            }
+            None => Vec::new(),
+        }
     }
 
     /// Finds `struct.member.member`, through nested and anonymous structs and unions.
     pub fn member(&self, path: &str) -> Option<Member> {
         let (root, members) = path.split_once('.')?;
-        let types = self.btf.resolve_types_by_name(root).ok()?;
-        types.iter().find_map(|ty| self.member_of(ty, members))
+        self.types(root)
+            .iter()
+            .find_map(|ty| self.member_of(ty, members))
     }
 
     fn member_of(&self, ty: &Type, path: &str) -> Option<Member> {
@@ -81,8 +113,7 @@ impl KernelBtf {
 
     /// Parameter types of a function, as C text.
     pub fn function(&self, name: &str) -> Option<Vec<String>> {
-        let types = self.btf.resolve_types_by_name(name).ok()?;
-        types.iter().find_map(|ty| match ty {
+        self.types(name).iter().find_map(|ty| match ty {
             Type::Func(func) => self.parameters(func),
             _ => None,
         })
@@ -122,8 +153,7 @@ impl KernelBtf {
 
     /// Names and values of an enum.
     pub fn enum_values(&self, name: &str) -> Option<Vec<(String, u32)>> {
-        let types = self.btf.resolve_types_by_name(name).ok()?;
-        types.iter().find_map(|ty| match ty {
+        self.types(name).iter().find_map(|ty| match ty {
             Type::Enum(found) => Some(
                 found
                     .members

@@ -15,17 +15,39 @@ pub struct Sizes {
     pub ring_bytes: u32,
     /// Distinct kernel stacks.
     pub stacks: u32,
+    /// Groups of `--count`.
+    pub counts: u32,
+    /// Groups of stacks, for flame graphs.
+    pub stack_counts: u32,
+    /// Connects under way, and sockets whose owner is remembered.
+    pub connects: u32,
+}
+
+impl Sizes {
+    /// Maps that a run does not use. The kernel allocates maps at once, which takes time.
+    pub const NONE: Self = Self {
+        ring_bytes: 1 << 16,
+        stacks: 1,
+        counts: 64,
+        stack_counts: 1,
+        connects: 1,
+    };
 }
 
 /// Creates the maps and reads the programs; none of them runs yet.
 pub fn load(config: &Config, offsets: &Offsets, sizes: Sizes, btf: &Btf) -> Result<Ebpf> {
     EbpfLoader::new()
+        // aya asks again with a log when a program is rejected; before that it only costs time.
         .verifier_log_level(aya::VerifierLogLevel::DISABLE)
         .btf(Some(btf))
         .override_global("CONFIG", bytes_of(config), true)
         .override_global("OFFSETS", bytes_of(offsets), true)
         .map_max_entries("EVENTS", sizes.ring_bytes)
         .map_max_entries("STACKS", sizes.stacks)
+        .map_max_entries("COUNTS", sizes.counts)
+        .map_max_entries("STACK_COUNTS", sizes.stack_counts)
+        .map_max_entries("CONNECTS", sizes.connects)
+        .map_max_entries("OWNERS", sizes.connects)
         .load(OBJECT)
         .context("create the BPF maps (needs CAP_BPF, and on 5.10 a large RLIMIT_MEMLOCK)")
 }

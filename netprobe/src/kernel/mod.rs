@@ -1,7 +1,17 @@
-//! Everything that touches the running kernel: its BTF, our programs in it, and what they cost.
+//! Everything that touches the running kernel: its BTF, our programs in it, and what they say.
 
 pub mod attach;
 pub mod btf;
+pub mod btf_index;
+pub mod drop_reasons;
+pub mod fdinfo;
+pub mod keeper;
 pub mod load;
+pub mod names;
 pub mod offsets;
 pub mod pod;
+pub mod privileges;
+pub mod sampler;
+pub mod session;
+pub mod symbols;
+pub mod windows;

@@ -7,6 +7,19 @@ use super::btf::KernelBtf;
 /// The module whose types are not in the kernel's own BTF everywhere.
 const CONNTRACK: &str = "nf_conntrack";
 
+/// The types that [`resolve`] asks for.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let root = |path: &'static str| path.split_once('.').map_or(path, |(root, _)| root);
+    Field::ALL
+        .iter()
+        .flat_map(move |field| match field.source() {
+            Source::Member(path) | Source::BitMask(path) => [Some(root(path)), None],
+            Source::Nested(outer, inner) => [Some(root(outer)), Some(root(inner))],
+            Source::Argument(tracepoint, _) => [Some(tracepoint), None],
+        })
+        .flatten()
+}
+
 /// Finds every field; what this kernel lacks stays absent.
 pub fn resolve(btf: &KernelBtf) -> Offsets {
     let mut offsets = Offsets::ABSENT;

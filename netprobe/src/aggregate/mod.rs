@@ -1,0 +1,4 @@
+//! From readings of the kernel's maps to totals and folded stacks.
+
+pub mod stacks;
+pub mod summary;

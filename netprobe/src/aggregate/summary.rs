@@ -1,0 +1,65 @@
+//! The end of a run: the accounting of every probe, and the totals of `--count`.
+
+use netprobe_common::{
+    counters::{Count, CountKey},
+    header::Kind,
+};
+
+use crate::{decode::Names, probes, report::Total};
+
+/// Names the groups of `--count` and sorts them, largest first.
+pub fn totals(counts: Vec<(CountKey, Count)>, names: &mut dyn Names) -> Vec<Total> {
+    let mut totals: Vec<Total> = counts
+        .into_iter()
+        .filter_map(|(key, count)| {
+            let kind = u16::try_from(key.kind).ok().and_then(Kind::from_raw)?;
+            let spec = probes::of(kind);
+            let group = (spec.group)(&key, names);
+            Some(Total {
+                kind: spec.name(),
+                group,
+                events: count.events,
+                weight: count.weight,
+            })
+        })
+        .collect();
+    totals.sort_by(|a, b| (a.kind, b.events, b.weight).cmp(&(b.kind, a.events, a.weight)));
+    totals
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::NoNames;
+    use netprobe_common::record::Plain;
+
+    #[test]
+    fn larger_groups_come_first_within_their_kind() {
+        let key = |code| CountKey {
+            kind: Kind::Retransmits as u32,
+            code,
+            ..CountKey::zeroed()
+        };
+        let counts = vec![
+            (
+                key(1),
+                Count {
+                    events: 2,
+                    weight: 9,
+                },
+            ),
+            (
+                key(4),
+                Count {
+                    events: 5,
+                    weight: 5,
+                },
+            ),
+        ];
+        let events: Vec<u64> = totals(counts, &mut NoNames)
+            .iter()
+            .map(|total| total.events)
+            .collect();
+        assert_eq!(events, [5, 2]);
+    }
+}

@@ -1,0 +1,3 @@
+//! Where records come from: the live ring.
+
+pub mod live;

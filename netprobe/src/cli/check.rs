@@ -1,0 +1,104 @@
+//! `netprobe check`: attaches every probe for a moment and says what works here.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::Args;
+use netprobe_common::{config::Config, counters::Counters, record::Plain};
+use serde_json::json;
+
+use crate::{
+    kernel::{
+        load::Sizes,
+        privileges,
+        session::{Request, Session},
+    },
+    probes::{self, PROBES},
+    render,
+    report::{Hook, Probe},
+};
+
+/// Options of `check`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Options {
+    /// One JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Attaches everything, reports, and leaves nothing.
+pub(super) fn run(options: &Options) -> Result<ExitCode> {
+    privileges::check()?;
+    privileges::lift_memlock();
+    let request = Request {
+        probes: PROBES.to_vec(),
+        config: Config::zeroed(),
+        sizes: Sizes::NONE,
+    };
+    let mut session = Session::start(&request)?;
+    let extra = session.attach_extra(&probes::connects::CANDIDATES);
+    let mut probes = probes(&session, 0, &[])?;
+    for probe in &mut probes {
+        if probe.name == probes::connects::SPEC.name() {
+            probe.hooks.push(Hook {
+                sees: extra.hook.sees,
+                required: extra.hook.required,
+                state: extra.state(),
+            });
+        }
+    }
+    let mut out = io::stdout().lock();
+    if options.json {
+        let report = json!({
+            "schema": "netprobe.check/1",
+            "netprobe": env!("CARGO_PKG_VERSION"),
+            "kernel": kernel_release(),
+            "probes": probes.iter().map(render::jsonl::probe).collect::<Vec<_>>(),
+        });
+        serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        render::check::write(&mut out, &kernel_release(), &probes)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The state of every probe of a session; `missed` is by position, where it is known.
+pub(super) fn probes(
+    session: &Session,
+    decode_errors: u64,
+    missed: &[Option<u64>],
+) -> Result<Vec<Probe>> {
+    let probes = session.probes().iter().enumerate();
+    probes
+        .map(|(index, (spec, hooks))| {
+            Ok(Probe {
+                name: spec.name(),
+                about: spec.about,
+                weight: spec.weight,
+                hooks: hooks
+                    .iter()
+                    .map(|attached| Hook {
+                        sees: attached.hook.sees,
+                        required: attached.hook.required,
+                        state: attached.state(),
+                    })
+                    .collect(),
+                counters: session.counters(spec).unwrap_or(Counters::ZERO),
+                decode_errors,
+                missed: missed.get(index).copied().flatten(),
+            })
+        })
+        .collect()
+}
+
+/// `uname -r`
+pub(super) fn kernel_release() -> String {
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
+}

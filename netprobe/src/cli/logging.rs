@@ -1,0 +1,42 @@
+//! What netprobe says about itself, on stderr, one line each.
+
+use std::io::Write;
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use super::Global;
+
+struct Stderr;
+
+impl Log for Stderr {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // Libraries are of interest only to who asks for everything.
+        let is_ours = metadata.target().starts_with("netprobe");
+        metadata.level() <= log::max_level()
+            && (is_ours
+                || log::max_level() == LevelFilter::Trace
+                || metadata.level() <= Level::Warn)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            // Nobody is left to tell when stderr is closed.
+            let _closed = writeln!(anstream::stderr(), "netprobe: {}", record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Sends log lines to stderr: progress by default, errors only with `--quiet`.
+pub(super) fn init(global: &Global) {
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => LevelFilter::Error,
+        (false, 0) => LevelFilter::Info,
+        (false, 1) => LevelFilter::Debug,
+        (false, _) => LevelFilter::Trace,
+    };
+    if log::set_logger(&Stderr).is_ok() {
+        log::set_max_level(level);
+    }
+}

@@ -1,0 +1,197 @@
+//! The command line: what can be asked, and the exit code of the answer.
+
+use std::{ffi::OsString, io, process::ExitCode, time::Duration};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use netprobe_common::header::Kind;
+
+use crate::kernel::privileges::CannotRun;
+
+mod check;
+mod flame;
+mod generate;
+mod logging;
+mod signals;
+mod stream;
+
+/// Says why a Linux server's TCP is failing.
+///
+/// Watches the kernel with eBPF while it drops, retransmits and refuses, and shows which
+/// connection, whose, and why. Needs root (or CAP_BPF and CAP_PERFMON) and a kernel from 5.10 on
+/// with BTF. Nothing on the machine is changed, and nothing stays behind.
+#[derive(Debug, Parser)]
+#[command(name = "netprobe", version, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  netprobe check                          what this kernel lets us see
+  netprobe drops                          every dropped TCP packet, with the kernel's reason
+  netprobe listeners --duration 30s       who is being turned away, by which listener
+  netprobe retransmits --count            totals by cause, counted in the kernel, until Ctrl-C
+  netprobe connects --port 5432 --json    connects to (or from) port 5432 as JSON Lines
+  netprobe flame drops -o drops.svg       where in the kernel packets are dropped
+
+Exit codes: 0 normal end (also Ctrl-C), 1 failure, 2 usage, 3 this environment cannot run it.";
+
+/// Options that mean the same everywhere.
+#[derive(Args, Clone, Debug)]
+struct Global {
+    /// More about what netprobe itself does (repeat for more).
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Nothing on stderr but errors.
+    #[arg(short, long, global = true)]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// TCP packets that the kernel threw away: reason, place, connection.
+    #[command(
+        after_help = "Examples:\n  netprobe drops --stack --json\n  netprobe drops --count --duration 10s"
+    )]
+    Drops(stream::Options),
+    /// Segments that TCP sent again: data, SYN, SYN-ACK and tail loss probes.
+    Retransmits(stream::Options),
+    /// Outgoing connections: latency, failures by errno, SYN attempts, port search.
+    Connects(stream::Options),
+    /// Connections that a listener refused because a queue was full.
+    Listeners(stream::Options),
+    /// Connections refused because the conntrack table is full.
+    Conntrack(stream::Options),
+    /// Flame graphs of where in the kernel it happens.
+    Flame(flame::Options),
+    /// What this kernel and these privileges allow, probe by probe.
+    Check(check::Options),
+    /// Man pages and shell completions.
+    #[command(hide = true)]
+    Generate(generate::Options),
+}
+
+/// Which connections are wanted. Tested in the kernel, before an event costs anything.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Filters")]
+struct Filter {
+    /// Only IPv4.
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    ipv4: bool,
+    /// Only IPv6 (sockets; includes IPv4 connections of IPv6 sockets).
+    #[arg(short = '6', long)]
+    ipv6: bool,
+    /// Only this network namespace, by the inode number of /proc/PID/ns/net.
+    #[arg(long, value_name = "INODE")]
+    netns: Option<u32>,
+    /// Only connections with this port on either side.
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+}
+
+/// A duration: `10s`, `5m`, `1h30m`, or a bare number of seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok();
+    if let Some(seconds) = seconds {
+        return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
+    }
+    let duration: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_error| "expected a duration such as 10s, 5m or 1h30m".to_owned())?;
+    Duration::try_from(duration).map_err(|_error| "a duration cannot be negative".to_owned())
+}
+
+/// Parses the arguments, does what they ask, and returns the exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to stdout and ends well; a closed pipe is nobody's error.
+            let _closed = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    logging::init(&cli.global);
+    match dispatch(&cli) {
+        Ok(code) => code,
+        Err(error) => conclude(&error),
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<ExitCode> {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Drops(options) => stream::run(global, Kind::Drops, options),
+        Command::Retransmits(options) => stream::run(global, Kind::Retransmits, options),
+        Command::Connects(options) => stream::run(global, Kind::Connects, options),
+        Command::Listeners(options) => stream::run(global, Kind::Listeners, options),
+        Command::Conntrack(options) => stream::run(global, Kind::Conntrack, options),
+        Command::Flame(options) => flame::run(global, options),
+        Command::Check(options) => check::run(options),
+        Command::Generate(options) => generate::run(options),
+    }
+}
+
+/// Says what went wrong, in one line, and chooses the exit code.
+fn conclude(error: &anyhow::Error) -> ExitCode {
+    let is_closed_pipe = error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    });
+    if is_closed_pipe {
+        return ExitCode::SUCCESS;
+    }
+    log::error!("{error:#}");
+    let cannot_run = error.chain().any(|cause| cause.is::<CannotRun>());
+    ExitCode::from(if cannot_run { 3 } else { 1 })
+}
+
+/// The command line definition, for generated documentation.
+fn definition() -> clap::Command {
+    use clap::CommandFactory;
+    Cli::command()
+}
+
+/// Colour on the terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Shell {
+    /// bash(1)
+    Bash,
+    /// zsh(1)
+    Zsh,
+    /// fish(1)
+    Fish,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        let cases = [
+            ("10", Duration::from_secs(10)),
+            ("0.5", Duration::from_millis(500)),
+            ("10s", Duration::from_secs(10)),
+            ("250ms", Duration::from_millis(250)),
+            ("5m", Duration::from_secs(300)),
+            ("1h30m", Duration::from_secs(5400)),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse_duration(text), Ok(expected), "{text}");
+        }
+        for wrong in ["", "ten", "-5", "-5s", "5 parsecs"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! `netprobe drops`, `retransmits`, `connects`, `listeners`, `conntrack`: events as they happen.
+
+use std::{
+    io::{self, BufWriter, IsTerminal, Write},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use netprobe_common::{config::Config, header::Kind, record::Plain};
+
+use super::{Filter, Global, parse_duration, signals::Stop};
+use crate::{
+    aggregate::summary,
+    capture::live::{Batch, LiveRing},
+    decode,
+    kernel::{
+        keeper::Keeper,
+        load::Sizes,
+        names::LiveNames,
+        privileges::{self, CannotRun},
+        session::{Request, Session},
+    },
+    probes::{self, ProbeSpec},
+    render,
+    render::time::{Clock, Style},
+    report::{Layout, Row, Summary},
+};
+
+/// Options of a stream.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Options {
+    /// Stop after this long (10s, 5m, 1h30m); without it, Ctrl-C ends the run.
+    #[arg(short, long, value_parser = parse_duration)]
+    duration: Option<Duration>,
+    /// JSON Lines: one object per event, a summary last.
+    #[arg(long)]
+    json: bool,
+    /// Only count, in the kernel, and show totals at the end.
+    #[arg(short, long)]
+    count: bool,
+    /// The kernel stack of each event (in JSON, or as lines below the event).
+    #[arg(long, conflicts_with = "count")]
+    stack: bool,
+    #[command(flatten)]
+    filter: Filter,
+    /// Room for events that wait to be shown, in KiB (a power of two).
+    #[arg(long, value_name = "KIB", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
+    ring_kib: u32,
+}
+
+/// Runs a stream until its time is over or a signal comes.
+pub(super) fn run(global: &Global, kind: Kind, options: &Options) -> Result<ExitCode> {
+    privileges::check()?;
+    privileges::lift_memlock();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the event loop")?;
+    runtime.block_on(watch(global, probes::of(kind), options))
+}
+
+async fn watch(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Result<ExitCode> {
+    let mut stop = Stop::listen()?;
+    let mut session = Session::start(&request(spec, options))?;
+    require(&session)?;
+    let mut ring = LiveRing::new(session.take_ring()?)?;
+    let stacks = options.stack.then(|| session.take_stacks()).transpose()?;
+    let names = LiveNames::new(session.drop_reasons().clone(), stacks);
+    let mut screen = Screen::new(spec, options, names);
+    screen.begin()?;
+    announce(&session, spec);
+
+    let started = Instant::now();
+    let counted = (spec.kind == Kind::Connects).then_some(&probes::connects::CANDIDATES);
+    let keeper = Keeper::start(session, counted);
+    let deadline = options.duration.map(|duration| started + duration);
+    let ended = until(&mut stop, deadline, &mut ring, &mut screen).await;
+    stop.second_kills();
+
+    let mut session = keeper.finish()?;
+    let missed = session.detach();
+    // A write error ends the run, but what was seen is still accounted for.
+    let drained = ended.and_then(|()| screen.drain(&mut ring));
+    let summary = summarize(&session, &mut screen, started.elapsed(), &missed)?;
+    drained?;
+    screen.end(&summary, global)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows events until the time is over or a signal comes.
+async fn until(
+    stop: &mut Stop,
+    deadline: Option<Instant>,
+    ring: &mut LiveRing,
+    screen: &mut Screen,
+) -> Result<()> {
+    loop {
+        let over = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.wait() => return Ok(()),
+            () = over => return Ok(()),
+            batch = ring.next() => screen.show(&batch?)?,
+        }
+    }
+}
+
+fn request(spec: &'static ProbeSpec, options: &Options) -> Request {
+    let ring_bytes = options.ring_kib.next_power_of_two() * 1024;
+    let mut config = Config::zeroed();
+    config.detail = u32::from(!options.count);
+    config.count = u32::from(options.count);
+    config.stack = u32::from(options.stack);
+    config.wake_bytes = ring_bytes / 8;
+    options.filter.apply(&mut config);
+    let sizes = Sizes {
+        ring_bytes,
+        stacks: if options.stack { 16_384 } else { 1 },
+        counts: if options.count { 4096 } else { 64 },
+        connects: if spec.kind == Kind::Connects {
+            16_384
+        } else {
+            1
+        },
+        ..Sizes::NONE
+    };
+    Request {
+        probes: vec![spec],
+        config,
+        sizes,
+    }
+}
+
+impl Filter {
+    /// Writes the filter into the settings of the programs.
+    pub(super) fn apply(&self, config: &mut Config) {
+        config.family = match (self.ipv4, self.ipv6) {
+            (true, _) => 2,
+            (_, true) => 10,
+            (false, false) => 0,
+        };
+        config.netns = self.netns.unwrap_or(0);
+        config.port = self.port.unwrap_or(0).to_be_bytes();
+    }
+}
+
+/// A probe that was asked for by name must be there, or wait for a module.
+pub(super) fn require(session: &Session) -> Result<(), CannotRun> {
+    for (spec, hooks) in session.probes() {
+        for attached in hooks {
+            let waits = attached.hook.module.is_some_and(|module| {
+                matches!(&attached.result, Err(why) if why.contains(module) && why.contains("not loaded"))
+            });
+            if let (true, false, Err(why)) = (attached.hook.required, waits, &attached.result) {
+                return Err(CannotRun::new(format!(
+                    "cannot watch {} ({}): {why}; `netprobe check` lists what works here",
+                    spec.name(),
+                    attached.hook.sees,
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn announce(session: &Session, spec: &ProbeSpec) {
+    for (_, hooks) in session.probes() {
+        for attached in hooks {
+            if let Err(why) = &attached.result {
+                log::warn!("not seen: {} ({why})", attached.hook.sees);
+            }
+        }
+    }
+    log::info!("ready: watching {}, Ctrl-C to stop", spec.name());
+}
+
+fn summarize(
+    session: &Session,
+    screen: &mut Screen,
+    elapsed: Duration,
+    missed: &[Option<u64>],
+) -> Result<Summary> {
+    let probes = super::check::probes(session, screen.decode_errors, missed)?;
+    let totals = summary::totals(session.totals()?, &mut screen.names);
+    Ok(Summary {
+        elapsed,
+        probes,
+        totals,
+    })
+}
+
+/// Where events go: the format, and the bytes on their way to stdout.
+struct Screen {
+    spec: &'static ProbeSpec,
+    is_json: bool,
+    is_count: bool,
+    is_terminal: bool,
+    table: render::table::Table,
+    clock: Clock,
+    names: LiveNames,
+    row: Row,
+    decode_errors: u64,
+    out: BufWriter<io::Stdout>,
+}
+
+impl Screen {
+    fn new(spec: &'static ProbeSpec, options: &Options, names: LiveNames) -> Self {
+        let out = io::stdout();
+        let is_terminal = out.is_terminal();
+        let width = is_terminal
+            .then(|| rustix::termios::tcgetwinsize(&out).ok())
+            .flatten()
+            .map(|size| usize::from(size.ws_col));
+        let style = if options.json {
+            Style::Rfc3339
+        } else {
+            Style::OfDay
+        };
+        let mut table = render::table::Table::new(layout(spec), width);
+        table.show_stacks(layout(spec), options.stack);
+        Self {
+            spec,
+            is_json: options.json,
+            is_count: options.count,
+            is_terminal,
+            table,
+            clock: Clock::new(style),
+            names,
+            row: Row {
+                unix_ns: 0,
+                kind: "",
+                values: Vec::new(),
+            },
+            decode_errors: 0,
+            out: BufWriter::with_capacity(1 << 16, out),
+        }
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        if !self.is_json && !self.is_count {
+            self.table.heading(&mut self.out)?;
+        }
+        Ok(self.out.flush()?)
+    }
+
+    fn show(&mut self, batch: &Batch) -> Result<()> {
+        if batch.is_empty() {
+            self.names.refresh_clock();
+        }
+        for record in batch.records() {
+            if let Err(error) = decode::decode(record, &mut self.names, &mut self.row) {
+                self.decode_errors += 1;
+                log::debug!("{error}");
+                continue;
+            }
+            let time = self.clock.format(self.row.unix_ns);
+            if self.is_json {
+                render::jsonl::row(&mut self.out, layout(self.spec), &self.row, time)?;
+            } else {
+                self.table.row(&mut self.out, &self.row, time)?;
+            }
+        }
+        // Whoever reads along wants whole lines, and soon; the ring makes us wait long enough.
+        Ok(self.out.flush()?)
+    }
+
+    /// Shows what was still in the ring when the programs were detached.
+    fn drain(&mut self, ring: &mut LiveRing) -> Result<()> {
+        loop {
+            let batch = ring.drain();
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.show(&batch)?;
+        }
+    }
+
+    fn end(&mut self, summary: &Summary, global: &Global) -> Result<()> {
+        if self.is_json {
+            render::jsonl::summary(&mut self.out, summary)?;
+        } else if self.is_count {
+            render::summary::totals(&mut self.out, summary)?;
+        }
+        self.out.flush()?;
+        if !global.quiet {
+            if self.is_terminal {
+                // The terminal shows ^C at the end of a line of its own.
+                let _closed = writeln!(io::stderr());
+            }
+            render::summary::footer(&mut anstream::stderr(), summary)?;
+        }
+        Ok(())
+    }
+}
+
+/// The columns of a probe, as renderers see them.
+fn layout(spec: &ProbeSpec) -> Layout {
+    Layout {
+        kind: spec.name(),
+        columns: spec.columns,
+    }
+}

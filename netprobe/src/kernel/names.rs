@@ -1,0 +1,137 @@
+//! Names from the running kernel, for decoding live events.
+
+use std::{collections::HashMap, sync::Arc};
+
+use aya::maps::{MapData, StackTraceMap};
+use netprobe_common::records::Owner;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{drop_reasons::DropReasons, symbols::Symbols};
+use crate::{decode::Names, observe::owners::Owners, report::Value};
+
+/// Looks names up in the running kernel and in `/proc`.
+pub struct LiveNames {
+    reasons: DropReasons,
+    symbols: Symbols,
+    places: HashMap<u64, Value>,
+    stacks: Option<StackTraceMap<MapData>>,
+    owners: Owners,
+    clock_offset_ns: i64,
+}
+
+impl LiveNames {
+    /// Reads what can be read before the first event.
+    pub fn new(reasons: DropReasons, stacks: Option<StackTraceMap<MapData>>) -> Self {
+        Self {
+            reasons,
+            symbols: Symbols::new(),
+            places: HashMap::new(),
+            stacks,
+            owners: Owners::default(),
+            clock_offset_ns: clock_offset_ns(),
+        }
+    }
+
+    /// Frames of a stack, innermost first, without those of BPF itself.
+    pub fn frames(&mut self, id: i32) -> Option<Vec<Arc<str>>> {
+        let stacks = self.stacks.as_ref()?;
+        let stack = stacks.get(&u32::try_from(id).ok()?, 0).ok()?;
+        let frames: Vec<Arc<str>> = stack
+            .frames()
+            .iter()
+            .map(|frame| self.symbols.lookup(frame.ip).function)
+            .collect();
+        let own = frames
+            .iter()
+            .rposition(|name| is_bpf(name))
+            .map_or(0, |last| last + 1);
+        Some(frames[own..].to_vec())
+    }
+
+    /// Reads the clock again, which may have been set meanwhile.
+    pub fn refresh_clock(&mut self) {
+        self.clock_offset_ns = clock_offset_ns();
+    }
+}
+
+impl Names for LiveNames {
+    fn drop_reason(&mut self, code: u32) -> Value {
+        self.reasons.name(code)
+    }
+
+    fn symbol(&mut self, address: u64) -> Value {
+        if let Some(place) = self.places.get(&address) {
+            return place.clone();
+        }
+        let symbol = self.symbols.lookup(address);
+        let text = if symbol.is_known {
+            format!("{}+{:#x}", symbol.function, symbol.offset)
+        } else {
+            symbol.function.to_string()
+        };
+        let place = Value::Text(Arc::from(text));
+        self.places.insert(address, place.clone());
+        place
+    }
+
+    fn stack(&mut self, id: i32) -> Value {
+        match self.frames(id) {
+            Some(frames) => Value::Stack(Arc::from(frames)),
+            None => Value::Unknown,
+        }
+    }
+
+    fn owner(&mut self, owner: &Owner) -> Option<(u32, [u8; 16])> {
+        if owner.pid != 0 {
+            return Some((owner.pid, owner.comm));
+        }
+        self.owners.of(owner.ino)
+    }
+
+    fn clock_offset_ns(&self) -> i64 {
+        self.clock_offset_ns
+    }
+}
+
+/// Frames that tracing itself puts between the traced function and our program.
+fn is_bpf(function: &str) -> bool {
+    [
+        "bpf_prog_",
+        "bpf_trampoline_",
+        "bpf_trace_run",
+        "__bpf_trace_",
+        "__traceiter_",
+        "bpf_get_stackid",
+        "kprobe_perf_func",
+        "kretprobe_perf_func",
+        "kprobe_ftrace_handler",
+        "kprobe_dispatcher",
+        "kretprobe_dispatcher",
+        "ftrace_trampoline",
+        "trace_call_bpf",
+        "kretprobe_trampoline",
+        "arch_rethook_trampoline",
+        "rethook_trampoline_handler",
+        "__kretprobe_trampoline",
+        "kretprobe_rethook_handler",
+        "arch_rethook_trampoline_callback",
+        "opt_pre_handler",
+        "optimized_callback",
+        "trampoline_handler",
+        "__kretprobe_trampoline_handler",
+        "pre_handler_kretprobe",
+        "ftrace_regs_call",
+        "ftrace_call",
+        "ftrace_ops_list_func",
+        "arch_ftrace_ops_list_func",
+    ]
+    .iter()
+    .any(|own| function.starts_with(own))
+}
+
+fn clock_offset_ns() -> i64 {
+    let monotonic = clock_gettime(ClockId::Monotonic);
+    let wall = clock_gettime(ClockId::Realtime);
+    let ns = |time: rustix::time::Timespec| time.tv_sec * 1_000_000_000 + time.tv_nsec;
+    ns(wall) - ns(monotonic)
+}

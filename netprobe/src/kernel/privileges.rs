@@ -1,0 +1,85 @@
+//! Whether we may do what we are about to do, asked before the kernel answers with EPERM.
+
+use std::{fmt, fs};
+
+use caps::{CapSet, Capability};
+
+/// Why this environment cannot run what was asked; the program ends with exit code 3.
+#[derive(Debug)]
+pub struct CannotRun {
+    why: String,
+}
+
+impl CannotRun {
+    /// A reason that names the next step.
+    pub fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into() }
+    }
+}
+
+impl fmt::Display for CannotRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl std::error::Error for CannotRun {}
+
+/// Checks what can be checked without asking the kernel for anything.
+pub fn check() -> Result<(), CannotRun> {
+    check_capabilities()?;
+    check_btf()?;
+    check_lockdown()
+}
+
+/// Before 5.8 all of BPF was `CAP_SYS_ADMIN`, which still includes the finer ones.
+fn check_capabilities() -> Result<(), CannotRun> {
+    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
+    if has(Capability::CAP_SYS_ADMIN) {
+        return Ok(());
+    }
+    for (capability, use_of_it) in [
+        (Capability::CAP_BPF, "loads the programs"),
+        (Capability::CAP_PERFMON, "attaches them"),
+    ] {
+        if !has(capability) {
+            return Err(CannotRun::new(format!(
+                "needs {capability}, which {use_of_it}: run it as root, with sudo"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_btf() -> Result<(), CannotRun> {
+    const BTF: &str = "/sys/kernel/btf/vmlinux";
+    if fs::exists(BTF).unwrap_or(false) {
+        return Ok(());
+    }
+    Err(CannotRun::new(format!(
+        "{BTF} is missing: mount sysfs, or boot a kernel with CONFIG_DEBUG_INFO_BTF (5.10 or later)"
+    )))
+}
+
+fn check_lockdown() -> Result<(), CannotRun> {
+    let state = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    if state.contains("[confidentiality]") {
+        return Err(CannotRun::new(
+            "kernel lockdown is in confidentiality mode, in which BPF may not read kernel memory: \
+             boot with lockdown=integrity or none",
+        ));
+    }
+    Ok(())
+}
+
+/// Lifts the limit on locked memory, which BPF maps count against before 5.11.
+pub fn lift_memlock() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
+        log::debug!("RLIMIT_MEMLOCK stays as it is: {error}");
+    }
+}

@@ -1,0 +1,334 @@
+//! One run's programs in the kernel: loaded, attached, read out, and gone when it is dropped.
+
+use std::{collections::HashSet, os::fd::AsFd, path::Path, time::Instant};
+
+use anyhow::{Context, Result, anyhow};
+use aya::{
+    Btf, Ebpf,
+    maps::{Array, MapData, PerCpuArray, PerCpuHashMap, RingBuf, StackTraceMap},
+};
+use netprobe_common::{
+    config::Config,
+    counters::{Count, CountKey, Counters, OTHER, StackKey},
+    record::Plain,
+};
+
+use super::{
+    attach::{self, Attached, Ways},
+    btf::{self, KernelBtf},
+    btf_index,
+    drop_reasons::{self, DropReasons},
+    fdinfo::FdInfo,
+    load::{self, Sizes},
+    offsets,
+    pod::Wire,
+};
+use crate::probes::{self, Hook, PROBES, ProbeSpec, Via};
+
+const CONNTRACK: &str = "nf_conntrack";
+/// Where it is built in, this is among the kernel's own functions.
+const CONNTRACK_FUNCTION: &str = "nf_conntrack_in";
+
+/// What a run wants from the kernel.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The probes to attach.
+    pub probes: Vec<&'static ProbeSpec>,
+    /// What the programs do.
+    pub config: Config,
+    /// How large the maps are.
+    pub sizes: Sizes,
+}
+
+/// Programs in the kernel.
+pub struct Session {
+    ebpf: Ebpf,
+    btf: Btf,
+    drop_reasons: DropReasons,
+    has_builtin_conntrack: bool,
+    ways: Ways,
+    probes: Vec<(&'static ProbeSpec, Vec<Attached>)>,
+}
+
+impl Session {
+    /// Loads the object and attaches what the request names; what this kernel lacks is kept as
+    /// a reason, not an error.
+    pub fn start(request: &Request) -> Result<Self> {
+        let started = Instant::now();
+        let (kernel, btf) = read_btf()?;
+        let offsets = offsets::resolve(&kernel);
+        log::debug!("types are read after {:?}", started.elapsed());
+        let mut ebpf = load::load(&request.config, &offsets, request.sizes, &btf)?;
+        reserve_other(&mut ebpf, request)?;
+        log::debug!("maps are ready after {:?}", started.elapsed());
+        let mut session = Self {
+            ebpf,
+            btf,
+            drop_reasons: DropReasons::read(&kernel),
+            has_builtin_conntrack: kernel.function(CONNTRACK_FUNCTION).is_some(),
+            ways: Ways::detect(),
+            probes: Vec::new(),
+        };
+        drop(kernel);
+        log::debug!("names are ready after {:?}", started.elapsed());
+        for spec in &request.probes {
+            let missing = spec
+                .needs
+                .iter()
+                .find(|field| offsets.get(**field).is_none());
+            let attached = spec
+                .hooks
+                .iter()
+                .map(|hook| match missing {
+                    Some(field) => {
+                        Attached::refused(hook, format!("this kernel has no {:?}", field.source()))
+                    }
+                    None => session.attach(hook),
+                })
+                .collect();
+            session.probes.push((spec, attached));
+            log::debug!("{} is attached after {:?}", spec.name(), started.elapsed());
+        }
+        Ok(session)
+    }
+
+    fn attach(&mut self, hook: &'static Hook) -> Attached {
+        if let Some(module) = hook.module
+            && !self.is_loaded(module)
+        {
+            return Attached::refused(hook, format!("module {module} is not loaded"));
+        }
+        attach::attach(&mut self.ebpf, &self.btf, &mut self.ways, hook)
+    }
+
+    /// Tries again to attach what waits for a module; true if anything changed.
+    pub fn attach_modules(&mut self) -> bool {
+        let mut changed = false;
+        for probe in 0..self.probes.len() {
+            for index in 0..self.probes[probe].1.len() {
+                let Attached { hook, result } = &self.probes[probe].1[index];
+                let hook = *hook;
+                let Some(module) = hook.module.filter(|_| result.is_err()) else {
+                    continue;
+                };
+                if self.is_loaded(module) {
+                    let attached = self.attach(hook);
+                    changed |= attached.result.is_ok();
+                    self.probes[probe].1[index] = attached;
+                }
+            }
+        }
+        changed
+    }
+
+    /// Attaches a hook outside the plan of a probe, for a while.
+    pub fn attach_extra(&mut self, hook: &'static Hook) -> Attached {
+        self.attach(hook)
+    }
+
+    /// Takes the programs of an extra hook out again.
+    pub fn detach_extra(&mut self, hook: &'static Hook) {
+        attach::detach(&mut self.ebpf, hook);
+    }
+
+    /// The probes asked for and what became of their hooks.
+    pub fn probes(&self) -> &[(&'static ProbeSpec, Vec<Attached>)] {
+        &self.probes
+    }
+
+    /// Names of this kernel's drop reasons.
+    pub const fn drop_reasons(&self) -> &DropReasons {
+        &self.drop_reasons
+    }
+
+    /// Whether a module is there, as module or built in.
+    fn is_loaded(&self, module: &str) -> bool {
+        (module == CONNTRACK && self.has_builtin_conntrack)
+            || Path::new("/sys/module").join(module).exists()
+    }
+
+    /// The ring that events arrive in; can be taken once.
+    pub fn take_ring(&mut self) -> Result<RingBuf<MapData>> {
+        let map = self
+            .ebpf
+            .take_map("EVENTS")
+            .ok_or_else(|| anyhow!("the ring is taken"))?;
+        RingBuf::try_from(map).context("map the ring buffer")
+    }
+
+    /// The map of kernel stacks; can be taken once.
+    pub fn take_stacks(&mut self) -> Result<StackTraceMap<MapData>> {
+        let map = self
+            .ebpf
+            .take_map("STACKS")
+            .ok_or_else(|| anyhow!("the stacks are taken"))?;
+        StackTraceMap::try_from(map).context("open the stack map")
+    }
+
+    /// For aya-log and the CPU sampler, which aya hands programs and maps itself.
+    pub const fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// The accounting of a probe, summed over CPUs.
+    pub fn counters(&self, spec: &ProbeSpec) -> Result<Counters> {
+        let map = self
+            .ebpf
+            .map("COUNTERS")
+            .ok_or_else(|| anyhow!("no map COUNTERS"))?;
+        let map: PerCpuArray<_, Wire<Counters>> = PerCpuArray::try_from(map)?;
+        let mut sum = Counters::ZERO;
+        for Wire(counters) in map
+            .get(&(spec.kind as u32), 0)
+            .context("read COUNTERS")?
+            .iter()
+        {
+            sum.add(counters);
+        }
+        Ok(sum)
+    }
+
+    /// The totals of `--count`, summed over CPUs.
+    pub fn totals(&self) -> Result<Vec<(CountKey, Count)>> {
+        self.count_map("COUNTS")
+    }
+
+    /// The stacks counted in the kernel, summed over CPUs.
+    pub fn stack_totals(&self) -> Result<Vec<(StackKey, Count)>> {
+        self.count_map("STACK_COUNTS")
+    }
+
+    fn count_map<K: Plain>(&self, name: &str) -> Result<Vec<(K, Count)>> {
+        let map = self
+            .ebpf
+            .map(name)
+            .ok_or_else(|| anyhow!("no map {name}"))?;
+        let map: PerCpuHashMap<_, Wire<K>, Wire<Count>> = PerCpuHashMap::try_from(map)?;
+        let mut totals = Vec::new();
+        for entry in map.iter() {
+            let (Wire(key), values) = entry.with_context(|| format!("read {name}"))?;
+            let mut sum = Count {
+                events: 0,
+                weight: 0,
+            };
+            for Wire(count) in values.iter() {
+                sum.events += count.events;
+                sum.weight += count.weight;
+            }
+            if sum.events > 0 {
+                totals.push((key, sum));
+            }
+        }
+        Ok(totals)
+    }
+
+    /// Opens (a number above 0) or closes (0) a window in which port candidates are counted.
+    pub fn set_window(&mut self, number: u64) -> Result<()> {
+        let map = self
+            .ebpf
+            .map_mut("WINDOW")
+            .ok_or_else(|| anyhow!("no map WINDOW"))?;
+        let mut map: Array<_, u64> = Array::try_from(map)?;
+        map.set(0, number, 0).context("write WINDOW")
+    }
+
+    /// Calls of the port check since the start, over all CPUs.
+    pub fn candidate_calls(&self) -> Result<u64> {
+        let map = self
+            .ebpf
+            .map("CANDIDATES")
+            .ok_or_else(|| anyhow!("no map CANDIDATES"))?;
+        let map: PerCpuArray<_, Wire<netprobe_common::counters::Candidates>> =
+            PerCpuArray::try_from(map)?;
+        let values = map.get(&0, 0).context("read CANDIDATES")?;
+        Ok(values.iter().map(|Wire(candidates)| candidates.calls).sum())
+    }
+
+    /// Takes every program out of the kernel, so that the maps hold still. Returns for each probe
+    /// the firings that the kernel skipped.
+    pub fn detach(&mut self) -> Vec<Option<u64>> {
+        let missed = self
+            .probes
+            .iter()
+            .map(|(_, hooks)| self.missed(hooks))
+            .collect();
+        for (spec, _) in &self.probes {
+            for hook in spec.hooks {
+                attach::detach(&mut self.ebpf, hook);
+            }
+        }
+        attach::unload_sampler(&mut self.ebpf);
+        missed
+    }
+
+    /// Firings of a probe's programs that the kernel skipped because one was running on that CPU
+    /// already; `None` where the kernel does not say.
+    pub fn missed(&self, hooks: &[Attached]) -> Option<u64> {
+        let mut sum = Some(0);
+        for program in hooks.iter().flat_map(Attached::programs) {
+            let Some(program) = self.ebpf.program(program) else {
+                continue;
+            };
+            let Ok(fd) = program.fd() else { continue };
+            let missed = FdInfo::read(fd.as_fd())
+                .ok()
+                .and_then(|info| info.recursion_misses);
+            sum = sum.zip(missed).map(|(a, b)| a + b);
+        }
+        sum
+    }
+}
+
+/// Reads the kernel's types: whole for us, thinned for aya, which only needs to find hooks.
+fn read_btf() -> Result<(KernelBtf, Btf)> {
+    let bytes = btf::read()?;
+    let index = btf_index::find(&bytes, &names()).ok_or_else(damaged)?;
+    let thin = btf_index::thin(&bytes, &index).ok_or_else(damaged)?;
+    let aya = Btf::parse(&thin, aya::Endianness::default()).context("parse the thinned BTF")?;
+    Ok((KernelBtf::new(&bytes, index)?, aya))
+}
+
+fn damaged() -> anyhow::Error {
+    anyhow!("the kernel's BTF is damaged, or of a format not known here")
+}
+
+/// Everything that is asked of the kernel's BTF, by name.
+fn names() -> HashSet<String> {
+    let extra = std::iter::once(&probes::connects::CANDIDATES);
+    let hooks = PROBES.iter().flat_map(|spec| spec.hooks).chain(extra);
+    let targets = hooks.flat_map(|hook| hook.ways.iter().flat_map(|way| way.iter()));
+    let targets = targets.map(|attach| match attach.via {
+        Via::TpBtf => format!("btf_trace_{}", attach.target),
+        Via::Fentry | Via::Fexit | Via::Kprobe | Via::Kretprobe => attach.target.to_owned(),
+    });
+    let types = offsets::names()
+        .chain(drop_reasons::names())
+        .chain([CONNTRACK_FUNCTION]);
+    types.map(str::to_owned).chain(targets).collect()
+}
+
+/// Makes sure that the row which gathers overflow has its place.
+fn reserve_other(ebpf: &mut Ebpf, request: &Request) -> Result<()> {
+    let map = ebpf
+        .map_mut("COUNTS")
+        .ok_or_else(|| anyhow!("no map COUNTS"))?;
+    let mut map: PerCpuHashMap<_, Wire<CountKey>, Wire<Count>> = PerCpuHashMap::try_from(map)?;
+    for spec in &request.probes {
+        let key = CountKey {
+            kind: spec.kind as u32,
+            code: OTHER,
+            ..CountKey::zeroed()
+        };
+        let cpus = aya::util::nr_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?;
+        let zeroes = vec![
+            Wire(Count {
+                events: 0,
+                weight: 0
+            });
+            cpus
+        ];
+        let values = aya::maps::PerCpuValues::try_from(zeroes)?;
+        map.insert(Wire(key), values, 0).context("write COUNTS")?;
+    }
+    Ok(())
+}

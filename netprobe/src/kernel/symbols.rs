@@ -1,0 +1,90 @@
+//! Names of kernel functions, by blazesym from `/proc/kallsyms`.
+
+use std::{collections::HashMap, sync::Arc};
+
+use blazesym::{
+    MaybeDefault,
+    symbolize::{
+        Input, Symbolized, Symbolizer,
+        source::{Kernel, Source},
+    },
+};
+
+/// A function and how far into it an address is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Symbol {
+    /// The function, or the bare address if it is unknown.
+    pub function: Arc<str>,
+    /// Bytes from its start.
+    pub offset: u64,
+    /// Whether a name was found.
+    pub is_known: bool,
+}
+
+/// Looks up kernel addresses, each once. It is bounded: addresses come from the kernel's text,
+/// and the memory is given up when they are more than any kernel has places.
+#[derive(Debug)]
+pub struct Symbols {
+    symbolizer: Symbolizer,
+    known: HashMap<u64, Symbol>,
+}
+
+/// Distinct addresses kept at once.
+const MOST: usize = 65_536;
+
+impl Symbols {
+    /// Reads nothing yet.
+    pub fn new() -> Self {
+        let symbolizer = Symbolizer::builder()
+            .enable_code_info(false)
+            .enable_inlined_fns(false)
+            .build();
+        Self {
+            symbolizer,
+            known: HashMap::new(),
+        }
+    }
+
+    /// The function at `address`.
+    pub fn lookup(&mut self, address: u64) -> Symbol {
+        if let Some(symbol) = self.known.get(&address) {
+            return symbol.clone();
+        }
+        if self.known.len() >= MOST {
+            self.known.clear();
+        }
+        let symbol = self.resolve(address);
+        self.known.insert(address, symbol.clone());
+        symbol
+    }
+
+    fn resolve(&self, address: u64) -> Symbol {
+        let kernel = Kernel {
+            kallsyms: MaybeDefault::Default,
+            vmlinux: MaybeDefault::None,
+            debug_syms: false,
+            ..Kernel::default()
+        };
+        let found = self
+            .symbolizer
+            .symbolize_single(&Source::Kernel(kernel), Input::AbsAddr(address));
+        match found {
+            Ok(Symbolized::Sym(symbol)) => Symbol {
+                function: Arc::from(symbol.name.as_ref()),
+                offset: symbol.offset as u64,
+                is_known: true,
+            },
+            Ok(Symbolized::Unknown(_)) | Err(_) => Symbol {
+                function: Arc::from(format!("{address:#x}")),
+                offset: 0,
+                is_known: false,
+            },
+        }
+    }
+}
+
+impl Default for Symbols {
+    fn default() -> Self {
+        Self::new()
+    }
+}

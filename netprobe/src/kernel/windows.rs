@@ -1,0 +1,38 @@
+//! When to count candidate ports: in short windows, because the probe runs for every candidate
+//! of every connect. A window that saw much is followed by a long pause.
+
+use std::time::Duration;
+
+/// How long a window is open.
+pub const OPEN: Duration = Duration::from_millis(100);
+
+/// The shortest pause between windows.
+const SHORTEST: Duration = Duration::from_millis(900);
+/// The longest, so that a change of load is noticed.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// What one call costs while it is counted; a trampoline is cheaper than a breakpoint.
+const CALL: Duration = Duration::from_nanos(60);
+
+/// The share of the machine that counting may take: one part in so many.
+const BUDGET: u32 = 100;
+
+/// How long to pause after a window that counted `calls` on a machine with `cpus` CPUs.
+pub fn pause(calls: u64, cpus: u32) -> Duration {
+    let calls = u32::try_from(calls).unwrap_or(u32::MAX);
+    let cost = CALL.saturating_mul(calls) / cpus.max(1);
+    cost.saturating_mul(BUDGET).clamp(SHORTEST, LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn busy_windows_are_followed_by_long_pauses() {
+        assert_eq!(pause(0, 2), SHORTEST);
+        // 400,000 calls of 60 ns are 24 ms, 12 ms of each of two CPUs: 1 % of 1.2 s.
+        assert_eq!(pause(400_000, 2), Duration::from_millis(1200));
+        assert_eq!(pause(u64::MAX, 1), LONGEST);
+    }
+}

@@ -1,0 +1,3 @@
+//! What the kernel shows in `/proc`, beside events.
+
+pub mod owners;

@@ -1,0 +1,115 @@
+//! Which process holds a socket, by the socket's inode number: from `/proc/PID/fd`.
+//!
+//! Sockets that were open before we came, and accepted ones, have no other owner. A scan is
+//! slow on a busy machine, so one is made at most ten times as seldom as it takes.
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// Holders of sockets.
+#[derive(Debug, Default)]
+pub struct Owners {
+    holders: HashMap<u64, (u32, [u8; 16])>,
+    next_scan: Option<Instant>,
+}
+
+/// Scans are at least this far apart.
+const PAUSE: Duration = Duration::from_millis(200);
+/// And by this many times the duration of the last one.
+const SPARE: u32 = 10;
+
+impl Owners {
+    /// The process that holds socket `ino`; scans if it is not known and a scan is due.
+    pub fn of(&mut self, ino: u64) -> Option<(u32, [u8; 16])> {
+        if ino == 0 {
+            return None;
+        }
+        if let Some(holder) = self.holders.get(&ino) {
+            return Some(*holder);
+        }
+        let begin = Instant::now();
+        if self.next_scan.is_some_and(|due| begin < due) {
+            return None;
+        }
+        self.scan(Path::new("/proc"));
+        self.next_scan = Some(Instant::now() + PAUSE.max(begin.elapsed() * SPARE));
+        self.holders.get(&ino).copied()
+    }
+
+    /// Replaces what is known. Of several processes that share a socket, the first is kept.
+    fn scan(&mut self, proc: &Path) {
+        self.holders.clear();
+        let Ok(entries) = fs::read_dir(proc) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) {
+                self.scan_process(pid, &entry.path());
+            }
+        }
+    }
+
+    fn scan_process(&mut self, pid: u32, process: &Path) {
+        let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
+            return;
+        };
+        let mut comm = None;
+        for descriptor in descriptors.flatten() {
+            let Ok(target) = fs::read_link(descriptor.path()) else {
+                continue;
+            };
+            let Some(ino) = target.to_str().and_then(socket_inode) else {
+                continue;
+            };
+            let comm = *comm.get_or_insert_with(|| read_comm(process));
+            self.holders.entry(ino).or_insert((pid, comm));
+        }
+    }
+}
+
+/// The number in `socket:[12345]`.
+fn socket_inode(target: &str) -> Option<u64> {
+    target
+        .strip_prefix("socket:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
+}
+
+fn read_comm(process: &Path) -> [u8; 16] {
+    let bytes = fs::read(process.join("comm")).unwrap_or_default();
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    let mut comm = [0; 16];
+    let length = bytes.len().min(comm.len() - 1);
+    comm[..length].copy_from_slice(&bytes[..length]);
+    comm
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{net::TcpListener, os::fd::AsRawFd};
+
+    #[test]
+    fn only_sockets_have_inodes() {
+        assert_eq!(socket_inode("socket:[4711]"), Some(4711));
+        for other in ["pipe:[1]", "socket:[]", "socket:[x]", "/tmp/socket:[1]"] {
+            assert_eq!(socket_inode(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn an_open_socket_is_found_with_its_process() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
+        let ino = socket_inode(link.to_str().unwrap()).unwrap();
+        let (pid, comm) = Owners::default().of(ino).unwrap();
+        assert_eq!(pid, std::process::id());
+        assert_ne!(comm[0], 0);
+    }
+}

@@ -1,0 +1,110 @@
+//! Events and the summary as JSON Lines: one object per line, every column by its name.
+
+use std::io::{self, Write};
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::{Map, Value as Json, json};
+
+use super::text;
+use crate::report::{Layout, Probe, Row, Summary, Total, Value};
+
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Unknown => serializer.serialize_none(),
+            Self::Unsigned(number) => serializer.serialize_u64(*number),
+            Self::Signed(number) => serializer.serialize_i64(*number),
+            Self::Ip(address) => serializer.collect_str(address),
+            Self::Word(word) => serializer.serialize_str(word),
+            Self::Stack(frames) => serializer.collect_seq(frames.iter().map(AsRef::<str>::as_ref)),
+            Self::Text(_) | Self::Name(_) => {
+                let mut shown = String::new();
+                text::push(&mut shown, self);
+                serializer.serialize_str(&shown)
+            }
+        }
+    }
+}
+
+struct Line<'a> {
+    row: &'a Row,
+    layout: Layout,
+    time: &'a str,
+}
+
+impl Serialize for Line<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.row.values.len() + 3))?;
+        map.serialize_entry("kind", self.row.kind)?;
+        map.serialize_entry("ts", self.time)?;
+        map.serialize_entry("unix_ns", &self.row.unix_ns)?;
+        for (column, value) in self.layout.columns.iter().zip(&self.row.values) {
+            map.serialize_entry(column.name, value)?;
+        }
+        map.end()
+    }
+}
+
+/// Writes an event; `time` is RFC 3339.
+pub fn row(out: &mut dyn Write, layout: Layout, row: &Row, time: &str) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, &Line { row, layout, time })?;
+    out.write_all(b"\n")
+}
+
+/// Writes the last line of a stream.
+pub fn summary(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
+    let line = json!({
+        "kind": "summary",
+        "schema": "netprobe.summary/1",
+        "elapsed_s": summary.elapsed.as_secs_f64(),
+        "complete": summary.is_complete(),
+        "probes": summary.probes.iter().map(probe_with_counters).collect::<Vec<_>>(),
+        "totals": summary.totals.iter().map(total).collect::<Vec<_>>(),
+    });
+    serde_json::to_writer(&mut *out, &line)?;
+    out.write_all(b"\n")
+}
+
+/// What became of a probe, without its accounting.
+pub fn probe(probe: &Probe) -> Json {
+    let hooks: Vec<Json> = probe
+        .hooks
+        .iter()
+        .map(|hook| {
+            let (via, why) = match &hook.state {
+                Ok(via) => (json!(via), Json::Null),
+                Err(why) => (Json::Null, json!(why)),
+            };
+            json!({ "sees": hook.sees, "required": hook.required, "via": via, "why": why })
+        })
+        .collect();
+    json!({ "name": probe.name, "state": probe.state(), "hooks": hooks })
+}
+
+fn probe_with_counters(state: &Probe) -> Json {
+    let mut json = probe(state);
+    let counters = &state.counters;
+    json["counters"] = json!({
+        "fired": counters.fired,
+        "filtered": counters.filtered,
+        "aggregated": counters.aggregated,
+        "delivered": counters.delivered,
+        "sampled_out": counters.sampled_out,
+        "reserve_failed": counters.reserve_failed,
+        "map_full": counters.map_full,
+        "stack_failed": counters.stack_failed,
+    });
+    json["decode_errors"] = json!(state.decode_errors);
+    json["missed"] = json!(state.missed);
+    json["unexplained"] = json!(counters.unexplained());
+    json
+}
+
+fn total(total: &Total) -> Json {
+    let group: Map<String, Json> = total
+        .group
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), json!(value)))
+        .collect();
+    json!({ "kind": total.kind, "group": group, "events": total.events, "weight": total.weight })
+}

@@ -1,0 +1,10 @@
+//! One file per format. A renderer sees the report and writes text; it reads nothing else.
+
+pub mod check;
+pub mod flamegraph;
+pub mod folded;
+pub mod jsonl;
+pub mod summary;
+pub mod table;
+pub mod text;
+pub mod time;

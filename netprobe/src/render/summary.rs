@@ -1,0 +1,97 @@
+//! The end of a run, for eyes: totals, what was seen and what was lost.
+
+use std::io::{self, Write};
+
+use super::text;
+use crate::report::{Probe, Summary, Total};
+
+/// Writes totals to `out`, which is the result of `--count`.
+pub fn totals(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
+    for probe in &summary.probes {
+        let totals = summary
+            .totals
+            .iter()
+            .filter(|total| total.kind == probe.name);
+        writeln!(
+            out,
+            "{:>10} {:>12}  {}",
+            "EVENTS",
+            probe.weight.to_uppercase(),
+            probe.name
+        )?;
+        for total in totals {
+            writeln!(
+                out,
+                "{:>10} {:>12}  {}",
+                total.events,
+                total.weight,
+                group(total)
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn group(total: &Total) -> String {
+    let mut line = String::new();
+    for (name, value) in &total.group {
+        line.push_str(name);
+        line.push('=');
+        text::push(&mut line, value);
+        line.push(' ');
+    }
+    line.truncate(line.trim_end().len());
+    line
+}
+
+/// Writes the accounting of every probe, and what could not be seen.
+pub fn footer(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
+    let seconds = summary.elapsed.as_secs_f64();
+    for probe in &summary.probes {
+        let events = probe.counters.fired - probe.counters.filtered;
+        writeln!(
+            out,
+            "netprobe: {} {} events in {seconds:.1} s; {}",
+            probe.name,
+            events,
+            account(probe)
+        )?;
+        for hook in &probe.hooks {
+            if let Err(why) = &hook.state {
+                writeln!(
+                    out,
+                    "netprobe: {} does not see {}: {why}",
+                    probe.name, hook.sees
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn account(probe: &Probe) -> String {
+    let counters = &probe.counters;
+    let mut parts = Vec::new();
+    let mut part = |count: u64, what: &str| {
+        if count > 0 {
+            parts.push(format!("{count} {what}"));
+        }
+    };
+    part(counters.delivered, "shown");
+    part(counters.aggregated, "counted");
+    part(counters.reserve_failed, "LOST (ring full)");
+    part(counters.sampled_out, "not shown (budget)");
+    part(counters.map_full, "without their own group (map full)");
+    part(counters.stack_failed, "without stack");
+    part(probe.decode_errors, "LOST (not decoded)");
+    part(probe.missed.unwrap_or(0), "MISSED (kernel recursion guard)");
+    let unexplained = counters.unexplained();
+    if unexplained != 0 {
+        parts.push(format!("{unexplained} UNEXPLAINED, please report"));
+    }
+    if parts.is_empty() {
+        "nothing lost".to_owned()
+    } else {
+        parts.join(", ")
+    }
+}

@@ -1,0 +1,82 @@
+//! Values as text. Names that anybody may choose (tasks, interfaces, symbols) never reach a
+//! terminal or a file unescaped.
+
+use std::fmt::{self, Write};
+
+use crate::report::{Value, name_bytes};
+
+/// Shown where a value is unknown.
+pub const UNKNOWN: &str = "-";
+
+/// Appends a value as people read it.
+pub fn push(out: &mut String, value: &Value) {
+    let written = match value {
+        Value::Unknown => out.write_str(UNKNOWN),
+        Value::Unsigned(number) => write!(out, "{number}"),
+        Value::Signed(number) => write!(out, "{number}"),
+        Value::Ip(address) => write!(out, "{address}"),
+        Value::Word(word) => out.write_str(word),
+        Value::Text(text) => escape(out, text),
+        Value::Name(name) => escape(out, &String::from_utf8_lossy(name_bytes(name))),
+        Value::Stack(frames) => frames.iter().enumerate().try_for_each(|(index, frame)| {
+            out.write_str(if index == 0 { "" } else { "<" })?;
+            escape(out, frame)
+        }),
+    };
+    debug_assert!(written.is_ok(), "writing to a string does not fail");
+}
+
+/// Writes text with everything but plain printable characters escaped: controls, which move the
+/// cursor, and the Unicode that hides or reorders what is shown.
+fn escape(out: &mut String, text: &str) -> fmt::Result {
+    for character in text.chars() {
+        if is_plain(character) {
+            out.write_char(character)?;
+        } else {
+            write!(out, "{}", character.escape_default())?;
+        }
+    }
+    Ok(())
+}
+
+/// Letters and marks that a terminal shows where they stand.
+fn is_plain(character: char) -> bool {
+    match character {
+        ' '..='~' => character != '\\',
+        '\u{a1}'..='\u{2ff}' | '\u{370}'..='\u{58f}' | '\u{1e00}'..='\u{1fff}' => {
+            character != '\u{ad}'
+        }
+        '\u{3041}'..='\u{30ff}' | '\u{4e00}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}' => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(name: &[u8]) -> String {
+        let mut bytes = [0; 16];
+        bytes[..name.len()].copy_from_slice(name);
+        let mut out = String::new();
+        push(&mut out, &Value::Name(bytes));
+        out
+    }
+
+    #[test]
+    fn hostile_names_are_shown_harmless() {
+        let cases: &[(&[u8], &str)] = &[
+            (b"nginx", "nginx"),
+            (b"a\x1b[2Jb", "a\\u{1b}[2Jb"),
+            (b"two\nlines", "two\\nlines"),
+            (b"bell\x07", "bell\\u{7}"),
+            ("\u{202e}evil".as_bytes(), "\\u{202e}evil"),
+            (b"\xff\xfe", "\\u{fffd}\\u{fffd}"),
+            (b"back\\slash", "back\\\\slash"),
+            ("\u{9b}31m".as_bytes(), "\\u{9b}31m"),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(shown(name), *expected);
+        }
+    }
+}
