@@ -55,7 +55,12 @@ impl Object {
         };
         if fd < 0 {
             let why = std::io::Error::last_os_error();
-            assert_eq!(why.raw_os_error(), Some(libc::ENOENT), "{self:?} of {}", id());
+            assert_eq!(
+                why.raw_os_error(),
+                Some(libc::ENOENT),
+                "{self:?} of {}",
+                id()
+            );
             return false;
         }
         let fd = i32::try_from(fd).expect("a file descriptor is a small number");

@@ -88,7 +88,11 @@ fn interfaces(text: &str, into: &mut BTreeMap<String, i64>) {
 /// A line of names, then one line of hexadecimal values for each CPU.
 fn per_cpu(text: &str, group: &str, into: &mut BTreeMap<String, i64>) {
     let mut lines = text.lines();
-    let names: Vec<&str> = lines.next().unwrap_or("").split_ascii_whitespace().collect();
+    let names: Vec<&str> = lines
+        .next()
+        .unwrap_or("")
+        .split_ascii_whitespace()
+        .collect();
     for line in lines {
         for (name, value) in names.iter().zip(line.split_ascii_whitespace()) {
             let value = i64::from_str_radix(value, 16).expect("a counter is hexadecimal");
@@ -113,7 +117,11 @@ mod tests {
     #[test]
     fn per_cpu_values_are_hexadecimal_and_added_up() {
         let mut counters = BTreeMap::new();
-        per_cpu("entries  drop\n00000001 0000000a\n00000001 00000010\n", "c", &mut counters);
+        per_cpu(
+            "entries  drop\n00000001 0000000a\n00000001 00000010\n",
+            "c",
+            &mut counters,
+        );
         assert_eq!(counters["c.drop"], 26);
     }
 }

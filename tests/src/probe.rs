@@ -125,7 +125,10 @@ impl Check {
     pub fn version(&self) -> (u32, u32) {
         let mut numbers = self.kernel.split(|c: char| !c.is_ascii_digit());
         let mut next = || numbers.next().and_then(|number| number.parse().ok());
-        (next().expect("a major version"), next().expect("a minor version"))
+        (
+            next().expect("a major version"),
+            next().expect("a minor version"),
+        )
     }
 }
 
@@ -249,7 +252,9 @@ impl Probe {
         let (complaints, readiness) = read_complaints(stderr);
         let mut probe = Self {
             child,
-            name: arguments.first().map_or_else(String::new, |&name| name.into()),
+            name: arguments
+                .first()
+                .map_or_else(String::new, |&name| name.into()),
             events,
             reader: Some(reader),
             complaints: Some(complaints),
@@ -294,6 +299,17 @@ impl Probe {
     pub fn finish(mut self) -> Run {
         let (status, complaints) = self.wait();
         self.account_for(status, complaints)
+    }
+
+    /// Waits until a command that prints no summary (`flame`) ends by itself.
+    #[track_caller]
+    pub fn finish_without_summary(mut self) {
+        let (status, complaints) = self.wait();
+        assert!(
+            status.success(),
+            "netprobe {}: {status}: {complaints}",
+            self.name
+        );
     }
 
     /// Ends it with SIGKILL; its last words do not count.
@@ -354,7 +370,11 @@ impl Probe {
 
     #[track_caller]
     fn account_for(&mut self, status: ExitStatus, complaints: String) -> Run {
-        assert!(status.success(), "netprobe {}: {status}: {complaints}", self.name);
+        assert!(
+            status.success(),
+            "netprobe {}: {status}: {complaints}",
+            self.name
+        );
         let summary = self.last.take();
         let summary = summary.unwrap_or_else(|| panic!("no summary: {complaints}"));
         assert_eq!(summary.schema, "netprobe.summary/1");
@@ -403,7 +423,11 @@ impl Run {
     /// The account of one probe.
     #[track_caller]
     pub fn account(&self, probe: &str) -> &Account {
-        let found = self.summary.probes.iter().find(|account| account.name == probe);
+        let found = self
+            .summary
+            .probes
+            .iter()
+            .find(|account| account.name == probe);
         found.unwrap_or_else(|| panic!("the summary does not account for {probe}"))
     }
 
@@ -460,15 +484,13 @@ pub fn text<'a>(event: &'a Event, name: &str) -> &'a str {
 
 /// The sum of a column of numbers.
 #[track_caller]
-pub fn sum(events: impl IntoIterator<Item = &Event>, name: &str) -> u64 {
+#[expect(single_use_lifetimes, reason = "`impl Trait` cannot elide it yet")]
+pub fn sum<'a>(events: impl IntoIterator<Item = &'a Event>, name: &str) -> u64 {
     events.into_iter().map(|event| number(event, name)).sum()
 }
 
 /// Standard output is read at once, so that a slow test is not a slow reader.
-fn read_lines(
-    stdout: ChildStdout,
-    memory: Memory,
-) -> (JoinHandle<Tally>, mpsc::Receiver<String>) {
+fn read_lines(stdout: ChildStdout, memory: Memory) -> (JoinHandle<Tally>, mpsc::Receiver<String>) {
     #[derive(Deserialize)]
     struct Head {
         kind: String,
@@ -479,7 +501,8 @@ fn read_lines(
         let mut lines = BufReader::with_capacity(1 << 16, stdout);
         let mut line = String::new();
         while lines.read_line(&mut line).expect("standard output is text") > 0 {
-            let kind = serde_json::from_str(&line).map_or_else(|_| String::new(), |head: Head| head.kind);
+            let kind =
+                serde_json::from_str(&line).map_or_else(|_| String::new(), |head: Head| head.kind);
             let is_kept = memory == Memory::Keep || kind == "summary" || kind.is_empty();
             *tally.entry(kind).or_default() += 1;
             if is_kept && sender.send(std::mem::take(&mut line)).is_err() {

@@ -6,6 +6,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsRawFd,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -132,6 +133,31 @@ impl Family {
 pub fn port_of(socket: &Socket) -> u16 {
     let address = socket.local_addr().expect("the socket has an address");
     address.as_socket().expect("an internet address").port()
+}
+
+/// Connections that wait to be accepted from `listener`.
+pub fn accept_queue(listener: &Socket) -> u32 {
+    // SAFETY: all zeroes is a valid `tcp_info`.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = u32::try_from(size_of_val(&info)).expect("it is short");
+    // SAFETY: the kernel writes at most `length` bytes to `info`.
+    let result = unsafe {
+        libc::getsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    assert_eq!(result, 0, "TCP_INFO: {}", io::Error::last_os_error());
+    // Of a listener, this is `sk_ack_backlog`.
+    info.tcpi_unacked
+}
+
+/// Whether the handshake has come to its end, as far as this socket knows.
+pub fn is_connected(socket: &Socket) -> bool {
+    socket.peer_addr().is_ok()
 }
 
 /// Ends a connection with a reset, after which none of its timers runs.
