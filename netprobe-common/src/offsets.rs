@@ -14,6 +14,8 @@ pub const ABSENT: u16 = u16::MAX;
 pub enum Source {
     /// Byte offset of `struct.member`, dots going through nested and anonymous structs.
     Member(&'static str),
+    /// As [`Source::Member`], also looked for in the module nf_conntrack.
+    Conntrack(&'static str),
     /// Mask of a bit field in the byte at its [`Source::Member`] offset.
     BitMask(&'static str),
     /// Sum of two offsets: the second struct is kept inside the first member (`skb->cb`).
@@ -42,7 +44,7 @@ macro_rules! fields {
     };
 }
 
-use Source::{Argument, BitMask, Member, Nested};
+use Source::{Argument, BitMask, Conntrack, Member, Nested};
 fields! {
     SkcDaddr = Member("sock_common.skc_daddr");
     SkcRcvSaddr = Member("sock_common.skc_rcv_saddr");
@@ -87,12 +89,12 @@ fields! {
     NetMaxSynBacklog = Member("net.ipv4.sysctl_max_syn_backlog");
     NetSyncookies = Member("net.ipv4.sysctl_tcp_syncookies");
     ReqNumRetrans = Member("request_sock.num_retrans");
-    TupleSaddr = Member("nf_conntrack_tuple.src.u3");
-    TupleSport = Member("nf_conntrack_tuple.src.u");
-    TupleFamily = Member("nf_conntrack_tuple.src.l3num");
-    TupleDaddr = Member("nf_conntrack_tuple.dst.u3");
-    TupleDport = Member("nf_conntrack_tuple.dst.u");
-    TupleProtocol = Member("nf_conntrack_tuple.dst.protonum");
+    TupleSaddr = Conntrack("nf_conntrack_tuple.src.u3");
+    TupleSport = Conntrack("nf_conntrack_tuple.src.u");
+    TupleFamily = Conntrack("nf_conntrack_tuple.src.l3num");
+    TupleDaddr = Conntrack("nf_conntrack_tuple.dst.u3");
+    TupleDport = Conntrack("nf_conntrack_tuple.dst.u");
+    TupleProtocol = Conntrack("nf_conntrack_tuple.dst.protonum");
     ArgDropReason = Argument("btf_trace_kfree_skb", "enum skb_drop_reason");
     ArgDropSock = Argument("btf_trace_kfree_skb", "struct sock");
     ArgRetransmitErr = Argument("btf_trace_tcp_retransmit_skb", "int");

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::{
     kernel::{
+        attach::Attached,
         load::Sizes,
         privileges,
         session::{Request, Session},
@@ -37,18 +38,15 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         probes: PROBES.to_vec(),
         config: Config::zeroed(),
         sizes: Sizes::NONE,
+        windowed: Some(&probes::connects::CANDIDATES),
     };
-    let mut session = Session::start(&request)?;
-    let extra = session.attach_extra(&probes::connects::CANDIDATES);
+    let session = Session::start(&request)?;
     let mut probes = probes(&session, 0, &[])?;
-    for probe in &mut probes {
-        if probe.name == probes::connects::SPEC.name() {
-            probe.hooks.push(Hook {
-                sees: extra.hook.sees,
-                required: extra.hook.required,
-                state: extra.state(),
-            });
-        }
+    let connects = probes
+        .iter_mut()
+        .find(|probe| probe.name == probes::connects::SPEC.name());
+    if let Some((probe, windowed)) = connects.zip(session.windowed()) {
+        probe.hooks.push(hook(windowed));
     }
     let mut out = io::stdout().lock();
     if options.json {
@@ -79,20 +77,21 @@ pub(super) fn probes(
                 name: spec.name(),
                 about: spec.about,
                 weight: spec.weight,
-                hooks: hooks
-                    .iter()
-                    .map(|attached| Hook {
-                        sees: attached.hook.sees,
-                        required: attached.hook.required,
-                        state: attached.state(),
-                    })
-                    .collect(),
+                hooks: hooks.iter().map(hook).collect(),
                 counters: session.counters(spec).unwrap_or(Counters::ZERO),
                 decode_errors,
                 missed: missed.get(index).copied().flatten(),
             })
         })
         .collect()
+}
+
+fn hook(attached: &Attached) -> Hook {
+    Hook {
+        sees: attached.hook.sees,
+        required: attached.hook.required,
+        state: attached.state(),
+    }
 }
 
 /// `uname -r`

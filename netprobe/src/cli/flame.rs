@@ -111,6 +111,7 @@ async fn collect(global: &Global, options: &Options) -> Result<Flame> {
         probes,
         config,
         sizes,
+        windowed: None,
     })?;
     require(&session)?;
     if options.graph == Graph::PortSearch {

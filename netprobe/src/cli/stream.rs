@@ -73,8 +73,7 @@ async fn watch(global: &Global, spec: &'static ProbeSpec, options: &Options) -> 
     announce(&session, spec);
 
     let started = Instant::now();
-    let counted = (spec.kind == Kind::Connects).then_some(&probes::connects::CANDIDATES);
-    let keeper = Keeper::start(session, counted);
+    let keeper = Keeper::start(session);
     let deadline = options.duration.map(|duration| started + duration);
     let ended = until(&mut stop, deadline, &mut ring, &mut screen).await;
     stop.second_kills();
@@ -131,10 +130,12 @@ fn request(spec: &'static ProbeSpec, options: &Options) -> Request {
         },
         ..Sizes::NONE
     };
+    let counts_candidates = spec.kind == Kind::Connects && !options.count;
     Request {
         probes: vec![spec],
         config,
         sizes,
+        windowed: counts_candidates.then_some(&probes::connects::CANDIDATES),
     }
 }
 
@@ -177,6 +178,9 @@ fn announce(session: &Session, spec: &ProbeSpec) {
                 log::warn!("not seen: {} ({why})", attached.hook.sees);
             }
         }
+    }
+    if let Some(Err(why)) = session.windowed().map(|attached| &attached.result) {
+        log::warn!("not seen: {} ({why})", probes::connects::CANDIDATES.sees);
     }
     log::info!("ready: watching {}, Ctrl-C to stop", spec.name());
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use aya::{
     Btf, Ebpf,
-    programs::{Program, ProgramError},
+    programs::{Program, ProgramError, fentry::FEntryLink, kprobe::KProbeLink},
 };
 
 use crate::probes::{Attach, Hook, Via};
@@ -88,10 +88,73 @@ impl Ways {
 }
 
 /// Tries the ways of `hook` in order and keeps the first that works.
-pub fn attach(ebpf: &mut Ebpf, btf: &Btf, ways: &mut Ways, hook: &'static Hook) -> Attached {
+pub fn attach(
+    ebpf: &mut Ebpf,
+    btf: Option<&Btf>,
+    ways: &mut Ways,
+    hook: &'static Hook,
+) -> Attached {
+    first_way(ebpf, ways, hook, |ebpf, attach| {
+        load(ebpf, btf, attach)?;
+        link(ebpf, attach)
+    })
+}
+
+/// Loads the programs of a hook that is to be attached for short whiles later.
+pub fn prepare(
+    ebpf: &mut Ebpf,
+    btf: Option<&Btf>,
+    ways: &mut Ways,
+    hook: &'static Hook,
+) -> Attached {
+    first_way(ebpf, ways, hook, |ebpf, attach| load(ebpf, btf, attach))
+}
+
+/// A link that ends when it is dropped.
+#[derive(Debug)]
+pub enum Link {
+    /// Of an fentry program.
+    Fentry(FEntryLink),
+    /// Of a kprobe.
+    Kprobe(KProbeLink),
+}
+
+/// Attaches function entry programs that were prepared, for as long as the links are kept.
+pub fn open(ebpf: &mut Ebpf, way: &[Attach]) -> Result<Vec<Link>> {
+    way.iter().map(|attach| open_one(ebpf, attach)).collect()
+}
+
+fn open_one(ebpf: &mut Ebpf, attach: &Attach) -> Result<Link> {
+    Ok(match program(ebpf, attach)? {
+        Program::FEntry(program) => {
+            let id = program.attach().context("attach")?;
+            Link::Fentry(program.take_link(id)?)
+        }
+        Program::KProbe(program) => {
+            let id = program.attach(attach.target, 0).context("attach")?;
+            Link::Kprobe(program.take_link(id)?)
+        }
+        _ => bail!("program {} does not see function entries", attach.program),
+    })
+}
+
+/// Takes the programs of every way of `hook` out of the kernel.
+pub fn unload(ebpf: &mut Ebpf, hook: &'static Hook) {
+    for attach in hook.ways.iter().flat_map(|way| way.iter()) {
+        unload_one(ebpf, attach);
+    }
+}
+
+/// Does `each` for all programs of the first way for which that works.
+fn first_way(
+    ebpf: &mut Ebpf,
+    ways: &mut Ways,
+    hook: &'static Hook,
+    mut each: impl FnMut(&mut Ebpf, &Attach) -> Result<()>,
+) -> Attached {
     let mut reasons = Vec::new();
     for way in hook.ways {
-        match attach_all(ebpf, btf, ways, way) {
+        match whole_way(ebpf, ways, way, &mut each) {
             Ok(()) => {
                 return Attached {
                     hook,
@@ -107,24 +170,21 @@ pub fn attach(ebpf: &mut Ebpf, btf: &Btf, ways: &mut Ways, hook: &'static Hook) 
     }
 }
 
-/// Takes the programs of every way of `hook` out again.
-pub fn detach(ebpf: &mut Ebpf, hook: &'static Hook) {
-    for attach in hook.ways.iter().flat_map(|way| way.iter()) {
-        unload(ebpf, attach);
-    }
-}
-
-/// Attaches all programs of one way, or none of them.
-fn attach_all(ebpf: &mut Ebpf, btf: &Btf, ways: &mut Ways, way: &[Attach]) -> Result<()> {
+/// Does `each` for all programs of one way, or for none of them.
+fn whole_way(
+    ebpf: &mut Ebpf,
+    ways: &mut Ways,
+    way: &[Attach],
+    each: &mut impl FnMut(&mut Ebpf, &Attach) -> Result<()>,
+) -> Result<()> {
     for (index, attach) in way.iter().enumerate() {
         if let Some(why) = ways.refuses(attach.via) {
             bail!("{why}");
         }
-        let attached = attach_one(ebpf, btf, attach);
-        if let Err(error) = attached {
+        if let Err(error) = each(ebpf, attach) {
             ways.learn(attach.via, &error);
             for undo in &way[..=index] {
-                unload(ebpf, undo);
+                unload_one(ebpf, undo);
             }
             if let Some(why) = ways.refuses(attach.via) {
                 bail!("{why}");
@@ -135,38 +195,47 @@ fn attach_all(ebpf: &mut Ebpf, btf: &Btf, ways: &mut Ways, way: &[Attach]) -> Re
     Ok(())
 }
 
-fn attach_one(ebpf: &mut Ebpf, btf: &Btf, attach: &Attach) -> Result<()> {
-    let program = ebpf
-        .program_mut(attach.program)
-        .ok_or_else(|| anyhow!("the object has no program {}", attach.program))?;
-    let is_loaded = program.fd().is_ok();
-    let target = attach.target;
+fn program<'a>(ebpf: &'a mut Ebpf, attach: &Attach) -> Result<&'a mut Program> {
+    ebpf.program_mut(attach.program)
+        .ok_or_else(|| anyhow!("the object has no program {}", attach.program))
+}
+
+/// Loads a program, unless it is already there for another target.
+fn load(ebpf: &mut Ebpf, btf: Option<&Btf>, attach: &Attach) -> Result<()> {
+    let program = program(ebpf, attach)?;
+    if program.fd().is_ok() {
+        return Ok(());
+    }
+    if attach.via == Via::Kprobe || attach.via == Via::Kretprobe {
+        let Program::KProbe(program) = program else {
+            bail!("program {} is not of this type", attach.program);
+        };
+        return program.load().map_err(explain);
+    }
+    let btf = btf.ok_or_else(|| anyhow!("the kernel's types are not at hand any more"))?;
     match (program, attach.via) {
-        (Program::BtfTracePoint(program), Via::TpBtf) => {
-            program.load(target, btf).map_err(explain)?;
-            program.attach().context("attach")?;
-        }
-        (Program::FEntry(program), Via::Fentry) => {
-            program.load(target, btf).map_err(explain)?;
-            program.attach().context("attach")?;
-        }
-        (Program::FExit(program), Via::Fexit) => {
-            program.load(target, btf).map_err(explain)?;
-            program.attach().context("attach")?;
-        }
-        (Program::KProbe(program), Via::Kprobe | Via::Kretprobe) => {
-            if !is_loaded {
-                program.load().map_err(explain)?;
-            }
-            program.attach(target, 0).context("attach")?;
-        }
+        (Program::BtfTracePoint(program), Via::TpBtf) => program.load(attach.target, btf),
+        (Program::FEntry(program), Via::Fentry) => program.load(attach.target, btf),
+        (Program::FExit(program), Via::Fexit) => program.load(attach.target, btf),
         _ => bail!("program {} is not of this type", attach.program),
     }
-    Ok(())
+    .map_err(explain)
+}
+
+/// Attaches a loaded program; the link lives as long as the program, or until it is closed.
+fn link(ebpf: &mut Ebpf, attach: &Attach) -> Result<()> {
+    match program(ebpf, attach)? {
+        Program::BtfTracePoint(program) => program.attach().map(drop),
+        Program::FEntry(program) => program.attach().map(drop),
+        Program::FExit(program) => program.attach().map(drop),
+        Program::KProbe(program) => program.attach(attach.target, 0).map(drop),
+        _ => bail!("program {} is not of this type", attach.program),
+    }
+    .context("attach")
 }
 
 /// Takes a program out again; that it was never in is fine.
-fn unload(ebpf: &mut Ebpf, attach: &Attach) {
+fn unload_one(ebpf: &mut Ebpf, attach: &Attach) {
     let unloaded = match ebpf.program_mut(attach.program) {
         Some(Program::BtfTracePoint(program)) => program.unload(),
         Some(Program::FEntry(program)) => program.unload(),

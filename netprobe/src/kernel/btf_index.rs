@@ -38,7 +38,7 @@ pub fn thin(bytes: &[u8], index: &Index) -> Option<Vec<u8>> {
         .flat_map(|(name, ids)| ids.iter().map(move |id| (*id, name.as_str())))
         .collect();
     let mut strings = vec![0];
-    let mut types = Vec::new();
+    let mut types = Vec::with_capacity(sections.types.len() / 2);
     sections.each_type(|id, header| {
         let kind = header.kind();
         let name = kept

@@ -10,8 +10,6 @@ use std::{
 use anyhow::{Result, anyhow};
 
 use super::{session::Session, windows};
-use crate::probes::Hook;
-
 /// How often modules are looked for.
 const MODULES: Duration = Duration::from_secs(1);
 
@@ -23,10 +21,10 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Hands the session to the thread; `counted` is attached in windows.
-    pub fn start(session: Session, counted: Option<&'static Hook>) -> Self {
+    /// Hands the session to the thread.
+    pub fn start(session: Session) -> Self {
         let (stop, stopped) = mpsc::channel();
-        let thread = thread::spawn(move || keep(session, counted, &stopped));
+        let thread = thread::spawn(move || keep(session, &stopped));
         Self { stop, thread }
     }
 
@@ -39,26 +37,23 @@ impl Keeper {
     }
 }
 
-fn keep(
-    mut session: Session,
-    mut counted: Option<&'static Hook>,
-    stopped: &Receiver<()>,
-) -> Session {
+fn keep(mut session: Session, stopped: &Receiver<()>) -> Session {
     let mut number = 0;
+    let mut has_windows = matches!(session.windowed(), Some(attached) if attached.result.is_ok());
     let mut next_window = Instant::now();
     loop {
         if session.attach_modules() {
             log::info!("a module was loaded; its probes are attached");
         }
         let mut wait = MODULES;
-        if let Some(hook) = counted {
+        if has_windows {
             if Instant::now() >= next_window {
                 number += 1;
-                match window(&mut session, hook, number, stopped) {
+                match window(&mut session, number, stopped) {
                     Ok(pause) => next_window = Instant::now() + pause,
                     Err(error) => {
-                        log::info!("candidate ports are not counted: {error:#}");
-                        counted = None;
+                        log::warn!("candidate ports are not counted: {error:#}");
+                        has_windows = false;
                     }
                 }
             }
@@ -72,20 +67,14 @@ fn keep(
 }
 
 /// Opens a window, closes it, and says how long to pause.
-fn window(
-    session: &mut Session,
-    hook: &'static Hook,
-    number: u64,
-    stopped: &Receiver<()>,
-) -> Result<Duration> {
+fn window(session: &mut Session, number: u64, stopped: &Receiver<()>) -> Result<Duration> {
     let before = session.candidate_calls()?;
-    let attached = session.attach_extra(hook);
-    attached.result.map_err(|why| anyhow!(why))?;
+    let links = session.open_windowed()?;
     session.set_window(number)?;
     // Ends early when the run does.
     let _stopping = stopped.recv_timeout(windows::OPEN);
     session.set_window(0)?;
-    session.detach_extra(hook);
+    drop(links);
     let calls = session.candidate_calls()? - before;
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     Ok(windows::pause(

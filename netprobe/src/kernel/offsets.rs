@@ -1,5 +1,7 @@
 //! Resolves every field that the programs read against the running kernel's BTF.
 
+use std::cell::OnceCell;
+
 use netprobe_common::offsets::{Field, Offsets, Source};
 
 use super::btf::KernelBtf;
@@ -13,7 +15,9 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     Field::ALL
         .iter()
         .flat_map(move |field| match field.source() {
-            Source::Member(path) | Source::BitMask(path) => [Some(root(path)), None],
+            Source::Member(path) | Source::Conntrack(path) | Source::BitMask(path) => {
+                [Some(root(path)), None]
+            }
             Source::Nested(outer, inner) => [Some(root(outer)), Some(root(inner))],
             Source::Argument(tracepoint, _) => [Some(tracepoint), None],
         })
@@ -23,14 +27,20 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// Finds every field; what this kernel lacks stays absent.
 pub fn resolve(btf: &KernelBtf) -> Offsets {
     let mut offsets = Offsets::ABSENT;
-    let mut conntrack = None;
+    let conntrack = OnceCell::new();
     for field in Field::ALL {
-        let found = find(btf, field.source()).or_else(|| {
-            let module = conntrack
-                .get_or_insert_with(|| btf.module(CONNTRACK))
-                .as_ref()?;
-            find(module, field.source())
-        });
+        let found = match field.source() {
+            Source::Member(path) => byte_offset(btf, path),
+            Source::Conntrack(path) => byte_offset(btf, path).or_else(|| {
+                let module = conntrack.get_or_init(|| btf.module(CONNTRACK));
+                byte_offset(module.as_ref()?, path)
+            }),
+            Source::BitMask(path) => bit_mask(btf, path),
+            Source::Nested(outer, inner) => nested(btf, outer, inner),
+            Source::Argument(tracepoint, wanted) => btf
+                .tracepoint(tracepoint)
+                .and_then(|types| argument(&types, wanted)),
+        };
         if let Some(offset) = found {
             offsets.set(*field, offset);
         }
@@ -38,20 +48,14 @@ pub fn resolve(btf: &KernelBtf) -> Offsets {
     offsets
 }
 
-fn find(btf: &KernelBtf, source: Source) -> Option<u16> {
-    match source {
-        Source::Member(path) => byte_offset(btf, path),
-        Source::BitMask(path) => {
-            let member = btf.member(path)?;
-            let size = member.bit_size?;
-            let mask = (1_u32.checked_shl(size)? - 1) << (member.bit_offset % 8);
-            u8::try_from(mask).ok().map(u16::from)
-        }
-        Source::Nested(outer, inner) => {
-            byte_offset(btf, outer)?.checked_add(byte_offset(btf, inner)?)
-        }
-        Source::Argument(tracepoint, wanted) => argument(btf.tracepoint(tracepoint)?, wanted),
-    }
+fn bit_mask(btf: &KernelBtf, path: &str) -> Option<u16> {
+    let member = btf.member(path)?;
+    let mask = (1_u32.checked_shl(member.bit_size?)? - 1) << (member.bit_offset % 8);
+    u8::try_from(mask).ok().map(u16::from)
+}
+
+fn nested(btf: &KernelBtf, outer: &str, inner: &str) -> Option<u16> {
+    byte_offset(btf, outer)?.checked_add(byte_offset(btf, inner)?)
 }
 
 fn byte_offset(btf: &KernelBtf, path: &str) -> Option<u16> {
@@ -59,7 +63,7 @@ fn byte_offset(btf: &KernelBtf, path: &str) -> Option<u16> {
 }
 
 /// The position of the argument whose type is `wanted`, or a pointer to it.
-fn argument(types: Vec<String>, wanted: &str) -> Option<u16> {
+fn argument(types: &[String], wanted: &str) -> Option<u16> {
     let position = types
         .iter()
         .position(|ty| ty.strip_suffix(" *").unwrap_or(ty) == wanted)?;

@@ -14,7 +14,7 @@ use netprobe_common::{
 };
 
 use super::{
-    attach::{self, Attached, Ways},
+    attach::{self, Attached, Link, Ways},
     btf::{self, KernelBtf},
     btf_index,
     drop_reasons::{self, DropReasons},
@@ -38,16 +38,19 @@ pub struct Request {
     pub config: Config,
     /// How large the maps are.
     pub sizes: Sizes,
+    /// A hook to load now and attach in windows.
+    pub windowed: Option<&'static Hook>,
 }
 
 /// Programs in the kernel.
 pub struct Session {
     ebpf: Ebpf,
-    btf: Btf,
+    btf: Option<Btf>,
     drop_reasons: DropReasons,
     has_builtin_conntrack: bool,
     ways: Ways,
     probes: Vec<(&'static ProbeSpec, Vec<Attached>)>,
+    windowed: Option<Attached>,
 }
 
 impl Session {
@@ -55,7 +58,10 @@ impl Session {
     /// a reason, not an error.
     pub fn start(request: &Request) -> Result<Self> {
         let started = Instant::now();
-        let (kernel, btf) = read_btf()?;
+        // Kept to the end: glibc takes blocks up to the size of the largest one that was freed
+        // from a heap that does not shrink again, and this one is the largest.
+        let bytes = btf::read()?;
+        let (kernel, btf) = parse_btf(&bytes)?;
         let offsets = offsets::resolve(&kernel);
         log::debug!("types are read after {:?}", started.elapsed());
         let mut ebpf = load::load(&request.config, &offsets, request.sizes, &btf)?;
@@ -63,11 +69,12 @@ impl Session {
         log::debug!("maps are ready after {:?}", started.elapsed());
         let mut session = Self {
             ebpf,
-            btf,
+            btf: Some(btf),
             drop_reasons: DropReasons::read(&kernel),
             has_builtin_conntrack: kernel.function(CONNTRACK_FUNCTION).is_some(),
             ways: Ways::detect(),
             probes: Vec::new(),
+            windowed: None,
         };
         drop(kernel);
         log::debug!("names are ready after {:?}", started.elapsed());
@@ -89,7 +96,14 @@ impl Session {
             session.probes.push((spec, attached));
             log::debug!("{} is attached after {:?}", spec.name(), started.elapsed());
         }
+        session.windowed = request.windowed.map(|hook| session.prepare(hook));
+        // The types are only needed to load; they are most of our memory.
+        session.btf = None;
         Ok(session)
+    }
+
+    fn prepare(&mut self, hook: &'static Hook) -> Attached {
+        attach::prepare(&mut self.ebpf, self.btf.as_ref(), &mut self.ways, hook)
     }
 
     fn attach(&mut self, hook: &'static Hook) -> Attached {
@@ -98,7 +112,7 @@ impl Session {
         {
             return Attached::refused(hook, format!("module {module} is not loaded"));
         }
-        attach::attach(&mut self.ebpf, &self.btf, &mut self.ways, hook)
+        attach::attach(&mut self.ebpf, self.btf.as_ref(), &mut self.ways, hook)
     }
 
     /// Tries again to attach what waits for a module; true if anything changed.
@@ -121,14 +135,18 @@ impl Session {
         changed
     }
 
-    /// Attaches a hook outside the plan of a probe, for a while.
-    pub fn attach_extra(&mut self, hook: &'static Hook) -> Attached {
-        self.attach(hook)
+    /// The hook that is attached only in windows, if it was asked for: loaded, or why not.
+    pub const fn windowed(&self) -> Option<&Attached> {
+        self.windowed.as_ref()
     }
 
-    /// Takes the programs of an extra hook out again.
-    pub fn detach_extra(&mut self, hook: &'static Hook) {
-        attach::detach(&mut self.ebpf, hook);
+    /// Attaches the windowed hook for as long as the links are kept.
+    pub fn open_windowed(&mut self) -> Result<Vec<Link>> {
+        match self.windowed.as_ref().map(|attached| &attached.result) {
+            Some(Ok(way)) => attach::open(&mut self.ebpf, way),
+            Some(Err(why)) => Err(anyhow!("{why}")),
+            None => Err(anyhow!("not asked for")),
+        }
     }
 
     /// The probes asked for and what became of their hooks.
@@ -254,7 +272,7 @@ impl Session {
             .collect();
         for (spec, _) in &self.probes {
             for hook in spec.hooks {
-                attach::detach(&mut self.ebpf, hook);
+                attach::unload(&mut self.ebpf, hook);
             }
         }
         attach::unload_sampler(&mut self.ebpf);
@@ -279,13 +297,12 @@ impl Session {
     }
 }
 
-/// Reads the kernel's types: whole for us, thinned for aya, which only needs to find hooks.
-fn read_btf() -> Result<(KernelBtf, Btf)> {
-    let bytes = btf::read()?;
-    let index = btf_index::find(&bytes, &names()).ok_or_else(damaged)?;
-    let thin = btf_index::thin(&bytes, &index).ok_or_else(damaged)?;
+/// Parses the kernel's types: whole for us, thinned for aya, which only needs to find hooks.
+fn parse_btf(bytes: &[u8]) -> Result<(KernelBtf, Btf)> {
+    let index = btf_index::find(bytes, &names()).ok_or_else(damaged)?;
+    let thin = btf_index::thin(bytes, &index).ok_or_else(damaged)?;
     let aya = Btf::parse(&thin, aya::Endianness::default()).context("parse the thinned BTF")?;
-    Ok((KernelBtf::new(&bytes, index)?, aya))
+    Ok((KernelBtf::new(bytes, index)?, aya))
 }
 
 fn damaged() -> anyhow::Error {
