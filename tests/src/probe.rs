@@ -185,6 +185,7 @@ pub struct Probe {
     events: mpsc::Receiver<String>,
     reader: Option<JoinHandle<Tally>>,
     complaints: Option<JoinHandle<String>>,
+    said: mpsc::Receiver<String>,
     seen: Vec<Event>,
     tally: Tally,
     last: Option<Summary>,
@@ -249,7 +250,7 @@ impl Probe {
         let stdout = child.stdout.take().expect("standard output is a pipe");
         let (reader, events) = read_lines(stdout, memory);
         let stderr = child.stderr.take().expect("standard error is a pipe");
-        let (complaints, readiness) = read_complaints(stderr);
+        let (complaints, said) = read_complaints(stderr);
         let mut probe = Self {
             child,
             name: arguments
@@ -258,11 +259,12 @@ impl Probe {
             events,
             reader: Some(reader),
             complaints: Some(complaints),
+            said,
             seen: Vec::new(),
             tally: Tally::new(),
             last: None,
         };
-        if readiness.recv_timeout(PATIENCE).is_err() {
+        if !probe.has_said(READY) {
             let (status, complaints) = probe.end(Signal::KILL);
             panic!("netprobe {arguments:?} did not get ready ({status}): {complaints}");
         }
@@ -272,6 +274,19 @@ impl Probe {
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Waits until it has said a line with `words` on standard error; false if it never did.
+    pub fn has_said(&mut self, words: &str) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.said.recv_timeout(left) {
+                Ok(line) if line.contains(words) => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
     }
 
     /// Waits until `is_enough` of the events so far.
@@ -301,10 +316,10 @@ impl Probe {
         self.account_for(status, complaints)
     }
 
-    /// Waits until a command that prints no summary (`flame`) ends by itself.
+    /// Ends a command that prints no summary (`flame`) with SIGINT.
     #[track_caller]
-    pub fn finish_without_summary(mut self) {
-        let (status, complaints) = self.wait();
+    pub fn stop_without_summary(mut self) {
+        let (status, complaints) = self.end(Signal::INT);
         assert!(
             status.success(),
             "netprobe {}: {status}: {complaints}",
@@ -317,11 +332,16 @@ impl Probe {
         self.end(Signal::KILL);
     }
 
-    fn end(&mut self, signal: Signal) -> (ExitStatus, String) {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).expect("a process id has 31 bits");
         let pid = Pid::from_raw(pid).expect("a process id is positive");
         // It may have ended by itself; its status tells.
         kill_process(pid, signal).ok();
+    }
+
+    fn end(&mut self, signal: Signal) -> (ExitStatus, String) {
+        self.signal(signal);
         self.wait()
     }
 
@@ -434,10 +454,14 @@ impl Run {
     /// The events, of which none was lost.
     #[track_caller]
     pub fn all(&self) -> &[Event] {
-        assert!(self.summary.complete, "incomplete: {:#?}", self.summary);
-        for Account { name, counters, .. } in &self.summary.probes {
+        let mut probes = self.summary.probes.iter();
+        let is_whole = probes.all(|probe| probe.state == "attached");
+        assert_eq!(self.summary.complete, is_whole, "{:#?}", self.summary);
+        for probe in &self.summary.probes {
+            let Account { name, counters, .. } = probe;
             assert_eq!(counters.reserve_failed, 0, "{name}: {counters:?}");
             assert_eq!(counters.sampled_out, 0, "{name}: {counters:?}");
+            assert_eq!(probe.missed.unwrap_or(0), 0, "{name}");
         }
         &self.events
     }
@@ -515,20 +539,19 @@ fn read_lines(stdout: ChildStdout, memory: Memory) -> (JoinHandle<Tally>, mpsc::
     (reader, receiver)
 }
 
-/// Standard error, and word of the line that says that all is attached.
-fn read_complaints(stderr: ChildStderr) -> (JoinHandle<String>, mpsc::Receiver<()>) {
-    let (ready, readiness) = mpsc::channel();
+/// Standard error, line by line and as a whole.
+fn read_complaints(stderr: ChildStderr) -> (JoinHandle<String>, mpsc::Receiver<String>) {
+    let (sender, lines) = mpsc::channel();
     let complaints = thread::spawn(move || {
         let mut said = String::new();
-        let mut lines = BufReader::new(stderr);
-        while lines.read_line(&mut said).is_ok_and(|length| length > 0) {
-            let last = said.trim_end().rsplit('\n').next();
-            if last.is_some_and(|line| line.starts_with(READY)) {
-                // The test may have given up on us.
-                ready.send(()).ok();
-            }
+        let mut stderr = BufReader::new(stderr);
+        let mut begin = 0;
+        while stderr.read_line(&mut said).is_ok_and(|length| length > 0) {
+            // The test may no longer listen.
+            sender.send(said[begin..].to_owned()).ok();
+            begin = said.len();
         }
         said
     });
-    (complaints, readiness)
+    (complaints, lines)
 }
