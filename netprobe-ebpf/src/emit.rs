@@ -4,6 +4,7 @@ use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
     programs::tracing::StackIdContext,
 };
+use aya_log_ebpf::warn;
 use netprobe_common::{
     counters::{CountKey, OTHER, StackKey},
     header::{Event, Header, Kind},
@@ -52,6 +53,13 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
     };
     if frozen(&CONFIG.count) != 0 && !count(&COUNTS, &sighting.key, sighting.weight) {
         add(&mut counters.map_full, 1);
+        if frozen(&CONFIG.log) != 0 {
+            warn!(
+                ctx,
+                "COUNTS is full: an event of kind {} is counted under other",
+                T::KIND as u16
+            );
+        }
         let other = CountKey {
             code: OTHER,
             ..CountKey::zeroed()
@@ -68,6 +76,14 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
             Ok(id) => id as i32,
             Err(errno) => {
                 add(&mut counters.stack_failed, 1);
+                if frozen(&CONFIG.log) != 0 {
+                    warn!(
+                        ctx,
+                        "no stack for an event of kind {}: errno {}",
+                        T::KIND as u16,
+                        errno
+                    );
+                }
                 errno
             }
         };

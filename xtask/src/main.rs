@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand};
 mod ebpf;
 mod kernels;
 mod process;
+mod vm;
 mod workspace;
 
 /// Builds, checks and tests netprobe.
@@ -29,12 +30,14 @@ struct Cli {
 enum Command {
     Ebpf(ebpf::Args),
     Kernels(kernels::Args),
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Ebpf(args) => ebpf::run(&args),
         Command::Kernels(args) => kernels::run(&args),
+        Command::Vm(args) => vm::run(args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

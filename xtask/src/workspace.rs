@@ -47,6 +47,11 @@ pub(crate) fn cargo_home() -> Result<PathBuf> {
     }
 }
 
+/// The cargo that started us, or the one on `PATH`.
+pub(crate) fn cargo() -> PathBuf {
+    env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+}
+
 fn home() -> Result<PathBuf> {
     env::home_dir().context("no home directory: set HOME, or NETPROBE_CACHE and CARGO_HOME")
 }

@@ -164,11 +164,7 @@ fn fold(
     let mut folder = Folder::default();
     let mut lost = 0;
     for (key, count) in counts {
-        let weight = if key.kind == SAMPLE {
-            count.events * PERIOD_NS
-        } else {
-            count.weight
-        };
+        let weight = graph.weight(count);
         match frames(key, names) {
             Some(frames) if graph.wants(&frames) => folder.add(frames, weight),
             Some(_) => {}
@@ -243,6 +239,15 @@ impl Graph {
                 let function = frame.strip_suffix("_[k]").unwrap_or(frame);
                 PORT_SEARCH.contains(&function)
             })
+    }
+
+    /// The width of a frame.
+    const fn weight(self, count: &Count) -> u64 {
+        match self {
+            Self::Drops => count.events,
+            Self::Retransmits => count.weight,
+            Self::PortSearch => count.events * PERIOD_NS,
+        }
     }
 
     const fn title(self) -> &'static str {

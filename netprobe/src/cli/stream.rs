@@ -63,7 +63,7 @@ pub(super) fn run(global: &Global, kind: Kind, options: &Options) -> Result<Exit
 
 async fn watch(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Result<ExitCode> {
     let mut stop = Stop::listen()?;
-    let mut session = Session::start(&request(spec, options))?;
+    let mut session = Session::start(&request(global, spec, options))?;
     require(&session)?;
     let mut ring = LiveRing::new(session.take_ring()?)?;
     let stacks = options.stack.then(|| session.take_stacks()).transpose()?;
@@ -111,12 +111,13 @@ async fn until(
     }
 }
 
-fn request(spec: &'static ProbeSpec, options: &Options) -> Request {
+fn request(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Request {
     let ring_bytes = options.ring_kib.next_power_of_two() * 1024;
     let mut config = Config::zeroed();
     config.detail = u32::from(!options.count);
     config.count = u32::from(options.count);
     config.stack = u32::from(options.stack);
+    config.log = u32::from(global.verbose > 0);
     config.wake_bytes = ring_bytes / 8;
     options.filter.apply(&mut config);
     let sizes = Sizes {

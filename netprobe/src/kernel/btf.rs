@@ -119,13 +119,9 @@ impl KernelBtf {
         })
     }
 
-    /// Argument types of a tracepoint, as C text, without the leading `void *__data`.
-    pub fn tracepoint(&self, name: &str) -> Option<Vec<String>> {
-        let types = self
-            .btf
-            .resolve_types_by_name(&format!("btf_trace_{name}"))
-            .ok()?;
-        types.iter().find_map(|ty| match ty {
+    /// Argument types of a tracepoint (`btf_trace_NAME`), as C text, without `void *__data`.
+    pub fn tracepoint(&self, typedef: &str) -> Option<Vec<String>> {
+        self.types(typedef).iter().find_map(|ty| match ty {
             Type::Typedef(typedef) => {
                 let pointer = self.btf.resolve_chained_type(typedef).ok()?;
                 let Type::Ptr(pointer) = pointer else {

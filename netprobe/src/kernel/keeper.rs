@@ -42,6 +42,7 @@ fn keep(mut session: Session, stopped: &Receiver<()>) -> Session {
     let mut has_windows = matches!(session.windowed(), Some(attached) if attached.result.is_ok());
     let mut next_window = Instant::now();
     loop {
+        session.flush_log();
         if session.attach_modules() {
             log::info!("a module was loaded; its probes are attached");
         }

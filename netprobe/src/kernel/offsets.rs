@@ -69,3 +69,36 @@ fn argument(types: &[String], wanted: &str) -> Option<u16> {
         .position(|ty| ty.strip_suffix(" *").unwrap_or(ty) == wanted)?;
     u16::try_from(position).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{btf, btf_index};
+
+    #[test]
+    fn fields_of_every_kernel_are_found_in_this_one() {
+        let Ok(bytes) = btf::read() else {
+            println!("SKIP this kernel has no BTF");
+            return;
+        };
+        let names = names().map(str::to_owned).collect();
+        let index = btf_index::find(&bytes, &names).unwrap();
+        let offsets = resolve(&KernelBtf::new(&bytes, index).unwrap());
+        for field in Field::ALL {
+            // Kernels from 6.10 on keep it per CPU; 5.10 has no reasons, and few give errors.
+            let may_lack = matches!(
+                field,
+                Field::SkbTcpTwIsn
+                    | Field::ArgDropReason
+                    | Field::ArgDropSock
+                    | Field::ArgRetransmitErr
+                    | Field::ArgResetReason
+            );
+            assert!(
+                may_lack || offsets.get(*field).is_some(),
+                "{:?}",
+                field.source()
+            );
+        }
+    }
+}

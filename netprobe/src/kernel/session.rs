@@ -7,6 +7,8 @@ use aya::{
     Btf, Ebpf,
     maps::{Array, MapData, PerCpuArray, PerCpuHashMap, RingBuf, StackTraceMap},
 };
+use aya_log::EbpfLogger;
+use log::Log;
 use netprobe_common::{
     config::Config,
     counters::{Count, CountKey, Counters, OTHER, StackKey},
@@ -51,6 +53,7 @@ pub struct Session {
     ways: Ways,
     probes: Vec<(&'static ProbeSpec, Vec<Attached>)>,
     windowed: Option<Attached>,
+    logger: Option<EbpfLogger<&'static dyn Log>>,
 }
 
 impl Session {
@@ -66,6 +69,7 @@ impl Session {
         log::debug!("types are read after {:?}", started.elapsed());
         let mut ebpf = load::load(&request.config, &offsets, request.sizes, &btf)?;
         reserve_other(&mut ebpf, request)?;
+        let logger = open_log(&mut ebpf, &request.config)?;
         log::debug!("maps are ready after {:?}", started.elapsed());
         let mut session = Self {
             ebpf,
@@ -75,6 +79,7 @@ impl Session {
             ways: Ways::detect(),
             probes: Vec::new(),
             windowed: None,
+            logger,
         };
         drop(kernel);
         log::debug!("names are ready after {:?}", started.elapsed());
@@ -133,6 +138,13 @@ impl Session {
             }
         }
         changed
+    }
+
+    /// Passes on what the programs have logged about rare errors.
+    pub fn flush_log(&mut self) {
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
     }
 
     /// The hook that is attached only in windows, if it was asked for: loaded, or why not.
@@ -322,6 +334,16 @@ fn names() -> HashSet<String> {
         .chain(drop_reasons::names())
         .chain([CONNTRACK_FUNCTION]);
     types.map(str::to_owned).chain(targets).collect()
+}
+
+/// Opens the log of the programs, if they were told to write one.
+fn open_log(ebpf: &mut Ebpf, config: &Config) -> Result<Option<EbpfLogger<&'static dyn Log>>> {
+    if config.log == 0 {
+        return Ok(None);
+    }
+    Ok(Some(
+        EbpfLogger::init(ebpf).context("open the log of the programs")?,
+    ))
 }
 
 /// Makes sure that the row which gathers overflow has its place.

@@ -14,11 +14,13 @@ pub(super) struct Apt {
     dir: PathBuf,
 }
 
-/// A package and its version.
-#[derive(Debug, PartialEq, Eq)]
+/// A package of a kernel.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Package {
     pub(super) name: String,
     pub(super) version: String,
+    /// The packages that have the image and the modules in newer series, where this one has nothing.
+    parts: Vec<String>,
 }
 
 impl Apt {
@@ -57,19 +59,23 @@ impl Apt {
             .with_context(|| format!("no package {prefix}* in {}", self.dir.display()))
     }
 
-    /// Downloads a package into `to` and returns its file.
-    pub(super) fn download(&self, package: &Package, to: &Path) -> Result<PathBuf> {
-        let exact = format!("{}={}", package.name, package.version);
+    /// Downloads what a kernel consists of into `to` and returns the files.
+    pub(super) fn download(&self, package: &Package, to: &Path) -> Result<Vec<PathBuf>> {
+        let names = std::iter::once(&package.name).chain(&package.parts);
+        let exact: Vec<_> = names
+            .map(|name| format!("{name}={}", package.version))
+            .collect();
         process::output(
             self.command("apt-get")
-                .args(["download", &exact])
+                .arg("download")
+                .args(&exact)
                 .current_dir(to),
         )?;
         let entries = fs::read_dir(to).with_context(|| format!("list {}", to.display()))?;
-        entries
+        Ok(entries
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|file| file.extension().is_some_and(|suffix| suffix == "deb"))
-            .with_context(|| format!("apt-get downloaded no file for {exact}"))
+            .filter(|file| file.extension().is_some_and(|suffix| suffix == "deb"))
+            .collect())
     }
 
     fn command(&self, program: &str) -> Command {
@@ -108,21 +114,33 @@ fn is_generic(name: &str) -> bool {
     name.ends_with("-amd64") && !other.iter().any(|part| name.contains(part))
 }
 
-/// Reads `Package:` and `Version:` of stanzas.
+/// Reads `Package:`, `Version:` and the parts of the kernel in `Depends:`.
 fn parse_packages(text: &str) -> Vec<Package> {
-    let mut packages = Vec::new();
-    let mut name = "";
-    for line in text.lines() {
-        if let Some(value) = line.strip_prefix("Package: ") {
-            name = value;
-        } else if let Some(value) = line.strip_prefix("Version: ") {
-            packages.push(Package {
-                name: name.to_owned(),
-                version: value.to_owned(),
-            });
+    let stanzas = text.split("\n\n").filter(|stanza| !stanza.is_empty());
+    stanzas.map(parse_package).collect()
+}
+
+fn parse_package(stanza: &str) -> Package {
+    let mut package = Package::default();
+    for line in stanza.lines() {
+        match line.split_once(": ") {
+            Some(("Package", value)) => value.clone_into(&mut package.name),
+            Some(("Version", value)) => value.clone_into(&mut package.version),
+            Some(("Depends", value)) => package.parts = parts(value),
+            _ => {}
         }
     }
-    packages
+    package
+}
+
+/// The dependencies on an exact version: those built from the same source.
+fn parts(depends: &str) -> Vec<String> {
+    depends
+        .split(',')
+        .filter(|dependency| dependency.contains("(= "))
+        .filter_map(|dependency| dependency.split_whitespace().next())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[cfg(test)]
@@ -147,12 +165,21 @@ mod tests {
 
     #[test]
     fn packages_are_read_from_stanzas() {
-        let text = "Package: a\nVersion: 1-1\nSection: kernel\n\nPackage: b\nVersion: 2-1\n";
-        let found: Vec<_> = parse_packages(text)
-            .into_iter()
-            .map(|package| (package.name, package.version))
-            .collect();
-        let expected = [("a", "1-1"), ("b", "2-1")].map(|(a, b)| (a.to_owned(), b.to_owned()));
-        assert_eq!(found, expected);
+        let text = "Package: a\nVersion: 1-1\nDepends: kmod, linux-base (>= 4.3~)\n\n\
+                    Package: b\nVersion: 2-1\n\
+                    Depends: a | c, linux-binary-b (= 2-1), linux-modules-b (= 2-1)\n";
+        let expected = [
+            package("a", "1-1", &[]),
+            package("b", "2-1", &["linux-binary-b", "linux-modules-b"]),
+        ];
+        assert_eq!(parse_packages(text), expected);
+    }
+
+    fn package(name: &str, version: &str, parts: &[&str]) -> Package {
+        Package {
+            name: name.into(),
+            version: version.into(),
+            parts: parts.iter().map(|&part| part.into()).collect(),
+        }
     }
 }

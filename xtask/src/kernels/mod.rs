@@ -56,8 +56,9 @@ const SERIES: [Series; 5] = [
 ];
 
 /// What of a package is kept: the modules that networking can need are few among thousands.
-const KEPT: [&str; 9] = [
+const KEPT: [&str; 10] = [
     "*/boot/vmlinuz-*",
+    "*/modules/*/vmlinuz",
     "*/modules/*/modules.builtin",
     "*/modules/*/modules.builtin.modinfo",
     "*/modules/*/kernel/arch/*",
@@ -206,13 +207,14 @@ fn fetch(series: &Series) -> Result<Kernel> {
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     let work = tempfile::tempdir_in(&folder)
         .with_context(|| format!("create a folder in {}", folder.display()))?;
-    let file = apt.download(&package, work.path())?;
-    unpack(&file, work.path())?;
+    for file in apt.download(&package, work.path())? {
+        unpack(&file, work.path())?;
+    }
     keep(work.path(), &kernel.dir)?;
     Ok(kernel)
 }
 
-/// Unpacks what is kept of a package, below `dir`.
+/// Unpacks below `dir` what is kept of a package.
 fn unpack(package: &Path, dir: &Path) -> Result<()> {
     let mut contents = Command::new("dpkg-deb")
         .arg("--fsys-tarfile")
@@ -221,19 +223,15 @@ fn unpack(package: &Path, dir: &Path) -> Result<()> {
         .spawn()
         .context("start dpkg-deb")?;
     let tar = contents.stdout.take().context("read from dpkg-deb")?;
-    process::run(
-        Command::new("tar")
-            .args(["--extract", "--no-same-owner", "--wildcards", "--directory"])
-            .arg(dir)
-            // A package has some of the patterns, not all: which of them differs by release.
-            .args(KEPT)
-            .stdin(tar)
-            .stderr(Stdio::null()),
-    )
-    .or_else(|error| match find(dir, "vmlinuz-") {
-        Some(_) => Ok(()),
-        None => Err(error),
-    })?;
+    // A package has some of the patterns, never all: which is decided by what `keep` finds.
+    Command::new("tar")
+        .args(["--extract", "--no-same-owner", "--wildcards", "--directory"])
+        .arg(dir)
+        .args(KEPT)
+        .stdin(tar)
+        .stderr(Stdio::null())
+        .status()
+        .context("start tar")?;
     let status = contents.wait().context("wait for dpkg-deb")?;
     if !status.success() {
         bail!("dpkg-deb cannot read {} ({status})", package.display());
@@ -243,14 +241,13 @@ fn unpack(package: &Path, dir: &Path) -> Result<()> {
 
 /// Moves what was unpacked in `work` to where the cache has it.
 fn keep(work: &Path, to: &Path) -> Result<()> {
-    let image = find(work, "vmlinuz-").context("the package has no kernel image")?;
-    let name = image.file_name().unwrap_or_default().to_string_lossy();
-    let release = name.trim_start_matches("vmlinuz-").to_owned();
     let modules = ["usr/lib/modules", "lib/modules"]
         .iter()
-        .map(|dir| work.join(dir).join(&release))
-        .find(|dir| dir.is_dir())
+        .find_map(|dir| fs::read_dir(work.join(dir)).ok()?.next()?.ok())
         .context("the package has no modules")?;
+    let release = modules.file_name().to_string_lossy().into_owned();
+    let modules = modules.path();
+    let image = find(work, "vmlinuz").context("the package has no kernel image")?;
     decompress(&modules)?;
     fs::create_dir_all(to).with_context(|| format!("create {}", to.display()))?;
     for (from, name) in [(&image, "vmlinuz"), (&modules, "modules")] {

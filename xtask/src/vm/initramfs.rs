@@ -1,0 +1,215 @@
+//! Builds the whole file system of a test machine: busybox, tools of this machine with their
+//! libraries, kernel modules, and the command to run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::cpio::Archive;
+use super::modules::Modules;
+use super::{Machine, libraries};
+use crate::{process, workspace};
+
+const INIT: &str = include_str!("init.sh");
+/// Programs of this machine that are packed; the first four must be there.
+const TOOLS: [&str; 7] = ["ip", "tc", "ss", "nft", "nstat", "bpftool", "conntrack"];
+const REQUIRED: usize = 4;
+const DIRECTORIES: [&str; 11] = [
+    "/bin",
+    "/dev",
+    "/etc",
+    "/lib",
+    "/netprobe",
+    "/proc",
+    "/run",
+    "/sys",
+    "/tmp",
+    "/usr",
+    "/var",
+];
+const LINKS: [(&str, &str); 4] = [
+    ("/sbin", "bin"),
+    ("/usr/bin", "../bin"),
+    ("/usr/sbin", "../bin"),
+    ("/var/run", "../run"),
+];
+/// The few lines of the name databases that programs look into.
+const ETC: [(&str, &str); 5] = [
+    ("/etc/passwd", "root:x:0:0:root:/tmp:/bin/sh\n"),
+    ("/etc/group", "root:x:0:\n"),
+    ("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+    (
+        "/etc/protocols",
+        "icmp 1\ntcp 6\nudp 17\nipv6-icmp 58\nsctp 132\n",
+    ),
+    ("/etc/nsswitch.conf", "passwd: files\nhosts: files\n"),
+];
+
+/// Writes the archive for `machine` to `file`.
+pub(super) fn write(machine: &Machine, file: &Path) -> Result<()> {
+    let out = File::create(file).with_context(|| format!("create {}", file.display()))?;
+    let modules = Modules::select(&machine.kernel, &machine.modules)?;
+    let mut contents = Contents::default();
+    contents.add_tools()?;
+    for (host, guest) in &machine.files {
+        contents.files.insert(guest.clone(), host.clone());
+    }
+    contents.add_libraries()?;
+    contents.add_modules(&modules, &machine.kernel.release()?);
+    contents.add_texts(machine);
+    let write = || contents.write(Archive::new(BufWriter::new(out)));
+    write().with_context(|| format!("write {}", file.display()))
+}
+
+/// What goes into the archive, by its path there.
+#[derive(Default)]
+struct Contents {
+    files: BTreeMap<String, PathBuf>,
+    links: BTreeMap<String, String>,
+    texts: BTreeMap<String, String>,
+}
+
+impl Contents {
+    fn add_tools(&mut self) -> Result<()> {
+        let busybox = find("busybox")?;
+        let applets = process::output(Command::new(&busybox).arg("--list"))?;
+        for applet in applets.lines() {
+            self.links
+                .insert(format!("/bin/{applet}"), "busybox".to_owned());
+        }
+        self.files.insert("/bin/busybox".to_owned(), busybox);
+        for (index, tool) in TOOLS.iter().enumerate() {
+            match find(tool) {
+                Ok(path) => self.files.insert(format!("/bin/{tool}"), path),
+                Err(error) if index < REQUIRED => return Err(error),
+                Err(_) => continue,
+            };
+        }
+        Ok(())
+    }
+
+    fn add_libraries(&mut self) -> Result<()> {
+        let programs: Vec<_> = self.files.values().map(PathBuf::as_path).collect();
+        for library in libraries::closure(&programs)? {
+            let guest = library.display().to_string();
+            self.files.insert(guest, library);
+        }
+        Ok(())
+    }
+
+    fn add_modules(&mut self, modules: &Modules, release: &str) {
+        let folder = format!("/lib/modules/{release}");
+        for (path, host) in modules.files() {
+            self.files
+                .insert(format!("{folder}/{}", path.display()), host);
+        }
+        for (name, text) in [
+            ("modules.dep", modules.dep()),
+            ("modules.alias", modules.alias()),
+            ("modules.symbols", String::new()),
+        ] {
+            self.texts.insert(format!("{folder}/{name}"), text);
+        }
+    }
+
+    fn add_texts(&mut self, machine: &Machine) {
+        let mut add = |path: &str, text: String| self.texts.insert(path.to_owned(), text);
+        add("/init", INIT.to_owned());
+        let mut modules = machine.modules.join("\n");
+        modules.push('\n');
+        add("/netprobe/modules", modules);
+        let environment = machine.environment.iter();
+        let lines = environment.map(|(name, value)| format!("export {name}={}\n", quote(value)));
+        add("/netprobe/environment", lines.collect());
+        let words: Vec<_> = machine.command.iter().map(|word| quote(word)).collect();
+        add("/netprobe/command", format!("exec {}\n", words.join(" ")));
+        for (path, text) in ETC {
+            add(path, text.to_owned());
+        }
+    }
+
+    fn write(&self, mut archive: Archive<impl Write>) -> Result<()> {
+        for directory in self.directories() {
+            archive.directory(&directory)?;
+        }
+        // The kernel opens the console for the first process before anything is mounted.
+        archive.device("/dev/console", 5, 1)?;
+        archive.device("/dev/null", 1, 3)?;
+        let links = self
+            .links
+            .iter()
+            .map(|(path, to)| (path.as_str(), to.as_str()));
+        for (path, target) in links.chain(LINKS) {
+            if !self.files.contains_key(path) {
+                archive.symlink(path, target)?;
+            }
+        }
+        for (path, text) in &self.texts {
+            archive.file(path, text.as_bytes())?;
+        }
+        for (path, host) in &self.files {
+            let data = fs::read(host).with_context(|| format!("read {}", host.display()))?;
+            archive.file(path, &data)?;
+        }
+        archive.finish()?;
+        Ok(())
+    }
+
+    /// Every directory, parents first.
+    fn directories(&self) -> BTreeSet<String> {
+        let mut all: BTreeSet<String> = DIRECTORIES.map(str::to_owned).into();
+        let paths = self.files.keys().chain(self.texts.keys());
+        let linked = |dir: &&Path| LINKS.iter().any(|(link, _)| Path::new(link) == *dir);
+        for dir in paths.flat_map(|path| Path::new(path).ancestors().skip(1)) {
+            if dir != Path::new("/") && !linked(&dir) {
+                all.insert(dir.display().to_string());
+            }
+        }
+        all
+    }
+}
+
+fn find(tool: &str) -> Result<PathBuf> {
+    let usual = ["/usr/sbin", "/sbin"].map(|dir| Path::new(dir).join(tool));
+    workspace::on_path(tool)
+        .or_else(|| usual.into_iter().find(|file| file.is_file()))
+        .with_context(|| format!("{tool} is missing; run `cargo xtask setup`"))
+}
+
+/// A word as the shell reads it back unchanged.
+fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_the_shell() {
+        let words = ["a b", "it's", "$HOME", "*", "", "\"q\"\n"];
+        for word in words {
+            let script = format!("printf %s {}", quote(word));
+            let printed = Command::new("sh")
+                .args(["-c", &script])
+                .output()
+                .expect("sh");
+            assert_eq!(String::from_utf8_lossy(&printed.stdout), word);
+        }
+    }
+
+    #[test]
+    fn directories_come_before_what_is_in_them() {
+        let mut contents = Contents::default();
+        contents.texts.insert("/a/b/c".into(), String::new());
+        contents.texts.insert("/sbin/x".into(), String::new());
+        let all: Vec<_> = contents.directories().into_iter().collect();
+        let at = |dir: &str| all.iter().position(|found| found == dir);
+        assert!(at("/a").expect("/a") < at("/a/b").expect("/a/b"));
+        assert_eq!(at("/sbin"), None, "a link");
+    }
+}
