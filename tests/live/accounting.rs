@@ -19,7 +19,7 @@ use netprobe_tests::{
 use rustix::process::Signal;
 
 const PORT: u16 = 7401;
-const STORM: Duration = Duration::from_secs(3);
+const STORM: Duration = Duration::from_secs(2);
 
 /// Sends packets that the firewall drops, as fast as it goes, and says how many.
 fn storm(cable: &Cable, length: Duration) -> u64 {

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use netprobe_tests::{
-    netns::Cable,
-    probe::{Event, Probe, Run, column_of, number, text},
+    netns::{Cable, INTERFACE},
+    probe::{Event, Probe, Run, column_of, number, sum, text},
     process::Actor,
     skip::has_hooks,
     traffic::{CLIENT, Family, SERVER, is_connected},
@@ -178,9 +178,8 @@ fn unroutable_connects_equal_the_applications_own_count() {
     }
     for family in Family::OF_SOCKETS {
         let cable = Cable::new();
-        cable
-            .client
-            .ip("route flush table main\n-6 route flush table main\n");
+        // Routes go with it.
+        cable.client.ip(&format!("link set {INTERFACE} down"));
         let probe = Probe::of(&cable.client, "connects");
         let (client, told) = connect_as_client(&cable, family, PORT);
         let run = probe.stop();
@@ -196,7 +195,7 @@ fn timeouts_equal_the_applications_own_count() {
     }
     let cable = Cable::new();
     cable.client.sysctl("net.ipv4.tcp_syn_retries", 1);
-    let _blackhole = cable.server.firewall("input", &format!("tcp dport {PORT}"));
+    let blackhole = cable.server.firewall("input", &format!("tcp dport {PORT}"));
     let probe = Probe::of(&cable.client, "connects");
     let began = Instant::now();
     let mut clients: Vec<Socket> = Vec::new();
@@ -219,14 +218,14 @@ fn timeouts_equal_the_applications_own_count() {
     );
     assert_eq!(run.count("errno", "ETIMEDOUT"), errors.len() as u64);
     assert_eq!(run.all().len(), errors.len(), "{:?}", run.events);
+    assert_eq!(sum(run.all(), "syn_attempts"), blackhole.dropped());
     for family in Family::OF_SOCKETS {
         let events = run.with("family", family.name());
         assert_eq!(events.len() as u64, TIMES, "{family:?}");
         for event in events {
             assert_ends(event, &cable, family);
             assert_eq!(text(event, "outcome"), "failed");
-            // One, and the one that `tcp_syn_retries` allows.
-            assert_eq!(number(event, "syn_attempts"), 2, "{event:?}");
+            assert!(number(event, "syn_attempts") >= 2, "{event:?}");
             let latency = number(event, "latency_ns");
             assert!((1_900_000_000..took).contains(&latency), "{event:?}");
         }

@@ -22,16 +22,20 @@ const TIMES: u64 = 5;
 
 /// Whether this is the initial namespace of a machine that talks to nobody.
 fn is_hermit() -> bool {
+    const IFF_UP: u32 = 1;
     let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    let is_up = |name: &str| {
+        let flags = fs::read_to_string(format!("/sys/class/net/{name}/flags")).ok();
+        let flags = flags
+            .and_then(|text| u32::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok());
+        flags.is_none_or(|flags| flags & IFF_UP != 0)
+    };
     let interfaces = fs::read_to_string("/proc/net/dev").unwrap_or_default();
     let names = interfaces
         .lines()
         .skip(2)
         .filter_map(|line| line.split_once(':'));
-    let mut strangers = names.filter(|(name, _)| {
-        // The others are made by modules on their own, and lead nowhere.
-        !["lo", "sit0", "tunl0", "ip6tnl0", "gre0"].contains(&name.trim())
-    });
+    let mut strangers = names.filter(|(name, _)| name.trim() != "lo" && is_up(name.trim()));
     namespace("1") == namespace("self") && strangers.next().is_none()
 }
 

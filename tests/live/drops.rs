@@ -14,6 +14,8 @@ use netprobe_tests::{
 };
 use serde_json::Value;
 
+use crate::listeners::{Waiting, overflow_at_final_ack};
+
 const PORT: u16 = 7001;
 const PACKETS: u16 = 20;
 
@@ -238,7 +240,7 @@ fn handshakes_refused_at_the_final_ack_show_as_drops_too() {
         let cable = Cable::new();
         let before = cable.server.counters();
         let probe = Probe::of(&cable.server, "drops");
-        super::listeners::overflow_at_final_ack(&cable, family, PORT);
+        overflow_at_final_ack((&cable, family), PORT, Waiting::AsRequests, || {});
         let run = probe.stop();
         let overflows = cable
             .server
