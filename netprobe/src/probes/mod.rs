@@ -1,7 +1,10 @@
 //! The one list of probes. Each file says what its event means to a person in an incident, what
 //! it attaches to, and how its record becomes a row.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use netprobe_common::{
     counters::CountKey,
@@ -231,7 +234,7 @@ fn errno(number: i32) -> Value {
         113 => "EHOSTUNREACH",
         114 => "EALREADY",
         115 => "EINPROGRESS",
-        _ => return Value::Signed(i64::from(number)),
+        _ => return Value::Text(Arc::from(number.to_string())),
     })
 }
 
