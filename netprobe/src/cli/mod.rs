@@ -1,6 +1,6 @@
 //! The command line: what can be asked, and the exit code of the answer.
 
-use std::{ffi::OsString, io, process::ExitCode, time::Duration};
+use std::{error::Error, ffi::OsString, io, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -147,7 +147,7 @@ fn conclude(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     log::error!("{error:#}");
-    let cannot_run = error.chain().any(|cause| cause.is::<CannotRun>());
+    let cannot_run = error.chain().any(<dyn Error>::is::<CannotRun>);
     ExitCode::from(if cannot_run { 3 } else { 1 })
 }
 
