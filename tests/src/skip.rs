@@ -13,7 +13,10 @@ fn is_strict() -> bool {
 
 /// Prints `SKIP <why>` where the harness keeps it with the name of the test; `--show-output`
 /// shows it.
-#[expect(clippy::print_stdout, reason = "the harness keeps only what is printed this way")]
+#[expect(
+    clippy::print_stdout,
+    reason = "the harness keeps only what is printed this way"
+)]
 pub fn skip(why: &str) {
     println!("SKIP {why}");
 }

@@ -184,8 +184,8 @@ mod tests {
             ("0.5", Duration::from_millis(500)),
             ("10s", Duration::from_secs(10)),
             ("250ms", Duration::from_millis(250)),
-            ("5m", Duration::from_secs(300)),
-            ("1h30m", Duration::from_secs(5400)),
+            ("5m", Duration::from_mins(5)),
+            ("1h30m", Duration::from_mins(90)),
         ];
         for (text, expected) in cases {
             assert_eq!(parse_duration(text), Ok(expected), "{text}");
