@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc};
 
 use netprobe_common::{
     header::{Header, Kind},
+    owner::Owner,
     record::read,
-    records::Owner,
 };
 
 use crate::{
@@ -59,7 +59,7 @@ pub struct NoNames;
 
 impl Names for NoNames {
     fn drop_reason(&mut self, code: u32) -> Value {
-        Value::Unsigned(u64::from(code))
+        Value::Text(Arc::from(code.to_string()))
     }
 
     fn symbol(&mut self, address: u64) -> Value {
