@@ -2,7 +2,7 @@
 //!
 //! - [`record`]: the `record!` macro, and reading records out of untrusted bytes.
 //! - [`header`]: what every event begins with, and the `kinds!` list.
-//! - [`records`]: one file per probe.
+//! - [`records`]: one file per probe; [`flow`] and [`owner`] are the parts that they share.
 //! - [`config`], [`offsets`]: frozen globals that user space sets before loading.
 //! - [`counters`]: the per-CPU accounting and the keys of the in-kernel aggregates.
 //!
@@ -11,7 +11,9 @@
 
 pub mod config;
 pub mod counters;
+pub mod flow;
 pub mod header;
 pub mod offsets;
+pub mod owner;
 pub mod record;
 pub mod records;

@@ -130,7 +130,7 @@ pub(crate) fn count<K: Plain>(map: &PerCpuHashMap<K, Count>, key: &K, weight: u6
         weight: 0,
     };
     // BPF_NOEXIST (1): another CPU may have been first, and its count must not be reset.
-    let _lost_race = map.insert(key, &none, 1);
+    let _lost_race = map.insert(key, none, 1);
     let Some(count) = value(map.get_ptr_mut(key)) else {
         return false;
     };

@@ -50,12 +50,15 @@ pub struct ProbeSpec {
     /// What a weight of 1 is in totals and flame graphs.
     pub weight: &'static str,
     /// Turns a record into the values of a row.
-    pub decode: fn(&[u8], &mut dyn Names, &mut Vec<Value>) -> Result<(), DecodeError>,
+    pub decode: Decode,
     /// What the events counted under a key share.
     pub group: fn(&CountKey, &mut dyn Names) -> Vec<(&'static str, Value)>,
     /// The name of a code, which roots the stacks of a flame graph.
     pub code: fn(u32, &mut dyn Names) -> Value,
 }
+
+/// Turns a record into the values of a row.
+pub type Decode = fn(&[u8], &mut dyn Names, &mut Vec<Value>) -> Result<(), DecodeError>;
 
 impl ProbeSpec {
     /// Its name.
