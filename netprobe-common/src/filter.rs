@@ -4,6 +4,11 @@
 //! the very same [`Filter::admits`], which reads each setting through [`Setting`]: for the
 //! verifier a setting is a constant, so that a test which is not set is dead code to it.
 
+#![expect(
+    clippy::inline_always,
+    reason = "for the verifier a test that is not set must be dead code where it is called"
+)]
+
 use crate::{record, record::Plain, records::Flow};
 
 /// Ranges of a [`Ports`].
@@ -251,6 +256,10 @@ impl Number {
     };
 
     #[inline(always)]
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "a copy would be read before the mode says whether it is needed"
+    )]
     fn admits<S: Setting>(&self, setting: S, number: u32) -> bool {
         let mode = setting.read(&self.mode);
         mode == ANY || (mode == IS) == (number == setting.read(&self.value))
@@ -371,19 +380,14 @@ fn difference<S: Setting>(
 /// Sixteen bytes as four words in memory order.
 #[inline(always)]
 pub const fn words(bytes: &[u8; 16]) -> [u32; 4] {
-    let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = quarters(bytes);
-    [
-        u32::from_ne_bytes([a, b, c, d]),
-        u32::from_ne_bytes([e, f, g, h]),
-        u32::from_ne_bytes([i, j, k, l]),
-        u32::from_ne_bytes([m, n, o, p]),
-    ]
-}
-
-#[inline(always)]
-const fn quarters(bytes: &[u8; 16]) -> [[u8; 4]; 4] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *bytes;
-    [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]]
+    let (quarters, _none) = bytes.as_chunks::<4>();
+    let mut words = [0; 4];
+    let mut index = 0;
+    while index < words.len() {
+        words[index] = u32::from_ne_bytes(quarters[index]);
+        index += 1;
+    }
+    words
 }
 
 #[cfg(test)]
