@@ -91,9 +91,9 @@ impl Options {
             parts.push(test("--netns", text, Predicate::Netns(inode)));
         }
         parts.push(alternatives("--port", &self.port, |text| {
-            let ports = parse_ports(text, &Machine);
-            let ports = ports.map_err(|why| Error::elsewhere(format!("--port {text}: {why}")))?;
-            Ok(Predicate::Port(Side::Either, ports))
+            let wanted = parse_ports(text, &Machine);
+            let wanted = wanted.map_err(|why| Error::elsewhere(format!("--port {text}: {why}")))?;
+            Ok(Predicate::Port(Side::Either, wanted))
         })?);
         let pids: Vec<String> = self.pid.iter().map(ToString::to_string).collect();
         parts.push(alternatives("--pid", &pids, |text| {

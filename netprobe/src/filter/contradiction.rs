@@ -44,7 +44,7 @@ fn check_alone(test: &Test) -> Result<(), Error> {
             test,
             format!("the opposite of `{}` never holds", test.origin),
         )),
-        Predicate::State(0) => Err(Error::of(test, "no state is left by these")),
+        Predicate::State(0) => Err(Error::of(test, "no state is left by left")),
         Predicate::Port(_, ports) if ports.is_empty() => {
             Err(Error::of(test, "no port is left by this"))
         }
@@ -86,7 +86,7 @@ fn check_ports(given: &[&Test]) -> Result<(), Error> {
             };
             return Err(Error::of(
                 test,
-                "these tests of the ports cannot hold together",
+                "left tests of the ports cannot hold together",
             ));
         }
     }
@@ -98,15 +98,15 @@ fn excludes(a: &Test, b: &Test) -> bool {
     use Predicate::{Address, Family, Port, State};
     let is_same_question = a.predicate == b.predicate;
     match (&a.predicate, &b.predicate) {
-        (Port(x, these), Port(y, those)) if x == y && *x != Side::Either => {
-            these.intersection(those).is_empty()
+        (Port(x, left), Port(y, right)) if x == y && *x != Side::Either => {
+            left.intersection(right).is_empty()
         }
-        (State(these), State(those)) => these & those == 0,
-        (Address(x, these), Address(y, those)) if x == y && *x != Side::Either => {
+        (State(left), State(right)) => left & right == 0,
+        (Address(x, left), Address(y, right)) if x == y && *x != Side::Either => {
             match (a.is_negated, b.is_negated) {
-                (false, false) => all(these, |p| those.iter().all(|q| p.is_disjoint(q))),
-                (false, true) => all(these, |p| those.iter().any(|q| p.is_within(q))),
-                (true, false) => all(those, |p| these.iter().any(|q| p.is_within(q))),
+                (false, false) => all(left, |p| right.iter().all(|q| p.is_disjoint(q))),
+                (false, true) => all(left, |p| right.iter().any(|q| p.is_within(q))),
+                (true, false) => all(right, |p| left.iter().any(|q| p.is_within(q))),
                 (true, true) => false,
             }
         }
@@ -140,18 +140,18 @@ fn is_other_family(
         && prefixes.iter().all(|prefix| prefix.family() != family)
 }
 
-/// Whether these name different values of a thing that has only one.
+/// Whether left name different values of a thing that has only one.
 fn has_one_value(a: &Predicate, b: &Predicate) -> bool {
     match (a, b) {
-        (Predicate::Comm(these), Predicate::Comm(those))
-        | (Predicate::Iface(these), Predicate::Iface(those)) => {
-            these.exact().is_some() && those.exact().is_some() && these != those
+        (Predicate::Comm(left), Predicate::Comm(right))
+        | (Predicate::Iface(left), Predicate::Iface(right)) => {
+            left.exact().is_some() && right.exact().is_some() && left != right
         }
-        (Predicate::Reason(these), Predicate::Reason(those)) => {
-            let (Some(these), Some(those)) = (these.codes(), those.codes()) else {
+        (Predicate::Reason(left), Predicate::Reason(right)) => {
+            let (Some(left), Some(right)) = (left.codes(), right.codes()) else {
                 return false;
             };
-            !these.iter().any(|code| those.contains(code))
+            !left.iter().any(|code| right.contains(code))
         }
         (Predicate::Pid(_), Predicate::Pid(_))
         | (Predicate::Netns(_), Predicate::Netns(_))

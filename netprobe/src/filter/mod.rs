@@ -248,25 +248,25 @@ impl Test {
             return None;
         }
         let predicate = match (&self.predicate, &other.predicate) {
-            (Predicate::Port(a, these), Predicate::Port(b, those)) if a == b => {
-                Predicate::Port(*a, these.union(those))
+            (Predicate::Port(a, left), Predicate::Port(b, right)) if a == b => {
+                Predicate::Port(*a, left.union(right))
             }
-            (Predicate::Port(a, these), Predicate::Port(b, those))
-                if these == those && are_both_ends(*a, *b) =>
+            (Predicate::Port(a, left), Predicate::Port(b, right))
+                if left == right && are_both_ends(*a, *b) =>
             {
-                Predicate::Port(Side::Either, these.clone())
+                Predicate::Port(Side::Either, left.clone())
             }
-            (Predicate::Address(a, these), Predicate::Address(b, those)) if a == b => {
-                Predicate::Address(*a, [&these[..], those].concat())
+            (Predicate::Address(a, left), Predicate::Address(b, right)) if a == b => {
+                Predicate::Address(*a, [&left[..], right].concat())
             }
-            (Predicate::Address(a, these), Predicate::Address(b, those))
-                if these == those && are_both_ends(*a, *b) =>
+            (Predicate::Address(a, left), Predicate::Address(b, right))
+                if left == right && are_both_ends(*a, *b) =>
             {
-                Predicate::Address(Side::Either, these.clone())
+                Predicate::Address(Side::Either, left.clone())
             }
-            (Predicate::State(these), Predicate::State(those)) => Predicate::State(these | those),
-            (Predicate::Reason(these), Predicate::Reason(those)) => {
-                Predicate::Reason(these.union(those))
+            (Predicate::State(left), Predicate::State(right)) => Predicate::State(left | right),
+            (Predicate::Reason(left), Predicate::Reason(right)) => {
+                Predicate::Reason(left.union(right))
             }
             _ => return None,
         };
