@@ -125,21 +125,22 @@ fn send<T: Event>(fill: impl FnOnce(&mut T)) -> bool {
     };
     // SAFETY: every event begins with a header, at an aligned address.
     unsafe { core::ptr::from_mut(record).cast::<Header>().write(header) };
-    entry.submit(wake_flags());
+    entry.submit(wake_flags(size_of::<T>() as u64));
     true
 }
 
-/// Wakes the reader when enough waits for it; it also looks by itself every few milliseconds.
+/// Wakes the reader when this record made enough wait for it. It also looks by itself every few
+/// milliseconds, so a wake-up that is missed here costs little; one per event would cost much.
 #[inline(always)]
-fn wake_flags() -> u64 {
+fn wake_flags(size: u64) -> u64 {
     const BPF_RB_AVAIL_DATA: u64 = 0;
     const BPF_RB_NO_WAKEUP: u64 = 1;
     const BPF_RB_FORCE_WAKEUP: u64 = 2;
+    /// `BPF_RINGBUF_HDR_SZ`
+    const HEADER: u64 = 8;
     let threshold = u64::from(frozen(&CONFIG.wake_bytes));
-    if threshold == 0 {
-        return 0;
-    }
-    if EVENTS.query(BPF_RB_AVAIL_DATA) >= threshold {
+    let waiting = EVENTS.query(BPF_RB_AVAIL_DATA);
+    if waiting >= threshold && waiting < threshold + size + HEADER {
         BPF_RB_FORCE_WAKEUP
     } else {
         BPF_RB_NO_WAKEUP

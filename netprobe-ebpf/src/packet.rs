@@ -34,43 +34,66 @@ pub(crate) fn read<L: Load>(load: L, skb: u64, flow: &mut Flow) -> Option<Tcp> {
     let head: u64 = load.field(skb, Field::SkbHead);
     let network: u16 = load.field(skb, Field::SkbNetworkHeader);
     let network = u64::from(network);
-    let transport = if protocol == ETH_P_IP {
-        network + ipv4(head, network, flow)?
+    if protocol == ETH_P_IP {
+        ipv4(head, network, flow)
     } else {
-        network + ipv6(head, network, flow)?
-    };
-    // Packet bytes have no BTF type, so they are read by helper in every program type.
-    let header: [u32; 4] = Probed.at(head, transport);
-    let [sport0, sport1, dport0, dport1] = header[0].to_ne_bytes();
-    flow.sport = [sport0, sport1];
-    flow.dport = [dport0, dport1];
-    Some(Tcp {
-        seq: u32::from_be(header[1]),
-        flags: header[3].to_ne_bytes()[1],
-    })
+        ipv6(head, network, flow)
+    }
 }
 
-/// Reads an IPv4 header and returns its length, if TCP comes next.
+/// The parts of the TCP header that begins with these words.
 #[inline(always)]
-fn ipv4(head: u64, network: u64, flow: &mut Flow) -> Option<u64> {
-    let header: [u32; 5] = Probed.at(head, network);
+fn tcp(words: [u32; 4], flow: &mut Flow) -> Tcp {
+    let [sport0, sport1, dport0, dport1] = words[0].to_ne_bytes();
+    flow.sport = [sport0, sport1];
+    flow.dport = [dport0, dport1];
+    flow.protocol = IPPROTO_TCP;
+    Tcp {
+        seq: u32::from_be(words[1]),
+        flags: words[3].to_ne_bytes()[1],
+    }
+}
+
+/// Packet bytes have no BTF type, so they are read by helper in every program type; both headers
+/// at once unless there are IP options.
+#[inline(always)]
+fn ipv4(head: u64, network: u64, flow: &mut Flow) -> Option<Tcp> {
+    let header: [u32; 9] = Probed.at(head, network);
     let version_ihl = header[0].to_ne_bytes()[0];
     let protocol = header[2].to_ne_bytes()[1];
     if u16::from(protocol) != IPPROTO_TCP || version_ihl >> 4 != 4 {
         return None;
     }
     flow.family = AF_INET;
-    flow.protocol = IPPROTO_TCP;
     flow.saddr = crate::sock::join([u64::from(header[3]), 0]);
     flow.daddr = crate::sock::join([u64::from(header[4]), 0]);
-    Some(u64::from(version_ihl & 0xf) * 4)
+    if version_ihl & 0xf == 5 {
+        return Some(tcp([header[5], header[6], header[7], header[8]], flow));
+    }
+    let length = u64::from(version_ihl & 0xf) * 4;
+    Some(tcp(Probed.at(head, network + length), flow))
 }
 
-/// Reads an IPv6 header and returns its length with extensions, if TCP comes next.
+/// As [`ipv4`]; the fixed header is 40 bytes, and extensions may follow it.
 #[inline(always)]
-fn ipv6(head: u64, network: u64, flow: &mut Flow) -> Option<u64> {
-    let header: [u64; 5] = Probed.at(head, network);
+fn ipv6(head: u64, network: u64, flow: &mut Flow) -> Option<Tcp> {
+    let header: [u64; 7] = Probed.at(head, network);
+    flow.family = AF_INET6;
+    flow.saddr = crate::sock::join([header[1], header[2]]);
+    flow.daddr = crate::sock::join([header[3], header[4]]);
     let mut next = header[0].to_ne_bytes()[6];
+    if u16::from(next) == IPPROTO_TCP {
+        let (ports, flags) = (header[5], header[6]);
+        return Some(tcp(
+            [
+                ports as u32,
+                (ports >> 32) as u32,
+                flags as u32,
+                (flags >> 32) as u32,
+            ],
+            flow,
+        ));
+    }
     let mut length = 40;
     // Hop-by-hop, routing and destination options; more than three do not occur in practice.
     for _ in 0..3 {
@@ -84,9 +107,5 @@ fn ipv6(head: u64, network: u64, flow: &mut Flow) -> Option<u64> {
     if u16::from(next) != IPPROTO_TCP {
         return None;
     }
-    flow.family = AF_INET6;
-    flow.protocol = IPPROTO_TCP;
-    flow.saddr = crate::sock::join([header[1], header[2]]);
-    flow.daddr = crate::sock::join([header[3], header[4]]);
-    Some(length)
+    Some(tcp(Probed.at(head, network + length), flow))
 }

@@ -59,7 +59,7 @@ pub struct NoNames;
 
 impl Names for NoNames {
     fn drop_reason(&mut self, code: u32) -> Value {
-        Value::Unsigned(u64::from(code))
+        Value::Text(Arc::from(code.to_string()))
     }
 
     fn symbol(&mut self, address: u64) -> Value {

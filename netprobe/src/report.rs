@@ -21,6 +21,8 @@ pub enum Value {
     Text(Arc<str>),
     /// A task or interface name: bytes that anybody chose.
     Name([u8; 16]),
+    /// The flags byte of a TCP header.
+    TcpFlags(u8),
     /// Function names, innermost first.
     Stack(Arc<[Arc<str>]>),
 }

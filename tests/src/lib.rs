@@ -1,1 +1,39 @@
-//! Placeholder.
+//! What the tests of the whole program share.
+//!
+//! - [`netns`]: private network namespaces, joined by a cable, with their sysctls and firewall;
+//! - [`traffic`]: connections and packets that provoke an incident a known number of times;
+//! - [`process`]: processes with a name of their own, to be found as owners;
+//! - [`counters`]: what the kernel counted meanwhile;
+//! - [`probe`]: the netprobe under test, its events and its accounts;
+//! - [`skip`]: what cannot run here, and why;
+//! - [`bpf`]: whether objects of a dead process are gone.
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "a test ends with a panic wherever something is not as it should be"
+)]
+
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+pub mod bpf;
+pub mod counters;
+pub mod netns;
+pub mod probe;
+pub mod process;
+pub mod skip;
+pub mod traffic;
+
+/// Nothing that a test waits for takes longer, also in an emulated machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `is_so`; panics with `what` when [`PATIENCE`] is at its end.
+#[track_caller]
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        sleep(Duration::from_millis(5));
+    }
+}

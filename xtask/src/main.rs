@@ -12,9 +12,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
+mod check;
 mod ebpf;
 mod kernels;
 mod process;
+mod setup;
+mod test;
 mod vm;
 mod workspace;
 
@@ -28,15 +32,23 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Bench(bench::Args),
+    Check(check::Args),
     Ebpf(ebpf::Args),
     Kernels(kernels::Args),
+    Setup(setup::Args),
+    Test(test::Args),
     Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Bench(args) => bench::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Ebpf(args) => ebpf::run(&args),
         Command::Kernels(args) => kernels::run(&args),
+        Command::Setup(args) => setup::run(&args),
+        Command::Test(args) => Ok(test::run(&args)),
         Command::Vm(args) => vm::run(args),
     };
     outcome.unwrap_or_else(|error| {

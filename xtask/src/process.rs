@@ -1,5 +1,7 @@
-//! Running other programs, with errors that name the command line.
+//! Finding and running other programs, with errors that name the command line.
 
+use std::env;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -39,4 +41,19 @@ pub(crate) fn show(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
     format!("`{}`", words.join(" "))
+}
+
+/// The file of a program: on `PATH`, or where the administrator's programs are.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let administrator = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path)
+        .chain(administrator)
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
+}
+
+/// Whether we are root.
+pub(crate) fn is_root() -> Result<bool> {
+    Ok(output(Command::new("id").arg("-u"))? == "0")
 }

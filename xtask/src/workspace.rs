@@ -55,10 +55,3 @@ pub(crate) fn cargo() -> PathBuf {
 fn home() -> Result<PathBuf> {
     env::home_dir().context("no home directory: set HOME, or NETPROBE_CACHE and CARGO_HOME")
 }
-
-/// The first file named `name` on `PATH`.
-pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
-    env::split_paths(&env::var_os("PATH")?)
-        .map(|dir| dir.join(name))
-        .find(|file| file.is_file())
-}

@@ -18,6 +18,7 @@ use crate::{
 /// anything; the rest by netprobe.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Filters")]
+#[group(skip)]
 pub(super) struct Options {
     /// Only IPv4.
     #[arg(short = '4', long, conflicts_with = "ipv6")]

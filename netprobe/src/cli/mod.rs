@@ -1,6 +1,6 @@
 //! The command line: what can be asked, and the exit code of the answer.
 
-use std::{ffi::OsString, io, process::ExitCode, time::Duration};
+use std::{error::Error, ffi::OsString, io, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -131,10 +131,8 @@ fn conclude(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     log::error!("{error:#}");
-    let cannot_run = error.chain().any(|cause| cause.is::<CannotRun>());
-    let is_usage = error
-        .chain()
-        .any(|cause| cause.is::<crate::filter::Error>());
+    let cannot_run = error.chain().any(<dyn Error>::is::<CannotRun>);
+    let is_usage = error.chain().any(<dyn Error>::is::<crate::filter::Error>);
     ExitCode::from(match (cannot_run, is_usage) {
         (true, _) => 3,
         (_, true) => 2,
@@ -175,8 +173,8 @@ mod tests {
             ("0.5", Duration::from_millis(500)),
             ("10s", Duration::from_secs(10)),
             ("250ms", Duration::from_millis(250)),
-            ("5m", Duration::from_secs(300)),
-            ("1h30m", Duration::from_secs(5400)),
+            ("5m", Duration::from_mins(5)),
+            ("1h30m", Duration::from_mins(90)),
         ];
         for (text, expected) in cases {
             assert_eq!(parse_duration(text), Ok(expected), "{text}");

@@ -47,7 +47,7 @@ pub(super) struct Options {
     #[command(flatten)]
     filter: filter::Options,
     /// Room for events that wait to be shown, in KiB (a power of two).
-    #[arg(long, value_name = "KIB", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
+    #[arg(long, value_name = "KIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
     ring_kib: u32,
 }
 

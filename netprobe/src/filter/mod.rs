@@ -25,6 +25,8 @@ pub mod pushdown;
 
 #[cfg(test)]
 mod equivalence;
+#[cfg(test)]
+mod expressions;
 
 pub use error::Error;
 pub use parse::{Services, parse, parse_ports};

@@ -16,7 +16,7 @@ const KIND_TYPEDEF: u32 = 8;
 const KIND_FUNC: u32 = 12;
 
 /// Looks for `names`; `None` if `bytes` is not BTF in this machine's byte order.
-pub fn find(bytes: &[u8], names: &HashSet<String>) -> Option<Index> {
+pub(super) fn find(bytes: &[u8], names: &HashSet<String>) -> Option<Index> {
     let sections = Sections::of(bytes)?;
     let wanted = string_offsets(sections.strings, names);
     let mut index = Index::new();
@@ -31,7 +31,7 @@ pub fn find(bytes: &[u8], names: &HashSet<String>) -> Option<Index> {
 /// BTF that knows only the tracepoints and functions in `index`, under the ids that they have in
 /// `bytes`; everything else is a nameless pointer. It takes a tenth of the time to read, and of
 /// the memory to keep.
-pub fn thin(bytes: &[u8], index: &Index) -> Option<Vec<u8>> {
+pub(super) fn thin(bytes: &[u8], index: &Index) -> Option<Vec<u8>> {
     let sections = Sections::of(bytes)?;
     let kept: HashMap<u32, &str> = index
         .iter()

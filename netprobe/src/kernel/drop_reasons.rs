@@ -51,7 +51,7 @@ impl DropReasons {
     pub fn name(&self, code: u32) -> Value {
         match self.names.get(&code) {
             Some(name) => Value::Text(Arc::clone(name)),
-            None => Value::Unsigned(u64::from(code)),
+            None => Value::Text(Arc::from(code.to_string())),
         }
     }
 }

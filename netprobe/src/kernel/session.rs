@@ -245,7 +245,7 @@ impl Session {
             .ok_or_else(|| anyhow!("no map {name}"))?;
         let map: PerCpuHashMap<_, Wire<K>, Wire<Count>> = PerCpuHashMap::try_from(map)?;
         let mut totals = Vec::new();
-        for entry in map.iter() {
+        for entry in &map {
             let (Wire(key), values) = entry.with_context(|| format!("read {name}"))?;
             let mut sum = Count {
                 events: 0,

@@ -3,6 +3,8 @@
 //! Established connections go on, which makes this look like anything but the firewall. The
 //! kernel's own message is rate limited and names nobody.
 
+use std::sync::Arc;
+
 use netprobe_common::{
     counters::{CountKey, OTHER},
     header::Kind,
@@ -94,6 +96,6 @@ fn code(code: u32, _names: &mut dyn Names) -> Value {
         58 => "icmpv6",
         132 => "sctp",
         OTHER => "other",
-        code => return Value::nonzero(code),
+        code => return Value::Text(Arc::from(code.to_string())),
     })
 }

@@ -67,7 +67,7 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
     values.extend(flow(&drop.flow));
     values.extend([
         tcp_state(drop.state),
-        Value::Word(flags(drop.tcp_flags)),
+        Value::TcpFlags(drop.tcp_flags),
         code(drop.reason, names),
         names.symbol(drop.location),
         Value::name(drop.iface),
@@ -103,29 +103,5 @@ fn code(code: u32, names: &mut dyn Names) -> Value {
         NO_REASON => Value::Unknown,
         OTHER => Value::Word("other"),
         code => names.drop_reason(code),
-    }
-}
-
-/// The flags that matter in an incident, in the notation of tcpdump(8) and bcc.
-const fn flags(byte: u8) -> &'static str {
-    const FIN: u8 = 1;
-    const SYN: u8 = 2;
-    const RST: u8 = 4;
-    const PSH: u8 = 8;
-    const ACK: u8 = 16;
-    match byte & (FIN | SYN | RST | PSH | ACK) {
-        0 => "-",
-        2 => "SYN",
-        18 => "SYN|ACK",
-        16 => "ACK",
-        24 => "PSH|ACK",
-        17 => "FIN|ACK",
-        25 => "FIN|PSH|ACK",
-        1 => "FIN",
-        4 => "RST",
-        20 => "RST|ACK",
-        28 => "RST|PSH|ACK",
-        8 => "PSH",
-        _ => "odd",
     }
 }

@@ -1,7 +1,10 @@
 //! The one list of probes. Each file says what its event means to a person in an incident, what
 //! it attaches to, and how its record becomes a row.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use netprobe_common::{
     counters::CountKey,
@@ -49,12 +52,15 @@ pub struct ProbeSpec {
     /// What a weight of 1 is in totals and flame graphs.
     pub weight: &'static str,
     /// Turns a record into the values of a row.
-    pub decode: fn(&[u8], &mut dyn Names, &mut Vec<Value>) -> Result<(), DecodeError>,
+    pub decode: Decode,
     /// What the events counted under a key share.
     pub group: fn(&CountKey, &mut dyn Names) -> Vec<(&'static str, Value)>,
     /// The name of a code, which roots the stacks of a flame graph.
     pub code: fn(u32, &mut dyn Names) -> Value,
 }
+
+/// Turns a record into the values of a row.
+pub type Decode = fn(&[u8], &mut dyn Names, &mut Vec<Value>) -> Result<(), DecodeError>;
 
 impl ProbeSpec {
     /// Its name.
@@ -244,7 +250,7 @@ fn errno(number: i32) -> Value {
         113 => "EHOSTUNREACH",
         114 => "EALREADY",
         115 => "EINPROGRESS",
-        _ => return Value::Signed(i64::from(number)),
+        _ => return Value::Text(Arc::from(number.to_string())),
     })
 }
 

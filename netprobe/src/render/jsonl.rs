@@ -2,14 +2,14 @@
 
 use std::io::{self, Write};
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
-use serde_json::{Map, Value as Json, json};
+use serde::ser::{Serialize, SerializeMap};
+use serde_json::{Map, Serializer, Value as Json, json, ser::Formatter};
 
 use super::text;
-use crate::report::{Layout, Probe, Row, Summary, Total, Value};
+use crate::report::{Layout, Probe, Row, Summary, Total, Value, name_bytes};
 
 impl Serialize for Value {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Unknown => serializer.serialize_none(),
             Self::Unsigned(number) => serializer.serialize_u64(*number),
@@ -17,7 +17,11 @@ impl Serialize for Value {
             Self::Ip(address) => serializer.collect_str(address),
             Self::Word(word) => serializer.serialize_str(word),
             Self::Stack(frames) => serializer.collect_seq(frames.iter().map(AsRef::<str>::as_ref)),
-            Self::Text(_) | Self::Name(_) => {
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Name(name) => {
+                serializer.serialize_str(&String::from_utf8_lossy(name_bytes(name)))
+            }
+            Self::TcpFlags(_) => {
                 let mut shown = String::new();
                 text::push(&mut shown, self);
                 serializer.serialize_str(&shown)
@@ -33,7 +37,7 @@ struct Line<'a> {
 }
 
 impl Serialize for Line<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.row.values.len() + 3))?;
         map.serialize_entry("kind", self.row.kind)?;
         map.serialize_entry("ts", self.time)?;
@@ -45,15 +49,47 @@ impl Serialize for Line<'_> {
     }
 }
 
+/// Writes names as they are, but no character that a terminal would act on or hide: those become
+/// `\u` escapes, which every reader of JSON undoes.
+struct Harmless;
+
+impl Formatter for Harmless {
+    fn write_string_fragment<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        if fragment.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+            return writer.write_all(fragment.as_bytes());
+        }
+        let mut units = [0; 2];
+        for character in fragment.chars() {
+            if text::is_plain(character) || character == '\\' {
+                write!(writer, "{character}")?;
+            } else {
+                for unit in character.encode_utf16(&mut units) {
+                    write!(writer, "\\u{unit:04x}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes one line.
+fn line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    value.serialize(&mut Serializer::with_formatter(&mut *out, Harmless))?;
+    out.write_all(b"\n")
+}
+
 /// Writes an event; `time` is RFC 3339.
 pub fn row(out: &mut dyn Write, layout: Layout, row: &Row, time: &str) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, &Line { row, layout, time })?;
-    out.write_all(b"\n")
+    line(out, &Line { row, layout, time })
 }
 
 /// Writes the last line of a stream.
 pub fn summary(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
-    let line = json!({
+    let object = json!({
         "kind": "summary",
         "schema": "netprobe.summary/1",
         "elapsed_s": summary.elapsed.as_secs_f64(),
@@ -61,8 +97,7 @@ pub fn summary(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
         "probes": summary.probes.iter().map(probe_with_counters).collect::<Vec<_>>(),
         "totals": summary.totals.iter().map(total).collect::<Vec<_>>(),
     });
-    serde_json::to_writer(&mut *out, &line)?;
-    out.write_all(b"\n")
+    line(out, &object)
 }
 
 /// What became of a probe, without its accounting.

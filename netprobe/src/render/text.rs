@@ -18,12 +18,29 @@ pub fn push(out: &mut String, value: &Value) {
         Value::Word(word) => out.write_str(word),
         Value::Text(text) => escape(out, text),
         Value::Name(name) => escape(out, &String::from_utf8_lossy(name_bytes(name))),
+        Value::TcpFlags(flags) => push_flags(out, *flags),
         Value::Stack(frames) => frames.iter().enumerate().try_for_each(|(index, frame)| {
             out.write_str(if index == 0 { "" } else { "<" })?;
             escape(out, frame)
         }),
     };
     debug_assert!(written.is_ok(), "writing to a string does not fail");
+}
+
+/// Names of the flags from the lowest bit up (RFC 9293, 3.1), joined as bcc does.
+fn push_flags(out: &mut String, flags: u8) -> fmt::Result {
+    const NAMES: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];
+    if flags == 0 {
+        return out.write_str(UNKNOWN);
+    }
+    let set = NAMES
+        .iter()
+        .enumerate()
+        .filter(|(bit, _)| flags & (1 << bit) != 0);
+    set.enumerate().try_for_each(|(position, (_, name))| {
+        out.write_str(if position == 0 { "" } else { "|" })?;
+        out.write_str(name)
+    })
 }
 
 /// Writes text with everything but plain printable characters escaped: controls, which move the
@@ -40,7 +57,7 @@ fn escape(out: &mut String, text: &str) -> fmt::Result {
 }
 
 /// Letters and marks that a terminal shows where they stand.
-fn is_plain(character: char) -> bool {
+pub(super) fn is_plain(character: char) -> bool {
     match character {
         ' '..='~' => character != '\\',
         '\u{a1}'..='\u{2ff}' | '\u{370}'..='\u{58f}' | '\u{1e00}'..='\u{1fff}' => {
@@ -61,6 +78,20 @@ mod tests {
         let mut out = String::new();
         push(&mut out, &Value::Name(bytes));
         out
+    }
+
+    #[test]
+    fn flags_are_joined_from_the_lowest_bit() {
+        for (flags, expected) in [
+            (0, "-"),
+            (2, "SYN"),
+            (0x12, "SYN|ACK"),
+            (0xc2, "SYN|ECE|CWR"),
+        ] {
+            let mut out = String::new();
+            push(&mut out, &Value::TcpFlags(flags));
+            assert_eq!(out, expected);
+        }
     }
 
     #[test]

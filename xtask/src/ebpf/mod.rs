@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{process, workspace};
 use provenance::{Object, Provenance, Versions};
-pub(crate) use toolchain::{Linker, Toolchain};
+pub(crate) use toolchain::{LINKER_VERSION, LLVM, Linker, Toolchain};
 
 mod provenance;
 mod sources;
@@ -38,14 +38,12 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let toolchain = Toolchain::find()?;
-    let linker = Linker::find()?;
-    eprintln!("building with {}, {}", toolchain.rustc, linker.version);
-    let object = build(&toolchain, &linker)?;
-    let made = describe(&object, &toolchain, &linker)?;
     if args.check {
-        check(&made)?;
-    } else if let Some(out) = &args.out {
+        check_committed()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (object, made) = make()?;
+    if let Some(out) = &args.out {
         copy(&object, out)?;
     } else {
         copy(&object, &committed())?;
@@ -54,9 +52,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds the object from the sources as they are and returns it, wherever a cache has it.
-pub(crate) fn fresh() -> Result<PathBuf> {
-    build(&Toolchain::find()?, &Linker::find()?)
+/// Builds the object from the sources as they are and describes it.
+fn make() -> Result<(PathBuf, Provenance)> {
+    let toolchain = Toolchain::find()?;
+    let linker = Linker::find()?;
+    eprintln!("building with {}, {}", toolchain.rustc, linker.version);
+    let object = build(&toolchain, &linker)?;
+    let made = describe(&object, &toolchain, &linker)?;
+    Ok((object, made))
 }
 
 /// The committed object.
@@ -97,8 +100,14 @@ fn remaps(toolchain: &Toolchain) -> Result<Vec<String>> {
 }
 
 /// A cargo command for the BPF target; `verb` is build, check or clippy.
-pub(crate) fn cargo(toolchain: &Toolchain, linker: &Linker, verb: &str) -> Result<Command> {
+pub(crate) fn cargo(
+    toolchain: &Toolchain,
+    linker: &Linker,
+    verb: &str,
+    more_flags: &[&str],
+) -> Result<Command> {
     let mut rustflags = flags();
+    rustflags.extend(more_flags.iter().map(|&flag| flag.to_owned()));
     rustflags.extend(remaps(toolchain)?);
     let path = env::var_os("PATH").unwrap_or_default();
     let dirs = [linker.dir.clone(), toolchain.bin()];
@@ -131,7 +140,7 @@ fn profile() -> [(&'static str, &'static str); 6] {
 }
 
 fn build(toolchain: &Toolchain, linker: &Linker) -> Result<PathBuf> {
-    process::run(cargo(toolchain, linker, "build")?.arg("--quiet"))
+    process::run(cargo(toolchain, linker, "build", &[])?.arg("--quiet"))
         .context("build the eBPF object")?;
     let built = workspace::target().join(format!("bpf/{TARGET}/release"));
     let stripped = built.join(file_name());
@@ -174,13 +183,15 @@ fn library_version(toolchain: &Toolchain) -> Result<String> {
     Ok(format!("Cargo.lock sha256 {}", sources::sha256(&bytes)))
 }
 
-fn check(made: &Provenance) -> Result<()> {
-    let committed_file = committed();
-    let bytes = fs::read(&committed_file)
-        .with_context(|| format!("read {}; run `cargo xtask ebpf`", committed_file.display()))?;
+/// Fails if the committed object does not belong to the sources.
+pub(crate) fn check_committed() -> Result<()> {
+    let file = committed();
+    let bytes = fs::read(&file)
+        .with_context(|| format!("read {}; run `cargo xtask ebpf`", file.display()))?;
     let noted = Provenance::read(&provenance_file())?;
-    let verdict = compare(made, &noted, &sources::sha256(&bytes))?;
-    eprintln!("{}: {verdict}", committed_file.display());
+    let (_, made) = make()?;
+    let verdict = compare(&made, &noted, &sources::sha256(&bytes))?;
+    eprintln!("{}: {verdict}", file.display());
     Ok(())
 }
 

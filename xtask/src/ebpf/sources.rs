@@ -69,7 +69,9 @@ fn add(sum: &mut Sha256, bytes: &[u8]) {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes
+        .iter()
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn read_toml<T: for<'de> Deserialize<'de>>(file: &Path) -> Result<T> {

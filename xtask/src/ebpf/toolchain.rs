@@ -118,7 +118,7 @@ impl Linker {
         let cached = workspace::tools()?.join("bin/bpf-linker");
         let linker = Some(cached)
             .filter(|file| file.is_file())
-            .or_else(|| workspace::on_path("bpf-linker"))
+            .or_else(|| process::find("bpf-linker"))
             .context("no bpf-linker; run `cargo xtask setup`")?;
         let strip = strip()?;
         Ok(Self {
@@ -135,8 +135,8 @@ fn strip() -> Result<PathBuf> {
     let packaged = PathBuf::from(format!("{DISTRIBUTION}/lib/llvm-{LLVM}/bin/llvm-strip"));
     Some(packaged)
         .filter(|file| file.is_file())
-        .or_else(|| workspace::on_path(&suffixed))
-        .or_else(|| workspace::on_path("llvm-strip"))
+        .or_else(|| process::find(&suffixed))
+        .or_else(|| process::find("llvm-strip"))
         .context("no llvm-strip; run `cargo xtask setup`")
 }
 
@@ -151,7 +151,7 @@ fn candidates() -> Vec<PathBuf> {
 
 /// The directories of rustup's nightly toolchains; none without rustup.
 fn nightlies() -> Result<Vec<PathBuf>> {
-    let rustup = workspace::on_path("rustup").context("no rustup")?;
+    let rustup = process::find("rustup").context("no rustup")?;
     let list = process::output(Command::new(&rustup).args(["toolchain", "list"]))?;
     let names = list.lines().filter_map(|line| line.split(' ').next());
     let mut prefixes = Vec::new();

@@ -194,7 +194,7 @@ fn fetch(series: &Series) -> Result<Kernel> {
     let mirror = Mirror::of_this_machine()?;
     let apt = Apt::new(
         &workspace::cache()?.join("apt").join(series.version),
-        &mirror.sources(series.suites, series.security)?,
+        &mirror.sources(series.suites, series.security),
     )?;
     eprintln!("kernel {}: looking for the newest package", series.version);
     let package = apt.newest_kernel(series.version)?;

@@ -64,18 +64,12 @@ impl Mirror {
     }
 
     /// The text of a sources.list for some suites of the main archive and one of the security archive.
-    pub(super) fn sources(&self, suites: &[&str], security: Option<&str>) -> Result<String> {
-        let mut text = String::new();
-        let mut add = |uri: &str, suite: &str| {
-            text.push_str(&format!("deb [signed-by={KEYRING}] {uri} {suite} main\n"));
-        };
-        for suite in suites {
-            add(&self.main, suite);
-        }
-        if let (Some(uri), Some(suite)) = (&self.security, security) {
-            add(uri, suite);
-        }
-        Ok(text)
+    pub(super) fn sources(&self, suites: &[&str], security: Option<&str>) -> String {
+        let line = |(uri, suite)| format!("deb [signed-by={KEYRING}] {uri} {suite} main\n");
+        let main = suites.iter().map(|&suite| (&self.main, suite));
+        main.chain(self.security.as_ref().zip(security))
+            .map(line)
+            .collect()
     }
 }
 
@@ -211,9 +205,7 @@ Suites: bookworm-security
             main: "http://a/debian".into(),
             security: Some("http://a/debian-security".into()),
         };
-        let text = mirror
-            .sources(&["bullseye"], Some("bullseye-security"))
-            .expect("sources");
+        let text = mirror.sources(&["bullseye"], Some("bullseye-security"));
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 2);
         assert!(lines[0].ends_with(" http://a/debian bullseye main"));

@@ -87,7 +87,7 @@ impl<W: Write> Archive<W> {
         self.out.write_all(name.as_bytes())?;
         // Header and name together, then the data, end on a multiple of four.
         self.out
-            .write_all(&[0; 4][..1 + padding(110 + name.len() + 1)])?;
+            .write_all(&[0; 4][..=padding(110 + name.len() + 1)])?;
         self.out.write_all(data)?;
         self.out.write_all(&[0; 4][..padding(data.len())])
     }

@@ -1,5 +1,5 @@
-#!/bin/busybox sh
-# The first process of a test machine, run by busybox. Serial ports: 0 kernel log, 1 stdout and
+#!/bin/sh
+# The first process of a test machine. Serial ports: 0 kernel log, 1 stdout and
 # 2 stderr of the command, 3 what this script tells the host. The host ends the machine.
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/tmp
 mount -t proc proc /proc

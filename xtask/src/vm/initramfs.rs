@@ -12,12 +12,31 @@ use anyhow::{Context, Result};
 use super::cpio::Archive;
 use super::modules::Modules;
 use super::{Machine, libraries};
-use crate::{process, workspace};
+use crate::process;
 
 const INIT: &str = include_str!("init.sh");
-/// Programs of this machine that are packed; the first four must be there.
-const TOOLS: [&str; 7] = ["ip", "tc", "ss", "nft", "nstat", "bpftool", "conntrack"];
-const REQUIRED: usize = 4;
+/// Programs of this machine that are packed, by their names in the other.
+const TOOLS: [(&str, &str); 5] = [
+    ("ip", "ip"),
+    ("nft", "nft"),
+    ("ss", "ss"),
+    // busybox runs its own applets before anything on PATH: `ip` in its shell, or below its `timeout`,
+    // would not be iproute2's.
+    ("sh", "dash"),
+    ("tc", "tc"),
+];
+/// The same, packed where this machine has them.
+const OPTIONAL: [&str; 9] = [
+    "bpftool",
+    "conntrack",
+    "env",
+    "nsenter",
+    "nstat",
+    "setsid",
+    "timeout",
+    "unshare",
+    "xargs",
+];
 const DIRECTORIES: [&str; 11] = [
     "/bin",
     "/dev",
@@ -82,12 +101,13 @@ impl Contents {
                 .insert(format!("/bin/{applet}"), "busybox".to_owned());
         }
         self.files.insert("/bin/busybox".to_owned(), busybox);
-        for (index, tool) in TOOLS.iter().enumerate() {
-            match find(tool) {
-                Ok(path) => self.files.insert(format!("/bin/{tool}"), path),
-                Err(error) if index < REQUIRED => return Err(error),
-                Err(_) => continue,
-            };
+        for (guest, tool) in TOOLS {
+            self.files.insert(format!("/bin/{guest}"), find(tool)?);
+        }
+        for tool in OPTIONAL {
+            if let Ok(path) = find(tool) {
+                self.files.insert(format!("/bin/{tool}"), path);
+            }
         }
         Ok(())
     }
@@ -174,10 +194,7 @@ impl Contents {
 }
 
 fn find(tool: &str) -> Result<PathBuf> {
-    let usual = ["/usr/sbin", "/sbin"].map(|dir| Path::new(dir).join(tool));
-    workspace::on_path(tool)
-        .or_else(|| usual.into_iter().find(|file| file.is_file()))
-        .with_context(|| format!("{tool} is missing; run `cargo xtask setup`"))
+    process::find(tool).with_context(|| format!("{tool} is missing; run `cargo xtask setup`"))
 }
 
 /// A word as the shell reads it back unchanged.

@@ -91,7 +91,7 @@ impl Machine {
     pub(crate) fn new(kernel: Kernel, command: Vec<String>) -> Self {
         Self {
             kernel,
-            timeout: Duration::from_secs(300),
+            timeout: Duration::from_mins(5),
             memory: "1G".to_owned(),
             append: None,
             modules: LOADED.map(str::to_owned).into(),

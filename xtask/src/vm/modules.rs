@@ -90,28 +90,26 @@ impl Modules {
 
     /// The text of `modules.dep`: after each module what must be loaded before it, the first last.
     pub(super) fn dep(&self) -> String {
-        let mut text = String::new();
-        for (name, module) in &self.packed {
+        let line = |(name, module): (&String, &Module)| {
             let mut order = Vec::new();
             self.visit(name, &mut order);
             let before = order.iter().rev().filter(|other| *other != name);
             let paths: Vec<_> = before
                 .filter_map(|other| Some(self.packed.get(other)?.path.display().to_string()))
                 .collect();
-            text += &format!("{}: {}\n", module.path.display(), paths.join(" "));
-        }
-        text
+            format!("{}: {}\n", module.path.display(), paths.join(" "))
+        };
+        self.packed.iter().map(line).collect()
     }
 
     /// The text of `modules.alias`, by which the kernel itself asks for modules.
     pub(super) fn alias(&self) -> String {
-        let mut text = String::new();
-        for (name, module) in &self.packed {
-            for alias in &module.aliases {
-                text += &format!("alias {alias} {name}\n");
-            }
-        }
-        text
+        let lines = |(name, module): (&String, &Module)| {
+            let aliases = module.aliases.iter();
+            let lines = aliases.map(|alias| format!("alias {alias} {name}\n"));
+            lines.collect::<String>()
+        };
+        self.packed.iter().map(lines).collect()
     }
 
     /// Appends a module after everything that it depends on.

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 
 use super::accelerator::Accelerator;
 use super::{Machine, Outcome, initramfs};
-use crate::workspace;
+use crate::process;
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PORTS: [&str; 4] = ["log", "stdout", "stderr", "control"];
@@ -30,6 +30,8 @@ const FATAL: [&str; 5] = [
 ];
 /// How many lines of the kernel's log an error message carries.
 const LOG_LINES: usize = 30;
+/// How long a kernel that gives up may go on to say why.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long QEMU may take to open its ports.
 const START: Duration = Duration::from_secs(30);
 
@@ -83,6 +85,7 @@ pub(super) fn run(
             machine,
             start,
             up: None,
+            fatal: None,
             log: VecDeque::new(),
         };
         let outcome = wait.until_end(&events, || drop(std::fs::remove_dir_all(dir.path())));
@@ -120,7 +123,7 @@ fn start_qemu(machine: &Machine, dir: &Path) -> Result<Guest> {
 
 /// QEMU, to be killed by the kernel when this process is, however that happens.
 fn dying_with_us() -> Command {
-    match workspace::on_path("setpriv") {
+    match process::find("setpriv") {
         Some(setpriv) => {
             let mut command = Command::new(setpriv);
             command.args(["--pdeathsig", "KILL", "--", PROGRAM]);
@@ -200,13 +203,15 @@ struct Wait<'a> {
     machine: &'a Machine,
     start: Instant,
     up: Option<Duration>,
+    /// When to stop waiting for more of the log of a kernel that gave up.
+    fatal: Option<Instant>,
     log: VecDeque<String>,
 }
 
 impl Wait<'_> {
     fn until_end(&mut self, events: &Receiver<Event>, on_up: impl Fn()) -> Result<Outcome> {
-        let deadline = self.start + self.machine.timeout;
         loop {
+            let deadline = self.fatal.unwrap_or(self.start + self.machine.timeout);
             let left = deadline.saturating_duration_since(Instant::now());
             match events.recv_timeout(left) {
                 Ok(Event::Control(line)) => match line.split_once(' ').unwrap_or((&line, "")) {
@@ -218,13 +223,10 @@ impl Wait<'_> {
                     ("warning", text) => eprintln!("vm {}: {text}", self.machine.kernel.version),
                     _ => {}
                 },
-                Ok(Event::Log(line)) => self.see(line)?,
-                Ok(Event::Closed) | Err(RecvTimeoutError::Disconnected) => {
-                    bail!("the machine ended before the command did{}", self.tail());
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    let limit = self.machine.timeout.as_secs();
-                    bail!("the machine did not finish in {limit} s{}", self.tail());
+                Ok(Event::Log(line)) => self.see(line),
+                Ok(Event::Closed)
+                | Err(RecvTimeoutError::Disconnected | RecvTimeoutError::Timeout) => {
+                    bail!("{}{}", self.reason(deadline), self.tail());
                 }
             }
         }
@@ -241,19 +243,29 @@ impl Wait<'_> {
         })
     }
 
-    fn see(&mut self, line: String) -> Result<()> {
+    fn see(&mut self, line: String) {
         if self.machine.verbose {
             eprintln!("{line}");
         }
-        let fatal = FATAL.iter().any(|marker| line.contains(marker));
+        if self.fatal.is_none() && FATAL.iter().any(|marker| line.contains(marker)) {
+            self.fatal = Some(Instant::now() + LAST_WORDS);
+        }
         self.log.push_back(line);
         if self.log.len() > LOG_LINES {
             self.log.pop_front();
         }
-        if fatal {
-            bail!("the kernel gave up{}", self.tail());
+    }
+
+    /// Why there is nothing more to wait for.
+    fn reason(&self, deadline: Instant) -> String {
+        let limit = self.machine.timeout.as_secs();
+        match self.fatal {
+            Some(_) => "the kernel gave up".to_owned(),
+            None if Instant::now() >= deadline => {
+                format!("the machine did not finish in {limit} s")
+            }
+            None => "the machine ended before the command did".to_owned(),
         }
-        Ok(())
     }
 
     /// The end of the kernel's log, for an error message.

@@ -1,0 +1,185 @@
+//! The books balance: in a storm, with a slow reader, with two readers, and nothing stays behind.
+
+use std::{
+    io::{Write, stderr},
+    time::{Duration, Instant},
+};
+
+use netprobe_tests::{
+    bpf,
+    netns::{Cable, Firewall, INTERFACE},
+    probe::Probe,
+    skip::has_hooks,
+    traffic::{
+        Family,
+        packet::{Packet, Wire, flags},
+    },
+    wait_until,
+};
+use rustix::process::Signal;
+
+const PORT: u16 = 7401;
+const STORM: Duration = Duration::from_secs(2);
+
+/// Sends packets that the firewall drops, as fast as it goes, and says how many.
+fn storm(cable: &Cable, length: Duration) -> u64 {
+    let packet = Packet::new(Family::V4, flags::SYN, PORT);
+    let began = Instant::now();
+    let sent = cable.client.run(|| {
+        let wire = Wire::open();
+        let mut sent = 0;
+        while began.elapsed() < length {
+            sent += wire.flood(&packet, 1024);
+        }
+        sent
+    });
+    let rate = sent * 1000 / u64::try_from(length.as_millis()).expect("a storm is short");
+    writeln!(stderr(), "storm: {sent} packets, {rate} per second").expect("say so");
+    sent
+}
+
+/// What the kernel dropped of `sent`: by the firewall, or because the receiver did not keep up.
+fn dropped(cable: &Cable, firewall: &Firewall<'_>, sent: u64) -> u64 {
+    let late = format!("{INTERFACE}.rx_dropped");
+    let late = || u64::try_from(cable.server.counters().get(&late)).expect("a count");
+    wait_until("all were dropped", || firewall.dropped() + late() == sent);
+    sent
+}
+
+#[test]
+fn a_storm_is_accounted_for_to_the_packet() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let firewall = cable
+        .server
+        .firewall("prerouting", &format!("tcp dport {PORT}"));
+    let netns = cable.server.inum().to_string();
+    let probe = Probe::start_forgetful(&["drops", "--json", "--netns", &netns]);
+    let sent = storm(&cable, STORM);
+    let dropped = dropped(&cable, &firewall, sent);
+    let run = probe.stop();
+    let counters = run.account("drops").counters;
+    let seen = counters.delivered + counters.sampled_out + counters.reserve_failed;
+    assert_eq!(seen, dropped, "{counters:?}");
+    let is_whole = counters.delivered == dropped;
+    assert_eq!(run.summary.complete, is_whole, "{counters:?}");
+    writeln!(stderr(), "storm: {counters:?}").expect("say so");
+}
+
+#[test]
+fn a_storm_is_counted_to_the_packet() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let firewall = cable
+        .server
+        .firewall("prerouting", &format!("tcp dport {PORT}"));
+    let probe = Probe::counting(&cable.server, "drops");
+    let sent = storm(&cable, STORM);
+    let dropped = dropped(&cable, &firewall, sent);
+    let run = probe.stop();
+    let counted: u64 = run.summary.totals.iter().map(|total| total.events).sum();
+    assert_eq!(counted, dropped, "{:#?}", run.summary);
+    let weight: u64 = run.summary.totals.iter().map(|total| total.weight).sum();
+    assert_eq!(weight, dropped * 40, "{:#?}", run.summary);
+    assert!(run.summary.complete, "{:#?}", run.summary);
+}
+
+#[test]
+fn stopping_in_a_storm_keeps_the_books_balanced() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let _firewall = cable
+        .server
+        .firewall("prerouting", &format!("tcp dport {PORT}"));
+    let netns = cable.server.inum().to_string();
+    let arguments = ["drops", "--json", "--netns", &netns, "--duration", "1s"];
+    let probe = Probe::start_forgetful(&arguments);
+    let sent = storm(&cable, Duration::from_secs(2));
+    // Its end has checked the balance.
+    let run = probe.finish();
+    let counters = run.account("drops").counters;
+    assert!(
+        counters.delivered + counters.reserve_failed <= sent,
+        "{counters:?}"
+    );
+    assert!(counters.delivered > 0, "{counters:?}");
+}
+
+#[test]
+fn what_a_stopped_reader_misses_is_counted() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let firewall = cable
+        .server
+        .firewall("prerouting", &format!("tcp dport {PORT}"));
+    let netns = cable.server.inum().to_string();
+    let arguments = ["drops", "--json", "--netns", &netns, "--ring-kib", "64"];
+    let probe = Probe::start_forgetful(&arguments);
+    probe.signal(Signal::STOP);
+    let packet = Packet::new(Family::V4, flags::SYN, PORT);
+    let sent = cable.client.run(|| Wire::open().flood(&packet, 4000));
+    let dropped = dropped(&cable, &firewall, sent);
+    probe.signal(Signal::CONT);
+    let run = probe.stop();
+    let counters = run.account("drops").counters;
+    assert_eq!(
+        counters.delivered + counters.reserve_failed,
+        dropped,
+        "{counters:?}"
+    );
+    assert!(counters.reserve_failed > 0, "{counters:?}");
+    assert!(!run.summary.complete, "{:#?}", run.summary);
+    let lost = counters.reserve_failed.to_string();
+    assert!(
+        run.complaints.contains(&lost),
+        "{lost} of: {}",
+        run.complaints
+    );
+}
+
+#[test]
+fn two_at_once_are_both_exact() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let firewall = cable.server.firewall("input", &format!("tcp dport {PORT}"));
+    let probes = [(); 2].map(|()| Probe::of(&cable.server, "drops"));
+    let packet = Packet::new(Family::V6, flags::SYN, PORT);
+    let sent = cable.client.run(|| Wire::open().flood(&packet, 1000));
+    let dropped = dropped(&cable, &firewall, sent);
+    for run in probes.map(Probe::stop) {
+        assert_eq!(run.all().len() as u64, dropped);
+    }
+}
+
+#[test]
+fn nothing_is_left_of_a_killed_netprobe() {
+    if !netprobe_tests::skip::is_root() {
+        return;
+    }
+    let events = bpf::trace_events();
+    for probe in &netprobe_tests::probe::check().probes {
+        if probe.state == "missing" {
+            netprobe_tests::skip::skip(&format!("{}: missing on this kernel", probe.name));
+            continue;
+        }
+        let netprobe = Probe::start(&[&probe.name, "--json"]);
+        let held = bpf::held_by(netprobe.id());
+        assert!(held.len() > 2, "{}: {held:?}", probe.name);
+        assert!(held.iter().all(|object| object.exists()), "{held:?}");
+        netprobe.kill();
+        wait_until("programs, maps and links were gone", || {
+            !held.iter().any(|object| object.exists())
+        });
+    }
+    assert_eq!(bpf::trace_events(), events);
+}

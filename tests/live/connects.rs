@@ -1,0 +1,332 @@
+//! Outgoing connections: outcomes equal what the application itself was told.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use netprobe_tests::{
+    netns::{Cable, INTERFACE},
+    probe::{Event, Probe, Run, column_of, number, sum, text},
+    process::Actor,
+    skip::has_hooks,
+    traffic::{CLIENT, Family, SERVER, is_connected},
+    wait_until,
+};
+use serde_json::Value;
+use socket2::Socket;
+
+const PORT: u16 = 7301;
+const TIMES: u64 = 5;
+const AT_ONCE: &str = "errno of connects that fail at once";
+const SEARCH: &str = "time of the port search";
+
+/// Connects [`TIMES`] times as the process `np-client`, and says how that went, by errno (0: well).
+fn connect_as_client(cable: &Cable, family: Family, port: u16) -> (Actor, BTreeMap<i32, u64>) {
+    let mut actor = Actor::start("np-client", |stage| {
+        cable.client.enter();
+        for _ in 0..TIMES {
+            let errno = match family.connect(port) {
+                Ok(_) => 0,
+                Err(why) => why.raw_os_error().unwrap_or(-1),
+            };
+            stage.tell(u8::try_from(errno).unwrap_or(u8::MAX));
+        }
+    });
+    let mut told = BTreeMap::new();
+    for _ in 0..TIMES {
+        *told.entry(i32::from(actor.hear())).or_default() += 1;
+    }
+    (actor, told)
+}
+
+#[track_caller]
+fn assert_ends(event: &Event, cable: &Cable, family: Family) {
+    assert_eq!(text(event, "family"), family.name(), "{event:?}");
+    assert_eq!(text(event, "daddr"), family.shown(SERVER), "{event:?}");
+    assert_eq!(number(event, "dport"), u64::from(PORT), "{event:?}");
+    assert_eq!(number(event, "netns"), u64::from(cable.client.inum()));
+}
+
+/// The search for a port is timed where functions can be probed, and only there.
+#[track_caller]
+fn assert_search(event: &Event) {
+    let is_timed = netprobe_tests::probe::check()
+        .probe("connects")
+        .hooks
+        .iter();
+    let is_timed = is_timed
+        .filter(|hook| hook.sees == SEARCH)
+        .all(|hook| hook.via.is_some());
+    assert_eq!(
+        column_of(event, "search_ns").is_null(),
+        !is_timed,
+        "{event:?}"
+    );
+}
+
+#[test]
+fn successes_equal_the_applications_own_count() {
+    if !has_hooks("connects", &[]) {
+        return;
+    }
+    for family in Family::OF_SOCKETS {
+        let cable = Cable::new();
+        let _listener = cable.server.run(|| family.listen(PORT, 64));
+        let probe = Probe::of(&cable.client, "connects");
+        let began = Instant::now();
+        let (client, told) = connect_as_client(&cable, family, PORT);
+        let took = u64::try_from(began.elapsed().as_nanos()).expect("it was short");
+        let run = probe.stop();
+        assert_eq!(told, [(0, TIMES)].into());
+        assert_eq!(run.count("outcome", "established"), TIMES, "{family:?}");
+        assert_eq!(
+            run.all().len() as u64,
+            TIMES,
+            "{family:?}: {:?}",
+            run.events
+        );
+        for event in run.all() {
+            assert_ends(event, &cable, family);
+            assert_eq!(text(event, "saddr"), family.shown(CLIENT));
+            assert_ne!(number(event, "sport"), 0);
+            assert_eq!(*column_of(event, "errno"), Value::Null);
+            assert_eq!(number(event, "syn_attempts"), 1);
+            assert!(number(event, "latency_ns") < took, "{event:?}");
+            assert_eq!(number(event, "pid"), client.pid());
+            assert_eq!(text(event, "comm"), "np-client");
+            assert_search(event);
+        }
+    }
+}
+
+#[test]
+fn refused_connects_equal_the_applications_own_count() {
+    if !has_hooks("connects", &[]) {
+        return;
+    }
+    for family in Family::OF_SOCKETS {
+        let cable = Cable::new();
+        let probe = Probe::of(&cable.client, "connects");
+        let (client, told) = connect_as_client(&cable, family, PORT);
+        let run = probe.stop();
+        assert_eq!(told, [(libc::ECONNREFUSED, TIMES)].into());
+        assert_failures(&run, &cable, family, "ECONNREFUSED", client.pid());
+        for event in run.all() {
+            assert_eq!(number(event, "syn_attempts"), 1, "{event:?}");
+        }
+    }
+}
+
+/// The only events are [`TIMES`] failures of this kind.
+#[track_caller]
+fn assert_failures(run: &Run, cable: &Cable, family: Family, errno: &str, pid: u64) {
+    assert_eq!(
+        run.count("errno", errno),
+        TIMES,
+        "{family:?}: {:?}",
+        run.events
+    );
+    assert_eq!(
+        run.all().len() as u64,
+        TIMES,
+        "{family:?}: {:?}",
+        run.events
+    );
+    for event in run.all() {
+        assert_ends(event, cable, family);
+        assert_eq!(text(event, "outcome"), "failed", "{event:?}");
+        assert_eq!(number(event, "pid"), pid, "{event:?}");
+        assert_eq!(text(event, "comm"), "np-client", "{event:?}");
+    }
+}
+
+#[test]
+fn exhausted_ports_equal_the_applications_own_count() {
+    if !has_hooks("connects", &[]) {
+        return;
+    }
+    for family in Family::OF_SOCKETS {
+        let cable = Cable::new();
+        cable
+            .client
+            .sysctl("net.ipv4.ip_local_port_range", "40000 40003");
+        let _listener = cable.server.run(|| family.listen(PORT, 64));
+        let taken: Vec<Socket> = (0..4)
+            .map(|_| {
+                cable
+                    .client
+                    .run(|| family.connect(PORT))
+                    .expect("a port is left")
+            })
+            .collect();
+        let probe = Probe::of(&cable.client, "connects");
+        let (client, told) = connect_as_client(&cable, family, PORT);
+        let run = probe.stop();
+        drop(taken);
+        assert_eq!(told, [(libc::EADDRNOTAVAIL, TIMES)].into());
+        assert_failures(&run, &cable, family, "EADDRNOTAVAIL", client.pid());
+        for event in run.all() {
+            assert_eq!(number(event, "sport"), 0, "{event:?}");
+            assert_eq!(number(event, "syn_attempts"), 0, "{event:?}");
+            assert_search(event);
+        }
+    }
+}
+
+#[test]
+fn unroutable_connects_equal_the_applications_own_count() {
+    if !has_hooks("connects", &[AT_ONCE]) {
+        return;
+    }
+    for family in Family::OF_SOCKETS {
+        let cable = Cable::new();
+        // Routes go with it.
+        cable.client.ip(&format!("link set {INTERFACE} down"));
+        let probe = Probe::of(&cable.client, "connects");
+        let (client, told) = connect_as_client(&cable, family, PORT);
+        let run = probe.stop();
+        assert_eq!(told, [(libc::ENETUNREACH, TIMES)].into());
+        assert_failures(&run, &cable, family, "ENETUNREACH", client.pid());
+    }
+}
+
+#[test]
+fn timeouts_equal_the_applications_own_count() {
+    if !has_hooks("connects", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    cable.client.sysctl("net.ipv4.tcp_syn_retries", 1);
+    let blackhole = cable.server.firewall("input", &format!("tcp dport {PORT}"));
+    let probe = Probe::of(&cable.client, "connects");
+    let began = Instant::now();
+    let mut clients: Vec<Socket> = Vec::new();
+    for family in Family::OF_SOCKETS {
+        clients.extend((0..TIMES).map(|_| cable.client.run(|| family.begin(PORT))));
+    }
+    let mut errors = Vec::new();
+    wait_until("all had timed out", || {
+        let told = clients
+            .iter()
+            .filter_map(|client| client.take_error().expect("ask"));
+        errors.extend(told.map(|why| why.raw_os_error()));
+        errors.len() == clients.len()
+    });
+    let took = u64::try_from(began.elapsed().as_nanos()).expect("it was short");
+    let run = probe.stop();
+    assert!(
+        errors.iter().all(|errno| *errno == Some(libc::ETIMEDOUT)),
+        "{errors:?}"
+    );
+    assert_eq!(run.count("errno", "ETIMEDOUT"), errors.len() as u64);
+    assert_eq!(run.all().len(), errors.len(), "{:?}", run.events);
+    assert_eq!(sum(run.all(), "syn_attempts"), blackhole.dropped());
+    for family in Family::OF_SOCKETS {
+        let events = run.with("family", family.name());
+        assert_eq!(events.len() as u64, TIMES, "{family:?}");
+        for event in events {
+            assert_ends(event, &cable, family);
+            assert_eq!(text(event, "outcome"), "failed");
+            assert!(number(event, "syn_attempts") >= 2, "{event:?}");
+            let latency = number(event, "latency_ns");
+            assert!((1_900_000_000..took).contains(&latency), "{event:?}");
+        }
+    }
+}
+
+#[test]
+fn a_lost_syn_shows_in_latency_and_attempts() {
+    if !has_hooks("connects", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let _listener = cable.server.run(|| Family::Mapped.listen(PORT, 64));
+    let firewall = cable.server.firewall("input", &format!("tcp dport {PORT}"));
+    let probe = Probe::of(&cable.client, "connects");
+    let began = Instant::now();
+    let clients = Family::OF_SOCKETS.map(|family| cable.client.run(|| family.begin(PORT)));
+    wait_until("the first SYNs were lost", || firewall.dropped() >= 3);
+    firewall.open();
+    wait_until("the second SYNs were answered", || {
+        clients.iter().all(is_connected)
+    });
+    let took = u64::try_from(began.elapsed().as_nanos()).expect("it was short");
+    let run = probe.stop();
+    assert_eq!(run.count("outcome", "established"), 3, "{:?}", run.events);
+    assert_eq!(run.all().len(), 3, "{:?}", run.events);
+    for event in run.all() {
+        assert!(number(event, "syn_attempts") >= 2, "{event:?}");
+        // The first timeout is a second, as the timer wheel rounds it.
+        let latency = number(event, "latency_ns");
+        assert!((950_000_000..took).contains(&latency), "{event:?}");
+    }
+}
+
+#[test]
+fn closing_while_it_waits_is_aborted_not_failed() {
+    if !has_hooks("connects", &[]) {
+        return;
+    }
+    for family in Family::OF_SOCKETS {
+        let cable = Cable::new();
+        let _blackhole = cable.server.firewall("input", &format!("tcp dport {PORT}"));
+        let probe = Probe::of(&cable.client, "connects");
+        for _ in 0..TIMES {
+            cable.client.run(|| drop(family.begin(PORT)));
+        }
+        let run = probe.stop();
+        assert_eq!(run.count("outcome", "aborted"), TIMES, "{:?}", run.events);
+        assert_eq!(run.all().len() as u64, TIMES, "{:?}", run.events);
+        for event in run.all() {
+            assert_ends(event, &cable, family);
+            assert_eq!(*column_of(event, "errno"), Value::Null, "{event:?}");
+            assert_eq!(number(event, "syn_attempts"), 1, "{event:?}");
+        }
+    }
+}
+
+#[test]
+fn connects_from_before_are_seen_when_they_end() {
+    if !has_hooks("connects", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let _listener = cable.server.run(|| Family::V4.listen(PORT, 64));
+    let firewall = cable.server.firewall("input", &format!("tcp dport {PORT}"));
+    let client = cable.client.run(|| Family::V4.begin(PORT));
+    let mut probe = Probe::of(&cable.client, "connects");
+    firewall.open();
+    probe.wait_for("its end", |events| !events.is_empty());
+    let run = probe.stop();
+    drop(client);
+    assert_eq!(run.count("outcome", "established"), 1);
+    let event = &run.all()[0];
+    assert_ends(event, &cable, Family::V4);
+    assert_eq!(*column_of(event, "latency_ns"), Value::Null);
+    assert_eq!(number(event, "pid"), u64::from(std::process::id()));
+}
+
+#[test]
+fn counted_connects_equal_the_applications_own_counts() {
+    if !has_hooks("connects", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let _listener = cable.server.run(|| Family::V4.listen(PORT, 64));
+    let probe = Probe::counting(&cable.client, "connects");
+    let (_one, well) = connect_as_client(&cable, Family::V4, PORT);
+    let (_two, badly) = connect_as_client(&cable, Family::V4, PORT + 1);
+    let run = probe.stop();
+    assert_eq!(well, [(0, TIMES)].into());
+    assert_eq!(badly, [(libc::ECONNREFUSED, TIMES)].into());
+    let mut counts = BTreeMap::new();
+    for total in &run.summary.totals {
+        let outcome = total.group["outcome"]
+            .as_str()
+            .expect("an outcome is a word");
+        counts.insert((outcome, total.group["dport"].as_u64()), total.events);
+    }
+    let expected = [
+        (("established", Some(u64::from(PORT))), TIMES),
+        (("failed", Some(u64::from(PORT) + 1)), TIMES),
+    ];
+    assert_eq!(counts, expected.into());
+}

@@ -1,0 +1,12 @@
+//! Real traffic in private network namespaces, and totals that equal the kernel's own counters.
+//!
+//! Needs root. `NETPROBE_BIN` names the program (default: the workspace's, built for release). Run
+//! with `--test-threads=1`: the programs of two tests at once would slow each other down.
+
+mod accounting;
+mod connects;
+mod conntrack;
+mod drops;
+mod flame;
+mod listeners;
+mod retransmits;

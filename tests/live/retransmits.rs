@@ -1,0 +1,268 @@
+//! Retransmissions: the segments add up to the kernel's counters, by cause.
+
+use std::io::{Read, Write};
+
+use netprobe_tests::{
+    netns::{Cable, Netns},
+    probe::{Event, Probe, Run, column_of, number, sum, text},
+    skip::has_hooks,
+    traffic::{CLIENT, Family, SERVER, abort, port_of},
+    wait_until,
+};
+use serde_json::Value;
+use socket2::Socket;
+
+const PORT: u16 = 7201;
+const SYNS: u64 = 4;
+
+/// The segments that were sent again in `netns`, which must be as many as the kernel counted.
+#[track_caller]
+fn assert_totals(run: &Run, netns: &Netns) {
+    let counters = netns.counters();
+    let sent = run.all().iter().filter(|event| event["err"].is_null());
+    let segments = sum(sent, "segs");
+    assert_eq!(i64::try_from(segments), Ok(counters.get("Tcp.RetransSegs")));
+    let syns = run.count("cause", "syn") + run.count("cause", "syn-ack");
+    assert_eq!(
+        i64::try_from(syns),
+        Ok(counters.get("TcpExt.TCPSynRetrans"))
+    );
+    for event in run.all() {
+        assert_eq!(number(event, "netns"), u64::from(netns.inum()));
+    }
+}
+
+/// The segments with this cause.
+#[track_caller]
+fn segments(run: &Run, cause: &str) -> i64 {
+    let segments = sum(run.with("cause", cause), "segs");
+    i64::try_from(segments).expect("a count is small")
+}
+
+#[track_caller]
+fn assert_client_to_server(event: &Event, family: Family) {
+    assert_eq!(text(event, "family"), family.name());
+    assert_eq!(text(event, "saddr"), family.shown(CLIENT));
+    assert_eq!(text(event, "daddr"), family.shown(SERVER));
+    assert_eq!(number(event, "dport"), u64::from(PORT));
+}
+
+#[test]
+fn unanswered_syns_equal_tcp_syn_retrans() {
+    if !has_hooks("retransmits", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let _blackhole = cable.server.firewall("input", &format!("tcp dport {PORT}"));
+    let mut probe = Probe::of(&cable.client, "retransmits");
+    let mut clients = Vec::new();
+    for family in Family::OF_SOCKETS {
+        clients.extend(
+            cable
+                .client
+                .run(|| (0..SYNS).map(|_| family.begin(PORT)).collect::<Vec<_>>()),
+        );
+    }
+    let ports: Vec<u64> = clients
+        .iter()
+        .map(|client| port_of(client).into())
+        .collect();
+    // Owners are looked up while their sockets live.
+    probe.wait_for("every SYN sent again", |events| events.len() >= ports.len());
+    drop(clients);
+    cable.client.wait_for_silence();
+    let run = probe.stop();
+    assert_totals(&run, &cable.client);
+    for family in Family::OF_SOCKETS {
+        let events = run.with("family", family.name());
+        assert!(events.len() as u64 >= SYNS, "{family:?}: {events:?}");
+        for event in events {
+            assert_client_to_server(event, family);
+            assert_eq!(text(event, "cause"), "syn");
+            assert_eq!(text(event, "state"), "SYN-SENT");
+            assert_eq!(number(event, "segs"), 1);
+            assert!(ports.contains(&number(event, "sport")), "{event:?}");
+            assert_eq!(number(event, "pid"), u64::from(std::process::id()));
+        }
+    }
+}
+
+#[test]
+fn attempts_of_a_syn_are_numbered() {
+    if !has_hooks("retransmits", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let _blackhole = cable.server.firewall("input", &format!("tcp dport {PORT}"));
+    let mut probe = Probe::of(&cable.client, "retransmits");
+    let client = cable.client.run(|| Family::V4.begin(PORT));
+    probe.wait_for("two retransmissions", |events| events.len() >= 2);
+    drop(client);
+    let run = probe.stop();
+    let attempts: Vec<u64> = run
+        .all()
+        .iter()
+        .map(|event| number(event, "attempt"))
+        .collect();
+    let expected: Vec<u64> = (1..=attempts.len() as u64).collect();
+    assert_eq!(attempts, expected);
+}
+
+#[test]
+fn lost_syn_acks_equal_tcp_syn_retrans() {
+    if !has_hooks("retransmits", &["SYN-ACK"]) {
+        return;
+    }
+    let cable = Cable::new();
+    let answers = format!("tcp sport {PORT} tcp flags & (syn | ack) == (syn | ack)");
+    let _deaf = cable.client.firewall("input", &answers);
+    let mut probe = Probe::of(&cable.server, "retransmits");
+    // Listens on all addresses, for all families.
+    let listener = cable.server.run(|| Family::Mapped.listen(PORT, 64));
+    let mut clients = Vec::new();
+    for family in Family::OF_PACKETS {
+        clients.extend(
+            cable
+                .client
+                .run(|| (0..SYNS).map(|_| family.begin(PORT)).collect::<Vec<_>>()),
+        );
+    }
+    // Owners are looked up while their sockets live.
+    probe.wait_for("every SYN-ACK sent again", |events| {
+        events.len() >= clients.len()
+    });
+    drop((clients, listener));
+    cable.server.wait_for_silence();
+    let run = probe.stop();
+    assert_totals(&run, &cable.server);
+    assert_eq!(run.count("cause", "syn-ack"), run.all().len() as u64);
+    for (family, shown) in [(Family::V4, "ipv4-mapped"), (Family::V6, "ipv6")] {
+        let events = run.with("family", shown);
+        assert!(events.len() as u64 >= SYNS, "{family:?}: {events:?}");
+        for event in events {
+            assert_eq!(text(event, "saddr"), family.shown(SERVER));
+            assert_eq!(text(event, "daddr"), family.shown(CLIENT));
+            assert_eq!(number(event, "sport"), u64::from(PORT));
+            assert_eq!(number(event, "pid"), u64::from(std::process::id()));
+            assert!(number(event, "attempt") >= 1, "{event:?}");
+        }
+    }
+}
+
+/// Sends much over a cable that loses packets, to the end.
+fn send_much(cable: &Cable, family: Family, listener: &Socket) {
+    const BYTES: u64 = 4 << 20;
+    let (near, far) = family.pair(&cable.client, listener);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let chunk = vec![b'x'; 1 << 16];
+            let mut near = near;
+            for _ in 0..BYTES / chunk.len() as u64 {
+                near.write_all(&chunk).expect("send");
+            }
+        });
+        let mut far = far;
+        let received = std::io::copy(&mut Read::by_ref(&mut far), &mut std::io::sink());
+        assert_eq!(received.expect("receive"), BYTES);
+    });
+}
+
+#[test]
+fn data_lost_in_bulk_equals_retrans_segs() {
+    if !has_hooks("retransmits", &[]) {
+        return;
+    }
+    for family in Family::OF_SOCKETS {
+        let cable = Cable::new();
+        // Buffers of up to 64 KiB travel whole, so what is lost is many segments at once.
+        let lost = format!("tcp dport {PORT} meta length > 1000 numgen inc mod 7 == 3");
+        let _lossy = cable.server.firewall("input", &lost);
+        let probe = Probe::of(&cable.client, "retransmits");
+        let listener = cable.server.run(|| family.listen(PORT, 1));
+        send_much(&cable, family, &listener);
+        cable.client.wait_for_silence();
+        cable.server.wait_for_silence();
+        let run = probe.stop();
+        assert_totals(&run, &cable.client);
+        assert!(
+            run.all().iter().any(|event| number(event, "segs") > 1),
+            "{family:?}"
+        );
+        let fast = segments(&run, "fast");
+        assert_eq!(fast, cable.client.counters().get("TcpExt.TCPFastRetrans"));
+        assert!(fast > 0, "{family:?}");
+        for event in run.all() {
+            assert_client_to_server(event, family);
+            assert_ne!(*column_of(event, "srtt_us"), Value::Null);
+        }
+    }
+}
+
+/// A connection whose last segment is lost, and those that repeat it: what was sent until then.
+fn lose_the_tail(cable: &Cable, family: Family, timeouts: i64) -> Run {
+    let listener = cable.server.run(|| family.listen(PORT, 1));
+    let (near, far) = family.pair(&cable.client, &listener);
+    // One exchange, so that the round-trip time is known.
+    near.send(b"question").expect("send");
+    let mut answer = [0; 8];
+    (&far).read_exact(&mut answer).expect("receive");
+    (&far).write_all(&answer).expect("send");
+    (&near).read_exact(&mut answer).expect("receive");
+    let _blackhole = cable.server.firewall("input", &format!("tcp dport {PORT}"));
+    let probe = Probe::of(&cable.client, "retransmits");
+    near.send(b"tail").expect("send");
+    wait_until("the tail was sent again", || {
+        let counters = cable.client.counters();
+        counters.get("TcpExt.TCPLossProbes") >= 1 && counters.get("TcpExt.TCPTimeouts") >= timeouts
+    });
+    abort(near);
+    cable.client.wait_for_silence();
+    probe.stop()
+}
+
+#[test]
+fn a_lost_tail_is_probed_for() {
+    if !has_hooks("retransmits", &[]) {
+        return;
+    }
+    for family in Family::OF_SOCKETS {
+        let cable = Cable::new();
+        let run = lose_the_tail(&cable, family, 0);
+        assert_totals(&run, &cable.client);
+        let probes = cable.client.counters().get("TcpExt.TCPLossProbes");
+        assert_eq!(
+            segments(&run, "tlp"),
+            probes,
+            "{family:?}: {:?}",
+            run.events
+        );
+        assert_eq!(text(&run.all()[0], "cause"), "tlp");
+        assert_eq!(text(&run.all()[0], "state"), "ESTAB");
+        assert_client_to_server(&run.all()[0], family);
+    }
+}
+
+#[test]
+fn timeouts_equal_tcp_timeouts_and_are_numbered() {
+    if !has_hooks("retransmits", &[]) {
+        return;
+    }
+    for family in Family::OF_SOCKETS {
+        let cable = Cable::new();
+        let run = lose_the_tail(&cable, family, 2);
+        assert_totals(&run, &cable.client);
+        let timeouts = cable.client.counters().get("TcpExt.TCPTimeouts");
+        assert_eq!(
+            segments(&run, "rto"),
+            timeouts,
+            "{family:?}: {:?}",
+            run.events
+        );
+        let attempts = run
+            .with("cause", "rto")
+            .into_iter()
+            .map(|event| number(event, "attempt"));
+        let expected = 1..=u64::try_from(timeouts).expect("it grew");
+        assert_eq!(attempts.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,142 @@
+//! Records as the kernel writes them, decoded and rendered without a kernel, compared with golden
+//! files. `NETPROBE_BLESS=1` rewrites the files; read the difference before you commit it.
+
+mod golden;
+mod incident;
+
+use netprobe::{
+    aggregate::{stacks::Folder, summary},
+    decode::{self, DecodeError},
+    probes,
+    render::{
+        flamegraph, folded, jsonl, summary as text_summary,
+        table::Table,
+        time::{Clock, Style},
+    },
+    report::{Flame, Layout, Row, Summary},
+};
+use netprobe_common::header::Kind;
+
+use golden::matches_golden;
+use incident::{Recorded, counts, probe_states, records};
+
+/// Decodes records of `kind` and hands each row to `render`.
+fn rows(kind: Kind, mut render: impl FnMut(Layout, &Row)) {
+    let spec = probes::of(kind);
+    let layout = Layout {
+        kind: spec.name(),
+        columns: spec.columns,
+    };
+    let mut names = Recorded;
+    let mut row = Row {
+        unix_ns: 0,
+        kind: "",
+        values: Vec::new(),
+    };
+    for record in records(kind) {
+        decode::decode(&record, &mut names, &mut row).expect("a record of the right size");
+        render(layout, &row);
+    }
+}
+
+#[test]
+fn every_kind_as_json_lines() {
+    for kind in Kind::ALL {
+        let mut out = Vec::new();
+        let mut clock = Clock::new(Style::Rfc3339);
+        rows(*kind, |layout, row| {
+            jsonl::row(&mut out, layout, row, clock.format(row.unix_ns)).expect("write");
+        });
+        matches_golden(&format!("{}.jsonl", kind.name()), &out);
+    }
+}
+
+#[test]
+fn every_kind_as_table_narrow_and_wide() {
+    for kind in Kind::ALL {
+        for (width, suffix) in [(80, "narrow"), (200, "wide")] {
+            let spec = probes::of(*kind);
+            let layout = Layout {
+                kind: spec.name(),
+                columns: spec.columns,
+            };
+            let mut table = Table::new(layout, Some(width));
+            table.show_stacks(layout, true);
+            let mut out = Vec::new();
+            table.heading(&mut out).expect("write");
+            let mut clock = Clock::new(Style::Rfc3339);
+            rows(*kind, |_, row| {
+                table
+                    .row(&mut out, row, clock.format(row.unix_ns))
+                    .expect("write");
+            });
+            matches_golden(&format!("{}.{suffix}.txt", kind.name()), &out);
+        }
+    }
+}
+
+#[test]
+fn totals_and_accounting_of_a_run_that_lost_some() {
+    let summary = Summary {
+        elapsed: std::time::Duration::from_millis(2500),
+        probes: probe_states(),
+        totals: summary::totals(counts(), &mut Recorded),
+    };
+    let mut text = Vec::new();
+    text_summary::totals(&mut text, &summary).expect("write");
+    text_summary::footer(&mut text, &summary).expect("write");
+    matches_golden("summary.txt", &text);
+    let mut json = Vec::new();
+    jsonl::summary(&mut json, &summary).expect("write");
+    matches_golden("summary.json", &json);
+}
+
+#[test]
+fn flame_graph_with_hostile_frames() {
+    let mut folder = Folder::default();
+    for (frames, weight) in incident::stacks() {
+        folder.add(frames, weight);
+    }
+    let flame = Flame {
+        title: "Packet Drop Stacks".to_owned(),
+        subtitle: "host, Linux 6.12, 10.0 s".to_owned(),
+        unit: "packets",
+        stacks: folder.finish(),
+    };
+    let mut text = Vec::new();
+    folded::write(&mut text, &flame).expect("write");
+    matches_golden("drops.folded", &text);
+    let mut svg = Vec::new();
+    flamegraph::write(&mut svg, &flame).expect("draw");
+    let svg = String::from_utf8(svg).expect("UTF-8");
+    assert!(
+        !svg.contains("<script>alert"),
+        "markup in a frame name was not escaped"
+    );
+    assert!(
+        svg.contains("&lt;script"),
+        "the hostile frame is drawn, escaped"
+    );
+    assert!(svg.contains("tcp_v4_rcv"));
+}
+
+#[test]
+fn damaged_records_are_refused_one_by_one() {
+    let record = records(Kind::Drops).remove(0);
+    let mut row = Row {
+        unix_ns: 0,
+        kind: "",
+        values: Vec::new(),
+    };
+    for length in 0..record.len() {
+        let refused = decode::decode(&record[..length], &mut Recorded, &mut row);
+        assert!(
+            matches!(refused, Err(DecodeError::Length { .. })),
+            "{length} bytes"
+        );
+    }
+    let mut unknown = record;
+    unknown[8..10].copy_from_slice(&0x7777_u16.to_ne_bytes());
+    let refused = decode::decode(&unknown, &mut Recorded, &mut row);
+    assert_eq!(refused, Err(DecodeError::Kind(0x7777)));
+}

@@ -1,0 +1,557 @@
+//! The netprobe under test: started, waited for, stopped, and its accounts checked.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
+    sync::{OnceLock, mpsc},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{PATIENCE, netns::Netns};
+
+/// Line on standard error that says that everything is attached.
+const READY: &str = "netprobe: ready";
+
+/// One event: its columns by name.
+pub type Event = serde_json::Map<String, Value>;
+
+/// Last line of a stream.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Summary {
+    /// `netprobe.summary/1`.
+    pub schema: String,
+    /// How long it ran.
+    pub elapsed_s: f64,
+    /// Whether nothing was lost.
+    pub complete: bool,
+    /// Accounts, probe by probe.
+    pub probes: Vec<Account>,
+    /// What `--count` counted.
+    #[serde(default)]
+    pub totals: Vec<Total>,
+}
+
+/// A probe in a summary, or in `netprobe check`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Account {
+    /// Its name.
+    pub name: String,
+    /// `attached`, `partial` or `missing`.
+    pub state: String,
+    /// Where it looks.
+    pub hooks: Vec<Hook>,
+    /// What became of every firing.
+    #[serde(default)]
+    pub counters: Counted,
+    /// Events that user space did not understand.
+    #[serde(default)]
+    pub decode_errors: u64,
+    /// Firings that the kernel skipped; unknown is null.
+    #[serde(default)]
+    pub missed: Option<u64>,
+    /// Firings that no counter explains.
+    #[serde(default)]
+    pub unexplained: i64,
+}
+
+/// A place in the kernel.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Hook {
+    /// What is seen there.
+    pub sees: String,
+    /// Whether the probe is of no use without it.
+    pub required: bool,
+    /// How it is watched; null where it is not.
+    pub via: Option<String>,
+    /// Why it is not.
+    pub why: Option<String>,
+}
+
+/// The counters of a probe, see `netprobe_common::counters::Counters`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[expect(missing_docs, reason = "documented where they are defined")]
+pub struct Counted {
+    pub fired: u64,
+    pub filtered: u64,
+    pub aggregated: u64,
+    pub delivered: u64,
+    pub sampled_out: u64,
+    pub reserve_failed: u64,
+    pub map_full: u64,
+    pub stack_failed: u64,
+}
+
+/// A group of `--count`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Total {
+    /// Name of the probe.
+    pub kind: String,
+    /// What its events share.
+    pub group: BTreeMap<String, Value>,
+    /// How many they are.
+    pub events: u64,
+    /// What they weigh.
+    pub weight: u64,
+}
+
+/// What `netprobe check` says.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Check {
+    /// `netprobe.check/1`.
+    pub schema: String,
+    /// Release of the running kernel.
+    pub kernel: String,
+    /// What each probe could attach to.
+    pub probes: Vec<Account>,
+}
+
+impl Check {
+    /// What it says of one probe.
+    #[track_caller]
+    pub fn probe(&self, name: &str) -> &Account {
+        let found = self.probes.iter().find(|probe| probe.name == name);
+        found.unwrap_or_else(|| panic!("netprobe check does not know {name}"))
+    }
+
+    /// Version of the kernel, major and minor.
+    pub fn version(&self) -> (u32, u32) {
+        let mut numbers = self.kernel.split(|c: char| !c.is_ascii_digit());
+        let mut next = || numbers.next().and_then(|number| number.parse().ok());
+        (
+            next().expect("a major version"),
+            next().expect("a minor version"),
+        )
+    }
+}
+
+/// Path of the binary: `NETPROBE_BIN`, or the workspace's own, built first.
+pub fn binary() -> &'static PathBuf {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| match env::var_os("NETPROBE_BIN") {
+        Some(path) => path.into(),
+        None => build(),
+    })
+}
+
+fn build() -> PathBuf {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo)
+        .args(["build", "--quiet", "--release", "--package", "netprobe"])
+        .args(["--message-format", "json-render-diagnostics"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("run cargo; NETPROBE_BIN spares it");
+    assert!(built.status.success(), "cargo could not build netprobe");
+    let executable = String::from_utf8_lossy(&built.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
+    executable.expect("cargo says where the program is")
+}
+
+/// What `netprobe check --json` says here, asked once.
+pub fn check() -> &'static Check {
+    static CHECK: OnceLock<Check> = OnceLock::new();
+    CHECK.get_or_init(fresh_check)
+}
+
+/// What `netprobe check --json` says now.
+#[track_caller]
+pub fn fresh_check() -> Check {
+    let output = Command::new(binary())
+        .args(["check", "--json"])
+        .output()
+        .expect("run netprobe check");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|why| {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        panic!("netprobe check --json: {why}; {complaint}")
+    })
+}
+
+/// A running netprobe.
+#[derive(Debug)]
+pub struct Probe {
+    child: Child,
+    name: String,
+    events: mpsc::Receiver<String>,
+    reader: Option<JoinHandle<Tally>>,
+    complaints: Option<JoinHandle<String>>,
+    said: mpsc::Receiver<String>,
+    seen: Vec<Event>,
+    tally: Tally,
+    last: Option<Summary>,
+}
+
+/// Lines by kind.
+type Tally = BTreeMap<String, u64>;
+
+/// Whether events are kept, or only counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Memory {
+    Keep,
+    Count,
+}
+
+/// What a netprobe said in its life.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Every event, in the order of arrival.
+    pub events: Vec<Event>,
+    /// The last line.
+    pub summary: Summary,
+    /// All of standard error.
+    pub complaints: String,
+}
+
+impl Probe {
+    /// Streams `probe`, of one namespace.
+    #[track_caller]
+    pub fn of(netns: &Netns, probe: &str) -> Self {
+        Self::start(&[probe, "--json", "--netns", &netns.inum().to_string()])
+    }
+
+    /// Counts `probe`, of one namespace.
+    #[track_caller]
+    pub fn counting(netns: &Netns, probe: &str) -> Self {
+        let netns = netns.inum().to_string();
+        Self::start(&[probe, "--json", "--count", "--netns", &netns])
+    }
+
+    /// Starts with these arguments, and returns once everything is attached.
+    #[track_caller]
+    pub fn start(arguments: &[&str]) -> Self {
+        Self::launch(arguments, Memory::Keep)
+    }
+
+    /// Like [`Probe::start`] for a flood: events are counted but not kept.
+    #[track_caller]
+    pub fn start_forgetful(arguments: &[&str]) -> Self {
+        Self::launch(arguments, Memory::Count)
+    }
+
+    #[track_caller]
+    fn launch(arguments: &[&str], memory: Memory) -> Self {
+        let mut child = Command::new(binary())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|why| panic!("run {}: {why}", binary().display()));
+        let stdout = child.stdout.take().expect("standard output is a pipe");
+        let (reader, events) = read_lines(stdout, memory);
+        let stderr = child.stderr.take().expect("standard error is a pipe");
+        let (complaints, said) = read_complaints(stderr);
+        let mut probe = Self {
+            child,
+            name: arguments
+                .first()
+                .map_or_else(String::new, |&name| name.into()),
+            events,
+            reader: Some(reader),
+            complaints: Some(complaints),
+            said,
+            seen: Vec::new(),
+            tally: Tally::new(),
+            last: None,
+        };
+        if !probe.has_said(READY) {
+            let (status, complaints) = probe.end(Signal::KILL);
+            panic!("netprobe {arguments:?} did not get ready ({status}): {complaints}");
+        }
+        probe
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it has said a line with `words` on standard error; false if it never did.
+    pub fn has_said(&mut self, words: &str) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.said.recv_timeout(left) {
+                Ok(line) if line.contains(words) => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Waits until `is_enough` of the events so far.
+    #[track_caller]
+    pub fn wait_for(&mut self, what: &str, mut is_enough: impl FnMut(&[Event]) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_enough(&self.seen) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.events.recv_timeout(left) {
+                Ok(line) => self.take(&line),
+                Err(why) => panic!("waited in vain for {what} ({why}): {:#?}", self.seen),
+            }
+        }
+    }
+
+    /// Ends it with SIGINT and checks its accounts.
+    #[track_caller]
+    pub fn stop(mut self) -> Run {
+        let (status, complaints) = self.end(Signal::INT);
+        self.account_for(status, complaints)
+    }
+
+    /// Waits until it ends by itself (`--duration`) and checks its accounts.
+    #[track_caller]
+    pub fn finish(mut self) -> Run {
+        let (status, complaints) = self.wait();
+        self.account_for(status, complaints)
+    }
+
+    /// Ends a command that prints no summary (`flame`) with SIGINT.
+    #[track_caller]
+    pub fn stop_without_summary(mut self) {
+        let (status, complaints) = self.end(Signal::INT);
+        assert!(
+            status.success(),
+            "netprobe {}: {status}: {complaints}",
+            self.name
+        );
+    }
+
+    /// Ends it with SIGKILL; its last words do not count.
+    pub fn kill(mut self) {
+        self.end(Signal::KILL);
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("a process id has 31 bits");
+        let pid = Pid::from_raw(pid).expect("a process id is positive");
+        // It may have ended by itself; its status tells.
+        kill_process(pid, signal).ok();
+    }
+
+    fn end(&mut self, signal: Signal) -> (ExitStatus, String) {
+        self.signal(signal);
+        self.wait()
+    }
+
+    fn wait(&mut self) -> (ExitStatus, String) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut is_late = false;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("wait for netprobe") {
+                break status;
+            }
+            if Instant::now() > deadline && !is_late {
+                self.child.kill().expect("kill netprobe");
+                is_late = true;
+            }
+            // Drains the pipe, so that it is not blocked by us.
+            while let Ok(line) = self.events.recv_timeout(Duration::from_millis(5)) {
+                self.take(&line);
+            }
+        };
+        assert!(!is_late, "netprobe {} did not end", self.name);
+        if let Some(reader) = self.reader.take() {
+            self.tally = reader.join().expect("read standard output");
+        }
+        while let Ok(line) = self.events.try_recv() {
+            self.take(&line);
+        }
+        let complaints = self.complaints.take().map(JoinHandle::join);
+        let complaints = complaints.and_then(Result::ok).unwrap_or_default();
+        (status, complaints)
+    }
+
+    fn take(&mut self, line: &str) {
+        let value: Value =
+            serde_json::from_str(line).unwrap_or_else(|why| panic!("not JSON ({why}): {line}"));
+        assert!(self.last.is_none(), "after the summary: {line}");
+        if value["kind"] == "summary" {
+            let summary = serde_json::from_value(value);
+            self.last = Some(summary.unwrap_or_else(|why| panic!("summary: {why}: {line}")));
+            return;
+        }
+        match value {
+            Value::Object(event) => self.seen.push(event),
+            _ => panic!("not an object: {line}"),
+        }
+    }
+
+    #[track_caller]
+    fn account_for(&mut self, status: ExitStatus, complaints: String) -> Run {
+        assert!(
+            status.success(),
+            "netprobe {}: {status}: {complaints}",
+            self.name
+        );
+        let summary = self.last.take();
+        let summary = summary.unwrap_or_else(|| panic!("no summary: {complaints}"));
+        assert_eq!(summary.schema, "netprobe.summary/1");
+        for probe in &summary.probes {
+            probe.assert_balanced();
+            let lines = self.tally.get(&probe.name).copied().unwrap_or(0);
+            assert_eq!(lines, probe.counters.delivered, "lines of {}", probe.name);
+        }
+        Run {
+            events: std::mem::take(&mut self.seen),
+            summary,
+            complaints,
+        }
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        // It may have ended already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Account {
+    /// Every firing has exactly one outcome, and every event was understood.
+    #[track_caller]
+    pub fn assert_balanced(&self) {
+        let Counted {
+            fired,
+            filtered,
+            aggregated,
+            delivered,
+            sampled_out,
+            reserve_failed,
+            ..
+        } = self.counters;
+        let explained = filtered + aggregated + delivered + sampled_out + reserve_failed;
+        assert_eq!(fired, explained, "{}: {:?}", self.name, self.counters);
+        assert_eq!(self.unexplained, 0, "{}: {:?}", self.name, self.counters);
+        assert_eq!(self.decode_errors, 0, "{}", self.name);
+    }
+}
+
+impl Run {
+    /// The account of one probe.
+    #[track_caller]
+    pub fn account(&self, probe: &str) -> &Account {
+        let found = self
+            .summary
+            .probes
+            .iter()
+            .find(|account| account.name == probe);
+        found.unwrap_or_else(|| panic!("the summary does not account for {probe}"))
+    }
+
+    /// The events, of which none was lost.
+    #[track_caller]
+    pub fn all(&self) -> &[Event] {
+        let mut probes = self.summary.probes.iter();
+        let is_whole = probes.all(|probe| probe.state == "attached");
+        assert_eq!(self.summary.complete, is_whole, "{:#?}", self.summary);
+        for probe in &self.summary.probes {
+            let Account { name, counters, .. } = probe;
+            assert_eq!(counters.reserve_failed, 0, "{name}: {counters:?}");
+            assert_eq!(counters.sampled_out, 0, "{name}: {counters:?}");
+            assert_eq!(probe.missed.unwrap_or(0), 0, "{name}");
+        }
+        &self.events
+    }
+
+    /// Those whose `column` is `value`, of which none was lost.
+    #[track_caller]
+    pub fn with(&self, column: &str, value: impl Into<Value>) -> Vec<&Event> {
+        let value = value.into();
+        let is_wanted = |event: &&Event| *column_of(event, column) == value;
+        self.all().iter().filter(is_wanted).collect()
+    }
+
+    /// How many have `value` in `column`.
+    #[track_caller]
+    pub fn count(&self, column: &str, value: impl Into<Value>) -> u64 {
+        u64::try_from(self.with(column, value).len()).expect("a count has 64 bits")
+    }
+}
+
+/// A column of an event; panics if it is not there at all.
+#[track_caller]
+pub fn column_of<'a>(event: &'a Event, name: &str) -> &'a Value {
+    let value = event.get(name);
+    value.unwrap_or_else(|| panic!("no {name} in {event:?}"))
+}
+
+/// A column that holds a number.
+#[track_caller]
+pub fn number(event: &Event, name: &str) -> u64 {
+    let value = column_of(event, name);
+    value
+        .as_u64()
+        .unwrap_or_else(|| panic!("{name} is {value}: {event:?}"))
+}
+
+/// A column that holds a text.
+#[track_caller]
+pub fn text<'a>(event: &'a Event, name: &str) -> &'a str {
+    let value = column_of(event, name);
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("{name} is {value}: {event:?}"))
+}
+
+/// The sum of a column of numbers.
+#[track_caller]
+#[expect(single_use_lifetimes, reason = "`impl Trait` cannot elide it yet")]
+pub fn sum<'a>(events: impl IntoIterator<Item = &'a Event>, name: &str) -> u64 {
+    events.into_iter().map(|event| number(event, name)).sum()
+}
+
+/// Standard output is read at once, so that a slow test is not a slow reader.
+fn read_lines(stdout: ChildStdout, memory: Memory) -> (JoinHandle<Tally>, mpsc::Receiver<String>) {
+    #[derive(Deserialize)]
+    struct Head {
+        kind: String,
+    }
+    let (sender, receiver) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        let mut tally = Tally::new();
+        let mut lines = BufReader::with_capacity(1 << 16, stdout);
+        let mut line = String::new();
+        while lines.read_line(&mut line).expect("standard output is text") > 0 {
+            let kind =
+                serde_json::from_str(&line).map_or_else(|_| String::new(), |head: Head| head.kind);
+            let is_kept = memory == Memory::Keep || kind == "summary" || kind.is_empty();
+            *tally.entry(kind).or_default() += 1;
+            if is_kept && sender.send(std::mem::take(&mut line)).is_err() {
+                break;
+            }
+            line.clear();
+        }
+        tally
+    });
+    (reader, receiver)
+}
+
+/// Standard error, line by line and as a whole.
+fn read_complaints(stderr: ChildStderr) -> (JoinHandle<String>, mpsc::Receiver<String>) {
+    let (sender, lines) = mpsc::channel();
+    let complaints = thread::spawn(move || {
+        let mut said = String::new();
+        let mut stderr = BufReader::new(stderr);
+        let mut begin = 0;
+        while stderr.read_line(&mut said).is_ok_and(|length| length > 0) {
+            // The test may no longer listen.
+            sender.send(said[begin..].to_owned()).ok();
+            begin = said.len();
+        }
+        said
+    });
+    (complaints, lines)
+}

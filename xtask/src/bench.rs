@@ -1,0 +1,25 @@
+//! `cargo xtask bench`: runs the benchmarks, all or one by name.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+
+use crate::{process, workspace};
+
+/// Run the benchmarks.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only the benchmark of this name
+    name: Option<String>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let mut cargo = Command::new(workspace::cargo());
+    cargo.current_dir(workspace::root()).arg("bench");
+    if let Some(name) = &args.name {
+        cargo.args(["--bench", name]);
+    }
+    process::run(&mut cargo)?;
+    Ok(ExitCode::SUCCESS)
+}

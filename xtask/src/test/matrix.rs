@@ -1,0 +1,146 @@
+//! The live tests inside each kernel of the matrix, two machines at a time.
+//!
+//! What a machine prints goes to `target/matrix/VERSION.log`; it is shown when something failed.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use super::tally::Tally;
+use super::{Options, cargo};
+use crate::vm::{self, Machine};
+use crate::{kernels, workspace};
+
+/// As many as the smallest machine of a developer has processors.
+const AT_ONCE: usize = 2;
+/// Where all the live tests take a minute or two.
+const TIMEOUT: Duration = Duration::from_mins(15);
+
+/// Runs the live tests in each kernel.
+pub(super) fn run(options: &Options) -> Result<Tally> {
+    let test = cargo::build("live")?;
+    let netprobe = vm::build_netprobe()?;
+    let logs = workspace::target().join("matrix");
+    fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
+    let mut versions: Vec<String> = match options.kernels.as_slice() {
+        [] => kernels::versions().map(str::to_owned).collect(),
+        some => some.to_vec(),
+    };
+    // Fetched one after the other: all that waits for here is the network.
+    for version in &versions {
+        kernels::get(version)?;
+    }
+    versions.reverse();
+    let queue = Mutex::new(versions);
+    let sum = Mutex::new(Tally::default());
+    let worker = || {
+        while let Some(version) = lock(&queue).pop() {
+            let log = logs.join(format!("{version}.log"));
+            let boot = Boot {
+                version: &version,
+                test: &test,
+                netprobe: &netprobe,
+                log: &log,
+            };
+            let tally = boot.run(options);
+            *lock(&sum) += tally.of(&format!("kernel {version}"));
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(worker);
+        }
+    });
+    let tally = lock(&sum).clone();
+    Ok(tally)
+}
+
+/// One kernel to test.
+struct Boot<'a> {
+    version: &'a str,
+    test: &'a Path,
+    netprobe: &'a Path,
+    log: &'a Path,
+}
+
+impl Boot<'_> {
+    /// Tests one kernel and says how that went.
+    fn run(&self, options: &Options) -> Tally {
+        let start = Instant::now();
+        let status = self.boot(options);
+        let text = fs::read(self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let mut tally = Tally::read(&text);
+        match status {
+            Ok(0) => {}
+            Ok(status) if tally.is_good() => {
+                tally += Tally::failure(format!("the tests ended with status {status}"));
+            }
+            Ok(_) => {}
+            Err(error) => tally += Tally::failure(format!("{error:#}")),
+        }
+        if !tally.is_good() {
+            let lines: Vec<_> = text
+                .lines()
+                .map(|line| format!("{}| {line}\n", self.version))
+                .collect();
+            print!("{}", lines.concat());
+        }
+        let seconds = start.elapsed().as_secs();
+        println!("kernel {}: {tally} in {seconds} s", self.version);
+        tally
+    }
+
+    fn boot(&self, options: &Options) -> Result<u8> {
+        let mut command = vec!["/bin/live".to_owned()];
+        command.extend(["--show-output", "--test-threads=1"].map(str::to_owned));
+        command.extend(options.arguments.iter().cloned());
+        let mut machine = Machine::new(kernels::get(self.version)?, command);
+        machine.timeout = TIMEOUT;
+        machine.files = vec![
+            (self.test.to_owned(), "/bin/live".to_owned()),
+            (self.netprobe.to_owned(), "/bin/netprobe".to_owned()),
+        ];
+        let variables = [
+            ("NETPROBE_BIN", "/bin/netprobe"),
+            ("NETPROBE_REQUIRE_LIVE", "1"),
+        ];
+        machine.environment = variables
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        let log = Log::create(self.log)?;
+        Ok(machine.run(&log, &log)?.status)
+    }
+}
+
+/// A file that both streams of a machine are written to.
+struct Log(Mutex<File>);
+
+impl Log {
+    fn create(file: &Path) -> Result<Self> {
+        let opened = File::create(file).with_context(|| format!("create {}", file.display()))?;
+        Ok(Self(Mutex::new(opened)))
+    }
+}
+
+impl Write for &Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        lock(&self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        lock(&self.0).flush()
+    }
+}
+
+/// Locks, also after another thread panicked: what it left is still worth showing.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,190 @@
+//! `cargo xtask test`: every test that there is, in tiers from quick to thorough.
+//!
+//! A tier that fails does not stop the others. The last line of the output sums all of them up.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::{check, ebpf, process, setup, vm};
+use tally::Tally;
+
+mod cargo;
+mod matrix;
+mod tally;
+
+/// There is a kprobe event source where the kernel was built with kprobes.
+const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
+
+/// Run the tests, by tier.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The tiers to run, in this order [default: all of them]
+    #[arg(value_enum, value_name = "TIER")]
+    tiers: Vec<Tier>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What the tiers themselves need to know.
+#[derive(clap::Args)]
+struct Options {
+    /// Run the matrix on these kernels only, such as 6.12
+    #[arg(long = "kernel", value_name = "VERSION")]
+    kernels: Vec<String>,
+    /// Arguments for the test programs of the tiers cli, replay, live and matrix, such as a name
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Tier {
+    /// Install what the other tiers need
+    Setup,
+    /// Formatting, lints, layering, and whether the committed eBPF object belongs to its sources
+    Check,
+    /// The unit tests of every crate, beside the code
+    Unit,
+    /// The command line: help, errors, exit codes
+    Cli,
+    /// Recorded events through every output format, compared with stored results
+    Replay,
+    /// Real traffic through real probes on this kernel; needs root
+    Live,
+    /// The live tests inside each kernel of the matrix, in virtual machines
+    Matrix,
+}
+
+impl Tier {
+    fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    fn run(self, options: &Options) -> Result<Tally> {
+        match self {
+            Self::Setup => Ok(of_status(setup::run(&setup::Args {})?, "setup")),
+            Self::Check => Ok(check()),
+            Self::Unit => cargo::unit(),
+            Self::Cli => target("cli", options),
+            Self::Replay => target("replay", options),
+            Self::Live => live(options),
+            Self::Matrix => matrix::run(options),
+        }
+    }
+}
+
+/// How a tier went.
+struct Done {
+    name: String,
+    tally: Tally,
+    time: Duration,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> ExitCode {
+    let tiers = match args.tiers.as_slice() {
+        [] => Tier::value_variants(),
+        some => some,
+    };
+    let mut done = Vec::new();
+    for tier in tiers {
+        let name = tier.name();
+        println!("\n== {name}");
+        let start = Instant::now();
+        let tally = tier.run(&args.options).unwrap_or_else(|error| {
+            eprintln!("error: {error:#}");
+            Tally::failure(format!("{error:#}"))
+        });
+        let time = start.elapsed();
+        done.push(Done { name, tally, time });
+    }
+    summarize(done)
+}
+
+/// Prints what failed, what was skipped, a line for each tier, and the sum.
+fn summarize(done: Vec<Done>) -> ExitCode {
+    println!("\n== summary");
+    let mut sum = Tally::default();
+    for Done { name, tally, time } in done {
+        let seconds = time.as_secs_f64();
+        println!("{name:<8}{:<40}{seconds:7.1} s", tally.to_string());
+        sum += tally.of(&name);
+    }
+    for reason in &sum.reasons {
+        println!("skipped: {reason}");
+    }
+    for failure in &sum.failures {
+        println!("failed: {failure}");
+    }
+    println!("{sum}");
+    if sum.is_good() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn check() -> Tally {
+    let mut sum = Tally::default();
+    let object = std::iter::once_with(|| ("eBPF object", ebpf::check_committed()));
+    for (name, result) in check::each().chain(object) {
+        sum += match result {
+            Ok(()) => Tally::pass(),
+            Err(error) => {
+                eprintln!("error: {name}: {error:#}");
+                Tally::failure(name)
+            }
+        };
+    }
+    sum
+}
+
+/// A target of the test crate that needs the program under test.
+fn target(name: &str, options: &Options) -> Result<Tally> {
+    cargo::target(name, &[binary()?], &options.arguments)
+}
+
+fn live(options: &Options) -> Result<Tally> {
+    if !process::is_root()? {
+        return Ok(Tally::skip("the live tests need root"));
+    }
+    let mut environment = vec![binary()?];
+    // Without kprobes some tests must skip; where nothing is missing a skip would hide a fault.
+    if Path::new(KPROBES).exists() {
+        environment.push(("NETPROBE_REQUIRE_LIVE", "1".to_owned()));
+    }
+    let mut arguments = vec!["--test-threads=1".to_owned()];
+    arguments.extend(options.arguments.iter().cloned());
+    cargo::target("live", &environment, &arguments)
+}
+
+/// The variable that names the program under test.
+fn binary() -> Result<(&'static str, String)> {
+    let file = vm::build_netprobe()?;
+    Ok(("NETPROBE_BIN", file.display().to_string()))
+}
+
+fn of_status(status: ExitCode, name: &str) -> Tally {
+    if status == ExitCode::SUCCESS {
+        Tally::pass()
+    } else {
+        Tally::failure(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tier_is_named_with_a_sentence() {
+        for tier in Tier::value_variants() {
+            let value = tier.to_possible_value().expect("a name");
+            assert!(value.get_help().is_some(), "{}", value.get_name());
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Counts what Rust's test harness says it did.
+//!
+//! A test that cannot run here prints `SKIP` and why, and ends well; it is counted as skipped and not
+//! as passed, once, however many such lines it prints.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::AddAssign;
+
+/// How many tests did what.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) passed: usize,
+    pub(super) failed: usize,
+    pub(super) skipped: usize,
+    /// The names of those that failed.
+    pub(super) failures: Vec<String>,
+    /// Why tests were skipped.
+    pub(super) reasons: BTreeSet<String>,
+}
+
+impl Tally {
+    /// One thing that passed.
+    pub(super) fn pass() -> Self {
+        Self {
+            passed: 1,
+            ..Self::default()
+        }
+    }
+
+    /// One thing that failed, by name.
+    pub(super) fn failure(name: impl Into<String>) -> Self {
+        Self {
+            failed: 1,
+            failures: vec![name.into()],
+            ..Self::default()
+        }
+    }
+
+    /// One thing that was skipped, and why.
+    pub(super) fn skip(reason: impl Into<String>) -> Self {
+        Self {
+            skipped: 1,
+            reasons: BTreeSet::from([reason.into()]),
+            ..Self::default()
+        }
+    }
+
+    /// Reads the output of test programs that were run with `--show-output`.
+    pub(super) fn read(output: &str) -> Self {
+        let mut tally = Self::default();
+        let mut skipped = BTreeSet::new();
+        let mut test = "";
+        for line in output.lines() {
+            if let Some(rest) = line.strip_prefix("test result: ") {
+                tally.passed += count(rest, "passed");
+                tally.failed += count(rest, "failed");
+                tally.skipped += count(rest, "ignored") + skipped.len();
+                tally.passed = tally.passed.saturating_sub(skipped.len());
+                skipped.clear();
+                test = "";
+            } else if let Some(name) = section(line) {
+                test = name;
+            } else if let Some(reason) = line.strip_prefix("SKIP ") {
+                tally.reasons.insert(reason.to_owned());
+                skipped.insert(test);
+            } else if let Some(name) = failed(line) {
+                tally.failures.push(name.to_owned());
+            }
+        }
+        tally
+    }
+
+    /// Whether nothing failed.
+    pub(super) fn is_good(&self) -> bool {
+        self.failed == 0
+    }
+
+    /// The same, with `prefix` before each name and reason.
+    pub(super) fn of(mut self, prefix: &str) -> Self {
+        let named = |text: &String| format!("{prefix}: {text}");
+        self.failures = self.failures.iter().map(named).collect();
+        self.reasons = self.reasons.iter().map(named).collect();
+        self
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+        self.failures.extend(other.failures);
+        self.reasons.extend(other.reasons);
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            passed,
+            failed,
+            skipped,
+            ..
+        } = self;
+        write!(f, "{passed} passed, {failed} failed, {skipped} skipped")
+    }
+}
+
+/// The number before a word in `ok. 3 passed; 0 failed; …`.
+fn count(text: &str, word: &str) -> usize {
+    let parts = text.split([';', '.']);
+    let number = parts
+        .filter_map(|part| part.trim().strip_suffix(word))
+        .find_map(|number| number.trim().parse().ok());
+    number.unwrap_or(0)
+}
+
+/// The test whose output follows a line `---- NAME stdout ----`.
+fn section(line: &str) -> Option<&str> {
+    line.strip_prefix("---- ")?.strip_suffix(" stdout ----")
+}
+
+/// The test that `test NAME ... FAILED` is about.
+fn failed(line: &str) -> Option<&str> {
+    let name = line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?;
+    Some(name.trim_end_matches(" - should panic"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTPUT: &str = "\
+running 4 tests
+test drops::a ... ok
+test drops::b ... ok
+test drops::c ... FAILED
+test drops::d ... ignored
+
+successes:
+
+---- drops::b stdout ----
+SKIP no kprobes
+SKIP no kprobes here either
+
+successes:
+    drops::a
+    drops::b
+
+failures:
+
+---- drops::c stdout ----
+thread panicked
+
+failures:
+    drops::c
+
+test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s
+
+running 1 test
+test e ... ok
+test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+";
+
+    #[test]
+    fn counts_are_summed_over_programs() {
+        let tally = Tally::read(OUTPUT);
+        assert_eq!(tally.to_string(), "2 passed, 1 failed, 2 skipped");
+        assert_eq!(tally.failures, ["drops::c"]);
+        assert_eq!(tally.reasons.len(), 2);
+    }
+
+    #[test]
+    fn a_program_that_died_has_no_counts() {
+        assert_eq!(Tally::read("running 4 tests\ntest a ... ok\n").passed, 0);
+    }
+
+    #[test]
+    fn tallies_add_up() {
+        let mut sum = Tally::pass();
+        sum += Tally::failure("a").of("6.12");
+        sum += Tally::skip("no root");
+        assert_eq!(sum.to_string(), "1 passed, 1 failed, 1 skipped");
+        assert_eq!(sum.failures, ["6.12: a"]);
+        assert!(!sum.is_good());
+    }
+}
