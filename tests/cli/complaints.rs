@@ -3,12 +3,15 @@
 use std::{
     fs::{self, File, Permissions},
     io,
+    net::TcpStream,
     os::unix::{
         fs::{PermissionsExt, symlink},
         process::CommandExt,
     },
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
 };
 
 use netprobe_tests::{probe::binary, skip::is_root};
@@ -90,7 +93,18 @@ fn a_full_disk_is_a_failure_of_a_picture() {
     let file = folder.path().join("full.svg");
     symlink("/dev/full", &file).expect("make a link");
     let path = file.to_str().expect("a path of ours is text");
-    let output = netprobe(&["-q", "flame", "drops", "--duration", "10ms", "-o", path]);
+    let is_over = AtomicBool::new(false);
+    let output = thread::scope(|scope| {
+        // Something to draw: connects to a port where nobody listens.
+        scope.spawn(|| {
+            while !is_over.load(Relaxed) {
+                TcpStream::connect(("127.0.0.1", 9)).expect_err("nobody listens on port 9");
+            }
+        });
+        let output = netprobe(&["-q", "flame", "drops", "--duration", "500ms", "-o", path]);
+        is_over.store(true, Relaxed);
+        output
+    });
     assert_complaint(&output, 1, "full.svg");
 }
 

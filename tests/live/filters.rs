@@ -182,7 +182,10 @@ fn forms_of_drops(netns: &Netns) -> Vec<String> {
     .into();
     forms.push(format!("netns {netns}"));
     forms.push(format!("netns != {netns}"));
-    forms.push(format!("netns != pid:{} and sport 40001", std::process::id()));
+    forms.push(format!(
+        "netns != pid:{} and sport 40001",
+        std::process::id()
+    ));
     if check().version() >= (5, 17) {
         forms.push("reason NETFILTER_DROP and sport 40001".into());
         forms.push("reason != netfilter-drop".into());
