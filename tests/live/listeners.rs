@@ -2,7 +2,7 @@
 
 use netprobe_tests::{
     netns::Cable,
-    probe::{Event, Probe, Run, column_of, number, text},
+    probe::{Probe, Run, column_of, number, text},
     process::Actor,
     skip::has_hooks,
     traffic::{CLIENT, Family, SERVER, abort, accept_queue, is_connected},
@@ -46,7 +46,7 @@ impl Waiting {
 
 /// Has [`BACKLOG`] handshakes refused at the final ACK, each maybe several times.
 ///
-/// `is_seen` may wait for the events, whose owners are looked up while the listener lives.
+/// `is_seen` may wait for the events when all clients are gone; the listener lives until then.
 pub(super) fn overflow_at_final_ack(
     (cable, family): (&Cable, Family),
     port: u16,
@@ -72,10 +72,10 @@ pub(super) fn overflow_at_final_ack(
         let now = cable.server.counters();
         now.grown(&before, "TcpExt.ListenOverflows") >= u64::from(BACKLOG)
     });
-    is_seen();
     clients.into_iter().chain(queued).for_each(abort);
-    drop(listener);
     cable.client.wait_for_silence();
+    is_seen();
+    drop(listener);
     cable.server.wait_for_silence();
 }
 
@@ -95,11 +95,25 @@ fn assert_refusals(run: &Run, cable: &Cable, family: Family) {
     }
 }
 
-/// Waits for events; their owners are looked up while the listener lives.
+/// Waits until no client asks any more and every refusal that was counted has been shown.
+///
+/// The listeners must live until then: owners are looked up when an event is shown.
 #[track_caller]
-fn wait_for_refusals(probe: &mut Probe, count: u64) {
-    let count = usize::try_from(count).expect("a few");
-    probe.wait_for("refusals", |events| events.len() >= count);
+fn wait_for_all(cable: &Cable, probe: &mut Probe, counters: &[&str]) {
+    cable.client.wait_for_silence();
+    let now = cable.server.counters();
+    let sum: i64 = counters.iter().map(|counter| now.get(counter)).sum();
+    let sum = usize::try_from(sum).expect("a few");
+    probe.wait_for("all refusals", |events| events.len() >= sum);
+}
+
+/// Waits until the kernel has counted `least` in the server's namespace.
+#[track_caller]
+fn wait_for_count(cable: &Cable, counter: &str, least: u64) {
+    let least = i64::try_from(least).expect("a few");
+    wait_until("enough were refused", || {
+        cable.server.counters().get(counter) >= least
+    });
 }
 
 #[test]
@@ -118,10 +132,12 @@ fn syns_refused_by_a_full_accept_queue_equal_listen_overflows() {
         });
         (begin(&cable, family, port, REFUSED), full, listener)
     });
-    wait_for_refusals(&mut probe, 3 * REFUSED);
-    drop(crowds);
-    cable.client.wait_for_silence();
+    let counter = "TcpExt.ListenOverflows";
+    wait_for_count(&cable, counter, 3 * REFUSED);
+    let listeners = crowds.map(|(_, _, listener)| listener);
+    wait_for_all(&cable, &mut probe, &[counter]);
     let run = probe.stop();
+    drop(listeners);
     let overflows = cable.server.counters().get("TcpExt.ListenOverflows");
     assert_eq!(cable.server.counters().get("TcpExt.ListenDrops"), overflows);
     assert_seen(&run, "syn-accept-queue", overflows);
@@ -149,23 +165,18 @@ fn assert_seen(run: &Run, stage: &str, counted: i64) {
 /// What is seen while handshakes are refused at the final ACK, which must be what was counted.
 #[track_caller]
 fn refuse_at_final_ack(waiting: Waiting) -> Run {
+    const COUNTERS: [&str; 2] = ["TcpExt.ListenOverflows", "TcpExt.TCPReqQFullDoCookies"];
     let cable = Cable::new();
     let mut probe = Probe::of(&cable.server, "listeners");
     let stage = "ack-accept-queue";
-    let mut refused = 0;
     for family in Family::OF_SOCKETS {
-        refused += usize::from(BACKLOG);
         overflow_at_final_ack((&cable, family), family.port(PORT), waiting, || {
-            let is_refused = |event: &&Event| event["stage"] == stage;
-            probe.wait_for("refusals", |events| {
-                events.iter().filter(is_refused).count() >= refused
-            });
+            wait_for_all(&cable, &mut probe, &COUNTERS);
         });
     }
     let run = probe.stop();
     let counters = cable.server.counters();
-    let overflows = counters.get("TcpExt.ListenOverflows");
-    let cookies = counters.get("TcpExt.TCPReqQFullDoCookies");
+    let [overflows, cookies] = COUNTERS.map(|counter| counters.get(counter));
     assert_seen(&run, stage, overflows);
     assert_seen(&run, "syn-cookie", cookies);
     assert_eq!(i64::try_from(run.all().len()), Ok(overflows + cookies));
@@ -198,7 +209,7 @@ fn handshakes_with_cookies_are_refused_at_the_final_ack_like_others() {
 }
 
 /// Leaves handshakes half open until the backlog of each family has refused `least`.
-fn overflow_backlogs(cable: &Cable, backlog: i32, least: u64) -> Run {
+fn overflow_backlogs(cable: &Cable, backlog: i32, counter: &str, least: u64) -> Run {
     let mut probe = Probe::of(&cable.server, "listeners");
     // The client never learns that it was answered.
     let answers = "tcp sport 7101-7103 tcp flags & (syn | ack) == (syn | ack)";
@@ -208,11 +219,11 @@ fn overflow_backlogs(cable: &Cable, backlog: i32, least: u64) -> Run {
         let listener = cable.server.run(|| family.listen(port, backlog));
         (begin(cable, family, port, 12), listener)
     });
-    wait_for_refusals(&mut probe, 3 * least);
-    drop(crowds);
-    cable.client.wait_for_silence();
-    cable.server.wait_for_silence();
+    wait_for_count(cable, counter, 3 * least);
+    let listeners = crowds.map(|(_, listener)| listener);
+    wait_for_all(cable, &mut probe, &[counter]);
     let run = probe.stop();
+    drop(listeners);
     for family in Family::OF_SOCKETS {
         assert_refusals(&run, cable, family);
     }
@@ -226,8 +237,9 @@ fn a_full_backlog_without_cookies_equals_reqq_full_drop() {
     }
     let cable = Cable::new();
     cable.server.sysctl("net.ipv4.tcp_syncookies", 0);
-    let run = overflow_backlogs(&cable, i32::from(BACKLOG), 7);
-    let drops = cable.server.counters().get("TcpExt.TCPReqQFullDrop");
+    let counter = "TcpExt.TCPReqQFullDrop";
+    let run = overflow_backlogs(&cable, i32::from(BACKLOG), counter, 7);
+    let drops = cable.server.counters().get(counter);
     assert_seen(&run, "syn-backlog", drops);
     assert_eq!(i64::try_from(run.all().len()), Ok(drops));
     for event in run.all() {
@@ -247,8 +259,9 @@ fn a_full_backlog_with_cookies_equals_reqq_full_do_cookies() {
     }
     let cable = Cable::new();
     cable.server.sysctl("net.ipv4.tcp_syncookies", 1);
-    let run = overflow_backlogs(&cable, i32::from(BACKLOG), 7);
-    let cookies = cable.server.counters().get("TcpExt.TCPReqQFullDoCookies");
+    let counter = "TcpExt.TCPReqQFullDoCookies";
+    let run = overflow_backlogs(&cable, i32::from(BACKLOG), counter, 7);
+    let cookies = cable.server.counters().get(counter);
     assert_seen(&run, "syn-cookie", cookies);
     assert_eq!(i64::try_from(run.all().len()), Ok(cookies));
 }
@@ -262,7 +275,7 @@ fn syns_refused_by_the_reserve_equal_the_rest_of_listen_drops() {
     let cable = Cable::new();
     cable.server.sysctl("net.ipv4.tcp_syncookies", 0);
     cable.server.sysctl("net.ipv4.tcp_max_syn_backlog", 8);
-    let run = overflow_backlogs(&cable, 64, 5);
+    let run = overflow_backlogs(&cable, 64, "TcpExt.ListenDrops", 5);
     let counters = cable.server.counters();
     assert_eq!(counters.get("TcpExt.ListenOverflows"), 0);
     assert_eq!(counters.get("TcpExt.TCPReqQFullDrop"), 0);
