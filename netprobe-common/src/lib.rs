@@ -4,6 +4,7 @@
 //! - [`header`]: what every event begins with, and the `kinds!` list.
 //! - [`records`]: one file per probe; [`flow`] and [`owner`] are the parts that they share.
 //! - [`config`], [`offsets`]: frozen globals that user space sets before loading.
+//! - [`filter`]: the part of them that says which events are wanted, and how that is tested.
 //! - [`counters`]: the per-CPU accounting and the keys of the in-kernel aggregates.
 //!
 //! `no_std` and without dependencies, so that both sides compile the very same definitions.
@@ -11,6 +12,7 @@
 
 pub mod config;
 pub mod counters;
+pub mod filter;
 pub mod flow;
 pub mod header;
 pub mod offsets;

@@ -8,6 +8,7 @@ use core::arch::asm;
 use netprobe_common::{
     config::Config,
     counters::{Candidates, Count, CountKey, Counters, StackKey},
+    filter::Filter,
     header::Kind,
     offsets::Offsets,
     record::Plain,
@@ -25,10 +26,7 @@ pub(crate) static CONFIG: Config = Config {
     flame: 0,
     log: 0,
     wake_bytes: 0,
-    family: 0,
-    netns: 0,
-    port: [0; 2],
-    reserved: [0; 2],
+    filter: Filter::NONE,
 };
 
 /// Where this kernel keeps its fields; user space overrides it before loading.
@@ -87,8 +85,8 @@ pub(crate) static SYN_CHECKS: PerCpuArray<crate::probes::listeners::SynCheck> =
 
 /// A value of a frozen global, read so that the compiler does not fold its initial value.
 #[inline(always)]
-pub(crate) fn frozen<T: Plain>(value: &'static T) -> T {
-    // SAFETY: a reference to a static is valid for reads.
+pub(crate) fn frozen<T: Plain>(value: &T) -> T {
+    // SAFETY: a reference is valid for reads.
     unsafe { core::ptr::from_ref(value).read_volatile() }
 }
 

@@ -3,13 +3,23 @@
 use std::{
     fs::{self, File, Permissions},
     io,
+<<<<<<< HEAD
     net::{Ipv4Addr, TcpStream},
+=======
+    net::TcpStream,
+>>>>>>> main
     os::unix::{
         fs::{PermissionsExt, symlink},
         process::CommandExt,
     },
     path::{Path, PathBuf},
+<<<<<<< HEAD
     process::{Child, Command, Output, Stdio},
+=======
+    process::{Command, Output, Stdio},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+>>>>>>> main
 };
 
 use netprobe_tests::{netns::Netns, probe::binary, skip::is_root};
@@ -91,12 +101,27 @@ fn a_full_disk_is_a_failure_of_a_picture() {
     let file = folder.path().join("full.svg");
     symlink("/dev/full", &file).expect("make a link");
     let path = file.to_str().expect("a path of ours is text");
+<<<<<<< HEAD
     let child = Command::new(binary())
         .args(["-q", "flame", "drops", "--duration", "1s", "-o", path])
         .stderr(Stdio::piped())
         .spawn()
         .expect("run netprobe");
     let output = while_packets_drop(child);
+=======
+    let is_over = AtomicBool::new(false);
+    let output = thread::scope(|scope| {
+        // Something to draw: connects to a port where nobody listens.
+        scope.spawn(|| {
+            while !is_over.load(Relaxed) {
+                TcpStream::connect(("127.0.0.1", 9)).expect_err("nobody listens on port 9");
+            }
+        });
+        let output = netprobe(&["-q", "flame", "drops", "--duration", "500ms", "-o", path]);
+        is_over.store(true, Relaxed);
+        output
+    });
+>>>>>>> main
     assert_complaint(&output, 1, "full.svg");
 }
 

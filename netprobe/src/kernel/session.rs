@@ -60,6 +60,14 @@ impl Session {
     /// Loads the object and attaches what the request names; what this kernel lacks is kept as
     /// a reason, not an error.
     pub fn start(request: &Request) -> Result<Self> {
+        Self::start_with(request, |_reasons| Ok(request.config))
+    }
+
+    /// As [`Session::start`], with settings that depend on the kernel's drop reasons.
+    pub fn start_with(
+        request: &Request,
+        configure: impl FnOnce(&DropReasons) -> Result<Config>,
+    ) -> Result<Self> {
         let started = Instant::now();
         // Kept to the end: glibc takes blocks up to the size of the largest one that was freed
         // from a heap that does not shrink again, and this one is the largest.
@@ -67,14 +75,16 @@ impl Session {
         let (kernel, btf) = parse_btf(&bytes)?;
         let offsets = offsets::resolve(&kernel);
         log::debug!("types are read after {:?}", started.elapsed());
-        let mut ebpf = load::load(&request.config, &offsets, request.sizes, &btf)?;
+        let drop_reasons = DropReasons::read(&kernel);
+        let config = configure(&drop_reasons)?;
+        let mut ebpf = load::load(&config, &offsets, request.sizes, &btf)?;
         reserve_other(&mut ebpf, request)?;
-        let logger = open_log(&mut ebpf, &request.config)?;
+        let logger = open_log(&mut ebpf, &config)?;
         log::debug!("maps are ready after {:?}", started.elapsed());
         let mut session = Self {
             ebpf,
             btf: Some(btf),
-            drop_reasons: DropReasons::read(&kernel),
+            drop_reasons,
             has_builtin_conntrack: kernel.function(CONNTRACK_FUNCTION).is_some(),
             ways: Ways::detect(),
             probes: Vec::new(),
