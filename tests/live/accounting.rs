@@ -1,9 +1,6 @@
 //! The books balance: in a storm, with a slow reader, with two readers, and nothing stays behind.
 
-use std::{
-    io::{Write, stderr},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use netprobe_tests::{
     bpf,
@@ -22,6 +19,7 @@ const PORT: u16 = 7401;
 const STORM: Duration = Duration::from_secs(2);
 
 /// Sends packets that the firewall drops, as fast as it goes, and says how many.
+#[expect(clippy::print_stdout, reason = "how fast it went is worth knowing")]
 fn storm(cable: &Cable, length: Duration) -> u64 {
     let packet = Packet::new(Family::V4, flags::SYN, PORT);
     let began = Instant::now();
@@ -34,7 +32,7 @@ fn storm(cable: &Cable, length: Duration) -> u64 {
         sent
     });
     let rate = sent * 1000 / u64::try_from(length.as_millis()).expect("a storm is short");
-    writeln!(stderr(), "storm: {sent} packets, {rate} per second").expect("say so");
+    println!("storm: {sent} packets, {rate} per second");
     sent
 }
 
@@ -65,7 +63,7 @@ fn a_storm_is_accounted_for_to_the_packet() {
     assert_eq!(seen, dropped, "{counters:?}");
     let is_whole = counters.delivered == dropped;
     assert_eq!(run.summary.complete, is_whole, "{counters:?}");
-    writeln!(stderr(), "storm: {counters:?}").expect("say so");
+    println!("storm: {counters:?}");
 }
 
 #[test]
@@ -168,8 +166,10 @@ fn nothing_is_left_of_a_killed_netprobe() {
     }
     let events = bpf::trace_events();
     for probe in &netprobe_tests::probe::check().probes {
-        if probe.state == "missing" {
-            netprobe_tests::skip::skip(&format!("{}: missing on this kernel", probe.name));
+        let why = probe.hooks[0].why.as_deref().unwrap_or("");
+        // What waits for a module runs and holds what it will need.
+        if probe.state == "missing" && !why.contains("not loaded") {
+            netprobe_tests::skip::skip(&format!("{}: {why}", probe.name));
             continue;
         }
         let netprobe = Probe::start(&[&probe.name, "--json"]);

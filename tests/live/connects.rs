@@ -41,7 +41,11 @@ fn connect_as_client(cable: &Cable, family: Family, port: u16) -> (Actor, BTreeM
 fn assert_ends(event: &Event, cable: &Cable, family: Family) {
     assert_eq!(text(event, "family"), family.name(), "{event:?}");
     assert_eq!(text(event, "daddr"), family.shown(SERVER), "{event:?}");
-    assert_eq!(number(event, "dport"), u64::from(PORT), "{event:?}");
+    assert_eq!(
+        number(event, "dport"),
+        u64::from(family.port(PORT)),
+        "{event:?}"
+    );
     assert_eq!(number(event, "netns"), u64::from(cable.client.inum()));
 }
 
@@ -62,38 +66,54 @@ fn assert_search(event: &Event) {
     );
 }
 
+/// Connects [`TIMES`] times in each family, which all must end with `errno`, and returns the
+/// events, which must be as many, of the process that connected.
+#[track_caller]
+fn watch_clients(cable: &Cable, errno: i32) -> Run {
+    let probe = Probe::of(&cable.client, "connects");
+    let clients = Family::OF_SOCKETS.map(|family| {
+        let (client, told) = connect_as_client(cable, family, family.port(PORT));
+        assert_eq!(told, [(errno, TIMES)].into(), "{family:?}");
+        (family, client)
+    });
+    let run = probe.stop();
+    assert_eq!(run.all().len() as u64, 3 * TIMES, "{:?}", run.events);
+    for (family, client) in clients {
+        let events = run.with("dport", family.port(PORT));
+        assert_eq!(events.len() as u64, TIMES, "{family:?}: {events:?}");
+        for event in events {
+            assert_ends(event, cable, family);
+            assert_eq!(number(event, "pid"), client.pid(), "{event:?}");
+            assert_eq!(text(event, "comm"), "np-client", "{event:?}");
+        }
+    }
+    run
+}
+
+/// A listener for each family, at its port.
+fn listen(cable: &Cable) -> [Socket; 3] {
+    Family::OF_SOCKETS.map(|family| cable.server.run(|| family.listen(family.port(PORT), 64)))
+}
+
 #[test]
 fn successes_equal_the_applications_own_count() {
     if !has_hooks("connects", &[]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        let _listener = cable.server.run(|| family.listen(PORT, 64));
-        let probe = Probe::of(&cable.client, "connects");
-        let began = Instant::now();
-        let (client, told) = connect_as_client(&cable, family, PORT);
-        let took = u64::try_from(began.elapsed().as_nanos()).expect("it was short");
-        let run = probe.stop();
-        assert_eq!(told, [(0, TIMES)].into());
-        assert_eq!(run.count("outcome", "established"), TIMES, "{family:?}");
-        assert_eq!(
-            run.all().len() as u64,
-            TIMES,
-            "{family:?}: {:?}",
-            run.events
-        );
-        for event in run.all() {
-            assert_ends(event, &cable, family);
-            assert_eq!(text(event, "saddr"), family.shown(CLIENT));
-            assert_ne!(number(event, "sport"), 0);
-            assert_eq!(*column_of(event, "errno"), Value::Null);
-            assert_eq!(number(event, "syn_attempts"), 1);
-            assert!(number(event, "latency_ns") < took, "{event:?}");
-            assert_eq!(number(event, "pid"), client.pid());
-            assert_eq!(text(event, "comm"), "np-client");
-            assert_search(event);
-        }
+    let cable = Cable::new();
+    let _listeners = listen(&cable);
+    let began = Instant::now();
+    let run = watch_clients(&cable, 0);
+    let took = u64::try_from(began.elapsed().as_nanos()).expect("it was short");
+    assert_eq!(run.count("outcome", "established"), 3 * TIMES);
+    assert_eq!(run.count("saddr", Family::V4.shown(CLIENT)), 2 * TIMES);
+    assert_eq!(run.count("saddr", Family::V6.shown(CLIENT)), TIMES);
+    for event in run.all() {
+        assert_ne!(number(event, "sport"), 0, "{event:?}");
+        assert_eq!(*column_of(event, "errno"), Value::Null, "{event:?}");
+        assert_eq!(number(event, "syn_attempts"), 1, "{event:?}");
+        assert!(number(event, "latency_ns") < took, "{event:?}");
+        assert_search(event);
     }
 }
 
@@ -102,39 +122,11 @@ fn refused_connects_equal_the_applications_own_count() {
     if !has_hooks("connects", &[]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        let probe = Probe::of(&cable.client, "connects");
-        let (client, told) = connect_as_client(&cable, family, PORT);
-        let run = probe.stop();
-        assert_eq!(told, [(libc::ECONNREFUSED, TIMES)].into());
-        assert_failures(&run, &cable, family, "ECONNREFUSED", client.pid());
-        for event in run.all() {
-            assert_eq!(number(event, "syn_attempts"), 1, "{event:?}");
-        }
-    }
-}
-
-/// The only events are [`TIMES`] failures of this kind.
-#[track_caller]
-fn assert_failures(run: &Run, cable: &Cable, family: Family, errno: &str, pid: u64) {
-    assert_eq!(
-        run.count("errno", errno),
-        TIMES,
-        "{family:?}: {:?}",
-        run.events
-    );
-    assert_eq!(
-        run.all().len() as u64,
-        TIMES,
-        "{family:?}: {:?}",
-        run.events
-    );
+    let run = watch_clients(&Cable::new(), libc::ECONNREFUSED);
+    assert_eq!(run.count("errno", "ECONNREFUSED"), 3 * TIMES);
     for event in run.all() {
-        assert_ends(event, cable, family);
         assert_eq!(text(event, "outcome"), "failed", "{event:?}");
-        assert_eq!(number(event, "pid"), pid, "{event:?}");
-        assert_eq!(text(event, "comm"), "np-client", "{event:?}");
+        assert_eq!(number(event, "syn_attempts"), 1, "{event:?}");
     }
 }
 
@@ -143,31 +135,21 @@ fn exhausted_ports_equal_the_applications_own_count() {
     if !has_hooks("connects", &[]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        cable
-            .client
-            .sysctl("net.ipv4.ip_local_port_range", "40000 40003");
-        let _listener = cable.server.run(|| family.listen(PORT, 64));
-        let taken: Vec<Socket> = (0..4)
-            .map(|_| {
-                cable
-                    .client
-                    .run(|| family.connect(PORT))
-                    .expect("a port is left")
-            })
-            .collect();
-        let probe = Probe::of(&cable.client, "connects");
-        let (client, told) = connect_as_client(&cable, family, PORT);
-        let run = probe.stop();
-        drop(taken);
-        assert_eq!(told, [(libc::EADDRNOTAVAIL, TIMES)].into());
-        assert_failures(&run, &cable, family, "EADDRNOTAVAIL", client.pid());
-        for event in run.all() {
-            assert_eq!(number(event, "sport"), 0, "{event:?}");
-            assert_eq!(number(event, "syn_attempts"), 0, "{event:?}");
-            assert_search(event);
-        }
+    let cable = Cable::new();
+    let range = "net.ipv4.ip_local_port_range";
+    cable.client.sysctl(range, "40000 40003");
+    let _listeners = listen(&cable);
+    let _taken = Family::OF_SOCKETS.map(|family| {
+        let connect = || family.connect(family.port(PORT)).expect("a port is left");
+        cable.client.run(|| [(); 4].map(|()| connect()))
+    });
+    let run = watch_clients(&cable, libc::EADDRNOTAVAIL);
+    assert_eq!(run.count("errno", "EADDRNOTAVAIL"), 3 * TIMES);
+    for event in run.all() {
+        assert_eq!(text(event, "outcome"), "failed", "{event:?}");
+        assert_eq!(number(event, "sport"), 0, "{event:?}");
+        assert_eq!(number(event, "syn_attempts"), 0, "{event:?}");
+        assert_search(event);
     }
 }
 
@@ -176,16 +158,12 @@ fn unroutable_connects_equal_the_applications_own_count() {
     if !has_hooks("connects", &[AT_ONCE]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        // Routes go with it.
-        cable.client.ip(&format!("link set {INTERFACE} down"));
-        let probe = Probe::of(&cable.client, "connects");
-        let (client, told) = connect_as_client(&cable, family, PORT);
-        let run = probe.stop();
-        assert_eq!(told, [(libc::ENETUNREACH, TIMES)].into());
-        assert_failures(&run, &cable, family, "ENETUNREACH", client.pid());
-    }
+    let cable = Cable::new();
+    // Routes go with it.
+    cable.client.ip(&format!("link set {INTERFACE} down"));
+    let run = watch_clients(&cable, libc::ENETUNREACH);
+    assert_eq!(run.count("errno", "ENETUNREACH"), 3 * TIMES);
+    assert_eq!(run.count("outcome", "failed"), 3 * TIMES);
 }
 
 #[test]
@@ -195,12 +173,12 @@ fn timeouts_equal_the_applications_own_count() {
     }
     let cable = Cable::new();
     cable.client.sysctl("net.ipv4.tcp_syn_retries", 1);
-    let blackhole = cable.server.firewall("input", &format!("tcp dport {PORT}"));
+    let blackhole = cable.server.firewall("input", "tcp dport 7301-7303");
     let probe = Probe::of(&cable.client, "connects");
     let began = Instant::now();
     let mut clients: Vec<Socket> = Vec::new();
     for family in Family::OF_SOCKETS {
-        clients.extend((0..TIMES).map(|_| cable.client.run(|| family.begin(PORT))));
+        clients.extend((0..TIMES).map(|_| cable.client.run(|| family.begin(family.port(PORT)))));
     }
     let mut errors = Vec::new();
     wait_until("all had timed out", || {
@@ -265,17 +243,21 @@ fn closing_while_it_waits_is_aborted_not_failed() {
     if !has_hooks("connects", &[]) {
         return;
     }
+    let cable = Cable::new();
+    let _blackhole = cable.server.firewall("input", "tcp dport 7301-7303");
+    let probe = Probe::of(&cable.client, "connects");
     for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        let _blackhole = cable.server.firewall("input", &format!("tcp dport {PORT}"));
-        let probe = Probe::of(&cable.client, "connects");
-        for _ in 0..TIMES {
-            cable.client.run(|| drop(family.begin(PORT)));
-        }
-        let run = probe.stop();
-        assert_eq!(run.count("outcome", "aborted"), TIMES, "{:?}", run.events);
-        assert_eq!(run.all().len() as u64, TIMES, "{:?}", run.events);
-        for event in run.all() {
+        cable
+            .client
+            .run(|| drop([(); 5].map(|()| family.begin(family.port(PORT)))));
+    }
+    let run = probe.stop();
+    assert_eq!(run.count("outcome", "aborted"), 15, "{:?}", run.events);
+    assert_eq!(run.all().len(), 15, "{:?}", run.events);
+    for family in Family::OF_SOCKETS {
+        let events = run.with("dport", family.port(PORT));
+        assert_eq!(events.len(), 5, "{family:?}: {events:?}");
+        for event in events {
             assert_ends(event, &cable, family);
             assert_eq!(*column_of(event, "errno"), Value::Null, "{event:?}");
             assert_eq!(number(event, "syn_attempts"), 1, "{event:?}");

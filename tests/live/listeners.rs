@@ -2,7 +2,7 @@
 
 use netprobe_tests::{
     netns::Cable,
-    probe::{Event, Probe, Run, column_of, number, text},
+    probe::{Probe, Run, column_of, number, text},
     process::Actor,
     skip::has_hooks,
     traffic::{CLIENT, Family, SERVER, abort, accept_queue, is_connected},
@@ -16,19 +16,6 @@ const AT_ACK: &str = "handshakes refused at the final ACK";
 /// What `listen` is told; the kernel lets one more wait.
 const BACKLOG: u8 = 4;
 const REFUSED: u64 = 6;
-
-/// Fills the accept queue of `listener`.
-fn fill(cable: &Cable, family: Family, listener: &Socket) -> Vec<Socket> {
-    let clients = (0..=BACKLOG).map(|_| {
-        let client = cable.client.run(|| family.connect(PORT));
-        client.expect("there is room")
-    });
-    let clients = clients.collect();
-    wait_until("the accept queue was full", || {
-        accept_queue(listener) > u32::from(BACKLOG)
-    });
-    clients
-}
 
 /// Begins `count` connections.
 fn begin(cable: &Cable, family: Family, port: u16, count: u64) -> Vec<Socket> {
@@ -59,7 +46,7 @@ impl Waiting {
 
 /// Has [`BACKLOG`] handshakes refused at the final ACK, each maybe several times.
 ///
-/// `is_seen` may wait for the events, whose owners are looked up while the listener lives.
+/// `is_seen` may wait for the events when all clients are gone; the listener lives until then.
 pub(super) fn overflow_at_final_ack(
     (cable, family): (&Cable, Family),
     port: u16,
@@ -85,35 +72,48 @@ pub(super) fn overflow_at_final_ack(
         let now = cable.server.counters();
         now.grown(&before, "TcpExt.ListenOverflows") >= u64::from(BACKLOG)
     });
-    is_seen();
     clients.into_iter().chain(queued).for_each(abort);
-    drop(listener);
     cable.client.wait_for_silence();
+    is_seen();
+    drop(listener);
     cable.server.wait_for_silence();
 }
 
-/// What every refusal of a [`Family::listen`]er must say.
+/// What every refusal of a [`Family::listen`]er of ours must say, however it came about.
 #[track_caller]
-fn assert_refusal(event: &Event, cable: &Cable, family: Family, pid: u64) {
-    assert_eq!(text(event, "listener"), family.listener_shown());
-    assert_eq!(number(event, "listener_port"), u64::from(PORT));
-    assert_eq!(text(event, "saddr"), family.shown(CLIENT));
-    assert_eq!(text(event, "daddr"), family.shown(SERVER));
-    assert_eq!(number(event, "dport"), u64::from(PORT));
-    assert_eq!(number(event, "accept_limit"), u64::from(BACKLOG));
-    assert_eq!(number(event, "netns"), u64::from(cable.server.inum()));
-    assert_eq!(number(event, "pid"), pid);
+fn assert_refusals(run: &Run, cable: &Cable, family: Family) {
+    let port = family.port(PORT);
+    let events = run.with("listener_port", port);
+    assert!(!events.is_empty(), "{family:?}: {:?}", run.events);
+    for event in events {
+        assert_eq!(text(event, "listener"), family.listener_shown());
+        assert_eq!(text(event, "saddr"), family.shown(CLIENT));
+        assert_eq!(text(event, "daddr"), family.shown(SERVER));
+        assert_eq!(number(event, "dport"), u64::from(port));
+        assert_eq!(number(event, "netns"), u64::from(cable.server.inum()));
+        assert_eq!(number(event, "pid"), u64::from(std::process::id()));
+    }
 }
 
-/// Waits for events; their owners are looked up while the listener lives.
+/// Waits until no client asks any more and every refusal that was counted has been shown.
+///
+/// The listeners must live until then: owners are looked up when an event is shown.
 #[track_caller]
-fn wait_for_refusals(probe: &mut Probe, count: u64) {
-    let count = usize::try_from(count).expect("a few");
-    probe.wait_for("refusals", |events| events.len() >= count);
+fn wait_for_all(cable: &Cable, probe: &mut Probe, counters: &[&str]) {
+    cable.client.wait_for_silence();
+    let now = cable.server.counters();
+    let sum: i64 = counters.iter().map(|counter| now.get(counter)).sum();
+    let sum = usize::try_from(sum).expect("a few");
+    probe.wait_for("all refusals", |events| events.len() >= sum);
 }
 
-fn own_pid() -> u64 {
-    u64::from(std::process::id())
+/// Waits until the kernel has counted `least` in the server's namespace.
+#[track_caller]
+fn wait_for_count(cable: &Cable, counter: &str, least: u64) {
+    let least = i64::try_from(least).expect("a few");
+    wait_until("enough were refused", || {
+        cable.server.counters().get(counter) >= least
+    });
 }
 
 #[test]
@@ -121,76 +121,71 @@ fn syns_refused_by_a_full_accept_queue_equal_listen_overflows() {
     if !has_hooks("listeners", &[AT_SYN]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        let before = cable.server.counters();
-        let mut probe = Probe::of(&cable.server, "listeners");
-        let listener = cable.server.run(|| family.listen(PORT, i32::from(BACKLOG)));
-        let full = fill(&cable, family, &listener);
-        let refused = begin(&cable, family, PORT, REFUSED);
-        wait_for_refusals(&mut probe, REFUSED);
-        drop((refused, full, listener));
-        cable.client.wait_for_silence();
-        let run = probe.stop();
-        let now = cable.server.counters();
-        let overflows = now.grown(&before, "TcpExt.ListenOverflows");
-        assert_eq!(now.grown(&before, "TcpExt.ListenDrops"), overflows);
-        assert_eq!(
-            run.count("stage", "syn-accept-queue"),
-            overflows,
-            "{family:?}"
-        );
-        assert_eq!(
-            run.all().len() as u64,
-            overflows,
-            "{family:?}: {:?}",
-            run.events
-        );
-        for event in run.all() {
-            assert_refusal(event, &cable, family, own_pid());
-            assert_eq!(number(event, "accept_queue"), u64::from(BACKLOG) + 1);
-        }
+    let cable = Cable::new();
+    let mut probe = Probe::of(&cable.server, "listeners");
+    let crowds = Family::OF_SOCKETS.map(|family| {
+        let port = family.port(PORT);
+        let listener = cable.server.run(|| family.listen(port, i32::from(BACKLOG)));
+        let full = begin(&cable, family, port, u64::from(BACKLOG) + 1);
+        wait_until("the accept queue was full", || {
+            accept_queue(&listener) > u32::from(BACKLOG)
+        });
+        (begin(&cable, family, port, REFUSED), full, listener)
+    });
+    let counter = "TcpExt.ListenOverflows";
+    wait_for_count(&cable, counter, 3 * REFUSED);
+    let listeners = crowds.map(|(_, _, listener)| listener);
+    wait_for_all(&cable, &mut probe, &[counter]);
+    let run = probe.stop();
+    drop(listeners);
+    let overflows = cable.server.counters().get("TcpExt.ListenOverflows");
+    assert_eq!(cable.server.counters().get("TcpExt.ListenDrops"), overflows);
+    assert_seen(&run, "syn-accept-queue", overflows);
+    for event in run.all() {
+        assert_eq!(number(event, "accept_queue"), u64::from(BACKLOG) + 1);
+        assert_eq!(number(event, "accept_limit"), u64::from(BACKLOG));
     }
+    for family in Family::OF_SOCKETS {
+        assert_refusals(&run, &cable, family);
+    }
+}
+
+/// As many refusals at this stage as the kernel counted.
+#[track_caller]
+fn assert_seen(run: &Run, stage: &str, counted: i64) {
+    let seen = run.count("stage", stage);
+    assert_eq!(
+        i64::try_from(seen),
+        Ok(counted),
+        "{stage}: {:?}",
+        run.events
+    );
 }
 
 /// What is seen while handshakes are refused at the final ACK, which must be what was counted.
 #[track_caller]
-fn refuse_at_final_ack(family: Family, waiting: Waiting) -> Run {
+fn refuse_at_final_ack(waiting: Waiting) -> Run {
+    const COUNTERS: [&str; 2] = ["TcpExt.ListenOverflows", "TcpExt.TCPReqQFullDoCookies"];
     let cable = Cable::new();
-    let before = cable.server.counters();
     let mut probe = Probe::of(&cable.server, "listeners");
     let stage = "ack-accept-queue";
-    overflow_at_final_ack((&cable, family), PORT, waiting, || {
-        let is_refused = |event: &&Event| event["stage"] == stage;
-        probe.wait_for("refusals", |events| {
-            events.iter().filter(is_refused).count() >= usize::from(BACKLOG)
+    for family in Family::OF_SOCKETS {
+        overflow_at_final_ack((&cable, family), family.port(PORT), waiting, || {
+            wait_for_all(&cable, &mut probe, &COUNTERS);
         });
-    });
+    }
     let run = probe.stop();
-    let now = cable.server.counters();
-    let overflows = now.grown(&before, "TcpExt.ListenOverflows");
-    let cookies = now.grown(&before, "TcpExt.TCPReqQFullDoCookies");
-    assert_eq!(
-        run.count("stage", stage),
-        overflows,
-        "{family:?}: {:?}",
-        run.events
-    );
-    assert_eq!(
-        run.count("stage", "syn-cookie"),
-        cookies,
-        "{family:?}: {:?}",
-        run.events
-    );
-    assert_eq!(
-        run.all().len() as u64,
-        overflows + cookies,
-        "{family:?}: {:?}",
-        run.events
-    );
+    let counters = cable.server.counters();
+    let [overflows, cookies] = COUNTERS.map(|counter| counters.get(counter));
+    assert_seen(&run, stage, overflows);
+    assert_seen(&run, "syn-cookie", cookies);
+    assert_eq!(i64::try_from(run.all().len()), Ok(overflows + cookies));
+    for family in Family::OF_SOCKETS {
+        assert_refusals(&run, &cable, family);
+    }
     for event in run.with("stage", stage) {
-        assert_refusal(event, &cable, family, own_pid());
         assert_eq!(number(event, "accept_queue"), u64::from(BACKLOG) + 1);
+        assert_eq!(number(event, "accept_limit"), u64::from(BACKLOG));
     }
     run
 }
@@ -200,15 +195,8 @@ fn handshakes_refused_at_the_final_ack_equal_listen_overflows() {
     if !has_hooks("listeners", &[AT_SYN, AT_ACK]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let run = refuse_at_final_ack(family, Waiting::AsRequests);
-        assert_eq!(
-            run.count("stage", "syn-cookie"),
-            0,
-            "{family:?}: {:?}",
-            run.events
-        );
-    }
+    let run = refuse_at_final_ack(Waiting::AsRequests);
+    assert_eq!(run.count("stage", "syn-cookie"), 0, "{:?}", run.events);
 }
 
 #[test]
@@ -216,29 +204,30 @@ fn handshakes_with_cookies_are_refused_at_the_final_ack_like_others() {
     if !has_hooks("listeners", &[AT_SYN, AT_ACK]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let run = refuse_at_final_ack(family, Waiting::AsCookies);
-        assert!(
-            run.count("stage", "syn-cookie") > 0,
-            "{family:?}: {:?}",
-            run.events
-        );
-    }
+    let run = refuse_at_final_ack(Waiting::AsCookies);
+    assert!(run.count("stage", "syn-cookie") > 0, "{:?}", run.events);
 }
 
-/// Leaves handshakes half open until the backlog overflows, and returns what was seen.
-fn overflow_backlog(cable: &Cable, family: Family, backlog: i32, least: u64) -> Run {
+/// Leaves handshakes half open until the backlog of each family has refused `least`.
+fn overflow_backlogs(cable: &Cable, backlog: i32, counter: &str, least: u64) -> Run {
     let mut probe = Probe::of(&cable.server, "listeners");
-    let listener = cable.server.run(|| family.listen(PORT, backlog));
     // The client never learns that it was answered.
-    let answers = format!("tcp sport {PORT} tcp flags & (syn | ack) == (syn | ack)");
-    let firewall = cable.client.firewall("input", &answers);
-    let clients = begin(cable, family, PORT, 12);
-    wait_for_refusals(&mut probe, least);
-    drop((clients, listener, firewall));
-    cable.client.wait_for_silence();
-    cable.server.wait_for_silence();
-    probe.stop()
+    let answers = "tcp sport 7101-7103 tcp flags & (syn | ack) == (syn | ack)";
+    let _firewall = cable.client.firewall("input", answers);
+    let crowds = Family::OF_SOCKETS.map(|family| {
+        let port = family.port(PORT);
+        let listener = cable.server.run(|| family.listen(port, backlog));
+        (begin(cable, family, port, 12), listener)
+    });
+    wait_for_count(cable, counter, 3 * least);
+    let listeners = crowds.map(|(_, listener)| listener);
+    wait_for_all(cable, &mut probe, &[counter]);
+    let run = probe.stop();
+    drop(listeners);
+    for family in Family::OF_SOCKETS {
+        assert_refusals(&run, cable, family);
+    }
+    run
 }
 
 #[test]
@@ -246,22 +235,20 @@ fn a_full_backlog_without_cookies_equals_reqq_full_drop() {
     if !has_hooks("listeners", &[AT_SYN]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        cable.server.sysctl("net.ipv4.tcp_syncookies", 0);
-        let counter = "TcpExt.TCPReqQFullDrop";
-        let run = overflow_backlog(&cable, family, i32::from(BACKLOG), 9);
-        let drops = u64::try_from(cable.server.counters().get(counter)).expect("it grew");
-        assert_eq!(run.count("stage", "syn-backlog"), drops, "{family:?}");
-        assert_eq!(run.all().len() as u64, drops, "{family:?}");
-        for event in run.all() {
-            assert_refusal(event, &cable, family, own_pid());
-            assert!(
-                number(event, "syn_backlog") >= u64::from(BACKLOG),
-                "{event:?}"
-            );
-            assert_eq!(number(event, "accept_queue"), 0);
-        }
+    let cable = Cable::new();
+    cable.server.sysctl("net.ipv4.tcp_syncookies", 0);
+    let counter = "TcpExt.TCPReqQFullDrop";
+    let run = overflow_backlogs(&cable, i32::from(BACKLOG), counter, 7);
+    let drops = cable.server.counters().get(counter);
+    assert_seen(&run, "syn-backlog", drops);
+    assert_eq!(i64::try_from(run.all().len()), Ok(drops));
+    for event in run.all() {
+        assert!(
+            number(event, "syn_backlog") >= u64::from(BACKLOG),
+            "{event:?}"
+        );
+        assert_eq!(number(event, "accept_limit"), u64::from(BACKLOG));
+        assert_eq!(number(event, "accept_queue"), 0);
     }
 }
 
@@ -270,15 +257,13 @@ fn a_full_backlog_with_cookies_equals_reqq_full_do_cookies() {
     if !has_hooks("listeners", &[AT_SYN]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        cable.server.sysctl("net.ipv4.tcp_syncookies", 1);
-        let counter = "TcpExt.TCPReqQFullDoCookies";
-        let run = overflow_backlog(&cable, family, i32::from(BACKLOG), 9);
-        let cookies = u64::try_from(cable.server.counters().get(counter)).expect("it grew");
-        assert_eq!(run.count("stage", "syn-cookie"), cookies, "{family:?}");
-        assert_eq!(run.all().len() as u64, cookies, "{family:?}");
-    }
+    let cable = Cable::new();
+    cable.server.sysctl("net.ipv4.tcp_syncookies", 1);
+    let counter = "TcpExt.TCPReqQFullDoCookies";
+    let run = overflow_backlogs(&cable, i32::from(BACKLOG), counter, 7);
+    let cookies = cable.server.counters().get(counter);
+    assert_seen(&run, "syn-cookie", cookies);
+    assert_eq!(i64::try_from(run.all().len()), Ok(cookies));
 }
 
 /// No counter is theirs alone: they are what `ListenDrops` has beyond the other stages.
@@ -287,21 +272,18 @@ fn syns_refused_by_the_reserve_equal_the_rest_of_listen_drops() {
     if !has_hooks("listeners", &[AT_SYN]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        cable.server.sysctl("net.ipv4.tcp_syncookies", 0);
-        cable.server.sysctl("net.ipv4.tcp_max_syn_backlog", 8);
-        let run = overflow_backlog(&cable, family, 64, 5);
-        let counters = cable.server.counters();
-        let drops = counters.get("TcpExt.ListenDrops");
-        assert_eq!(counters.get("TcpExt.ListenOverflows"), 0);
-        assert_eq!(counters.get("TcpExt.TCPReqQFullDrop"), 0);
-        let seen = run.count("stage", "syn-reserved");
-        assert_eq!(i64::try_from(seen), Ok(drops), "{family:?}");
-        assert_eq!(run.all().len() as u64, seen, "{family:?}");
-        for event in run.all() {
-            assert_eq!(number(event, "syn_limit"), 8);
-        }
+    let cable = Cable::new();
+    cable.server.sysctl("net.ipv4.tcp_syncookies", 0);
+    cable.server.sysctl("net.ipv4.tcp_max_syn_backlog", 8);
+    let run = overflow_backlogs(&cable, 64, "TcpExt.ListenDrops", 5);
+    let counters = cable.server.counters();
+    assert_eq!(counters.get("TcpExt.ListenOverflows"), 0);
+    assert_eq!(counters.get("TcpExt.TCPReqQFullDrop"), 0);
+    let drops = counters.get("TcpExt.ListenDrops");
+    assert_seen(&run, "syn-reserved", drops);
+    assert_eq!(i64::try_from(run.all().len()), Ok(drops));
+    for event in run.all() {
+        assert_eq!(number(event, "syn_limit"), 8);
     }
 }
 

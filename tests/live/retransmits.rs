@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 
 use netprobe_tests::{
+    counters::Counters,
     netns::{Cable, Netns},
     probe::{Event, Probe, Run, column_of, number, sum, text},
     skip::has_hooks,
@@ -32,11 +33,11 @@ fn assert_totals(run: &Run, netns: &Netns) {
     }
 }
 
-/// The segments with this cause.
+/// How many segments they are.
 #[track_caller]
-fn segments(run: &Run, cause: &str) -> i64 {
-    let segments = sum(run.with("cause", cause), "segs");
-    i64::try_from(segments).expect("a count is small")
+#[expect(single_use_lifetimes, reason = "`impl Trait` cannot elide it yet")]
+fn segments<'a>(events: impl IntoIterator<Item = &'a Event>) -> i64 {
+    i64::try_from(sum(events, "segs")).expect("a count is small")
 }
 
 #[track_caller]
@@ -44,7 +45,7 @@ fn assert_client_to_server(event: &Event, family: Family) {
     assert_eq!(text(event, "family"), family.name());
     assert_eq!(text(event, "saddr"), family.shown(CLIENT));
     assert_eq!(text(event, "daddr"), family.shown(SERVER));
-    assert_eq!(number(event, "dport"), u64::from(PORT));
+    assert_eq!(number(event, "dport"), u64::from(family.port(PORT)));
 }
 
 #[test]
@@ -53,15 +54,15 @@ fn unanswered_syns_equal_tcp_syn_retrans() {
         return;
     }
     let cable = Cable::new();
-    let _blackhole = cable.server.firewall("input", &format!("tcp dport {PORT}"));
+    let _blackhole = cable.server.firewall("input", "tcp dport 7201-7203");
     let mut probe = Probe::of(&cable.client, "retransmits");
     let mut clients = Vec::new();
     for family in Family::OF_SOCKETS {
-        clients.extend(
-            cable
-                .client
-                .run(|| (0..SYNS).map(|_| family.begin(PORT)).collect::<Vec<_>>()),
-        );
+        clients.extend(cable.client.run(|| {
+            (0..SYNS)
+                .map(|_| family.begin(family.port(PORT)))
+                .collect::<Vec<_>>()
+        }));
     }
     let ports: Vec<u64> = clients
         .iter()
@@ -172,35 +173,41 @@ fn data_lost_in_bulk_equals_retrans_segs() {
     if !has_hooks("retransmits", &[]) {
         return;
     }
+    let cable = Cable::new();
+    // Buffers of up to 64 KiB travel whole, so what is lost is many segments at once.
+    let lost = "tcp dport 7201-7203 meta length > 1000 numgen inc mod 7 == 3";
+    let _lossy = cable.server.firewall("input", lost);
+    let probe = Probe::of(&cable.client, "retransmits");
     for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        // Buffers of up to 64 KiB travel whole, so what is lost is many segments at once.
-        let lost = format!("tcp dport {PORT} meta length > 1000 numgen inc mod 7 == 3");
-        let _lossy = cable.server.firewall("input", &lost);
-        let probe = Probe::of(&cable.client, "retransmits");
-        let listener = cable.server.run(|| family.listen(PORT, 1));
+        let listener = cable.server.run(|| family.listen(family.port(PORT), 1));
         send_much(&cable, family, &listener);
-        cable.client.wait_for_silence();
-        cable.server.wait_for_silence();
-        let run = probe.stop();
-        assert_totals(&run, &cable.client);
+    }
+    cable.client.wait_for_silence();
+    cable.server.wait_for_silence();
+    let run = probe.stop();
+    assert_totals(&run, &cable.client);
+    let fast = segments(run.with("cause", "fast"));
+    assert_eq!(fast, cable.client.counters().get("TcpExt.TCPFastRetrans"));
+    for family in Family::OF_SOCKETS {
+        let events = run.with("dport", family.port(PORT));
         assert!(
-            run.all().iter().any(|event| number(event, "segs") > 1),
+            events.iter().any(|event| number(event, "segs") > 1),
             "{family:?}"
         );
-        let fast = segments(&run, "fast");
-        assert_eq!(fast, cable.client.counters().get("TcpExt.TCPFastRetrans"));
-        assert!(fast > 0, "{family:?}");
-        for event in run.all() {
+        assert!(
+            events.iter().any(|event| text(event, "cause") == "fast"),
+            "{family:?}"
+        );
+        for event in events {
             assert_client_to_server(event, family);
             assert_ne!(*column_of(event, "srtt_us"), Value::Null);
         }
     }
 }
 
-/// A connection whose last segment is lost, and those that repeat it: what was sent until then.
-fn lose_the_tail(cable: &Cable, family: Family, timeouts: i64) -> Run {
-    let listener = cable.server.run(|| family.listen(PORT, 1));
+/// Loses the last segment of a connection, and those that repeat it, until `is_enough`.
+fn lose_the_tail(cable: &Cable, family: Family, is_enough: impl Fn(&Counters) -> bool) {
+    let listener = cable.server.run(|| family.listen(family.port(PORT), 1));
     let (near, far) = family.pair(&cable.client, &listener);
     // One exchange, so that the round-trip time is known.
     near.send(b"question").expect("send");
@@ -208,16 +215,14 @@ fn lose_the_tail(cable: &Cable, family: Family, timeouts: i64) -> Run {
     (&far).read_exact(&mut answer).expect("receive");
     (&far).write_all(&answer).expect("send");
     (&near).read_exact(&mut answer).expect("receive");
-    let _blackhole = cable.server.firewall("input", &format!("tcp dport {PORT}"));
-    let probe = Probe::of(&cable.client, "retransmits");
+    let ports = format!("tcp dport {}", family.port(PORT));
+    let _blackhole = cable.server.firewall("input", &ports);
     near.send(b"tail").expect("send");
     wait_until("the tail was sent again", || {
-        let counters = cable.client.counters();
-        counters.get("TcpExt.TCPLossProbes") >= 1 && counters.get("TcpExt.TCPTimeouts") >= timeouts
+        is_enough(&cable.client.counters())
     });
     abort(near);
     cable.client.wait_for_silence();
-    probe.stop()
 }
 
 #[test]
@@ -225,20 +230,22 @@ fn a_lost_tail_is_probed_for() {
     if !has_hooks("retransmits", &[]) {
         return;
     }
+    let cable = Cable::new();
+    let probe = Probe::of(&cable.client, "retransmits");
+    let probes = |counters: &Counters| counters.get("TcpExt.TCPLossProbes");
     for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        let run = lose_the_tail(&cable, family, 0);
-        assert_totals(&run, &cable.client);
-        let probes = cable.client.counters().get("TcpExt.TCPLossProbes");
-        assert_eq!(
-            segments(&run, "tlp"),
-            probes,
-            "{family:?}: {:?}",
-            run.events
-        );
-        assert_eq!(text(&run.all()[0], "cause"), "tlp");
-        assert_eq!(text(&run.all()[0], "state"), "ESTAB");
-        assert_client_to_server(&run.all()[0], family);
+        let before = probes(&cable.client.counters());
+        lose_the_tail(&cable, family, |now| probes(now) > before);
+    }
+    let run = probe.stop();
+    assert_totals(&run, &cable.client);
+    let seen = segments(run.with("cause", "tlp"));
+    assert_eq!(seen, probes(&cable.client.counters()), "{:?}", run.events);
+    for family in Family::OF_SOCKETS {
+        let events = run.with("dport", family.port(PORT));
+        assert_eq!(text(events[0], "cause"), "tlp");
+        assert_eq!(text(events[0], "state"), "ESTAB");
+        assert_client_to_server(events[0], family);
     }
 }
 
@@ -247,22 +254,31 @@ fn timeouts_equal_tcp_timeouts_and_are_numbered() {
     if !has_hooks("retransmits", &[]) {
         return;
     }
+    let cable = Cable::new();
+    let probe = Probe::of(&cable.client, "retransmits");
+    let timeouts = |counters: &Counters| counters.get("TcpExt.TCPTimeouts");
     for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        let run = lose_the_tail(&cable, family, 2);
-        assert_totals(&run, &cable.client);
-        let timeouts = cable.client.counters().get("TcpExt.TCPTimeouts");
-        assert_eq!(
-            segments(&run, "rto"),
-            timeouts,
-            "{family:?}: {:?}",
-            run.events
-        );
-        let attempts = run
-            .with("cause", "rto")
-            .into_iter()
-            .map(|event| number(event, "attempt"));
-        let expected = 1..=u64::try_from(timeouts).expect("it grew");
-        assert_eq!(attempts.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+        let before = timeouts(&cable.client.counters());
+        lose_the_tail(&cable, family, |now| timeouts(now) >= before + 2);
+    }
+    let run = probe.stop();
+    assert_totals(&run, &cable.client);
+    let timed_out = run.with("cause", "rto");
+    let segments = segments(timed_out.iter().copied());
+    assert_eq!(
+        segments,
+        timeouts(&cable.client.counters()),
+        "{:?}",
+        run.events
+    );
+    for family in Family::OF_SOCKETS {
+        let port = u64::from(family.port(PORT));
+        let events = timed_out
+            .iter()
+            .filter(|event| number(event, "dport") == port);
+        let attempts: Vec<u64> = events.map(|event| number(event, "attempt")).collect();
+        let expected: Vec<u64> = (1..=attempts.len() as u64).collect();
+        assert_eq!(attempts, expected, "{family:?}");
+        assert!(attempts.len() >= 2, "{family:?}");
     }
 }

@@ -93,11 +93,12 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<ExitCode> {
         .build()
         .context("start the event loop")?;
     let flame = runtime.block_on(collect(global, options, plan))?;
-    if options.folded {
-        folded::write(&mut out, &flame)?;
+    let drawn = if options.folded {
+        folded::write(&mut out, &flame).map_err(Into::into)
     } else {
-        flamegraph::write(&mut out, &flame)?;
-    }
+        flamegraph::write(&mut out, &flame)
+    };
+    drawn.with_context(|| format!("write {}", options.output.display()))?;
     out.finish(options)?;
     Ok(ExitCode::SUCCESS)
 }

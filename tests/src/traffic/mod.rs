@@ -53,6 +53,11 @@ impl Family {
         }
     }
 
+    /// A port of its own for each family, from `base` on.
+    pub const fn port(self, base: u16) -> u16 {
+        base + self as u16
+    }
+
     /// The address of an end as events show it.
     pub fn shown(self, end: (Ipv4Addr, Ipv6Addr)) -> String {
         match self {

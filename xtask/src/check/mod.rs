@@ -55,7 +55,13 @@ fn formatting() -> Result<()> {
 }
 
 fn clippy() -> Result<()> {
-    let targets = ["clippy", "--quiet", "--workspace", "--all-targets"];
+    let targets = [
+        "clippy",
+        "--quiet",
+        "--keep-going",
+        "--workspace",
+        "--all-targets",
+    ];
     process::run(cargo().args(targets).args(["--", "-Dwarnings"]))
 }
 

@@ -39,7 +39,9 @@ pub(super) fn run(options: &Options) -> Result<Tally> {
     let queue = Mutex::new(versions);
     let sum = Mutex::new(Tally::default());
     let worker = || {
-        while let Some(version) = lock(&queue).pop() {
+        // Taken in a closure: in the condition itself the lock would last as long as the machine.
+        let next = || lock(&queue).pop();
+        while let Some(version) = next() {
             let log = logs.join(format!("{version}.log"));
             let boot = Boot {
                 version: &version,
