@@ -57,7 +57,7 @@ pub(super) struct Options {
     /// destination are those of the event: of the packet for `drops`, `listeners` and `conntrack`,
     /// local and remote for `retransmits` and `connects`. What is unknown is equal to nothing.
     /// IPv4 addresses also mean those that IPv6 sockets use.
-    #[arg(long, value_name = "EXPR", verbatim_doc_comment)]
+    #[arg(long, value_name = "EXPR")]
     filter: Option<String>,
 }
 
