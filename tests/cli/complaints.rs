@@ -3,26 +3,18 @@
 use std::{
     fs::{self, File, Permissions},
     io,
-<<<<<<< HEAD
-    net::{Ipv4Addr, TcpStream},
-=======
     net::TcpStream,
->>>>>>> main
     os::unix::{
         fs::{PermissionsExt, symlink},
         process::CommandExt,
     },
     path::{Path, PathBuf},
-<<<<<<< HEAD
-    process::{Child, Command, Output, Stdio},
-=======
     process::{Command, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
->>>>>>> main
 };
 
-use netprobe_tests::{netns::Netns, probe::binary, skip::is_root};
+use netprobe_tests::{probe::binary, skip::is_root};
 use tempfile::TempDir;
 
 use crate::{assert_complaint, complaint, netprobe};
@@ -101,14 +93,6 @@ fn a_full_disk_is_a_failure_of_a_picture() {
     let file = folder.path().join("full.svg");
     symlink("/dev/full", &file).expect("make a link");
     let path = file.to_str().expect("a path of ours is text");
-<<<<<<< HEAD
-    let child = Command::new(binary())
-        .args(["-q", "flame", "drops", "--duration", "1s", "-o", path])
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("run netprobe");
-    let output = while_packets_drop(child);
-=======
     let is_over = AtomicBool::new(false);
     let output = thread::scope(|scope| {
         // Something to draw: connects to a port where nobody listens.
@@ -121,20 +105,7 @@ fn a_full_disk_is_a_failure_of_a_picture() {
         is_over.store(true, Relaxed);
         output
     });
->>>>>>> main
     assert_complaint(&output, 1, "full.svg");
-}
-
-/// Connects to a port where nobody listens, in a namespace of its own, until `child` ends.
-fn while_packets_drop(mut child: Child) -> Output {
-    let netns = Netns::new();
-    netns.run(|| {
-        while child.try_wait().expect("wait for netprobe").is_none() {
-            let refused = TcpStream::connect((Ipv4Addr::LOCALHOST, 9));
-            assert!(refused.is_err(), "nobody listens in a new namespace");
-        }
-    });
-    child.wait_with_output().expect("read its complaint")
 }
 
 #[test]
