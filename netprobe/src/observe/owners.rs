@@ -1,7 +1,7 @@
 //! Which process holds a socket, by the socket's inode number: from `/proc/PID/fd`.
 //!
 //! Sockets that were open before we came, and accepted ones, have no other owner. A scan is
-//! slow on a busy machine, so one is made at most ten times as seldom as it takes.
+//! slow on a busy machine, so all of them together may take a tenth of the time, after an allowance.
 
 use std::{
     collections::HashMap,
@@ -14,13 +14,15 @@ use std::{
 #[derive(Debug, Default)]
 pub struct Owners {
     holders: HashMap<u64, (u32, [u8; 16])>,
-    next_scan: Option<Instant>,
+    /// When the first scan began, and how long all of them took.
+    first: Option<Instant>,
+    spent: Duration,
 }
 
-/// Scans are at least this far apart.
-const PAUSE: Duration = Duration::from_millis(200);
-/// And by this many times the duration of the last one.
-const SPARE: u32 = 10;
+/// Scanning may take this long at any time,
+const ALLOWANCE: Duration = Duration::from_secs(2);
+/// and beyond that one part in so many of the time that passes.
+const SHARE: u32 = 10;
 
 impl Owners {
     /// The process that holds socket `ino`; scans if it is not known and a scan is due.
@@ -32,11 +34,12 @@ impl Owners {
             return Some(*holder);
         }
         let begin = Instant::now();
-        if self.next_scan.is_some_and(|due| begin < due) {
+        let first = *self.first.get_or_insert(begin);
+        if self.spent > ALLOWANCE + begin.duration_since(first) / SHARE {
             return None;
         }
         self.scan(Path::new("/proc"));
-        self.next_scan = Some(Instant::now() + PAUSE.max(begin.elapsed() * SPARE));
+        self.spent += begin.elapsed();
         self.holders.get(&ino).copied()
     }
 
