@@ -9,6 +9,7 @@
 mod emit;
 mod filter;
 mod inflight;
+mod lives;
 mod load;
 mod maps;
 mod packet;

@@ -66,6 +66,12 @@ enum Command {
     Listeners(stream::Options),
     /// Connections refused because the conntrack table is full.
     Conntrack(stream::Options),
+    /// Resets sent and received: why, in which state, after how long an idle time.
+    Resets(stream::Options),
+    /// Connections from open to close: duration, bytes, retransmits, who closed first, result.
+    Lifetimes(stream::Options),
+    /// Entries into TIME_WAIT: which connection, whose, on which side, and refusals.
+    TimeWait(stream::Options),
     /// Flame graphs of where in the kernel it happens.
     Flame(flame::Options),
     /// What this kernel and these privileges allow, probe by probe.
@@ -130,6 +136,9 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Connects(options) => stream::run(global, Kind::Connects, options),
         Command::Listeners(options) => stream::run(global, Kind::Listeners, options),
         Command::Conntrack(options) => stream::run(global, Kind::Conntrack, options),
+        Command::Resets(options) => stream::run(global, Kind::Resets, options),
+        Command::Lifetimes(options) => stream::run(global, Kind::Lifetimes, options),
+        Command::TimeWait(options) => stream::run(global, Kind::TimeWait, options),
         Command::Flame(options) => flame::run(global, options),
         Command::Check(options) => check::run(options),
         Command::Generate(options) => generate::run(options),

@@ -67,7 +67,8 @@ async fn watch(global: &Global, spec: &'static ProbeSpec, options: &Options) -> 
     require(&session)?;
     let mut ring = LiveRing::new(session.take_ring()?)?;
     let stacks = options.stack.then(|| session.take_stacks()).transpose()?;
-    let names = LiveNames::new(session.drop_reasons().clone(), stacks);
+    let names = LiveNames::new(session.drop_reasons().clone(), stacks)
+        .with_reset_reasons(session.reset_reasons().clone());
     let mut screen = Screen::new(spec, options, names);
     screen.begin()?;
     announce(&session, spec);
@@ -129,6 +130,11 @@ fn request(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Requ
         } else {
             1
         },
+        lives: if remembers_connections(spec.kind) {
+            131_072
+        } else {
+            1
+        },
         ..Sizes::NONE
     };
     let counts_candidates = spec.kind == Kind::Connects && !options.count;
@@ -138,6 +144,11 @@ fn request(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Requ
         sizes,
         windowed: counts_candidates.then_some(&probes::connects::CANDIDATES),
     }
+}
+
+/// Whether the probe keeps something for each open connection.
+fn remembers_connections(kind: Kind) -> bool {
+    matches!(kind, Kind::Resets | Kind::Lifetimes | Kind::TimeWait)
 }
 
 impl Filter {

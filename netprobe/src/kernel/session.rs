@@ -24,6 +24,7 @@ use super::{
     load::{self, Sizes},
     offsets,
     pod::Wire,
+    reset_reasons::{self, ResetReasons},
 };
 use crate::probes::{self, Hook, PROBES, ProbeSpec, Via};
 
@@ -49,6 +50,7 @@ pub struct Session {
     ebpf: Ebpf,
     btf: Option<Btf>,
     drop_reasons: DropReasons,
+    reset_reasons: ResetReasons,
     has_builtin_conntrack: bool,
     ways: Ways,
     probes: Vec<(&'static ProbeSpec, Vec<Attached>)>,
@@ -75,6 +77,7 @@ impl Session {
             ebpf,
             btf: Some(btf),
             drop_reasons: DropReasons::read(&kernel),
+            reset_reasons: ResetReasons::read(&kernel),
             has_builtin_conntrack: kernel.function(CONNTRACK_FUNCTION).is_some(),
             ways: Ways::detect(),
             probes: Vec::new(),
@@ -169,6 +172,11 @@ impl Session {
     /// Names of this kernel's drop reasons.
     pub const fn drop_reasons(&self) -> &DropReasons {
         &self.drop_reasons
+    }
+
+    /// Names of this kernel's reset reasons.
+    pub const fn reset_reasons(&self) -> &ResetReasons {
+        &self.reset_reasons
     }
 
     /// Whether a module is there, as module or built in.
@@ -332,6 +340,7 @@ fn names() -> HashSet<String> {
     });
     let types = offsets::names()
         .chain(drop_reasons::names())
+        .chain(reset_reasons::names())
         .chain([CONNTRACK_FUNCTION]);
     types.map(str::to_owned).chain(targets).collect()
 }
