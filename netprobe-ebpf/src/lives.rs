@@ -15,8 +15,8 @@ use crate::{
     load::{Load, Typed},
     maps::{LIVES, add, counters, value},
     sock::{
-        Sock, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_LISTEN,
-        TCP_SYN_RECV, TCP_SYN_SENT,
+        SOCK_DEAD, Sock, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK,
+        TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT,
     },
     task,
 };
@@ -50,9 +50,9 @@ pub(crate) fn track(kind: Kind, sock: Sock<Typed>, old: u8, new: u8) {
         // Only `close` and `shutdown` lead here, in the caller's own task.
         claim(kind, sock);
     } else if new == TCP_CLOSE && old != TCP_LISTEN && old != TCP_CLOSE {
-        // Without an error and with its file, it is `close` that aborts.
+        // Without an error it is `close` that aborts, of the socket or of its listener.
         let is_open = old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT;
-        if is_open && sock.error() == 0 && !sock.is_detached() {
+        if is_open && sock.error() == 0 && sock.flags() & SOCK_DEAD == 0 {
             claim(kind, sock);
         }
         if let Some(life) = entry(kind, sock) {

@@ -134,7 +134,10 @@ fn try_sent(
     let current = sock.state();
     let mut flow = Flow::zeroed();
     if current == TCP_LISTEN {
-        // The listener's own peer is nobody.
+        // The listener's own peer is nobody; it sends nothing but answers.
+        if skb == 0 {
+            return Err(Filtered);
+        }
         packet::read(Typed, skb, &mut flow).ok_or(Filtered)?;
         turn(&mut flow);
         flow.netns = sock.netns();

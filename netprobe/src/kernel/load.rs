@@ -45,8 +45,9 @@ pub fn load(config: &Config, offsets: &Offsets, sizes: Sizes, btf: &Btf) -> Resu
         ..*config
     };
     EbpfLoader::new()
-        // aya asks again with a log when a program is rejected; before that it only costs time.
-        .verifier_log_level(aya::VerifierLogLevel::DISABLE)
+        // aya asks for a log only once a program was rejected. Without a level the kernel refuses
+        // that second question, and the reason stays hidden behind EINVAL.
+        .verifier_log_level(aya::VerifierLogLevel::DEBUG)
         .btf(Some(btf))
         .override_global("CONFIG", bytes_of(&config), true)
         .override_global("OFFSETS", bytes_of(offsets), true)
