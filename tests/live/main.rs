@@ -8,5 +8,8 @@ mod connects;
 mod conntrack;
 mod drops;
 mod flame;
+mod lifetimes;
 mod listeners;
+mod resets;
 mod retransmits;
+mod time_wait;
