@@ -25,8 +25,8 @@ use crate::{
     packet,
     probes::arguments::argument,
     sock::{
-        AF_INET, AF_INET6, SOCK_DEAD, SOCK_LINGER, Sock, TCP_CLOSE, TCP_FIN_WAIT1, TCP_FIN_WAIT2,
-        TCP_LISTEN, TCP_NEW_SYN_RECV, TCP_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT,
+        AF_INET, AF_INET6, SOCK_DEAD, SOCK_LINGER, Sock, TCP_CLOSE, TCP_LISTEN, TCP_NEW_SYN_RECV,
+        TCP_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT,
     },
 };
 
@@ -148,7 +148,7 @@ fn try_sent(
     let cause = if skb == 0 {
         cause_of_active(sock, current)
     } else {
-        cause_of_answer(state)
+        cause_of_answer(current)
     };
     let end = End {
         direction: Direction::Sent,
@@ -244,7 +244,7 @@ struct End {
     reason: u32,
 }
 
-/// The state before the socket was closed, which comes before the RST.
+/// The state before the socket was closed, which comes before the RST; 0 if it is forgotten.
 #[inline(always)]
 fn last_state(sock: Sock<Typed>, current: u8) -> u8 {
     if current != TCP_CLOSE {
@@ -252,16 +252,17 @@ fn last_state(sock: Sock<Typed>, current: u8) -> u8 {
     }
     match lives::of(sock.address) {
         Some(life) if life.last_state != 0 => life.last_state as u8,
-        _ => current,
+        _ => 0,
     }
 }
 
-/// Why a socket answers a packet with a RST.
+/// Why a socket in `state` answers a packet with a RST. Only late data is answered by one that is
+/// closed, and destroyed by then.
 #[inline(always)]
 fn cause_of_answer(state: u8) -> Cause {
     match state {
         TCP_LISTEN | TCP_SYN_SENT | TCP_SYN_RECV => Cause::UnexpectedAck,
-        TCP_FIN_WAIT1 | TCP_FIN_WAIT2 => Cause::DataAfterClose,
+        TCP_CLOSE => Cause::DataAfterClose,
         _ => Cause::Unknown,
     }
 }

@@ -50,6 +50,18 @@ pub(super) struct Options {
     ring_kib: u32,
 }
 
+impl Options {
+    /// Which connections are wanted.
+    pub(super) const fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    /// Whether the output is JSON Lines.
+    pub(super) const fn is_json(&self) -> bool {
+        self.json
+    }
+}
+
 /// Runs a stream until its time is over or a signal comes.
 pub(super) fn run(global: &Global, kind: Kind, options: &Options) -> Result<ExitCode> {
     privileges::check()?;

@@ -1,3 +1,4 @@
-//! What the kernel shows in `/proc`, beside events.
+//! What the kernel shows when asked, beside events.
 
 pub mod owners;
+pub mod sockets;

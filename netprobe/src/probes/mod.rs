@@ -204,7 +204,7 @@ fn role(raw: u8) -> Value {
 }
 
 /// A TCP state by its number (`include/net/tcp_states.h`), spelled as in ss(8).
-fn tcp_state(number: u8) -> Value {
+pub(crate) fn tcp_state(number: u8) -> Value {
     Value::Word(match number {
         1 => "ESTAB",
         2 => "SYN-SENT",
