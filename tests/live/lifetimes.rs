@@ -322,6 +322,10 @@ fn open_connections_are_listed_with_age_idle_time_and_owner() {
     }
     for family in Family::OF_SOCKETS {
         let cable = Cable::new();
+        // Namespaces are found by the processes that live in them.
+        let _inhabitants = [&cable.client, &cable.server]
+            .map(|netns| Actor::start("np-inhabitant", |_| netns.enter()))
+            .map(|mut inhabitant| (inhabitant.hear(), inhabitant));
         let listener = cable.server.run(|| family.listen(PORT, 8));
         let began = Instant::now();
         let older = family.pair(&cable.client, &listener);

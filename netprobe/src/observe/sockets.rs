@@ -83,23 +83,29 @@ pub fn open_connections() -> Result<(Vec<OpenConnection>, Vec<anyhow::Error>)> {
     Ok((connections, refused))
 }
 
-/// Every network namespace that some process is in, by inode number.
+/// Where ip-netns(8) keeps namespaces that need not have a process.
+const NAMED: &str = "/run/netns";
+
+/// Every network namespace that some process is in, or that has a name, by inode number.
 fn namespaces() -> Result<BTreeMap<u32, File>> {
     let mut namespaces = BTreeMap::new();
+    let mut keep = |file: File| {
+        let inode = file.metadata().ok().map(|metadata| metadata.ino());
+        if let Some(inode) = inode.and_then(|inode| u32::try_from(inode).ok()) {
+            namespaces.entry(inode).or_insert(file);
+        }
+    };
+    // The folder is not there before the first namespace is named.
+    for entry in fs::read_dir(NAMED).into_iter().flatten().flatten() {
+        File::open(entry.path()).into_iter().for_each(&mut keep);
+    }
     for entry in fs::read_dir("/proc").context("list processes")?.flatten() {
         let is_process = entry.file_name().as_encoded_bytes()[0].is_ascii_digit();
-        // It may have ended meanwhile, or be a zombie.
-        let Some(file) = is_process
-            .then(|| File::open(entry.path().join("ns/net")).ok())
-            .flatten()
-        else {
-            continue;
-        };
-        let Some(inode) = file.metadata().ok().map(|metadata| metadata.ino()) else {
-            continue;
-        };
-        if let Ok(inode) = u32::try_from(inode) {
-            namespaces.entry(inode).or_insert(file);
+        if is_process {
+            // It may have ended meanwhile, or be a zombie.
+            File::open(entry.path().join("ns/net"))
+                .into_iter()
+                .for_each(&mut keep);
         }
     }
     Ok(namespaces)
