@@ -3,7 +3,7 @@
 //! It lives in a frozen map, so that the verifier sees constants: a filter that is not set and a
 //! mode that is off cost nothing.
 
-use crate::record;
+use crate::{filter::Filter, record};
 
 record! {
     /// Settings of one run; all zero means: no filter, nothing sent.
@@ -22,13 +22,7 @@ record! {
         pub wake_bytes: u32,
         /// Length of a jiffy in nanoseconds.
         pub tick_ns: u32,
-        /// Only this address family; 0 is any.
-        pub family: u32,
-        /// Only this network namespace (inode number); 0 is any.
-        pub netns: u32,
-        /// Only flows with this port on either side, network byte order; 0 is any.
-        pub port: [u8; 2],
-        /// Reserved, zero.
-        pub reserved: [u8; 2],
+        /// Which events are wanted.
+        pub filter: Filter,
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! - [`record`]: the `record!` macro, and reading records out of untrusted bytes.
 //! - [`header`]: what every event begins with, and the `kinds!` list.
-//! - [`records`]: one file per probe.
+//! - [`records`]: one file per probe; [`flow`] and [`owner`] are the parts that they share.
 //! - [`config`], [`offsets`]: frozen globals that user space sets before loading.
+//! - [`filter`]: the part of them that says which events are wanted, and how that is tested.
 //! - [`counters`]: the per-CPU accounting and the keys of the in-kernel aggregates.
 //!
 //! `no_std` and without dependencies, so that both sides compile the very same definitions.
@@ -11,7 +12,10 @@
 
 pub mod config;
 pub mod counters;
+pub mod filter;
+pub mod flow;
 pub mod header;
 pub mod offsets;
+pub mod owner;
 pub mod record;
 pub mod records;

@@ -73,6 +73,7 @@ pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
 }
 
 #[cfg(test)]
+#[expect(unreachable_pub, reason = "records are public, also here")]
 mod tests {
     use super::*;
 

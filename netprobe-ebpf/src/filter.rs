@@ -1,20 +1,43 @@
 //! What the user asked to see. An unset filter is dead code to the verifier.
 
-use netprobe_common::records::Flow;
+use netprobe_common::{filter::Setting, record::Plain, records::Flow};
 
 use crate::maps::{CONFIG, frozen};
 
-/// Whether `flow` passes every filter that is set.
-#[inline(always)]
+/// Settings of the frozen configuration.
+#[derive(Clone, Copy)]
+struct Frozen;
+
+impl Setting for Frozen {
+    #[inline(always)]
+    fn read<T: Plain>(self, setting: &T) -> T {
+        frozen(setting)
+    }
+}
+
+/// Whether `flow` passes every filter of flows that is set.
+///
+/// A function of its own to BPF as well: it is called from many places, and the handlers need
+/// nearly all of their stack for themselves.
+#[inline(never)]
 pub(crate) fn admits(flow: &Flow) -> bool {
-    let family = frozen(&CONFIG.family);
-    if family != 0 && u32::from(flow.family) != family {
-        return false;
-    }
-    let netns = frozen(&CONFIG.netns);
-    if netns != 0 && flow.netns != netns {
-        return false;
-    }
-    let port = u16::from_ne_bytes(frozen(&CONFIG.port));
-    port == 0 || u16::from_ne_bytes(flow.sport) == port || u16::from_ne_bytes(flow.dport) == port
+    CONFIG.filter.admits(Frozen, flow)
+}
+
+/// Whether a TCP state is wanted; 0 is unknown.
+#[inline(always)]
+pub(crate) fn admits_state(state: u8) -> bool {
+    CONFIG.filter.admits_state(Frozen, state)
+}
+
+/// Whether a drop reason is wanted.
+#[inline(always)]
+pub(crate) fn admits_reason(reason: u32) -> bool {
+    CONFIG.filter.admits_reason(Frozen, reason)
+}
+
+/// Whether an interface is wanted; its name is read only if anybody asks for it.
+#[inline(always)]
+pub(crate) fn admits_interface(name: impl FnOnce() -> [u8; 16]) -> bool {
+    !CONFIG.filter.names_interface(Frozen) || CONFIG.filter.admits_interface(Frozen, &name())
 }

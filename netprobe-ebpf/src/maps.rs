@@ -8,6 +8,7 @@ use core::arch::asm;
 use netprobe_common::{
     config::Config,
     counters::{Candidates, Count, CountKey, Counters, StackKey},
+    filter::Filter,
     header::Kind,
     offsets::Offsets,
     record::Plain,
@@ -26,10 +27,7 @@ pub(crate) static CONFIG: Config = Config {
     log: 0,
     wake_bytes: 0,
     tick_ns: 0,
-    family: 0,
-    netns: 0,
-    port: [0; 2],
-    reserved: [0; 2],
+    filter: Filter::NONE,
 };
 
 /// Where this kernel keeps its fields; user space overrides it before loading.
@@ -93,8 +91,8 @@ pub(crate) static SYN_CHECKS: PerCpuArray<crate::probes::listeners::SynCheck> =
 
 /// A value of a frozen global, read so that the compiler does not fold its initial value.
 #[inline(always)]
-pub(crate) fn frozen<T: Plain>(value: &'static T) -> T {
-    // SAFETY: a reference to a static is valid for reads.
+pub(crate) fn frozen<T: Plain>(value: &T) -> T {
+    // SAFETY: a reference is valid for reads.
     unsafe { core::ptr::from_ref(value).read_volatile() }
 }
 
@@ -136,7 +134,7 @@ pub(crate) fn count<K: Plain>(map: &PerCpuHashMap<K, Count>, key: &K, weight: u6
         weight: 0,
     };
     // BPF_NOEXIST (1): another CPU may have been first, and its count must not be reset.
-    let _lost_race = map.insert(key, &none, 1);
+    let _lost_race = map.insert(key, none, 1);
     let Some(count) = value(map.get_ptr_mut(key)) else {
         return false;
     };

@@ -5,8 +5,8 @@ use std::{fmt, sync::Arc};
 
 use netprobe_common::{
     header::{Header, Kind},
+    owner::Owner,
     record::read,
-    records::Owner,
 };
 
 use crate::{

@@ -194,6 +194,8 @@ pub struct Probe {
     pub counters: Counters,
     /// Records that could not be decoded.
     pub decode_errors: u64,
+    /// Delivered, but not wanted by the part of the filter that only user space can test.
+    pub filtered_user: u64,
     /// Firings that the kernel skipped, where it says (`recursion_misses`, `nmissed`).
     pub missed: Option<u64>,
 }
@@ -224,6 +226,13 @@ impl Probe {
         } else {
             "attached"
         }
+    }
+
+    /// Events that were shown: delivered, decoded and wanted.
+    pub const fn shown(&self) -> u64 {
+        self.counters
+            .delivered
+            .saturating_sub(self.decode_errors + self.filtered_user)
     }
 
     /// Events that were seen but whose detail was not delivered.

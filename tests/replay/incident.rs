@@ -356,6 +356,7 @@ pub(crate) fn probe_states() -> Vec<Probe> {
         hooks,
         counters,
         decode_errors: 1,
+        filtered_user: 4,
         missed: Some(2),
     };
     vec![

@@ -54,6 +54,12 @@ pub struct Account {
     /// Events that user space did not understand.
     #[serde(default)]
     pub decode_errors: u64,
+    /// Events that user space did not want.
+    #[serde(default)]
+    pub filtered_user: u64,
+    /// Events that it showed.
+    #[serde(default)]
+    pub shown: u64,
     /// Firings that the kernel skipped; unknown is null.
     #[serde(default)]
     pub missed: Option<u64>,
@@ -401,7 +407,7 @@ impl Probe {
         for probe in &summary.probes {
             probe.assert_balanced();
             let lines = self.tally.get(&probe.name).copied().unwrap_or(0);
-            assert_eq!(lines, probe.counters.delivered, "lines of {}", probe.name);
+            assert_eq!(lines, probe.shown, "lines of {}", probe.name);
         }
         Run {
             events: std::mem::take(&mut self.seen),
@@ -435,6 +441,8 @@ impl Account {
         let explained = filtered + aggregated + delivered + sampled_out + reserve_failed;
         assert_eq!(fired, explained, "{}: {:?}", self.name, self.counters);
         assert_eq!(self.unexplained, 0, "{}: {:?}", self.name, self.counters);
+        let of_user = self.shown + self.filtered_user + self.decode_errors;
+        assert_eq!(delivered, of_user, "{}", self.name);
         assert_eq!(self.decode_errors, 0, "{}", self.name);
     }
 }

@@ -31,18 +31,25 @@ pub(crate) fn drops(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
+    let reason = reason(ctx);
+    if !filter::admits_reason(reason) {
+        return Err(Filtered);
+    }
     let skb: u64 = ctx.arg(0);
     let mut flow = Flow::zeroed();
     let tcp = packet::read(Typed, skb, &mut flow).ok_or(Filtered)?;
     let sock = socket(ctx, skb);
     let device: u64 = Typed.field(skb, Field::SkbDev);
     locate(&mut flow, sock, skb, device);
-    if !filter::admits(&flow) {
+    let state = sock.map_or(0, Sock::state);
+    if !filter::admits(&flow)
+        || !filter::admits_state(state)
+        || !filter::admits_interface(|| interface(&flow, device))
+    {
         return Err(Filtered);
     }
 
     let location: u64 = ctx.arg(1);
-    let reason = reason(ctx);
     let len: u32 = Typed.field(skb, Field::SkbLen);
     let key = CountKey {
         kind: Kind::Drops as u32,
@@ -65,15 +72,12 @@ fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
         record.seq = tcp.seq;
         record.tcp_flags = tcp.flags;
         record.stack = stack;
-        if flow.ifindex != 0 && device != 0 {
-            let name = u64::from(crate::load::offset_of(Field::DevName));
-            record.iface = crate::sock::join([Typed.at(device, name), Typed.at(device, name + 8)]);
-        }
-        if let Some(sock) = sock {
-            record.state = sock.state();
-            if Sock::<Typed>::is_full(record.state) {
-                sock.owner(&mut record.owner);
-            }
+        record.iface = interface(&flow, device);
+        record.state = state;
+        if let Some(sock) = sock
+            && Sock::<Typed>::is_full(state)
+        {
+            sock.owner(&mut record.owner);
         }
     });
     Ok(())
@@ -114,6 +118,16 @@ fn locate(flow: &mut Flow, sock: Option<Sock<Typed>>, skb: u64, device: u64) {
     let net: u64 = Typed.field(device, Field::DevNet);
     flow.netns = Typed.field(net, Field::NetInum);
     flow.ifindex = Typed.field(device, Field::DevIfindex);
+}
+
+/// The interface's name; empty where none is known.
+#[inline(always)]
+fn interface(flow: &Flow, device: u64) -> [u8; 16] {
+    if flow.ifindex == 0 || device == 0 {
+        return [0; 16];
+    }
+    let name = u64::from(crate::load::offset_of(Field::DevName));
+    crate::sock::join([Typed.at(device, name), Typed.at(device, name + 8)])
 }
 
 #[inline(always)]

@@ -103,7 +103,7 @@ fn closer(old: u8, error: i32) -> Closer {
 fn try_lifetimes(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8) -> Result<(), Filtered> {
     let mut flow = Flow::zeroed();
     sock.last_flow(&mut flow);
-    if !filter::admits(&flow) {
+    if !filter::admits(&flow) || !filter::admits_state(old) {
         return Err(Filtered);
     }
     let error = sock.error();

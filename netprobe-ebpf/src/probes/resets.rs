@@ -304,7 +304,7 @@ fn report<L: Load, C: StackIdContext>(
     flow: &Flow,
     end: &End,
 ) -> Result<(), Filtered> {
-    if !filter::admits(flow) {
+    if !filter::admits(flow) || !filter::admits_state(end.state) {
         return Err(Filtered);
     }
     let is_client = match sock {

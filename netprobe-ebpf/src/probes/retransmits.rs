@@ -46,10 +46,10 @@ fn try_retransmits(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
     let skb: u64 = ctx.arg(1);
     let mut flow = Flow::zeroed();
     sock.flow(&mut flow);
-    if !filter::admits(&flow) {
+    let state = sock.state();
+    if !filter::admits(&flow) || !filter::admits_state(state) {
         return Err(Filtered);
     }
-    let state = sock.state();
     let cause = cause(sock, state);
     let segs: u16 = Typed.field(skb, Field::SkbTcpGsoSegs);
     let segs = u32::from(segs);
@@ -89,7 +89,7 @@ fn try_retransmits_synack(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
     let request = Sock::new(Typed, ctx.arg(1)).ok_or(Filtered)?;
     let mut flow = Flow::zeroed();
     request.flow(&mut flow);
-    if !filter::admits(&flow) {
+    if !filter::admits(&flow) || !filter::admits_state(TCP_NEW_SYN_RECV) {
         return Err(Filtered);
     }
     let sighting = Sighting {

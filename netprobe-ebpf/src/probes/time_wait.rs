@@ -117,7 +117,7 @@ fn report<L: Load, C: StackIdContext>(
 ) -> Result<(), Filtered> {
     let mut flow = Flow::zeroed();
     sock.last_flow(&mut flow);
-    if !filter::admits(&flow) {
+    if !filter::admits(&flow) || !filter::admits_state(state) {
         return Err(Filtered);
     }
     let role = lives::role(sock, lives::of(sock.address).as_deref());

@@ -80,6 +80,7 @@ pub(super) fn probes(
                 hooks: hooks.iter().map(hook).collect(),
                 counters: session.counters(spec).unwrap_or(Counters::ZERO),
                 decode_errors,
+                filtered_user: 0,
                 missed: missed.get(index).copied().flatten(),
             })
         })

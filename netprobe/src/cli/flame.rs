@@ -19,10 +19,15 @@ use netprobe_common::{
 };
 
 use super::{
-    Filter, Global, check::kernel_release, parse_duration, signals::Stop, stream::require,
+    Global,
+    check::kernel_release,
+    filter, parse_duration,
+    signals::Stop,
+    stream::{require, start},
 };
 use crate::{
     aggregate::stacks::Folder,
+    filter::Error,
     kernel::{
         load::Sizes,
         names::LiveNames,
@@ -53,7 +58,7 @@ pub(super) struct Options {
     #[arg(long)]
     folded: bool,
     #[command(flatten)]
-    filter: Filter,
+    filter: filter::Options,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -78,6 +83,7 @@ const PORT_SEARCH: [&str; 3] = [
 
 /// Collects, then draws.
 pub(super) fn run(global: &Global, options: &Options) -> Result<ExitCode> {
+    let plan = plan(options)?;
     privileges::check()?;
     privileges::lift_memlock();
     // The file is opened before the wait: a mistake in its path shows at once.
@@ -86,33 +92,54 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("start the event loop")?;
-    let flame = runtime.block_on(collect(global, options))?;
-    if options.folded {
-        folded::write(&mut out, &flame)?;
+    let flame = runtime.block_on(collect(global, options, plan))?;
+    let drawn = if options.folded {
+        folded::write(&mut out, &flame).map_err(Into::into)
     } else {
-        flamegraph::write(&mut out, &flame)?;
-    }
+        flamegraph::write(&mut out, &flame)
+    };
+    drawn.with_context(|| format!("write {}", options.output.display()))?;
     out.finish(options)?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn collect(global: &Global, options: &Options) -> Result<Flame> {
+/// The filter of the graph's probe. Samples are of everything.
+fn plan(options: &Options) -> Result<Option<filter::Plan>> {
+    let Some(kind) = options.graph.kind() else {
+        let expression = options.filter.expression()?;
+        expression.each(&mut |test| {
+            Err(Error::of(
+                test,
+                "samples of the port search know no connections",
+            ))
+        })?;
+        return Ok(None);
+    };
+    let plan = options.filter.plan(probes::of(kind))?;
+    plan.must_fit("stacks are added up")?;
+    Ok(Some(plan))
+}
+
+async fn collect(global: &Global, options: &Options, plan: Option<filter::Plan>) -> Result<Flame> {
     let mut stop = Stop::listen()?;
     let mut config = Config::zeroed();
     config.flame = 1;
-    options.filter.apply(&mut config);
     let probes = options.graph.kind().map(probes::of).into_iter().collect();
     let sizes = Sizes {
         stacks: 16_384,
         stack_counts: 8192,
         ..Sizes::NONE
     };
-    let mut session = Session::start(&Request {
+    let request = Request {
         probes,
         config,
         sizes,
         windowed: None,
-    })?;
+    };
+    let mut session = match plan {
+        Some(plan) => start(&request, plan)?.0,
+        None => Session::start(&request)?,
+    };
     require(&session)?;
     if options.graph == Graph::PortSearch {
         sampler::start(&mut session, PERIOD_NS)?;

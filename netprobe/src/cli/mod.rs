@@ -9,6 +9,7 @@ use netprobe_common::header::Kind;
 use crate::kernel::privileges::CannotRun;
 
 mod check;
+mod filter;
 mod flame;
 mod generate;
 mod logging;
@@ -37,6 +38,7 @@ Examples:
   netprobe listeners --duration 30s       who is being turned away, by which listener
   netprobe retransmits --count            totals by cause, counted in the kernel, until Ctrl-C
   netprobe connects --port 5432 --json    connects to (or from) port 5432 as JSON Lines
+  netprobe drops --filter 'dport = :443 and not src 10.0.0.0/8'
   netprobe flame drops -o drops.svg       where in the kernel packets are dropped
 
 Exit codes: 0 normal end (also Ctrl-C), 1 failure, 2 usage, 3 this environment cannot run it.";
@@ -96,24 +98,6 @@ struct Lifetimes {
     /// With --open: the longest open first.
     #[arg(long, requires = "open")]
     longest: bool,
-}
-
-/// Which connections are wanted. Tested in the kernel, before an event costs anything.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Filters")]
-struct Filter {
-    /// Only IPv4.
-    #[arg(short = '4', long, conflicts_with = "ipv6")]
-    ipv4: bool,
-    /// Only IPv6 (sockets; includes IPv4 connections of IPv6 sockets).
-    #[arg(short = '6', long)]
-    ipv6: bool,
-    /// Only this network namespace, by the inode number of /proc/PID/ns/net.
-    #[arg(long, value_name = "INODE")]
-    netns: Option<u32>,
-    /// Only connections with this port on either side.
-    #[arg(long, value_name = "PORT")]
-    port: Option<u16>,
 }
 
 /// A duration: `10s`, `5m`, `1h30m`, or a bare number of seconds.
@@ -178,7 +162,12 @@ fn conclude(error: &anyhow::Error) -> ExitCode {
     }
     log::error!("{error:#}");
     let cannot_run = error.chain().any(<dyn Error>::is::<CannotRun>);
-    ExitCode::from(if cannot_run { 3 } else { 1 })
+    let is_usage = error.chain().any(<dyn Error>::is::<crate::filter::Error>);
+    ExitCode::from(match (cannot_run, is_usage) {
+        (true, _) => 3,
+        (_, true) => 2,
+        (false, false) => 1,
+    })
 }
 
 /// The command line definition, for generated documentation.
@@ -214,8 +203,8 @@ mod tests {
             ("0.5", Duration::from_millis(500)),
             ("10s", Duration::from_secs(10)),
             ("250ms", Duration::from_millis(250)),
-            ("5m", Duration::from_secs(300)),
-            ("1h30m", Duration::from_secs(5400)),
+            ("5m", Duration::from_mins(5)),
+            ("1h30m", Duration::from_mins(90)),
         ];
         for (text, expected) in cases {
             assert_eq!(parse_duration(text), Ok(expected), "{text}");

@@ -9,8 +9,9 @@ use std::{
 
 use anyhow::Result;
 
-use super::Filter;
+use super::filter;
 use crate::{
+    filter::{check_columns, contradiction, matcher::Matcher},
     observe::{
         owners::Owners,
         sockets::{self, OpenConnection},
@@ -58,17 +59,18 @@ const LAYOUT: Layout = Layout {
         Column::number("retransmits", "RETR", 4, "segments sent again"),
         Column::number("srtt_us", "SRTT(us)", 8, "smoothed round-trip time").wide(),
         Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
+        Column::text("family", "FAMILY", 11, "ipv4, ipv6 or ipv4-mapped").hidden(),
         Column::number("ino", "INODE", 8, "inode number of the socket").hidden(),
     ],
 };
 
 /// Lists them, the longest open first if that is wanted.
-pub(super) fn run(filter: &Filter, is_json: bool, is_longest: bool) -> Result<ExitCode> {
+pub(super) fn run(options: &filter::Options, is_json: bool, is_longest: bool) -> Result<ExitCode> {
+    let matcher = matcher(options)?;
     let (mut connections, refused) = sockets::open_connections()?;
     for error in refused {
         log::warn!("not seen: {error:#}");
     }
-    connections.retain(|connection| filter.wants(connection));
     if is_longest {
         connections.sort_by_key(|connection| Reverse(least_age(connection)));
     } else {
@@ -94,6 +96,9 @@ pub(super) fn run(filter: &Filter, is_json: bool, is_longest: bool) -> Result<Ex
     let unix_ns = now();
     for connection in &connections {
         let row = row(unix_ns, connection, &mut owners);
+        if !matcher.admits(&row) {
+            continue;
+        }
         let time = clock.format(unix_ns);
         if is_json {
             render::jsonl::row(&mut out, LAYOUT, &row, time)?;
@@ -105,15 +110,14 @@ pub(super) fn run(filter: &Filter, is_json: bool, is_longest: bool) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-impl Filter {
-    fn wants(&self, connection: &OpenConnection) -> bool {
-        let is_v4 = connection.local.0.is_ipv4();
-        let ports = [connection.local.1, connection.remote.1];
-        (!self.ipv4 || is_v4)
-            && (!self.ipv6 || !is_v4)
-            && self.netns.is_none_or(|netns| netns == connection.netns)
-            && self.port.is_none_or(|port| ports.contains(&port))
-    }
+/// The filter; all of it is tested here.
+fn matcher(options: &filter::Options) -> Result<Matcher> {
+    let expression = options.expression()?;
+    check_columns(&expression, LAYOUT.kind, |name| {
+        LAYOUT.columns.iter().any(|column| column.name == name)
+    })?;
+    contradiction::check(&expression)?;
+    Ok(Matcher::new(expression, LAYOUT.columns))
 }
 
 fn least_age(connection: &OpenConnection) -> Duration {
@@ -150,6 +154,7 @@ fn row(unix_ns: i64, connection: &OpenConnection, owners: &mut Owners) -> Row {
             count(traffic.map(|traffic| u64::from(traffic.retransmits))),
             count(traffic.map(|traffic| u64::from(traffic.srtt_us))),
             Value::nonzero(connection.netns),
+            Value::Word(connection.family),
             Value::nonzero(connection.ino),
         ],
     }

@@ -10,11 +10,12 @@ use anyhow::{Context, Result};
 use clap::Args;
 use netprobe_common::{config::Config, header::Kind, record::Plain};
 
-use super::{Filter, Global, parse_duration, signals::Stop};
+use super::{Global, filter, parse_duration, signals::Stop};
 use crate::{
     aggregate::summary,
     capture::live::{Batch, LiveRing},
     decode,
+    filter::matcher::Matcher,
     kernel::{
         keeper::Keeper,
         load::Sizes,
@@ -44,7 +45,7 @@ pub(super) struct Options {
     #[arg(long, conflicts_with = "count")]
     stack: bool,
     #[command(flatten)]
-    filter: Filter,
+    filter: filter::Options,
     /// Room for events that wait to be shown, in KiB (a power of two).
     #[arg(long, value_name = "KIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
     ring_kib: u32,
@@ -52,7 +53,7 @@ pub(super) struct Options {
 
 impl Options {
     /// Which connections are wanted.
-    pub(super) const fn filter(&self) -> &Filter {
+    pub(super) const fn filter(&self) -> &filter::Options {
         &self.filter
     }
 
@@ -64,24 +65,33 @@ impl Options {
 
 /// Runs a stream until its time is over or a signal comes.
 pub(super) fn run(global: &Global, kind: Kind, options: &Options) -> Result<ExitCode> {
+    let plan = options.filter.plan(probes::of(kind))?;
+    if options.count {
+        plan.must_fit("--count adds up")?;
+    }
     privileges::check()?;
     privileges::lift_memlock();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the event loop")?;
-    runtime.block_on(watch(global, probes::of(kind), options))
+    runtime.block_on(watch(global, probes::of(kind), options, plan))
 }
 
-async fn watch(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Result<ExitCode> {
+async fn watch(
+    global: &Global,
+    spec: &'static ProbeSpec,
+    options: &Options,
+    plan: filter::Plan,
+) -> Result<ExitCode> {
     let mut stop = Stop::listen()?;
-    let mut session = Session::start(&request(global, spec, options))?;
+    let (mut session, matcher) = start(&request(global, spec, options), plan)?;
     require(&session)?;
     let mut ring = LiveRing::new(session.take_ring()?)?;
     let stacks = options.stack.then(|| session.take_stacks()).transpose()?;
     let names = LiveNames::new(session.drop_reasons().clone(), stacks)
         .with_reset_reasons(session.reset_reasons().clone());
-    let mut screen = Screen::new(spec, options, names);
+    let mut screen = Screen::new(spec, options, names, matcher);
     screen.begin()?;
     announce(&session, spec);
 
@@ -99,6 +109,21 @@ async fn watch(global: &Global, spec: &'static ProbeSpec, options: &Options) -> 
     drained?;
     screen.end(&summary, global)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Starts the programs with the part of the filter that they test; the other part is for us.
+pub(super) fn start(request: &Request, plan: filter::Plan) -> Result<(Session, Matcher)> {
+    let mut rest = None;
+    let session = Session::start_with(request, |reasons| {
+        let (kernel, matcher) = plan.resolve(reasons)?;
+        rest = Some(matcher);
+        Ok(Config {
+            filter: kernel,
+            ..request.config
+        })
+    })?;
+    let rest = rest.context("the filter was not looked up")?;
+    Ok((session, rest))
 }
 
 /// Shows events until the time is over or a signal comes.
@@ -132,7 +157,6 @@ fn request(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Requ
     config.stack = u32::from(options.stack);
     config.log = u32::from(global.verbose > 0);
     config.wake_bytes = ring_bytes / 8;
-    options.filter.apply(&mut config);
     let sizes = Sizes {
         ring_bytes,
         stacks: if options.stack { 16_384 } else { 1 },
@@ -161,19 +185,6 @@ fn request(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Requ
 /// Whether the probe keeps something for each open connection.
 fn remembers_connections(kind: Kind) -> bool {
     matches!(kind, Kind::Resets | Kind::Lifetimes | Kind::TimeWait)
-}
-
-impl Filter {
-    /// Writes the filter into the settings of the programs.
-    pub(super) fn apply(&self, config: &mut Config) {
-        config.family = match (self.ipv4, self.ipv6) {
-            (true, _) => 2,
-            (_, true) => 10,
-            (false, false) => 0,
-        };
-        config.netns = self.netns.unwrap_or(0);
-        config.port = self.port.unwrap_or(0).to_be_bytes();
-    }
 }
 
 /// A probe that was asked for by name must be there, or wait for a module.
@@ -215,7 +226,10 @@ fn summarize(
     elapsed: Duration,
     missed: &[Option<u64>],
 ) -> Result<Summary> {
-    let probes = super::check::probes(session, screen.decode_errors, missed)?;
+    let mut probes = super::check::probes(session, screen.decode_errors, missed)?;
+    for probe in &mut probes {
+        probe.filtered_user = screen.filtered;
+    }
     let totals = summary::totals(session.totals()?, &mut screen.names);
     Ok(Summary {
         elapsed,
@@ -234,12 +248,19 @@ struct Screen {
     clock: Clock,
     names: LiveNames,
     row: Row,
+    matcher: Option<Matcher>,
     decode_errors: u64,
+    filtered: u64,
     out: BufWriter<io::Stdout>,
 }
 
 impl Screen {
-    fn new(spec: &'static ProbeSpec, options: &Options, names: LiveNames) -> Self {
+    fn new(
+        spec: &'static ProbeSpec,
+        options: &Options,
+        names: LiveNames,
+        matcher: Matcher,
+    ) -> Self {
         let out = io::stdout();
         let is_terminal = out.is_terminal();
         let width = is_terminal
@@ -266,7 +287,9 @@ impl Screen {
                 kind: "",
                 values: Vec::new(),
             },
+            matcher: Some(matcher).filter(|matcher| !matcher.is_empty()),
             decode_errors: 0,
+            filtered: 0,
             out: BufWriter::with_capacity(1 << 16, out),
         }
     }
@@ -286,6 +309,11 @@ impl Screen {
             if let Err(error) = decode::decode(record, &mut self.names, &mut self.row) {
                 self.decode_errors += 1;
                 log::debug!("{error}");
+                continue;
+            }
+            let matcher = self.matcher.as_ref();
+            if matcher.is_some_and(|matcher| !matcher.admits(&self.row)) {
+                self.filtered += 1;
                 continue;
             }
             let time = self.clock.format(self.row.unix_ns);

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::btf::KernelBtf;
-use crate::report::Value;
+use crate::{filter::KnownReasons, report::Value};
 
 const CORE: &str = "skb_drop_reason";
 
@@ -53,5 +53,14 @@ impl DropReasons {
             Some(name) => Value::Text(Arc::clone(name)),
             None => Value::Text(Arc::from(code.to_string())),
         }
+    }
+}
+
+impl KnownReasons for DropReasons {
+    fn all(&self) -> Vec<(u32, String)> {
+        let names = self.names.iter();
+        names
+            .map(|(code, name)| (*code, name.to_string()))
+            .collect()
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use aya::maps::{MapData, StackTraceMap};
-use netprobe_common::records::Owner;
+use netprobe_common::owner::Owner;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{drop_reasons::DropReasons, reset_reasons::ResetReasons, symbols::Symbols};

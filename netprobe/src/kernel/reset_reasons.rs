@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::btf::KernelBtf;
-use crate::report::Value;
+use crate::{filter::KnownReasons, report::Value};
 
 const REASONS: &str = "sk_rst_reason";
 
@@ -37,5 +37,14 @@ impl ResetReasons {
             Some(name) => Value::Text(Arc::clone(name)),
             None => Value::Text(Arc::from(code.to_string())),
         }
+    }
+}
+
+impl KnownReasons for ResetReasons {
+    fn all(&self) -> Vec<(u32, String)> {
+        let names = self.names.iter();
+        names
+            .map(|(code, name)| (*code, name.to_string()))
+            .collect()
     }
 }

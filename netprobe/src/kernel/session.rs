@@ -12,6 +12,7 @@ use log::Log;
 use netprobe_common::{
     config::Config,
     counters::{Count, CountKey, Counters, OTHER, StackKey},
+    header::Kind,
     record::Plain,
 };
 
@@ -26,7 +27,10 @@ use super::{
     pod::Wire,
     reset_reasons::{self, ResetReasons},
 };
-use crate::probes::{self, Hook, PROBES, ProbeSpec, Via};
+use crate::{
+    filter::KnownReasons,
+    probes::{self, Hook, PROBES, ProbeSpec, Via},
+};
 
 const CONNTRACK: &str = "nf_conntrack";
 /// Where it is built in, this is among the kernel's own functions.
@@ -62,6 +66,15 @@ impl Session {
     /// Loads the object and attaches what the request names; what this kernel lacks is kept as
     /// a reason, not an error.
     pub fn start(request: &Request) -> Result<Self> {
+        Self::start_with(request, |_reasons| Ok(request.config))
+    }
+
+    /// As [`Session::start`], with settings that depend on the kernel's names of the reasons that
+    /// the events of the request have.
+    pub fn start_with(
+        request: &Request,
+        configure: impl FnOnce(&dyn KnownReasons) -> Result<Config>,
+    ) -> Result<Self> {
         let started = Instant::now();
         // Kept to the end: glibc takes blocks up to the size of the largest one that was freed
         // from a heap that does not shrink again, and this one is the largest.
@@ -69,15 +82,23 @@ impl Session {
         let (kernel, btf) = parse_btf(&bytes)?;
         let offsets = offsets::resolve(&kernel);
         log::debug!("types are read after {:?}", started.elapsed());
-        let mut ebpf = load::load(&request.config, &offsets, request.sizes, &btf)?;
+        let drop_reasons = DropReasons::read(&kernel);
+        let reset_reasons = ResetReasons::read(&kernel);
+        let has_resets = request.probes.iter().all(|spec| spec.kind == Kind::Resets);
+        let config = configure(if has_resets {
+            &reset_reasons
+        } else {
+            &drop_reasons
+        })?;
+        let mut ebpf = load::load(&config, &offsets, request.sizes, &btf)?;
         reserve_other(&mut ebpf, request)?;
-        let logger = open_log(&mut ebpf, &request.config)?;
+        let logger = open_log(&mut ebpf, &config)?;
         log::debug!("maps are ready after {:?}", started.elapsed());
         let mut session = Self {
             ebpf,
             btf: Some(btf),
-            drop_reasons: DropReasons::read(&kernel),
-            reset_reasons: ResetReasons::read(&kernel),
+            drop_reasons,
+            reset_reasons,
             has_builtin_conntrack: kernel.function(CONNTRACK_FUNCTION).is_some(),
             ways: Ways::detect(),
             probes: Vec::new(),

@@ -1,4 +1,6 @@
 //! What the kernel shows when asked, beside events.
 
+pub mod netns;
 pub mod owners;
+pub mod services;
 pub mod sockets;

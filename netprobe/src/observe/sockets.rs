@@ -38,6 +38,8 @@ pub struct OpenConnection {
     pub local: (IpAddr, u16),
     /// Address and port of the peer.
     pub remote: (IpAddr, u16),
+    /// `ipv4`, `ipv6`, or `ipv4-mapped` for IPv4 on an IPv6 socket.
+    pub family: &'static str,
     /// TCP state, by number.
     pub state: u8,
     /// Inode number of the socket; 0 if its application has closed it.
@@ -198,6 +200,11 @@ fn connection(netns: u32, socket: &InetResponse, listening: &HashSet<u16>) -> Op
         netns,
         local: (id.source_address.to_canonical(), id.source_port),
         remote: (id.destination_address.to_canonical(), id.destination_port),
+        family: match (socket.header.family, id.source_address.to_canonical()) {
+            (AF_INET, _) => "ipv4",
+            (_, IpAddr::V4(_)) => "ipv4-mapped",
+            (_, IpAddr::V6(_)) => "ipv6",
+        },
         state: socket.header.state,
         ino: u64::from(socket.header.inode),
         is_server: listening.contains(&id.source_port),

@@ -113,6 +113,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         )
         .hidden(),
     ],
+    kernel_tests: &[],
     weight: "ns",
     decode,
     group,

@@ -59,6 +59,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         )
         .hidden(),
     ],
+    kernel_tests: &[],
     weight: "connections",
     decode,
     group,

@@ -10,7 +10,7 @@ use netprobe_common::{
     records::drops::{Drop, NO_REASON},
 };
 
-use super::{Hook, ProbeSpec, Via, family, flow, owner, port, record, tcp_state};
+use super::{Hook, KernelTest, ProbeSpec, Via, family, flow, owner, port, record, tcp_state};
 use crate::{
     decode::{DecodeError, Names},
     report::{Column, Value},
@@ -53,6 +53,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         )
         .hidden(),
     ],
+    kernel_tests: &[KernelTest::State, KernelTest::Reason, KernelTest::Interface],
     weight: "bytes",
     decode,
     group,

@@ -13,7 +13,9 @@ use netprobe_common::{
     },
 };
 
-use super::{Hook, ProbeSpec, Via, errno, family, flow, owner, port, record, tcp_state};
+use super::{
+    Hook, KernelTest, ProbeSpec, Via, errno, family, flow, owner, port, record, tcp_state,
+};
 use crate::{
     decode::{DecodeError, Names},
     report::{Column, Value},
@@ -45,6 +47,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Field::TcpBytesReceived,
     ],
     columns: COLUMNS,
+    kernel_tests: &[KernelTest::State],
     weight: "bytes",
     decode,
     group,

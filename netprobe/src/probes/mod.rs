@@ -53,6 +53,8 @@ pub struct ProbeSpec {
     pub needs: &'static [Field],
     /// What its rows hold.
     pub columns: &'static [Column],
+    /// Tests of a filter that its programs make, beside those of the flow.
+    pub kernel_tests: &'static [KernelTest],
     /// What a weight of 1 is in totals and flame graphs.
     pub weight: &'static str,
     /// Turns a record into the values of a row.
@@ -76,6 +78,17 @@ impl ProbeSpec {
 /// The probe of a kind.
 pub fn of(kind: Kind) -> &'static ProbeSpec {
     PROBES[kind as usize]
+}
+
+/// A test that the programs of some probes make, see `netprobe_common::filter`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelTest {
+    /// Of the TCP state (`filter::admits_state`).
+    State,
+    /// Of the drop reason (`filter::admits_reason`).
+    Reason,
+    /// Of the interface, by name or index (`filter::admits_interface`).
+    Interface,
 }
 
 /// A place in the kernel that a probe watches.

@@ -12,7 +12,7 @@ use netprobe_common::{
     records::resets::{Cause, Direction, NO_IDLE, NO_REASON, Reset},
 };
 
-use super::{Hook, ProbeSpec, Via, family, flow, owner, port, record, tcp_state};
+use super::{Hook, KernelTest, ProbeSpec, Via, family, flow, owner, port, record, tcp_state};
 use crate::{
     decode::{DecodeError, Names},
     report::{Column, Value},
@@ -111,6 +111,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         )
         .hidden(),
     ],
+    kernel_tests: &[KernelTest::State],
     weight: "resets",
     decode,
     group,

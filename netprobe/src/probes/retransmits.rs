@@ -10,7 +10,9 @@ use netprobe_common::{
     records::retransmits::{Cause, Retransmit},
 };
 
-use super::{Hook, ProbeSpec, Via, errno, family, flow, owner, port, record, tcp_state};
+use super::{
+    Hook, KernelTest, ProbeSpec, Via, errno, family, flow, owner, port, record, tcp_state,
+};
 use crate::{
     decode::{DecodeError, Names},
     report::{Column, Value},
@@ -72,6 +74,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         )
         .hidden(),
     ],
+    kernel_tests: &[KernelTest::State],
     weight: "segs",
     decode,
     group,

@@ -12,7 +12,7 @@ use netprobe_common::{
     records::time_wait::{Outcome, TimeWait},
 };
 
-use super::{Hook, ProbeSpec, Via, family, flow, owner, port, record, tcp_state};
+use super::{Hook, KernelTest, ProbeSpec, Via, family, flow, owner, port, record, tcp_state};
 use crate::{
     decode::{DecodeError, Names},
     report::{Column, Value},
@@ -87,6 +87,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         )
         .hidden(),
     ],
+    kernel_tests: &[KernelTest::State],
     weight: "connections",
     decode,
     group,

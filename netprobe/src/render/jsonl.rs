@@ -130,6 +130,8 @@ fn probe_with_counters(state: &Probe) -> Json {
         "stack_failed": counters.stack_failed,
     });
     json["decode_errors"] = json!(state.decode_errors);
+    json["filtered_user"] = json!(state.filtered_user);
+    json["shown"] = json!(state.shown());
     json["missed"] = json!(state.missed);
     json["unexplained"] = json!(counters.unexplained());
     json

@@ -48,7 +48,8 @@ fn group(total: &Total) -> String {
 pub fn footer(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
     let seconds = summary.elapsed.as_secs_f64();
     for probe in &summary.probes {
-        let events = probe.counters.fired - probe.counters.filtered;
+        let seen = probe.counters.fired - probe.counters.filtered;
+        let events = seen.saturating_sub(probe.filtered_user);
         writeln!(
             out,
             "netprobe: {} {} events in {seconds:.1} s; {}",
@@ -77,7 +78,8 @@ fn account(probe: &Probe) -> String {
             parts.push(format!("{count} {what}"));
         }
     };
-    part(counters.delivered, "shown");
+    part(probe.shown(), "shown");
+    part(probe.filtered_user, "filtered out by netprobe itself");
     part(counters.aggregated, "counted");
     part(counters.reserve_failed, "LOST (ring full)");
     part(counters.sampled_out, "not shown (budget)");

@@ -29,7 +29,8 @@ const RULES: [Rule; 4] = [
     },
     Rule {
         within: &["netprobe/src/"],
-        except: &["netprobe/src/probes/"],
+        // A test, which makes records to filter.
+        except: &["netprobe/src/probes/", "netprobe/src/filter/equivalence.rs"],
         broken: names_records,
         message: "only probes/ names the records of single probes",
     },
@@ -40,17 +41,17 @@ const RULES: [Rule; 4] = [
         message: "a renderer names crate::report and crate::render, nothing else of netprobe",
     },
     Rule {
-        within: &["netprobe", "tests/", "xtask/"],
+        // Tests provoke incidents with system calls that no safe library offers.
+        within: &["netprobe", "xtask/"],
         except: &[
             "netprobe-common/src/record.rs",
             "netprobe-ebpf/src/emit.rs",
             "netprobe-ebpf/src/load.rs",
             "netprobe-ebpf/src/maps.rs",
-            "netprobe-ebpf/src/sock.rs",
             "netprobe/src/kernel/pod.rs",
         ],
         broken: is_unsafe,
-        message: "unsafe code lives in record.rs, emit.rs, load.rs, maps.rs, sock.rs and pod.rs",
+        message: "unsafe code lives in record.rs, emit.rs, load.rs, maps.rs and pod.rs",
     },
 ];
 

@@ -19,7 +19,8 @@ pub(super) struct Apt {
 pub(super) struct Package {
     pub(super) name: String,
     pub(super) version: String,
-    /// The packages that have the image and the modules in newer series, where this one has nothing.
+    /// The packages that have the image and the modules in newer series, where this one has nothing,
+    /// each as `name=version`.
     parts: Vec<String>,
 }
 
@@ -30,7 +31,12 @@ impl Apt {
             let folder = dir.join(folder);
             fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         }
-        for (name, text) in [("sources.list", sources), ("status", "")] {
+        let configuration = configuration(dir);
+        for (name, text) in [
+            ("apt.conf", configuration.as_str()),
+            ("sources.list", sources),
+            ("status", ""),
+        ] {
             let file = dir.join(name);
             fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
         }
@@ -61,14 +67,11 @@ impl Apt {
 
     /// Downloads what a kernel consists of into `to` and returns the files.
     pub(super) fn download(&self, package: &Package, to: &Path) -> Result<Vec<PathBuf>> {
-        let names = std::iter::once(&package.name).chain(&package.parts);
-        let exact: Vec<_> = names
-            .map(|name| format!("{name}={}", package.version))
-            .collect();
         process::output(
             self.command("apt-get")
                 .arg("download")
-                .args(&exact)
+                .arg(format!("{}={}", package.name, package.version))
+                .args(&package.parts)
                 .current_dir(to),
         )?;
         let entries = fs::read_dir(to).with_context(|| format!("list {}", to.display()))?;
@@ -79,33 +82,39 @@ impl Apt {
     }
 
     fn command(&self, program: &str) -> Command {
-        let path = |name: &str| self.dir.join(name).display().to_string();
-        let options = [
-            format!("Dir::State={}", self.dir.display()),
-            format!("Dir::State::lists={}", path("lists")),
-            format!("Dir::State::status={}", path("status")),
-            format!("Dir::Cache={}", self.dir.display()),
-            format!("Dir::Cache::archives={}", path("archives")),
-            format!("Dir::Etc::sourcelist={}", path("sources.list")),
-            "Dir::Etc::sourceparts=-".to_owned(),
-            "Dir::Etc::preferences=-".to_owned(),
-            "Dir::Etc::preferencesparts=-".to_owned(),
-            "APT::Architecture=amd64".to_owned(),
-            "APT::Architectures=amd64".to_owned(),
-            // The cache may be in a home directory, which apt's own user cannot enter.
-            "APT::Sandbox::User=root".to_owned(),
-            "Acquire::Languages=none".to_owned(),
-            "Acquire::Retries=3".to_owned(),
-            // An archived suite is not signed anew; its signature is checked all the same.
-            "Acquire::Check-Valid-Until=false".to_owned(),
-        ];
         let mut command = Command::new(program);
-        for option in options {
-            command.args(["-o", &option]);
-        }
-        command.env("LC_ALL", "C");
+        command
+            .arg("-c")
+            .arg(self.dir.join("apt.conf"))
+            .env("LC_ALL", "C");
         command
     }
+}
+
+/// What differs from the configuration of this machine, whose proxies and the like still hold.
+fn configuration(dir: &Path) -> String {
+    let path = |name: &str| dir.join(name).display().to_string();
+    let options = [
+        ("Dir::State", path("")),
+        ("Dir::State::lists", path("lists")),
+        ("Dir::State::status", path("status")),
+        ("Dir::Cache", path("")),
+        ("Dir::Cache::archives", path("archives")),
+        ("Dir::Etc::sourcelist", path("sources.list")),
+        ("Dir::Etc::sourceparts", "/dev/null".to_owned()),
+        ("Dir::Etc::preferences", "/dev/null".to_owned()),
+        ("Dir::Etc::preferencesparts", "/dev/null".to_owned()),
+        ("APT::Architecture", "amd64".to_owned()),
+        ("APT::Architectures", "amd64".to_owned()),
+        // The cache may be in a home directory, which apt's own user cannot enter.
+        ("APT::Sandbox::User", "root".to_owned()),
+        ("Acquire::Languages", "none".to_owned()),
+        ("Acquire::Retries", "3".to_owned()),
+        // An archived suite is not signed anew; its signature is checked all the same.
+        ("Acquire::Check-Valid-Until", "false".to_owned()),
+    ];
+    let lines = options.map(|(name, value)| format!("{name} \"{value}\";\n"));
+    lines.concat()
 }
 
 /// The flavour for ordinary machines: no debug symbols, not unsigned, not for clouds or real time.
@@ -133,14 +142,17 @@ fn parse_package(stanza: &str) -> Package {
     package
 }
 
-/// The dependencies on an exact version: those built from the same source.
+/// The dependencies on an exact version, if the modules are among them.
 fn parts(depends: &str) -> Vec<String> {
-    depends
-        .split(',')
-        .filter(|dependency| dependency.contains("(= "))
-        .filter_map(|dependency| dependency.split_whitespace().next())
-        .map(str::to_owned)
-        .collect()
+    let exact = |dependency: &str| {
+        let (name, rest) = dependency.trim().split_once(" (= ")?;
+        let version = rest.strip_suffix(')')?;
+        Some(format!("{name}={version}"))
+    };
+    if !depends.contains("linux-modules-") {
+        return Vec::new();
+    }
+    depends.split(',').filter_map(exact).collect()
 }
 
 #[cfg(test)]
@@ -165,12 +177,12 @@ mod tests {
 
     #[test]
     fn packages_are_read_from_stanzas() {
-        let text = "Package: a\nVersion: 1-1\nDepends: kmod, linux-base (>= 4.3~)\n\n\
+        let text = "Package: a\nVersion: 1-1\nDepends: kmod, linux-base-a (= 1-1)\n\n\
                     Package: b\nVersion: 2-1\n\
-                    Depends: a | c, linux-binary-b (= 2-1), linux-modules-b (= 2-1)\n";
+                    Depends: a | c, linux-binary-b (= 2-1), linux-modules-b (= 2-2)\n";
         let expected = [
             package("a", "1-1", &[]),
-            package("b", "2-1", &["linux-binary-b", "linux-modules-b"]),
+            package("b", "2-1", &["linux-binary-b=2-1", "linux-modules-b=2-2"]),
         ];
         assert_eq!(parse_packages(text), expected);
     }

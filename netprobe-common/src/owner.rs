@@ -1,0 +1,17 @@
+//! Who a socket belongs to: part of most records.
+
+use crate::record;
+
+record! {
+    /// Who owns a socket: never the task that a softirq happened to interrupt.
+    pub struct Owner {
+        /// Inode number of the socket (`socket:[N]` in `/proc/PID/fd`); 0 is unknown.
+        pub ino: u64,
+        /// Process id (tgid) that called `connect` or `listen`; 0 is unknown.
+        pub pid: u32,
+        /// Reserved, zero.
+        pub reserved: u32,
+        /// Name of that process's thread, NUL padded.
+        pub comm: [u8; 16],
+    }
+}

@@ -1,0 +1,194 @@
+//! What cannot work says so in one line, names the next step, and chooses its exit code.
+
+use std::{
+    fs::{self, File, Permissions},
+    io,
+    net::TcpStream,
+    os::unix::{
+        fs::{PermissionsExt, symlink},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
+};
+
+use netprobe_tests::{probe::binary, skip::is_root};
+use tempfile::TempDir;
+
+use crate::{assert_complaint, complaint, netprobe};
+
+const NOBODY: u32 = 65_534;
+
+/// A copy that everybody may run, wherever the program is built.
+fn public_copy() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir_in("/tmp").expect("make a folder");
+    let all = Permissions::from_mode(0o755);
+    fs::set_permissions(folder.path(), all).expect("let everybody in");
+    let copy = folder.path().join("netprobe");
+    fs::copy(binary(), &copy).expect("copy the program");
+    (folder, copy)
+}
+
+/// Runs `program` without any privilege.
+fn as_nobody(program: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir("/");
+    if rustix::process::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command.output().expect("run netprobe")
+}
+
+#[test]
+fn without_root_each_command_names_what_it_needs() {
+    let (_folder, program) = public_copy();
+    let cases: [&[&str]; 4] = [
+        &["drops"],
+        &["listeners", "--json"],
+        &["check"],
+        &["flame", "drops"],
+    ];
+    for arguments in cases {
+        let output = as_nobody(&program, arguments);
+        assert_complaint(&output, 3, "sudo");
+        assert!(
+            complaint(&output).contains("CAP_"),
+            "{}",
+            complaint(&output)
+        );
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn without_root_nothing_is_written_to_the_output_file() {
+    let (folder, program) = public_copy();
+    let all = Permissions::from_mode(0o777);
+    fs::set_permissions(folder.path(), all).expect("let everybody write");
+    let file = folder.path().join("drops.svg");
+    let path = file.to_str().expect("a path of ours is text");
+    as_nobody(&program, &["flame", "drops", "-o", path]);
+    assert!(!file.exists(), "{path} was made");
+}
+
+#[test]
+fn a_missing_folder_for_the_output_is_named_at_once() {
+    if !is_root() {
+        return;
+    }
+    let path = "/nonexistent/drops.svg";
+    let output = netprobe(&["flame", "drops", "--duration", "1h", "-o", path]);
+    assert_complaint(&output, 1, path);
+}
+
+#[test]
+fn a_full_disk_is_a_failure_of_a_picture() {
+    if !is_root() {
+        return;
+    }
+    // A name of its own: the program may well treat devices differently.
+    let folder = tempfile::tempdir().expect("make a folder");
+    let file = folder.path().join("full.svg");
+    symlink("/dev/full", &file).expect("make a link");
+    let path = file.to_str().expect("a path of ours is text");
+    let is_over = AtomicBool::new(false);
+    let output = thread::scope(|scope| {
+        // Something to draw: connects to a port where nobody listens.
+        scope.spawn(|| {
+            while !is_over.load(Relaxed) {
+                TcpStream::connect(("127.0.0.1", 9)).expect_err("nobody listens on port 9");
+            }
+        });
+        let output = netprobe(&["-q", "flame", "drops", "--duration", "500ms", "-o", path]);
+        is_over.store(true, Relaxed);
+        output
+    });
+    assert_complaint(&output, 1, "full.svg");
+}
+
+#[test]
+fn a_full_disk_is_a_failure_of_a_stream() {
+    if !is_root() {
+        return;
+    }
+    let full = File::create("/dev/full").expect("open /dev/full");
+    let output = Command::new(binary())
+        .args(["-q", "drops", "--json", "--duration", "10ms"])
+        .stdout(full)
+        .stderr(Stdio::piped())
+        .output()
+        .expect("run netprobe");
+    assert_complaint(&output, 1, "No space left");
+}
+
+#[test]
+fn a_closed_pipe_ends_everything_quietly() {
+    let cases: [(&[&str], bool); 4] = [
+        (&["--help"], false),
+        (&["drops", "--help"], false),
+        (&["check", "--json"], true),
+        (&["-q", "drops", "--json", "--duration", "10ms"], true),
+    ];
+    for (arguments, needs_root) in cases {
+        if needs_root && !is_root() {
+            continue;
+        }
+        let (reader, writer) = io::pipe().expect("make a pipe");
+        drop(reader);
+        let output = Command::new(binary())
+            .args(arguments)
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .output()
+            .expect("run netprobe");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        assert_eq!(complaint(&output), "", "{arguments:?}");
+    }
+}
+
+#[test]
+fn what_this_kernel_lacks_is_an_error_when_asked_for_by_name() {
+    if !is_root() {
+        return;
+    }
+    let check = netprobe_tests::probe::check();
+    for probe in check.probes.iter().filter(|probe| probe.state == "missing") {
+        let why = probe.hooks[0].why.as_deref().unwrap_or_default();
+        if why.contains("not loaded") {
+            continue;
+        }
+        let output = netprobe(&[&probe.name, "--duration", "10ms"]);
+        assert_complaint(&output, 3, &probe.name);
+        assert!(
+            complaint(&output).contains("netprobe check"),
+            "{}",
+            complaint(&output)
+        );
+    }
+}
+
+#[test]
+fn check_says_of_every_hook_how_it_is_watched_or_why_not() {
+    if !is_root() {
+        return;
+    }
+    let check = netprobe_tests::probe::check();
+    assert_eq!(check.schema, "netprobe.check/1");
+    let names: Vec<&str> = check
+        .probes
+        .iter()
+        .map(|probe| probe.name.as_str())
+        .collect();
+    let all = ["drops", "retransmits", "connects", "listeners", "conntrack"];
+    assert_eq!(names, all);
+    for probe in &check.probes {
+        let required = probe.hooks.iter().filter(|hook| hook.required);
+        let is_missing = required.clone().any(|hook| hook.via.is_none());
+        assert_eq!(probe.state == "missing", is_missing, "{probe:?}");
+        for hook in &probe.hooks {
+            assert_ne!(hook.via.is_some(), hook.why.is_some(), "{hook:?}");
+        }
+    }
+}
