@@ -16,6 +16,10 @@ use serde_json::Value;
 
 const PORT: u16 = 7501;
 const TIMES: u64 = 5;
+/// How long the connection is left alone.
+const IDLE: Duration = Duration::from_millis(300);
+/// The longest clock tick of any kernel, twice, in nanoseconds.
+const COARSE: u64 = 20_000_000;
 const ANSWERS: &str = "resets that answer packets without a connection";
 
 /// Resets that `run` saw sent; they are those that the kernel of the namespace counted.
@@ -128,7 +132,7 @@ fn closing_with_unread_data_equals_abort_on_close() {
         let run = probe.stop();
         let counters = cable.server.counters();
         assert_sent(&run, 0, counters.get("Tcp.OutRsts"), family);
-        assert_eq!(counters.get("TcpExt.TCPAbortOnClose"), TIMES as i64);
+        assert_eq!(counters.get("TcpExt.TCPAbortOnClose"), TIMES.cast_signed());
         assert_eq!(
             run.count("cause", "unread-data"),
             TIMES,
@@ -175,7 +179,7 @@ fn resets_of_open_connections_equal_estab_resets_at_both_ends() {
                 "{family:?}: {:#?}",
                 run.events
             );
-            assert_eq!(counters.get("Tcp.EstabResets"), TIMES as i64);
+            assert_eq!(counters.get("Tcp.EstabResets"), TIMES.cast_signed());
             assert_sent(&run, 0, counters.get("Tcp.OutRsts"), family);
             let lingered = if direction == "sent" { TIMES } else { 0 };
             assert_eq!(run.count("cause", "linger-0"), lingered);
@@ -247,9 +251,6 @@ fn idle_time_and_age_are_those_of_the_connection() {
     if !has_hooks("resets", &[]) {
         return;
     }
-    const IDLE: Duration = Duration::from_millis(300);
-    /// The longest clock tick of any kernel, twice.
-    const COARSE: u64 = 20_000_000;
     for family in Family::OF_SOCKETS {
         let cable = Cable::new();
         let listener = cable.server.run(|| family.listen(PORT, 8));
