@@ -20,6 +20,8 @@ record! {
         pub log: u32,
         /// Wake the reader once this many bytes wait in the ring.
         pub wake_bytes: u32,
+        /// Length of a jiffy in nanoseconds.
+        pub tick_ns: u32,
         /// Which events are wanted.
         pub filter: Filter,
     }

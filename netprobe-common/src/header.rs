@@ -2,8 +2,10 @@
 
 use crate::record;
 use crate::record::Plain;
-use crate::records::retransmits::Retransmit;
-use crate::records::{connects::Connect, conntrack::TableFull, drops::Drop, listeners::Refusal};
+use crate::records::{
+    connects::Connect, conntrack::TableFull, drops::Drop, lifetimes::Lifetime, listeners::Refusal,
+    resets::Reset, retransmits::Retransmit, time_wait::TimeWait,
+};
 
 record! {
     /// The first bytes of every event.
@@ -70,6 +72,12 @@ kinds! {
     Listeners = 3, "listeners", Refusal;
     /// Connections that a full conntrack table refused.
     Conntrack = 4, "conntrack", TableFull;
+    /// Resets that were sent or received.
+    Resets = 5, "resets", Reset;
+    /// Connections that have ended.
+    Lifetimes = 6, "lifetimes", Lifetime;
+    /// Connections that entered TIME_WAIT.
+    TimeWait = 7, "time-wait", TimeWait;
 }
 
 // Wire values are the counter indices, so they count up from zero without a gap.

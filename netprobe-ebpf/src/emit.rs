@@ -1,7 +1,7 @@
 //! From a sighting to user space: exact counts, in-kernel aggregates, and the event itself.
 
 use aya_ebpf::{
-    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_jiffies64},
     programs::tracing::StackIdContext,
 };
 use aya_log_ebpf::warn;
@@ -152,6 +152,17 @@ fn wake_flags(size: u64) -> u64 {
 pub(crate) fn now() -> u64 {
     // SAFETY: no arguments, no effects.
     unsafe { bpf_ktime_get_ns() }
+}
+
+/// Nanoseconds since `jiffies`, the lower half of the kernel's count of clock ticks.
+#[inline(always)]
+pub(crate) fn since(jiffies: u32) -> u64 {
+    // SAFETY: no arguments, no effects.
+    let now = unsafe { bpf_jiffies64() } as u32;
+    let ticks = now.wrapping_sub(jiffies);
+    // Another CPU may have noted a tick that is not here yet.
+    let ticks = if ticks > u32::MAX - 1000 { 0 } else { ticks };
+    u64::from(ticks) * u64::from(frozen(&CONFIG.tick_ns))
 }
 
 /// The CPU that runs this.

@@ -28,6 +28,8 @@ mod filter;
 #[cfg(target_arch = "bpf")]
 mod inflight;
 #[cfg(target_arch = "bpf")]
+mod lives;
+#[cfg(target_arch = "bpf")]
 mod load;
 #[cfg(target_arch = "bpf")]
 mod maps;

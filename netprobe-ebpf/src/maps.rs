@@ -15,7 +15,7 @@ use netprobe_common::{
     records::Owner,
 };
 
-use crate::probes::connects::Pending;
+use crate::{lives::Life, probes::connects::Pending};
 
 /// Settings of the run; user space overrides it before loading.
 #[unsafe(no_mangle)]
@@ -26,6 +26,7 @@ pub(crate) static CONFIG: Config = Config {
     flame: 0,
     log: 0,
     wake_bytes: 0,
+    tick_ns: 0,
     filter: Filter::NONE,
 };
 
@@ -64,6 +65,11 @@ pub(crate) static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(
 /// reported, without its latency.
 #[map]
 pub(crate) static CONNECTS: HashMap<u64, Pending> = HashMap::with_max_entries(16384, 0);
+
+/// TCP connections from SYN to destruction, by socket address. Full: counted as `map_full`; the
+/// connection is still reported, without its age.
+#[map]
+pub(crate) static LIVES: HashMap<u64, Life> = HashMap::with_max_entries(131_072, 0);
 
 /// Arguments of functions that a kretprobe waits for, by stack pointer. Full: the stalest entry
 /// goes, which is of a call whose return was missed.

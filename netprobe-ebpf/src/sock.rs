@@ -22,14 +22,33 @@ pub(crate) const IPPROTO_TCP: u16 = 6;
 pub(crate) const TCP_ESTABLISHED: u8 = 1;
 /// A SYN was sent.
 pub(crate) const TCP_SYN_SENT: u8 = 2;
+/// The handshake of an accepted connection, or a SYN crossed a SYN.
+pub(crate) const TCP_SYN_RECV: u8 = 3;
+/// This end has closed, and waits for the acknowledgement.
+pub(crate) const TCP_FIN_WAIT1: u8 = 4;
+/// This end has closed, and waits for the peer to.
+pub(crate) const TCP_FIN_WAIT2: u8 = 5;
 /// A small `inet_timewait_sock`, not a full socket.
 pub(crate) const TCP_TIME_WAIT: u8 = 6;
 /// Closed.
 pub(crate) const TCP_CLOSE: u8 = 7;
+/// The peer has closed.
+pub(crate) const TCP_CLOSE_WAIT: u8 = 8;
+/// The peer has closed, then this end, which waits for the acknowledgement.
+pub(crate) const TCP_LAST_ACK: u8 = 9;
 /// Listening.
 pub(crate) const TCP_LISTEN: u8 = 10;
+/// Both ends closed at once; this one waits for the acknowledgement.
+pub(crate) const TCP_CLOSING: u8 = 11;
 /// A small `request_sock`, not a full socket.
 pub(crate) const TCP_NEW_SYN_RECV: u8 = 12;
+
+/// Bits of `sk_flags` (`enum sock_flags`): the application has closed it.
+pub(crate) const SOCK_DEAD: u32 = 1 << 0;
+/// The peer has closed.
+pub(crate) const SOCK_DONE: u32 = 1 << 1;
+/// `SO_LINGER` is set.
+pub(crate) const SOCK_LINGER: u32 = 1 << 4;
 
 /// A `struct sock` (or the `sock_common` that smaller sockets begin with).
 #[derive(Clone, Copy)]
@@ -83,6 +102,24 @@ impl<L: Load> Sock<L> {
         }
     }
 
+    /// Its flags, of [`SOCK_DEAD`] and so on.
+    #[inline(always)]
+    pub(crate) fn flags(self) -> u32 {
+        self.load.field(self.address, Field::SkcFlags)
+    }
+
+    /// Its pending error as a negative errno; 0 is none.
+    #[inline(always)]
+    pub(crate) fn error(self) -> i32 {
+        -self.load.field::<i32>(self.address, Field::SkErr)
+    }
+
+    /// Whether no file refers to it: it was closed, or not accepted yet.
+    #[inline(always)]
+    pub(crate) fn is_detached(self) -> bool {
+        self.load.field::<u64>(self.address, Field::SkSocket) == 0
+    }
+
     /// Inode number of its network namespace.
     #[inline(always)]
     pub(crate) fn netns(self) -> u32 {
@@ -101,6 +138,14 @@ impl<L: Load> Sock<L> {
         flow.dport = self.load.field(self.address, Field::SkcDport);
         flow.saddr = self.local_address(flow.family);
         flow.daddr = self.peer_address(flow.family);
+    }
+
+    /// As [`Sock::flow`] for a full socket that may be closed already: then only `inet_sport`
+    /// still knows the local port.
+    #[inline(always)]
+    pub(crate) fn last_flow(self, flow: &mut Flow) {
+        self.flow(flow);
+        flow.sport = self.tcp_field(Field::InetSport);
     }
 
     /// The local address, IPv4 in the first four bytes.

@@ -43,6 +43,10 @@ impl std::error::Error for DecodeError {}
 pub trait Names {
     /// Name of a drop reason, without its `SKB_DROP_REASON_`.
     fn drop_reason(&mut self, code: u32) -> Value;
+    /// Name of a reset reason, without its `SK_RST_REASON_`; the number if it is not known.
+    fn reset_reason(&mut self, code: u32) -> Value {
+        Value::Text(Arc::from(code.to_string()))
+    }
     /// `function+0xoffset` of an address in the kernel's text.
     fn symbol(&mut self, address: u64) -> Value;
     /// Functions of a kernel stack, innermost first.

@@ -181,7 +181,16 @@ fn check_says_of_every_hook_how_it_is_watched_or_why_not() {
         .iter()
         .map(|probe| probe.name.as_str())
         .collect();
-    let all = ["drops", "retransmits", "connects", "listeners", "conntrack"];
+    let all = [
+        "drops",
+        "retransmits",
+        "connects",
+        "listeners",
+        "conntrack",
+        "resets",
+        "lifetimes",
+        "time-wait",
+    ];
     assert_eq!(names, all);
     for probe in &check.probes {
         let required = probe.hooks.iter().filter(|hook| hook.required);

@@ -2,12 +2,15 @@
 
 use crate::{complaint, netprobe};
 
-const COMMANDS: [&str; 7] = [
+const COMMANDS: [&str; 10] = [
     "drops",
     "retransmits",
     "connects",
     "listeners",
     "conntrack",
+    "resets",
+    "lifetimes",
+    "time-wait",
     "flame",
     "check",
 ];

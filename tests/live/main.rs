@@ -9,5 +9,8 @@ mod conntrack;
 mod drops;
 mod filters;
 mod flame;
+mod lifetimes;
 mod listeners;
+mod resets;
 mod retransmits;
+mod time_wait;

@@ -12,12 +12,15 @@ use netprobe_common::{
     header::{Event, Header, Kind},
     record::{Plain, bytes_of},
     records::{
-        Flow, NO_STACK, Owner,
+        Flow, NO_STACK, Owner, Role,
         connects::{Connect, ErrnoSource, NOT_COUNTED, Outcome},
         conntrack::TableFull,
         drops::{Drop, NO_REASON},
+        lifetimes::{Closer, Ending, Lifetime},
         listeners::{Refusal, Stage},
+        resets::{self, Direction, NO_IDLE, Reset},
         retransmits::{Cause, Retransmit},
+        time_wait::{self, TimeWait},
     },
 };
 
@@ -127,6 +130,9 @@ pub(crate) fn records(kind: Kind) -> Vec<Vec<u8>> {
         Kind::Connects => connects(),
         Kind::Listeners => listeners(),
         Kind::Conntrack => conntrack(),
+        Kind::Resets => resets(),
+        Kind::Lifetimes => lifetimes(),
+        Kind::TimeWait => time_wait(),
     }
 }
 
@@ -293,6 +299,109 @@ fn conntrack() -> Vec<Vec<u8>> {
         ..tcp
     };
     bytes(&[tcp, udp, rare])
+}
+
+fn resets() -> Vec<Vec<u8>> {
+    let closed_port = Reset {
+        header: header::<Reset>(15),
+        flow: flow4(),
+        idle_ns: NO_IDLE,
+        reason: 4,
+        stack: NO_STACK,
+        direction: Direction::Sent as u8,
+        cause: resets::Cause::NoListener as u8,
+        ..Reset::zeroed()
+    };
+    let after_idle_time = Reset {
+        flow: flow6(),
+        owner: owner(b"java"),
+        age_ns: 7_200_000_000_000,
+        idle_ns: 3_600_000_000_000,
+        reason: resets::NO_REASON,
+        direction: Direction::Received as u8,
+        cause: resets::Cause::Unknown as u8,
+        state: 1,
+        ..closed_port
+    };
+    let unread = Reset {
+        flow: flow_mapped(),
+        idle_ns: 0,
+        direction: Direction::Sent as u8,
+        cause: resets::Cause::UnreadData as u8,
+        ..after_idle_time
+    };
+    bytes(&[closed_port, after_idle_time, unread])
+}
+
+fn lifetimes() -> Vec<Vec<u8>> {
+    let orderly = Lifetime {
+        header: header::<Lifetime>(17),
+        flow: flow4(),
+        owner: owner(b"curl"),
+        duration_ns: 1_500_000_000,
+        bytes_sent: 400,
+        bytes_received: 10_000_000_000,
+        segs_out: 3500,
+        segs_in: 7000,
+        retransmits: 2,
+        srtt_us: 250,
+        stack: NO_STACK,
+        role: Role::Client as u8,
+        closer: Closer::Local as u8,
+        ending: Ending::Fin as u8,
+        time_wait: 1,
+        state: 5,
+        ..Lifetime::zeroed()
+    };
+    let from_before = Lifetime {
+        flow: flow6(),
+        duration_ns: 0,
+        role: Role::Server as u8,
+        closer: Closer::Remote as u8,
+        ending: Ending::Reset as u8,
+        errno: -104,
+        time_wait: 0,
+        state: 1,
+        ..orderly
+    };
+    let failed = Lifetime {
+        flow: flow_mapped(),
+        closer: Closer::Neither as u8,
+        ending: Ending::Failed as u8,
+        errno: -111,
+        srtt_us: 0,
+        time_wait: 0,
+        state: 2,
+        ..orderly
+    };
+    bytes(&[orderly, from_before, failed])
+}
+
+fn time_wait() -> Vec<Vec<u8>> {
+    let entered = TimeWait {
+        header: header::<TimeWait>(19),
+        flow: flow4(),
+        owner: owner(b"wrk"),
+        stack: NO_STACK,
+        role: Role::Client as u8,
+        outcome: time_wait::Outcome::Entered as u8,
+        state: 6,
+        ..TimeWait::zeroed()
+    };
+    let refused = TimeWait {
+        flow: flow6(),
+        role: Role::Server as u8,
+        outcome: time_wait::Outcome::Refused as u8,
+        state: 5,
+        ..entered
+    };
+    let unknown = TimeWait {
+        flow: flow_mapped(),
+        owner: Owner::zeroed(),
+        outcome: time_wait::Outcome::Unknown as u8,
+        ..entered
+    };
+    bytes(&[entered, refused, unknown])
 }
 
 /// Totals as the kernel counts them.

@@ -6,5 +6,8 @@ pub(crate) mod connects;
 pub(crate) mod conntrack;
 pub(crate) mod cpu;
 pub(crate) mod drops;
+pub(crate) mod lifetimes;
 pub(crate) mod listeners;
+pub(crate) mod resets;
 pub(crate) mod retransmits;
+pub(crate) mod time_wait;

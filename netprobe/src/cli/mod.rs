@@ -13,6 +13,7 @@ mod filter;
 mod flame;
 mod generate;
 mod logging;
+mod open;
 mod signals;
 mod stream;
 
@@ -68,6 +69,15 @@ enum Command {
     Listeners(stream::Options),
     /// Connections refused because the conntrack table is full.
     Conntrack(stream::Options),
+    /// Resets sent and received: why, in which state, after how long an idle time.
+    Resets(stream::Options),
+    /// Connections from open to close: duration, bytes, retransmits, who closed first, result.
+    #[command(
+        after_help = "Examples:\n  netprobe lifetimes --port 443\n  netprobe lifetimes --open --longest"
+    )]
+    Lifetimes(Lifetimes),
+    /// Entries into TIME_WAIT: which connection, whose, on which side, and refusals.
+    TimeWait(stream::Options),
     /// Flame graphs of where in the kernel it happens.
     Flame(flame::Options),
     /// What this kernel and these privileges allow, probe by probe.
@@ -75,6 +85,19 @@ enum Command {
     /// Man pages and shell completions.
     #[command(hide = true)]
     Generate(generate::Options),
+}
+
+/// Options of `lifetimes`.
+#[derive(Args, Clone, Debug)]
+struct Lifetimes {
+    #[command(flatten)]
+    stream: stream::Options,
+    /// List the connections that are open now instead, also those from before netprobe.
+    #[arg(long, conflicts_with_all = ["duration", "count", "stack"])]
+    open: bool,
+    /// With --open: the longest open first.
+    #[arg(long, requires = "open")]
+    longest: bool,
 }
 
 /// A duration: `10s`, `5m`, `1h30m`, or a bare number of seconds.
@@ -114,6 +137,13 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Connects(options) => stream::run(global, Kind::Connects, options),
         Command::Listeners(options) => stream::run(global, Kind::Listeners, options),
         Command::Conntrack(options) => stream::run(global, Kind::Conntrack, options),
+        Command::Resets(options) => stream::run(global, Kind::Resets, options),
+        Command::Lifetimes(options) if options.open => {
+            let stream = &options.stream;
+            open::run(stream.filter(), stream.is_json(), options.longest)
+        }
+        Command::Lifetimes(options) => stream::run(global, Kind::Lifetimes, &options.stream),
+        Command::TimeWait(options) => stream::run(global, Kind::TimeWait, options),
         Command::Flame(options) => flame::run(global, options),
         Command::Check(options) => check::run(options),
         Command::Generate(options) => generate::run(options),

@@ -51,6 +51,18 @@ pub(super) struct Options {
     ring_kib: u32,
 }
 
+impl Options {
+    /// Which connections are wanted.
+    pub(super) const fn filter(&self) -> &filter::Options {
+        &self.filter
+    }
+
+    /// Whether the output is JSON Lines.
+    pub(super) const fn is_json(&self) -> bool {
+        self.json
+    }
+}
+
 /// Runs a stream until its time is over or a signal comes.
 pub(super) fn run(global: &Global, kind: Kind, options: &Options) -> Result<ExitCode> {
     let plan = options.filter.plan(probes::of(kind))?;
@@ -77,7 +89,8 @@ async fn watch(
     require(&session)?;
     let mut ring = LiveRing::new(session.take_ring()?)?;
     let stacks = options.stack.then(|| session.take_stacks()).transpose()?;
-    let names = LiveNames::new(session.drop_reasons().clone(), stacks);
+    let names = LiveNames::new(session.drop_reasons().clone(), stacks)
+        .with_reset_reasons(session.reset_reasons().clone());
     let mut screen = Screen::new(spec, options, names, matcher);
     screen.begin()?;
     announce(&session, spec);
@@ -153,6 +166,11 @@ fn request(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Requ
         } else {
             1
         },
+        lives: if remembers_connections(spec.kind) {
+            131_072
+        } else {
+            1
+        },
         ..Sizes::NONE
     };
     let counts_candidates = spec.kind == Kind::Connects && !options.count;
@@ -162,6 +180,11 @@ fn request(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Requ
         sizes,
         windowed: counts_candidates.then_some(&probes::connects::CANDIDATES),
     }
+}
+
+/// Whether the probe keeps something for each open connection.
+fn remembers_connections(kind: Kind) -> bool {
+    matches!(kind, Kind::Resets | Kind::Lifetimes | Kind::TimeWait)
 }
 
 /// A probe that was asked for by name must be there, or wait for a module.

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned};
 use netprobe_common::{config::Config, offsets::Offsets, record::bytes_of};
+use rustix::time::{ClockId, clock_getres};
 
 /// The programs, as committed in `prebuilt/`.
 #[cfg(target_arch = "x86_64")]
@@ -21,6 +22,8 @@ pub struct Sizes {
     pub stack_counts: u32,
     /// Connects under way, and sockets whose owner is remembered.
     pub connects: u32,
+    /// Open connections whose age and owner are remembered.
+    pub lives: u32,
 }
 
 impl Sizes {
@@ -31,16 +34,22 @@ impl Sizes {
         counts: 64,
         stack_counts: 1,
         connects: 1,
+        lives: 1,
     };
 }
 
 /// Creates the maps and reads the programs; none of them runs yet.
 pub fn load(config: &Config, offsets: &Offsets, sizes: Sizes, btf: &Btf) -> Result<Ebpf> {
+    let config = Config {
+        tick_ns: tick_ns(),
+        ..*config
+    };
     EbpfLoader::new()
-        // aya asks again with a log when a program is rejected; before that it only costs time.
-        .verifier_log_level(aya::VerifierLogLevel::DISABLE)
+        // aya asks for a log only once a program was rejected. Without a level the kernel refuses
+        // that second question, and the reason stays hidden behind EINVAL.
+        .verifier_log_level(aya::VerifierLogLevel::DEBUG)
         .btf(Some(btf))
-        .override_global("CONFIG", bytes_of(config), true)
+        .override_global("CONFIG", bytes_of(&config), true)
         .override_global("OFFSETS", bytes_of(offsets), true)
         .map_max_entries("EVENTS", sizes.ring_bytes)
         .map_max_entries("STACKS", sizes.stacks)
@@ -48,6 +57,24 @@ pub fn load(config: &Config, offsets: &Offsets, sizes: Sizes, btf: &Btf) -> Resu
         .map_max_entries("STACK_COUNTS", sizes.stack_counts)
         .map_max_entries("CONNECTS", sizes.connects)
         .map_max_entries("OWNERS", sizes.connects)
+        .map_max_entries("LIVES", sizes.lives)
         .load(OBJECT)
         .context("create the BPF maps (needs CAP_BPF, and on 5.10 a large RLIMIT_MEMLOCK)")
+}
+
+/// Length of a jiffy, which is how coarse the coarse clock is.
+fn tick_ns() -> u32 {
+    let resolution = clock_getres(ClockId::MonotonicCoarse);
+    u32::try_from(resolution.tv_nsec).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jiffy_is_one_of_the_lengths_that_kernels_are_built_with() {
+        let tick_ns = tick_ns();
+        assert!((1_000_000..=10_000_000).contains(&tick_ns), "{tick_ns}");
+    }
 }

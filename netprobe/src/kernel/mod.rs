@@ -11,6 +11,7 @@ pub mod names;
 pub mod offsets;
 pub mod pod;
 pub mod privileges;
+pub mod reset_reasons;
 pub mod sampler;
 pub mod session;
 pub mod symbols;

@@ -6,12 +6,13 @@ use aya::maps::{MapData, StackTraceMap};
 use netprobe_common::owner::Owner;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{drop_reasons::DropReasons, symbols::Symbols};
+use super::{drop_reasons::DropReasons, reset_reasons::ResetReasons, symbols::Symbols};
 use crate::{decode::Names, observe::owners::Owners, report::Value};
 
 /// Looks names up in the running kernel and in `/proc`.
 pub struct LiveNames {
     reasons: DropReasons,
+    reset_reasons: ResetReasons,
     symbols: Symbols,
     places: HashMap<u64, Value>,
     stacks: Option<StackTraceMap<MapData>>,
@@ -24,11 +25,21 @@ impl LiveNames {
     pub fn new(reasons: DropReasons, stacks: Option<StackTraceMap<MapData>>) -> Self {
         Self {
             reasons,
+            reset_reasons: ResetReasons::default(),
             symbols: Symbols::new(),
             places: HashMap::new(),
             stacks,
             owners: Owners::default(),
             clock_offset_ns: clock_offset_ns(),
+        }
+    }
+
+    /// Names reset reasons too.
+    #[must_use]
+    pub fn with_reset_reasons(self, reset_reasons: ResetReasons) -> Self {
+        Self {
+            reset_reasons,
+            ..self
         }
     }
 
@@ -57,6 +68,10 @@ impl LiveNames {
 impl Names for LiveNames {
     fn drop_reason(&mut self, code: u32) -> Value {
         self.reasons.name(code)
+    }
+
+    fn reset_reason(&mut self, code: u32) -> Value {
+        self.reset_reasons.name(code)
     }
 
     fn symbol(&mut self, address: u64) -> Value {

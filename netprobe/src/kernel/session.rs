@@ -12,6 +12,7 @@ use log::Log;
 use netprobe_common::{
     config::Config,
     counters::{Count, CountKey, Counters, OTHER, StackKey},
+    header::Kind,
     record::Plain,
 };
 
@@ -24,8 +25,12 @@ use super::{
     load::{self, Sizes},
     offsets,
     pod::Wire,
+    reset_reasons::{self, ResetReasons},
 };
-use crate::probes::{self, Hook, PROBES, ProbeSpec, Via};
+use crate::{
+    filter::KnownReasons,
+    probes::{self, Hook, PROBES, ProbeSpec, Via},
+};
 
 const CONNTRACK: &str = "nf_conntrack";
 /// Where it is built in, this is among the kernel's own functions.
@@ -49,6 +54,7 @@ pub struct Session {
     ebpf: Ebpf,
     btf: Option<Btf>,
     drop_reasons: DropReasons,
+    reset_reasons: ResetReasons,
     has_builtin_conntrack: bool,
     ways: Ways,
     probes: Vec<(&'static ProbeSpec, Vec<Attached>)>,
@@ -63,10 +69,11 @@ impl Session {
         Self::start_with(request, |_reasons| Ok(request.config))
     }
 
-    /// As [`Session::start`], with settings that depend on the kernel's drop reasons.
+    /// As [`Session::start`], with settings that depend on the kernel's names of the reasons that
+    /// the events of the request have.
     pub fn start_with(
         request: &Request,
-        configure: impl FnOnce(&DropReasons) -> Result<Config>,
+        configure: impl FnOnce(&dyn KnownReasons) -> Result<Config>,
     ) -> Result<Self> {
         let started = Instant::now();
         // Kept to the end: glibc takes blocks up to the size of the largest one that was freed
@@ -76,7 +83,13 @@ impl Session {
         let offsets = offsets::resolve(&kernel);
         log::debug!("types are read after {:?}", started.elapsed());
         let drop_reasons = DropReasons::read(&kernel);
-        let config = configure(&drop_reasons)?;
+        let reset_reasons = ResetReasons::read(&kernel);
+        let has_resets = request.probes.iter().all(|spec| spec.kind == Kind::Resets);
+        let config = configure(if has_resets {
+            &reset_reasons
+        } else {
+            &drop_reasons
+        })?;
         let mut ebpf = load::load(&config, &offsets, request.sizes, &btf)?;
         reserve_other(&mut ebpf, request)?;
         let logger = open_log(&mut ebpf, &config)?;
@@ -85,6 +98,7 @@ impl Session {
             ebpf,
             btf: Some(btf),
             drop_reasons,
+            reset_reasons,
             has_builtin_conntrack: kernel.function(CONNTRACK_FUNCTION).is_some(),
             ways: Ways::detect(),
             probes: Vec::new(),
@@ -179,6 +193,11 @@ impl Session {
     /// Names of this kernel's drop reasons.
     pub const fn drop_reasons(&self) -> &DropReasons {
         &self.drop_reasons
+    }
+
+    /// Names of this kernel's reset reasons.
+    pub const fn reset_reasons(&self) -> &ResetReasons {
+        &self.reset_reasons
     }
 
     /// Whether a module is there, as module or built in.
@@ -342,6 +361,7 @@ fn names() -> HashSet<String> {
     });
     let types = offsets::names()
         .chain(drop_reasons::names())
+        .chain(reset_reasons::names())
         .chain([CONNTRACK_FUNCTION]);
     types.map(str::to_owned).chain(targets).collect()
 }

@@ -1,5 +1,6 @@
-//! What the kernel shows in `/proc`, beside events.
+//! What the kernel shows when asked, beside events.
 
 pub mod netns;
 pub mod owners;
 pub mod services;
+pub mod sockets;

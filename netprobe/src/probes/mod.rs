@@ -11,7 +11,7 @@ use netprobe_common::{
     header::Kind,
     offsets::Field,
     record::{Plain, read},
-    records::{Flow, Owner},
+    records::{Flow, Owner, Role},
 };
 
 use crate::{
@@ -22,8 +22,11 @@ use crate::{
 pub mod connects;
 pub mod conntrack;
 pub mod drops;
+pub mod lifetimes;
 pub mod listeners;
+pub mod resets;
 pub mod retransmits;
+pub mod time_wait;
 
 /// Every probe, in the order of [`Kind`].
 pub static PROBES: &[&ProbeSpec] = &[
@@ -32,6 +35,9 @@ pub static PROBES: &[&ProbeSpec] = &[
     &connects::SPEC,
     &listeners::SPEC,
     &conntrack::SPEC,
+    &resets::SPEC,
+    &lifetimes::SPEC,
+    &time_wait::SPEC,
 ];
 
 /// A kind of event: what it means, where it comes from, how it reads.
@@ -203,6 +209,11 @@ fn owner(owner: &Owner, names: &mut dyn Names) -> [Value; 3] {
         None => (Value::Unknown, Value::Unknown),
     };
     [pid, comm, Value::nonzero(owner.ino)]
+}
+
+/// Which end of a connection this machine is.
+fn role(raw: u8) -> Value {
+    Role::name_of(raw).map_or(Value::Unknown, Value::Word)
 }
 
 /// A TCP state by its number (`include/net/tcp_states.h`), spelled as in ss(8).

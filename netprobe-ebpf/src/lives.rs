@@ -1,0 +1,164 @@
+//! The life of each TCP connection: when it was opened, by whom, and in which state it was last.
+//!
+//! Probes that need this attach [`track`] to the state changes and [`forget`] to the destruction
+//! of sockets. Both may run several times for the same change, for one probe each.
+
+use netprobe_common::{
+    header::Kind,
+    offsets::Field,
+    record,
+    record::Plain,
+    records::{Owner, Role},
+};
+
+use crate::{
+    load::{Load, Typed},
+    maps::{LIVES, add, counters, value},
+    sock::{
+        SOCK_DEAD, Sock, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK,
+        TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT,
+    },
+    task,
+};
+
+record! {
+    /// What is known of a connection beyond its socket.
+    pub struct Life {
+        /// When it was opened; 0 is before we came.
+        pub start_ns: u64,
+        /// The task that opened it, or else the one that closed it.
+        pub owner: Owner,
+        /// State before it was closed; 0 while it is open.
+        pub last_state: u32,
+        /// A [`Role`], raw; 0 if its opening was not seen.
+        pub role: u8,
+        /// 1 once its way to TIME_WAIT has been reported.
+        pub time_wait: u8,
+        /// Reserved, zero.
+        pub reserved: [u8; 2],
+    }
+}
+
+/// Notes a change of state, on behalf of the probe `kind`.
+#[inline(always)]
+pub(crate) fn track(kind: Kind, sock: Sock<Typed>, old: u8, new: u8) {
+    if new == TCP_SYN_SENT {
+        begin(kind, sock, Role::Client, caller(sock));
+    } else if new == TCP_SYN_RECV && old == TCP_LISTEN {
+        begin(kind, sock, Role::Server, Owner::zeroed());
+    } else if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK) && old != TCP_SYN_RECV {
+        // Only `close` and `shutdown` lead here, in the caller's own task.
+        claim(kind, sock);
+    } else if new == TCP_CLOSE && old != TCP_LISTEN && old != TCP_CLOSE {
+        // Without an error it is `close` that aborts, of the socket or of its listener.
+        let is_open = old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT;
+        if is_open && sock.error() == 0 && sock.flags() & SOCK_DEAD == 0 {
+            claim(kind, sock);
+        }
+        if let Some(life) = entry(kind, sock) {
+            life.last_state = u32::from(old);
+        }
+    }
+}
+
+/// What is known of `sk`.
+#[inline(always)]
+pub(crate) fn of(sk: u64) -> Option<&'static mut Life> {
+    value(LIVES.get_ptr_mut(sk))
+}
+
+/// What is known of `sock`, an empty entry if it is nothing; `None` if there is no room.
+#[inline(always)]
+pub(crate) fn entry<L: Load>(kind: Kind, sock: Sock<L>) -> Option<&'static mut Life> {
+    if let Some(life) = of(sock.address) {
+        return Some(life);
+    }
+    insert(kind, sock.address, &Life::zeroed());
+    of(sock.address)
+}
+
+/// The socket is destroyed.
+#[inline(always)]
+pub(crate) fn forget(sk: u64) {
+    let _unknown = LIVES.remove(sk);
+}
+
+/// Whether `sock` opened its connection or accepted it.
+///
+/// An accepted socket is a copy of its listener and keeps the listener's backlog, so that this
+/// is known also of connections that were there before us.
+#[inline(always)]
+pub(crate) fn role<L: Load>(sock: Sock<L>, life: Option<&Life>) -> u8 {
+    if let Some(life) = life
+        && life.role != 0
+    {
+        return life.role;
+    }
+    if sock.load.field::<u32>(sock.address, Field::SkMaxAckBacklog) == 0 {
+        Role::Client as u8
+    } else {
+        Role::Server as u8
+    }
+}
+
+/// The owner as it was noted, or else as the socket's file tells.
+#[inline(always)]
+pub(crate) fn owner<L: Load>(sock: Sock<L>, owner: &mut Owner) {
+    if let Some(life) = of(sock.address) {
+        *owner = life.owner;
+    }
+    if owner.ino == 0 {
+        owner.ino = sock.inode();
+    }
+}
+
+/// Nanoseconds since the connection was opened; 0 if that was not seen.
+#[inline(always)]
+pub(crate) fn age_ns(sk: u64) -> u64 {
+    match of(sk) {
+        Some(life) if life.start_ns != 0 => crate::emit::now() - life.start_ns,
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn begin(kind: Kind, sock: Sock<Typed>, role: Role, owner: Owner) {
+    let life = Life {
+        start_ns: crate::emit::now(),
+        owner,
+        last_state: 0,
+        role: role as u8,
+        time_wait: 0,
+        reserved: [0; 2],
+    };
+    insert(kind, sock.address, &life);
+}
+
+/// The running task closes the connection: it owns it, unless another one opened it.
+#[inline(always)]
+fn claim(kind: Kind, sock: Sock<Typed>) {
+    if let Some(life) = entry(kind, sock)
+        && life.owner.pid == 0
+    {
+        life.owner = caller(sock);
+    }
+}
+
+#[inline(always)]
+fn caller(sock: Sock<Typed>) -> Owner {
+    Owner {
+        ino: sock.inode(),
+        pid: task::pid(),
+        reserved: 0,
+        comm: task::comm(),
+    }
+}
+
+#[inline(always)]
+fn insert(kind: Kind, sk: u64, life: &Life) {
+    if LIVES.insert(sk, life, 0).is_err()
+        && let Some(counters) = counters(kind)
+    {
+        add(&mut counters.map_full, 1);
+    }
+}

@@ -1,0 +1,185 @@
+//! A connection ends: its socket, which knows what went over it, goes to CLOSE.
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use netprobe_common::{
+    counters::CountKey,
+    header::Kind,
+    offsets::Field,
+    record::Plain,
+    records::{
+        Flow, Role,
+        lifetimes::{Closer, Ending, Lifetime},
+    },
+};
+
+use crate::{
+    emit::{Filtered, Sighting, account, publish},
+    filter, lives,
+    load::{Load, Typed},
+    sock::{
+        SOCK_DEAD, SOCK_DONE, Sock, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED,
+        TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_SENT,
+    },
+};
+
+const EPIPE: i32 = -32;
+const ECONNABORTED: i32 = -103;
+const ECONNRESET: i32 = -104;
+const ETIMEDOUT: i32 = -110;
+const ECONNREFUSED: i32 = -111;
+
+// match-proto:v6.12:include/trace/events/sock.h:inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub(crate) fn lifetimes(ctx: BtfTracePointContext) -> i32 {
+    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    let (old, new) = (old as u8, new as u8);
+    if let Some(sock) = Sock::new(Typed, ctx.arg(0)).filter(|sock| sock.is_tcp()) {
+        lives::track(Kind::Lifetimes, sock, old, new);
+        if new == TCP_CLOSE && was_connection(old) {
+            account(Kind::Lifetimes, try_lifetimes(&ctx, sock, old));
+        }
+    }
+    0
+}
+
+// match-proto:v6.12:include/trace/events/tcp.h:tcp_destroy_sock(struct sock *sk)
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+pub(crate) fn lifetimes_gone(ctx: BtfTracePointContext) -> i32 {
+    lives::forget(ctx.arg(0));
+    0
+}
+
+/// Listeners, and handshakes that were not finished by the peer, are none.
+#[inline(always)]
+fn was_connection(old: u8) -> bool {
+    matches!(
+        old,
+        TCP_ESTABLISHED
+            | TCP_SYN_SENT
+            | TCP_FIN_WAIT1
+            | TCP_FIN_WAIT2
+            | TCP_CLOSE_WAIT
+            | TCP_LAST_ACK
+            | TCP_CLOSING
+    )
+}
+
+/// Whether a socket that leaves `old` for CLOSE without an error goes on in TIME_WAIT, rather than
+/// being reset by its own end.
+#[inline(always)]
+pub(crate) fn enters_time_wait(sock: Sock<Typed>, old: u8) -> bool {
+    if old == TCP_CLOSING {
+        return true;
+    }
+    let is_closed = sock.flags() & (SOCK_DEAD | SOCK_DONE) != 0;
+    old == TCP_FIN_WAIT2 && is_closed && sock.tcp_field::<i32>(Field::TcpLinger2) >= 0
+}
+
+#[inline(always)]
+fn ending(sock: Sock<Typed>, old: u8, error: i32) -> Ending {
+    let is_orderly = old == TCP_LAST_ACK || enters_time_wait(sock, old);
+    match error {
+        _ if old == TCP_SYN_SENT => Ending::Failed,
+        ECONNRESET | EPIPE | ECONNREFUSED | ECONNABORTED => Ending::Reset,
+        ETIMEDOUT => Ending::Timeout,
+        _ if is_orderly => Ending::Fin,
+        0 => Ending::Reset,
+        // What an unanswered retransmission was told about the path.
+        _ => Ending::Timeout,
+    }
+}
+
+#[inline(always)]
+fn closer(old: u8, error: i32) -> Closer {
+    match old {
+        TCP_SYN_SENT => Closer::Neither,
+        TCP_CLOSE_WAIT | TCP_LAST_ACK => Closer::Remote,
+        TCP_ESTABLISHED if error == ECONNRESET => Closer::Remote,
+        _ => Closer::Local,
+    }
+}
+
+#[inline(always)]
+fn try_lifetimes(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8) -> Result<(), Filtered> {
+    let mut flow = Flow::zeroed();
+    sock.last_flow(&mut flow);
+    if !filter::admits(&flow) || !filter::admits_state(old) {
+        return Err(Filtered);
+    }
+    let error = sock.error();
+    let ending = ending(sock, old, error);
+    let role = lives::role(sock, lives::of(sock.address).as_deref());
+    let bytes = Bytes::of(sock);
+    let key = CountKey {
+        kind: Kind::Lifetimes as u32,
+        code: ending as u32,
+        netns: flow.netns,
+        port: if role == Role::Client as u8 {
+            flow.dport
+        } else {
+            flow.sport
+        },
+        reserved: 0,
+        location: u64::from(role),
+    };
+    let sighting = Sighting {
+        key,
+        weight: bytes.sent + bytes.received,
+        comm: [0; 16],
+    };
+    publish::<Lifetime, _>(ctx, &sighting, |record, stack| {
+        record.flow = flow;
+        lives::owner(sock, &mut record.owner);
+        record.duration_ns = lives::age_ns(sock.address);
+        record.bytes_sent = bytes.sent;
+        record.bytes_received = bytes.received;
+        traffic(sock, record);
+        record.errno = error;
+        record.role = role;
+        record.closer = closer(old, error) as u8;
+        record.ending = ending as u8;
+        record.time_wait = u8::from(matches!(ending, Ending::Fin) && old != TCP_LAST_ACK);
+        record.state = old;
+        record.stack = stack;
+    });
+    Ok(())
+}
+
+/// Data only, each byte once.
+struct Bytes {
+    sent: u64,
+    received: u64,
+}
+
+impl Bytes {
+    #[inline(always)]
+    fn of(sock: Sock<Typed>) -> Self {
+        let Some(tcp) = Typed.tcp_sock(sock.address) else {
+            return Self {
+                sent: 0,
+                received: 0,
+            };
+        };
+        let sent: u64 = Typed.field(tcp, Field::TcpBytesSent);
+        let again: u64 = Typed.field(tcp, Field::TcpBytesRetrans);
+        let received: u64 = Typed.field(tcp, Field::TcpBytesReceived);
+        // The kernel counts the peer's FIN as a byte.
+        let fin = u64::from(sock.flags() & SOCK_DONE != 0);
+        Self {
+            sent: sent.saturating_sub(again),
+            received: received.saturating_sub(fin),
+        }
+    }
+}
+
+#[inline(always)]
+fn traffic(sock: Sock<Typed>, record: &mut Lifetime) {
+    let Some(tcp) = Typed.tcp_sock(sock.address) else {
+        return;
+    };
+    record.segs_out = Typed.field(tcp, Field::TcpSegsOut);
+    record.segs_in = Typed.field(tcp, Field::TcpSegsIn);
+    record.retransmits = Typed.field(tcp, Field::TcpTotalRetrans);
+    // The kernel keeps eight times the value.
+    record.srtt_us = Typed.field::<u32>(tcp, Field::TcpSrttUs) >> 3;
+}

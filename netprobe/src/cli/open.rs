@@ -1,0 +1,172 @@
+//! `netprobe lifetimes --open`: connections that are open now, also those from before us.
+
+use std::{
+    cmp::Reverse,
+    io::{self, BufWriter, IsTerminal, Write},
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Result;
+
+use super::filter;
+use crate::{
+    filter::{check_columns, contradiction, matcher::Matcher},
+    observe::{
+        owners::Owners,
+        sockets::{self, OpenConnection},
+    },
+    probes,
+    render::{
+        self,
+        table::Table,
+        time::{Clock, Style},
+    },
+    report::{Column, Layout, Row, Value},
+};
+
+const LAYOUT: Layout = Layout {
+    kind: "open",
+    columns: &[
+        Column::number("pid", "PID", 7, "process that holds the socket"),
+        Column::text("comm", "COMM", 15, "name of that process"),
+        Column::text(
+            "role",
+            "ROLE",
+            6,
+            "server if somebody listens at the local port",
+        ),
+        Column::text("saddr", "LADDR", 15, "local address"),
+        Column::number("sport", "LPORT", 5, "local port"),
+        Column::text("daddr", "RADDR", 15, "remote address"),
+        Column::number("dport", "RPORT", 5, "remote port"),
+        Column::text("state", "STATE", 10, "TCP state, as in ss(8)"),
+        Column::number(
+            "age_ns",
+            "AGE(ns)",
+            15,
+            "since it was established, where that is known",
+        ),
+        Column::number(
+            "age_at_least_ns",
+            "AGE>=(ns)",
+            15,
+            "it was established no later than this",
+        ),
+        Column::number("idle_ns", "IDLE(ns)", 15, "since data last went either way"),
+        Column::number("bytes_sent", "SENT", 10, "bytes of data sent"),
+        Column::number("bytes_received", "RECEIVED", 10, "bytes of data received"),
+        Column::number("retransmits", "RETR", 4, "segments sent again"),
+        Column::number("srtt_us", "SRTT(us)", 8, "smoothed round-trip time").wide(),
+        Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
+        Column::text("family", "FAMILY", 11, "ipv4, ipv6 or ipv4-mapped").hidden(),
+        Column::number("ino", "INODE", 8, "inode number of the socket").hidden(),
+    ],
+};
+
+/// Lists them, the longest open first if that is wanted.
+pub(super) fn run(options: &filter::Options, is_json: bool, is_longest: bool) -> Result<ExitCode> {
+    let matcher = matcher(options)?;
+    let (mut connections, refused) = sockets::open_connections()?;
+    for error in refused {
+        log::warn!("not seen: {error:#}");
+    }
+    if is_longest {
+        connections.sort_by_key(|connection| Reverse(least_age(connection)));
+    } else {
+        connections.sort_by_key(|connection| (connection.netns, connection.local));
+    }
+    let out = io::stdout();
+    let width = out
+        .is_terminal()
+        .then(|| rustix::termios::tcgetwinsize(&out).ok())
+        .flatten()
+        .map(|size| usize::from(size.ws_col));
+    let mut out = BufWriter::new(out.lock());
+    let mut table = Table::new(LAYOUT, width);
+    let mut clock = Clock::new(if is_json {
+        Style::Rfc3339
+    } else {
+        Style::OfDay
+    });
+    if !is_json {
+        table.heading(&mut out)?;
+    }
+    let mut owners = Owners::default();
+    let unix_ns = now();
+    for connection in &connections {
+        let row = row(unix_ns, connection, &mut owners);
+        if !matcher.admits(&row) {
+            continue;
+        }
+        let time = clock.format(unix_ns);
+        if is_json {
+            render::jsonl::row(&mut out, LAYOUT, &row, time)?;
+        } else {
+            table.row(&mut out, &row, time)?;
+        }
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The filter; all of it is tested here.
+fn matcher(options: &filter::Options) -> Result<Matcher> {
+    let expression = options.expression()?;
+    check_columns(&expression, LAYOUT.kind, |name| {
+        LAYOUT.columns.iter().any(|column| column.name == name)
+    })?;
+    contradiction::check(&expression)?;
+    Ok(Matcher::new(expression, LAYOUT.columns))
+}
+
+fn least_age(connection: &OpenConnection) -> Duration {
+    connection
+        .traffic
+        .map_or(Duration::ZERO, |traffic| traffic.least_age)
+}
+
+fn row(unix_ns: i64, connection: &OpenConnection, owners: &mut Owners) -> Row {
+    let owner = owners.of(connection.ino);
+    let traffic = connection.traffic;
+    let count = |value: Option<u64>| value.map_or(Value::Unknown, Value::Unsigned);
+    Row {
+        unix_ns,
+        kind: LAYOUT.kind,
+        values: vec![
+            owner.map_or(Value::Unknown, |(pid, _)| Value::nonzero(pid)),
+            owner.map_or(Value::Unknown, |(_, comm)| Value::name(comm)),
+            Value::Word(if connection.is_server {
+                "server"
+            } else {
+                "client"
+            }),
+            Value::Ip(connection.local.0),
+            Value::Unsigned(u64::from(connection.local.1)),
+            Value::Ip(connection.remote.0),
+            Value::Unsigned(u64::from(connection.remote.1)),
+            probes::tcp_state(connection.state),
+            count(traffic.and_then(|traffic| traffic.age).map(nanos)),
+            count(traffic.map(|traffic| nanos(traffic.least_age))),
+            count(traffic.map(|traffic| nanos(traffic.idle))),
+            count(traffic.map(|traffic| traffic.bytes_sent)),
+            count(traffic.map(|traffic| traffic.bytes_received)),
+            count(traffic.map(|traffic| u64::from(traffic.retransmits))),
+            count(traffic.map(|traffic| u64::from(traffic.srtt_us))),
+            Value::nonzero(connection.netns),
+            Value::Word(connection.family),
+            Value::nonzero(connection.ino),
+        ],
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+    })
+}

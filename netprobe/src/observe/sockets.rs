@@ -1,0 +1,268 @@
+//! Open TCP connections, asked of the kernel (`sock_diag`) in each network namespace that a
+//! process lives in.
+//!
+//! The kernel does not keep when a connection was opened. But it sets the times of the last data
+//! either way when one is established: where no data went one way since, that time is the age,
+//! and otherwise the age is at least as long.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs::{self, File},
+    net::IpAddr,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_sock_diag::{
+    SockDiagMessage,
+    constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN, TCP_SYN_SENT},
+    inet::{
+        ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
+        nlas::{Nla, TcpInfo},
+    },
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// A connection that is still open.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpenConnection {
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// Address and port of this end; IPv4 also where an IPv6 socket speaks it.
+    pub local: (IpAddr, u16),
+    /// Address and port of the peer.
+    pub remote: (IpAddr, u16),
+    /// `ipv4`, `ipv6`, or `ipv4-mapped` for IPv4 on an IPv6 socket.
+    pub family: &'static str,
+    /// TCP state, by number.
+    pub state: u8,
+    /// Inode number of the socket; 0 if its application has closed it.
+    pub ino: u64,
+    /// Whether somebody listens at the local port, so that it was accepted from there.
+    pub is_server: bool,
+    /// What went over it, if it was ever established.
+    pub traffic: Option<Traffic>,
+}
+
+/// What went over a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// Since it was established, if that is known.
+    pub age: Option<Duration>,
+    /// It is at least this old.
+    pub least_age: Duration,
+    /// Since data last went either way.
+    pub idle: Duration,
+    /// Bytes of data sent, each counted once.
+    pub bytes_sent: u64,
+    /// Bytes of data received.
+    pub bytes_received: u64,
+    /// Segments sent again.
+    pub retransmits: u32,
+    /// Smoothed round-trip time in microseconds.
+    pub srtt_us: u32,
+}
+
+/// The open connections of every namespace, and the namespaces that could not be asked.
+pub fn open_connections() -> Result<(Vec<OpenConnection>, Vec<anyhow::Error>)> {
+    let mut connections = Vec::new();
+    let mut refused = Vec::new();
+    for (netns, file) in namespaces()? {
+        // Only a thread can be moved, and it stays there: so it is one that ends.
+        let asked = thread::spawn(move || of_namespace(netns, &file)).join();
+        match asked {
+            Ok(Ok(found)) => connections.extend(found),
+            Ok(Err(error)) => refused.push(error),
+            Err(_panic) => bail!("the thread that asks a namespace for its sockets has failed"),
+        }
+    }
+    Ok((connections, refused))
+}
+
+/// Where ip-netns(8) keeps namespaces that need not have a process.
+const NAMED: &str = "/run/netns";
+
+/// Every network namespace that some process is in, or that has a name, by inode number.
+fn namespaces() -> Result<BTreeMap<u32, File>> {
+    let mut namespaces = BTreeMap::new();
+    let mut keep = |file: File| {
+        let inode = file.metadata().ok().map(|metadata| metadata.ino());
+        if let Some(inode) = inode.and_then(|inode| u32::try_from(inode).ok()) {
+            namespaces.entry(inode).or_insert(file);
+        }
+    };
+    // The folder is not there before the first namespace is named.
+    for entry in fs::read_dir(NAMED).into_iter().flatten().flatten() {
+        File::open(entry.path()).into_iter().for_each(&mut keep);
+    }
+    for entry in fs::read_dir("/proc").context("list processes")?.flatten() {
+        let is_process = entry.file_name().as_encoded_bytes()[0].is_ascii_digit();
+        if is_process {
+            // It may have ended meanwhile, or be a zombie.
+            File::open(entry.path().join("ns/net"))
+                .into_iter()
+                .for_each(&mut keep);
+        }
+    }
+    Ok(namespaces)
+}
+
+fn of_namespace(netns: u32, file: &File) -> Result<Vec<OpenConnection>> {
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+        .with_context(|| format!("enter network namespace {netns}"))?;
+    let mut sockets = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        dump(family, &mut sockets)
+            .with_context(|| format!("list sockets of network namespace {netns}"))?;
+    }
+    let is_listener = |socket: &&InetResponse| socket.header.state == TCP_LISTEN;
+    let listeners = sockets.iter().filter(is_listener);
+    let ports: HashSet<u16> = listeners
+        .map(|socket| socket.header.socket_id.source_port)
+        .collect();
+    let connections = sockets.iter().filter(|socket| !is_listener(socket));
+    Ok(connections
+        .map(|socket| connection(netns, socket, &ports))
+        .collect())
+}
+
+/// Asks for all sockets of a family but those in TIME_WAIT and half-open ones.
+fn dump(family: u8, sockets: &mut Vec<InetResponse>) -> Result<()> {
+    let mut socket = Socket::new(NETLINK_SOCK_DIAG).context("open a netlink socket")?;
+    socket.bind_auto().context("bind a netlink socket")?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket
+        .send(&request(family), 0)
+        .context("ask for sockets")?;
+    loop {
+        let (bytes, _kernel) = socket.recv_from_full().context("receive sockets")?;
+        if take(&bytes, sockets)? {
+            return Ok(());
+        }
+    }
+}
+
+fn request(family: u8) -> Vec<u8> {
+    let unwanted = StateFlags::TIME_WAIT | StateFlags::SYN_RECV | StateFlags::CLOSE;
+    let inet = InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::INFO,
+        states: StateFlags::all() - unwanted,
+        socket_id: if family == AF_INET {
+            SocketId::new_v4()
+        } else {
+            SocketId::new_v6()
+        },
+    };
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut message = NetlinkMessage::new(header, SockDiagMessage::InetRequest(inet).into());
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+/// Takes the sockets out of one datagram; true if it was the last.
+fn take(mut bytes: &[u8], sockets: &mut Vec<InetResponse>) -> Result<bool> {
+    while !bytes.is_empty() {
+        let message = <NetlinkMessage<SockDiagMessage>>::deserialize(bytes)
+            .context("read the kernel's list of sockets")?;
+        match message.payload {
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(error) => return Err(anyhow!(error.to_io())),
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(socket)) => {
+                sockets.push(*socket);
+            }
+            _ => {}
+        }
+        // Messages are aligned to four bytes.
+        let length = usize::try_from(message.header.length)?.next_multiple_of(4);
+        bytes = bytes.get(length.max(4)..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+fn connection(netns: u32, socket: &InetResponse, listening: &HashSet<u16>) -> OpenConnection {
+    let id = &socket.header.socket_id;
+    let info = socket.nlas.iter().find_map(|attribute| match attribute {
+        Nla::TcpInfo(info) => Some(info),
+        _ => None,
+    });
+    OpenConnection {
+        netns,
+        local: (id.source_address.to_canonical(), id.source_port),
+        remote: (id.destination_address.to_canonical(), id.destination_port),
+        family: match (socket.header.family, id.source_address.to_canonical()) {
+            (AF_INET, _) => "ipv4",
+            (_, IpAddr::V4(_)) => "ipv4-mapped",
+            (_, IpAddr::V6(_)) => "ipv6",
+        },
+        state: socket.header.state,
+        ino: u64::from(socket.header.inode),
+        is_server: listening.contains(&id.source_port),
+        traffic: info.and_then(|info| (info.state != TCP_SYN_SENT).then(|| traffic(info))),
+    }
+}
+
+fn traffic(info: &TcpInfo) -> Traffic {
+    let [sent, received] = [info.last_data_sent, info.last_data_recv]
+        .map(|millis| Duration::from_millis(u64::from(millis)));
+    let bytes_sent = info.bytes_sent.saturating_sub(info.bytes_retrans);
+    let age = if bytes_sent == 0 {
+        Some(sent)
+    } else if info.bytes_received == 0 {
+        Some(received)
+    } else {
+        None
+    };
+    Traffic {
+        age,
+        least_age: sent.max(received),
+        idle: sent.min(received),
+        bytes_sent,
+        bytes_received: info.bytes_received,
+        retransmits: info.total_retrans,
+        srtt_us: info.rtt,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn both_ends_of_an_open_connection_are_listed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        let mut found = Vec::new();
+        for family in [AF_INET, AF_INET6] {
+            if dump(family, &mut found).is_err() {
+                println!("SKIP this kernel does not list sockets");
+                return;
+            }
+        }
+        let ports = HashSet::from([listener.local_addr().unwrap().port()]);
+        for (end, is_server) in [(&near, false), (&far, true)] {
+            let local = end.local_addr().unwrap();
+            let listed = found
+                .iter()
+                .map(|socket| connection(1, socket, &ports))
+                .find(|open| open.local == (local.ip(), local.port()) && open.state == 1)
+                .unwrap();
+            assert_eq!(listed.is_server, is_server);
+            let traffic = listed.traffic.unwrap();
+            assert_eq!((traffic.bytes_sent, traffic.bytes_received), (0, 0));
+            assert_eq!(traffic.age, Some(traffic.least_age));
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! A connection was reset: the peer or this machine refused it, gave it up or threw data away.
+//!
+//! A reset after a long idle time points at a NAT or firewall that forgot the connection. It
+//! misses resets that a firewall makes up (`REJECT --reject-with tcp-reset`) and those received
+//! for connections in TIME_WAIT or half open. In FIN-WAIT the kernel treats late data as if it
+//! were a reset: then "received" comes just before the "sent" that answers it.
+
+use netprobe_common::{
+    counters::{CountKey, OTHER},
+    header::Kind,
+    offsets::Field,
+    records::resets::{Cause, Direction, NO_IDLE, NO_REASON, Reset},
+};
+
+use super::{Hook, KernelTest, ProbeSpec, Via, family, flow, owner, port, record, tcp_state};
+use crate::{
+    decode::{DecodeError, Names},
+    report::{Column, Value},
+};
+
+/// The probe.
+pub static SPEC: ProbeSpec = ProbeSpec {
+    kind: Kind::Resets,
+    about: "resets sent and received: why, in which state, after how long an idle time",
+    hooks: &[
+        Hook {
+            sees: "resets that connections and listeners send",
+            required: true,
+            module: None,
+            ways: &[&[Via::TpBtf.on("tcp_send_reset", "resets_sent")]],
+        },
+        Hook {
+            sees: "resets that answer packets without a connection",
+            required: false,
+            module: None,
+            ways: &[
+                &[Via::TpBtf.on("tcp_send_reset", "resets_answer")],
+                &[
+                    Via::Fentry.on("tcp_v4_send_reset", "resets_answer4"),
+                    Via::Fentry.on("tcp_v6_send_reset", "resets_answer6"),
+                ],
+                &[
+                    Via::Kprobe.on("tcp_v4_send_reset", "resets_answer_k"),
+                    Via::Kprobe.on("tcp_v6_send_reset", "resets_answer_k"),
+                ],
+            ],
+        },
+        Hook {
+            sees: "resets that connections receive",
+            required: true,
+            module: None,
+            ways: &[&[Via::TpBtf.on("tcp_receive_reset", "resets_received")]],
+        },
+        Hook {
+            sees: "age of connections, and their state before they were closed",
+            required: false,
+            module: None,
+            ways: &[&[
+                Via::TpBtf.on("inet_sock_set_state", "resets_state"),
+                Via::TpBtf.on("tcp_destroy_sock", "resets_gone"),
+            ]],
+        },
+    ],
+    needs: &[Field::SkcDaddr, Field::SkcDport, Field::SkbProtocol],
+    columns: &[
+        Column::number("pid", "PID", 7, "process that owns the socket"),
+        Column::text("comm", "COMM", 15, "name of that process"),
+        Column::text("direction", "DIR", 8, "sent or received"),
+        Column::text("saddr", "LADDR", 15, "local address"),
+        Column::number("sport", "LPORT", 5, "local port"),
+        Column::text("daddr", "RADDR", 15, "remote address"),
+        Column::number("dport", "RPORT", 5, "remote port"),
+        Column::text(
+            "state",
+            "STATE",
+            10,
+            "TCP state of the socket before the reset, as in ss(8)",
+        ),
+        Column::text(
+            "cause",
+            "CAUSE",
+            16,
+            "why, as far as socket and packet tell on any kernel",
+        ),
+        Column::text(
+            "reason",
+            "REASON",
+            24,
+            "why, as the kernel names it (6.10 and later)",
+        ),
+        Column::number(
+            "idle_ns",
+            "IDLE(ns)",
+            13,
+            "since data last went either way, to the kernel's clock tick",
+        ),
+        Column::number(
+            "age_ns",
+            "AGE(ns)",
+            13,
+            "since the connection was opened, where that was seen",
+        ),
+        Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
+        Column::text("family", "FAMILY", 11, "ipv4, ipv6 or ipv4-mapped").hidden(),
+        Column::number("ino", "INODE", 8, "inode number of the socket").hidden(),
+        Column::text(
+            "stack",
+            "STACK",
+            0,
+            "kernel functions that led here, innermost first",
+        )
+        .hidden(),
+    ],
+    kernel_tests: &[KernelTest::State],
+    weight: "resets",
+    decode,
+    group,
+    code,
+};
+
+fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Result<(), DecodeError> {
+    let reset: Reset = record(bytes)?;
+    let [pid, comm, ino] = owner(&reset.owner, names);
+    values.extend([pid, comm, Value::Word(Direction::name_of(reset.direction))]);
+    values.extend(flow(&reset.flow));
+    values.extend([
+        tcp_state(reset.state),
+        cause(reset.cause),
+        code(reset.reason, names),
+        match reset.idle_ns {
+            NO_IDLE => Value::Unknown,
+            idle => Value::Unsigned(idle),
+        },
+        Value::nonzero(reset.age_ns),
+        Value::nonzero(reset.flow.netns),
+        family(&reset.flow),
+        ino,
+        names.stack(reset.stack),
+    ]);
+    Ok(())
+}
+
+fn cause(raw: u8) -> Value {
+    Cause::name_of(raw).map_or(Value::Unknown, Value::Word)
+}
+
+fn group(key: &CountKey, names: &mut dyn Names) -> Vec<(&'static str, Value)> {
+    // The kernel counts direction and cause in the place of a code location.
+    let [cause_raw, direction, ..] = key.location.to_le_bytes();
+    vec![
+        ("direction", Value::Word(Direction::name_of(direction))),
+        ("cause", cause(cause_raw)),
+        ("reason", code(key.code, names)),
+        ("service_port", port(key.port)),
+        ("netns", Value::nonzero(key.netns)),
+    ]
+}
+
+fn code(code: u32, names: &mut dyn Names) -> Value {
+    match code {
+        NO_REASON => Value::Unknown,
+        OTHER => Value::Word("other"),
+        code => names.reset_reason(code),
+    }
+}

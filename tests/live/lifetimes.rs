@@ -1,0 +1,369 @@
+//! Lifetimes: the connections and bytes are those that the application itself counts.
+
+use std::{
+    io::{Read, Write},
+    net::Shutdown,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use netprobe_tests::{
+    netns::Cable,
+    probe::{Event, Probe, Run, binary, column_of, number, sum, text},
+    process::Actor,
+    skip::{has_hooks, is_root},
+    traffic::{CLIENT, Family, SERVER, abort},
+    wait_until,
+};
+use serde_json::Value;
+use socket2::{SockRef, Socket, TcpKeepalive};
+
+const PORT: u16 = 7601;
+const TIMES: u64 = 5;
+const QUESTION: usize = 5_000;
+const ANSWER: usize = 70_000;
+
+/// One exchange over a connection, from either end.
+fn talk(mut near: &Socket, mut far: &Socket) {
+    near.write_all(&[1; QUESTION]).expect("send");
+    far.read_exact(&mut [0; QUESTION]).expect("receive");
+    far.write_all(&vec![2; ANSWER]).expect("send");
+    near.read_exact(&mut vec![0; ANSWER]).expect("receive");
+}
+
+/// Both ends of every connection, seen from both namespaces.
+fn both(cable: &Cable, work: impl FnOnce()) -> [Run; 2] {
+    let probes = [&cable.client, &cable.server].map(|netns| Probe::of(netns, "lifetimes"));
+    work();
+    cable.client.wait_for_silence();
+    cable.server.wait_for_silence();
+    probes.map(Probe::stop)
+}
+
+#[track_caller]
+fn assert_ends(event: &Event, family: Family, is_client: bool) {
+    let (mine, other) = if is_client {
+        (CLIENT, SERVER)
+    } else {
+        (SERVER, CLIENT)
+    };
+    let (role, port) = if is_client {
+        ("client", "dport")
+    } else {
+        ("server", "sport")
+    };
+    assert_eq!(text(event, "saddr"), family.shown(mine), "{event:?}");
+    assert_eq!(text(event, "daddr"), family.shown(other), "{event:?}");
+    assert_eq!(text(event, "role"), role, "{event:?}");
+    assert_eq!(number(event, port), u64::from(PORT), "{event:?}");
+}
+
+#[test]
+fn connections_and_bytes_equal_those_of_the_application() {
+    if !has_hooks("lifetimes", &[]) {
+        return;
+    }
+    for family in Family::OF_SOCKETS {
+        let cable = Cable::new();
+        let listener = cable.server.run(|| family.listen(PORT, 8));
+        let began = Instant::now();
+        let runs = both(&cable, || {
+            for _ in 0..TIMES {
+                let (near, mut far) = family.pair(&cable.client, &listener);
+                talk(&near, &far);
+                near.shutdown(Shutdown::Write).expect("close");
+                assert_eq!(far.read(&mut [0]).expect("the end"), 0);
+            }
+        });
+        let took = u64::try_from(began.elapsed().as_nanos()).expect("it was short");
+        for (run, is_client) in runs.iter().zip([true, false]) {
+            assert_eq!(
+                run.all().len() as u64,
+                TIMES,
+                "{family:?}: {:#?}",
+                run.events
+            );
+            let (sent, received) = if is_client {
+                (QUESTION, ANSWER)
+            } else {
+                (ANSWER, QUESTION)
+            };
+            assert_eq!(sum(run.all(), "bytes_sent"), TIMES * sent as u64);
+            let netns = if is_client {
+                &cable.client
+            } else {
+                &cable.server
+            };
+            let again = netns.counters().get("Tcp.RetransSegs");
+            assert_eq!(i64::try_from(sum(run.all(), "retransmits")), Ok(again));
+            assert_eq!(sum(run.all(), "bytes_received"), TIMES * received as u64);
+            for event in run.all() {
+                assert_ends(event, family, is_client);
+                assert_eq!(text(event, "result"), "fin");
+                assert_eq!(
+                    text(event, "closer"),
+                    if is_client { "local" } else { "remote" }
+                );
+                assert_eq!(
+                    text(event, "time_wait"),
+                    if is_client { "yes" } else { "no" }
+                );
+                assert!(number(event, "duration_ns") < took, "{event:?}");
+                assert_ne!(number(event, "srtt_us"), 0);
+                assert_eq!(number(event, "pid"), u64::from(std::process::id()));
+            }
+        }
+    }
+}
+
+#[test]
+fn refused_connects_have_failed() {
+    if !has_hooks("lifetimes", &[]) {
+        return;
+    }
+    for family in Family::OF_SOCKETS {
+        let cable = Cable::new();
+        let [client, server] = both(&cable, || {
+            for _ in 0..TIMES {
+                cable
+                    .client
+                    .run(|| family.connect(PORT))
+                    .expect_err("nobody listens");
+            }
+        });
+        assert_eq!(
+            client.count("result", "failed"),
+            TIMES,
+            "{:#?}",
+            client.events
+        );
+        assert_eq!(client.count("errno", "ECONNREFUSED"), TIMES);
+        assert_eq!(client.count("closer", Value::Null), TIMES);
+        assert!(server.all().is_empty(), "{:#?}", server.events);
+    }
+}
+
+#[test]
+fn resets_end_both_ends_and_name_the_first_to_close() {
+    if !has_hooks("lifetimes", &[]) {
+        return;
+    }
+    for family in Family::OF_SOCKETS {
+        let cable = Cable::new();
+        let listener = cable.server.run(|| family.listen(PORT, 8));
+        let runs = both(&cable, || {
+            for _ in 0..TIMES {
+                let (near, far) = family.pair(&cable.client, &listener);
+                talk(&near, &far);
+                abort(near);
+                (&far).read(&mut [0]).expect_err("it was reset");
+            }
+        });
+        for (run, closer) in runs.iter().zip(["local", "remote"]) {
+            assert_eq!(
+                run.count("result", "reset"),
+                TIMES,
+                "{family:?}: {:#?}",
+                run.events
+            );
+            assert_eq!(
+                run.count("closer", closer),
+                TIMES,
+                "{family:?}: {:#?}",
+                run.events
+            );
+            assert_eq!(run.count("time_wait", "no"), TIMES);
+        }
+        assert_eq!(
+            sum(runs[1].all(), "bytes_received"),
+            TIMES * QUESTION as u64
+        );
+    }
+}
+
+#[test]
+fn an_unanswered_peer_ends_in_a_timeout() {
+    if !has_hooks("lifetimes", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let listener = cable.server.run(|| Family::V4.listen(PORT, 8));
+    let (near, _far) = Family::V4.pair(&cable.client, &listener);
+    let _blackhole = cable.server.firewall("input", &format!("tcp dport {PORT}"));
+    let lifetimes = Probe::of(&cable.client, "lifetimes");
+    let resets = Probe::of(&cable.client, "resets");
+    let second = Duration::from_secs(1);
+    let keepalive = TcpKeepalive::new().with_interval(second).with_retries(1);
+    // The idle time comes last: it is over already, and the first probe goes out at once.
+    for keepalive in [&keepalive, &TcpKeepalive::new().with_time(second)] {
+        let near = SockRef::from(&near);
+        near.set_tcp_keepalive(keepalive).expect("keep alive");
+    }
+    wait_until("the peer was given up", || {
+        near.take_error().ok().flatten().is_some()
+    });
+    let run = lifetimes.stop();
+    assert_eq!(run.count("result", "timeout"), 1, "{:#?}", run.events);
+    assert_eq!(run.count("errno", "ETIMEDOUT"), 1, "{:#?}", run.events);
+    let run = resets.stop();
+    assert_eq!(run.count("cause", "timeout"), 1, "{:#?}", run.events);
+    assert_eq!(cable.client.counters().get("Tcp.OutRsts"), 1);
+    assert_eq!(cable.client.counters().get("TcpExt.TCPKeepAlive"), 1);
+}
+
+#[test]
+fn connections_from_before_are_reported_without_their_duration() {
+    if !has_hooks("lifetimes", &[]) {
+        return;
+    }
+    for family in Family::OF_SOCKETS {
+        let cable = Cable::new();
+        let listener = cable.server.run(|| family.listen(PORT, 8));
+        let (near, far) = family.pair(&cable.client, &listener);
+        let runs = both(&cable, || {
+            talk(&near, &far);
+            drop(near);
+            drop(far);
+        });
+        for (run, is_client) in runs.iter().zip([true, false]) {
+            assert_eq!(run.all().len(), 1, "{family:?}: {:#?}", run.events);
+            let event = &run.all()[0];
+            assert_ends(event, family, is_client);
+            assert_eq!(*column_of(event, "duration_ns"), Value::Null);
+            assert_eq!(number(event, "pid"), u64::from(std::process::id()));
+        }
+    }
+}
+
+#[test]
+fn the_owner_outlives_its_process() {
+    if !has_hooks("lifetimes", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let listener = cable.server.run(|| Family::V4.listen(PORT, 8));
+    let probe = Probe::of(&cable.client, "lifetimes");
+    let mut client = Actor::start("np-shortlived", |stage| {
+        cable.client.enter();
+        let connection = Family::V4.connect(PORT).expect("connect");
+        stage.tell(b'c');
+        stage.await_byte();
+        drop(connection);
+    });
+    client.hear();
+    let (far, _) = listener.accept().expect("accept");
+    let pid = client.pid();
+    // Killed, and gone before the server closes.
+    drop(client);
+    assert_eq!((&far).read(&mut [0]).expect("the end"), 0);
+    drop(far);
+    cable.server.wait_for_silence();
+    let run = probe.stop();
+    assert_eq!(run.all().len(), 1, "{:#?}", run.events);
+    assert_eq!(number(&run.all()[0], "pid"), pid);
+    assert_eq!(text(&run.all()[0], "comm"), "np-shortlived");
+}
+
+#[test]
+fn counts_are_grouped_by_result_and_service() {
+    if !has_hooks("lifetimes", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let listener = cable.server.run(|| Family::V4.listen(PORT, 8));
+    let probe = Probe::counting(&cable.client, "lifetimes");
+    for _ in 0..TIMES {
+        let (near, far) = Family::V4.pair(&cable.client, &listener);
+        talk(&near, &far);
+    }
+    cable.client.wait_for_silence();
+    cable.server.wait_for_silence();
+    let run = probe.stop();
+    let totals: Vec<_> = run
+        .summary
+        .totals
+        .iter()
+        .filter(|total| total.events > 0)
+        .collect();
+    assert_eq!(totals.len(), 1, "{totals:#?}");
+    assert_eq!(totals[0].events, TIMES);
+    assert_eq!(totals[0].weight, TIMES * (QUESTION + ANSWER) as u64);
+    assert_eq!(totals[0].group["result"], "fin");
+    assert_eq!(totals[0].group["role"], "client");
+    assert_eq!(totals[0].group["service_port"], PORT);
+}
+
+/// What `netprobe lifetimes --open` lists of one namespace.
+fn open(cable: &Cable, is_client: bool) -> Vec<Event> {
+    let netns = if is_client {
+        &cable.client
+    } else {
+        &cable.server
+    };
+    let output = Command::new(binary())
+        .args(["lifetimes", "--open", "--longest", "--json", "--netns"])
+        .arg(netns.inum().to_string())
+        .output()
+        .expect("run netprobe");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
+    let lines = output.stdout.split(|byte| *byte == b'\n');
+    let lines = lines.filter(|line| !line.is_empty());
+    lines
+        .map(|line| serde_json::from_slice(line).expect("an object per line"))
+        .collect()
+}
+
+#[test]
+fn open_connections_are_listed_with_age_idle_time_and_owner() {
+    if !is_root() {
+        return;
+    }
+    for family in Family::OF_SOCKETS {
+        let cable = Cable::new();
+        // Namespaces are found by the processes that live in them.
+        let _inhabitants = [&cable.client, &cable.server]
+            .map(|netns| Actor::start("np-inhabitant", |_| netns.enter()))
+            .map(|mut inhabitant| (inhabitant.hear(), inhabitant));
+        let listener = cable.server.run(|| family.listen(PORT, 8));
+        let began = Instant::now();
+        let older = family.pair(&cable.client, &listener);
+        let opened = Instant::now();
+        wait_until("one is older", || {
+            opened.elapsed() > Duration::from_millis(100)
+        });
+        let between = opened.elapsed();
+        let younger = family.pair(&cable.client, &listener);
+        talk(&younger.0, &younger.1);
+        for is_client in [true, false] {
+            let listed = open(&cable, is_client);
+            let most = u64::try_from(began.elapsed().as_nanos()).expect("it was short");
+            assert_eq!(listed.len(), 2, "{family:?}: {listed:#?}");
+            for event in &listed {
+                assert_ends(event, family, is_client);
+                assert_eq!(text(event, "state"), "ESTAB");
+                assert_eq!(number(event, "pid"), u64::from(std::process::id()));
+            }
+            // The kernel tells milliseconds, of a clock that ticks every ten at worst.
+            let coarse = 20_000_000;
+            let age = number(&listed[0], "age_ns");
+            assert!(age + coarse >= u64::try_from(between.as_nanos()).expect("short"));
+            assert!(age <= most + coarse, "{age} {most}");
+            assert_eq!(number(&listed[0], "idle_ns"), age);
+            assert_eq!(*column_of(&listed[1], "age_ns"), Value::Null);
+            let (sent, received) = exchanged(is_client);
+            assert_eq!(number(&listed[1], "bytes_sent"), sent);
+            assert_eq!(number(&listed[1], "bytes_received"), received);
+        }
+        drop((older, younger));
+    }
+}
+
+/// Bytes that [`talk`] sends and receives.
+const fn exchanged(is_client: bool) -> (u64, u64) {
+    if is_client {
+        (QUESTION as u64, ANSWER as u64)
+    } else {
+        (ANSWER as u64, QUESTION as u64)
+    }
+}

@@ -1,0 +1,131 @@
+//! TIME_WAIT: entries equal the sockets that wait, refusals equal `TCPTimeWaitOverflow`.
+
+use std::{fs, io::Read};
+
+use netprobe_tests::{
+    netns::{Cable, Netns},
+    probe::{Probe, Run, check, number, text},
+    skip::has_hooks,
+    traffic::Family,
+};
+use serde_json::Value;
+
+const PORT: u16 = 7701;
+const TIMES: u64 = 5;
+const ROOM: &str = "whether there was room in TIME_WAIT";
+
+/// Sockets in TIME_WAIT, or in FIN_WAIT2 without their application.
+fn waiting(netns: &Netns) -> u64 {
+    let text = netns.run(|| fs::read_to_string("/proc/thread-self/net/sockstat"));
+    let text = text.expect("read sockstat");
+    let (_, count) = text.split_once(" tw ").expect("it counts TIME_WAIT");
+    let digits = count.split(' ').next().unwrap_or_default();
+    digits.parse().expect("a number")
+}
+
+/// Opens connections and closes them, the client's end first or the server's.
+fn close_first(cable: &Cable, family: Family, is_client: bool) -> Run {
+    let listener = cable.server.run(|| family.listen(PORT, 8));
+    let closes = if is_client {
+        &cable.client
+    } else {
+        &cable.server
+    };
+    let probe = Probe::of(closes, "time-wait");
+    for _ in 0..TIMES {
+        let (near, far) = family.pair(&cable.client, &listener);
+        let (first, mut second) = if is_client { (near, far) } else { (far, near) };
+        drop(first);
+        assert_eq!(second.read(&mut [0]).expect("the end"), 0);
+    }
+    cable.client.wait_for_silence();
+    cable.server.wait_for_silence();
+    probe.stop()
+}
+
+fn knows_room() -> bool {
+    let hooks = &check().probe("time-wait").hooks;
+    hooks.iter().all(|hook| hook.via.is_some())
+}
+
+#[test]
+fn entries_equal_the_sockets_that_wait_on_either_side() {
+    if !has_hooks("time-wait", &[]) {
+        return;
+    }
+    for family in Family::OF_SOCKETS {
+        for is_client in [true, false] {
+            let cable = Cable::new();
+            let run = close_first(&cable, family, is_client);
+            let closes = if is_client {
+                &cable.client
+            } else {
+                &cable.server
+            };
+            assert_eq!(waiting(closes), TIMES);
+            assert_eq!(
+                run.all().len() as u64,
+                TIMES,
+                "{family:?}: {:#?}",
+                run.events
+            );
+            for event in run.all() {
+                let (role, port) = if is_client {
+                    ("client", "dport")
+                } else {
+                    ("server", "sport")
+                };
+                assert_eq!(text(event, "role"), role, "{event:?}");
+                assert_eq!(number(event, port), u64::from(PORT), "{event:?}");
+                assert_eq!(text(event, "family"), family.name(), "{event:?}");
+                assert_eq!(number(event, "pid"), u64::from(std::process::id()));
+                let outcome = if knows_room() {
+                    "entered".into()
+                } else {
+                    Value::Null
+                };
+                assert_eq!(event["outcome"], outcome, "{event:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn refusals_equal_time_wait_overflow() {
+    if !has_hooks("time-wait", &[ROOM]) {
+        return;
+    }
+    for family in Family::OF_SOCKETS {
+        let cable = Cable::new();
+        cable.client.sysctl("net.ipv4.tcp_max_tw_buckets", 2);
+        let run = close_first(&cable, family, true);
+        let overflows = cable.client.counters().get("TcpExt.TCPTimeWaitOverflow");
+        assert!(overflows > 0, "{family:?}");
+        let refused = run.count("outcome", "refused");
+        assert_eq!(
+            i64::try_from(refused),
+            Ok(overflows),
+            "{family:?}: {:#?}",
+            run.events
+        );
+        assert_eq!(run.count("outcome", "entered"), waiting(&cable.client));
+        assert_eq!(run.all().len() as u64, TIMES);
+    }
+}
+
+#[test]
+fn resets_do_not_wait() {
+    if !has_hooks("time-wait", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let listener = cable.server.run(|| Family::V4.listen(PORT, 8));
+    let probe = Probe::of(&cable.client, "time-wait");
+    for _ in 0..TIMES {
+        let (near, _far) = Family::V4.pair(&cable.client, &listener);
+        netprobe_tests::traffic::abort(near);
+    }
+    let run = probe.stop();
+    assert_eq!(waiting(&cable.client), 0);
+    assert!(run.all().is_empty(), "{:#?}", run.events);
+}
