@@ -18,10 +18,18 @@ record! {
         pub flame: u32,
         /// 1: kernel-side log of rare errors.
         pub log: u32,
-        /// Wake the reader once this many bytes wait in the ring.
-        pub wake_bytes: u32,
+        /// Wake the reader whenever a CPU has sent this many records, less one; a power of two.
+        pub wake_mask: u32,
         /// Length of a jiffy in nanoseconds.
         pub tick_ns: u32,
+        /// 1: this kernel does not run a program of a typed tracepoint on a CPU where it is
+        /// running already, so that its counters need no atomic additions.
+        pub guarded: u32,
+        /// 1: the filter tests flows.
+        pub tests_flows: u32,
+        /// Shortest mean time between two stacks of a group on a CPU, in nanoseconds; 0 is no
+        /// limit.
+        pub stack_interval_ns: u32,
         /// Which events are wanted.
         pub filter: Filter,
     }

@@ -93,6 +93,8 @@ pub struct Counted {
     pub reserve_failed: u64,
     pub map_full: u64,
     pub stack_failed: u64,
+    #[serde(default)]
+    pub stack_sampled_out: u64,
 }
 
 /// A group of `--count`.

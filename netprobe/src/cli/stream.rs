@@ -156,7 +156,7 @@ fn request(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Requ
     config.count = u32::from(options.count);
     config.stack = u32::from(options.stack);
     config.log = u32::from(global.verbose > 0);
-    config.wake_bytes = ring_bytes / 8;
+    config.wake_mask = wake_mask(ring_bytes, spec.kind);
     let sizes = Sizes {
         ring_bytes,
         stacks: if options.stack { 16_384 } else { 1 },
@@ -180,6 +180,15 @@ fn request(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Requ
         sizes,
         windowed: counts_candidates.then_some(&probes::connects::CANDIDATES),
     }
+}
+
+/// Wakes the reader often enough that the ring is an eighth full by then, if one CPU fills it.
+fn wake_mask(ring_bytes: u32, kind: Kind) -> u32 {
+    /// `BPF_RINGBUF_HDR_SZ`
+    const HEADER: usize = 8;
+    let size = u32::try_from(kind.size() + HEADER).unwrap_or(u32::MAX);
+    let records = (ring_bytes / 8 / size).max(1);
+    (1 << records.ilog2()) - 1
 }
 
 /// Whether the probe keeps something for each open connection.

@@ -42,6 +42,7 @@ impl Sizes {
 pub fn load(config: &Config, offsets: &Offsets, sizes: Sizes, btf: &Btf) -> Result<Ebpf> {
     let config = Config {
         tick_ns: tick_ns(),
+        tests_flows: u32::from(config.filter.tests_flows()),
         ..*config
     };
     EbpfLoader::new()

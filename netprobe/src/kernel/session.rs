@@ -26,6 +26,7 @@ use super::{
     offsets,
     pod::Wire,
     reset_reasons::{self, ResetReasons},
+    totals,
 };
 use crate::{
     filter::KnownReasons,
@@ -35,6 +36,10 @@ use crate::{
 const CONNTRACK: &str = "nf_conntrack";
 /// Where it is built in, this is among the kernel's own functions.
 const CONNTRACK_FUNCTION: &str = "nf_conntrack_in";
+
+/// Counts the runs that the kernel's guard against recursion has refused. Where it can be named,
+/// typed tracepoints have that guard too (6.1; before, only trampolines had it).
+const GUARD_FUNCTION: &str = "bpf_prog_inc_misses_counter";
 
 /// What a run wants from the kernel.
 #[derive(Clone, Debug)]
@@ -90,6 +95,10 @@ impl Session {
         } else {
             &drop_reasons
         })?;
+        let config = Config {
+            guarded: u32::from(kernel.function(GUARD_FUNCTION).is_some()),
+            ..config
+        };
         let mut ebpf = load::load(&config, &offsets, request.sizes, &btf)?;
         reserve_other(&mut ebpf, request)?;
         let logger = open_log(&mut ebpf, &config)?;
@@ -249,36 +258,12 @@ impl Session {
 
     /// The totals of `--count`, summed over CPUs.
     pub fn totals(&self) -> Result<Vec<(CountKey, Count)>> {
-        self.count_map("COUNTS")
+        totals::groups(&self.ebpf)
     }
 
     /// The stacks counted in the kernel, summed over CPUs.
     pub fn stack_totals(&self) -> Result<Vec<(StackKey, Count)>> {
-        self.count_map("STACK_COUNTS")
-    }
-
-    fn count_map<K: Plain>(&self, name: &str) -> Result<Vec<(K, Count)>> {
-        let map = self
-            .ebpf
-            .map(name)
-            .ok_or_else(|| anyhow!("no map {name}"))?;
-        let map: PerCpuHashMap<_, Wire<K>, Wire<Count>> = PerCpuHashMap::try_from(map)?;
-        let mut totals = Vec::new();
-        for entry in &map {
-            let (Wire(key), values) = entry.with_context(|| format!("read {name}"))?;
-            let mut sum = Count {
-                events: 0,
-                weight: 0,
-            };
-            for Wire(count) in values.iter() {
-                sum.events += count.events;
-                sum.weight += count.weight;
-            }
-            if sum.events > 0 {
-                totals.push((key, sum));
-            }
-        }
-        Ok(totals)
+        totals::stacks(&self.ebpf)
     }
 
     /// Opens (a number above 0) or closes (0) a window in which port candidates are counted.
@@ -362,7 +347,7 @@ fn names() -> HashSet<String> {
     let types = offsets::names()
         .chain(drop_reasons::names())
         .chain(reset_reasons::names())
-        .chain([CONNTRACK_FUNCTION]);
+        .chain([CONNTRACK_FUNCTION, GUARD_FUNCTION]);
     types.map(str::to_owned).chain(targets).collect()
 }
 

@@ -128,6 +128,7 @@ fn probe_with_counters(state: &Probe) -> Json {
         "reserve_failed": counters.reserve_failed,
         "map_full": counters.map_full,
         "stack_failed": counters.stack_failed,
+        "stack_sampled_out": counters.stack_sampled_out,
     });
     json["decode_errors"] = json!(state.decode_errors);
     json["filtered_user"] = json!(state.filtered_user);

@@ -85,6 +85,7 @@ fn account(probe: &Probe) -> String {
     part(counters.sampled_out, "not shown (budget)");
     part(counters.map_full, "without their own group (map full)");
     part(counters.stack_failed, "without stack");
+    part(counters.stack_sampled_out, "without stack (sampled)");
     part(probe.decode_errors, "LOST (not decoded)");
     part(probe.missed.unwrap_or(0), "MISSED (kernel recursion guard)");
     let unexplained = counters.unexplained();
