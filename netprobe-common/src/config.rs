@@ -5,6 +5,22 @@
 
 use crate::{filter::Filter, record};
 
+/// Stands in the object where `bpf_rdonly_cast` is to be called: a helper that does not exist.
+/// User space puts the kernel's own number there, or a plain move where the kernel has none.
+pub const CAST_MARK: i32 = 0x6e70_0001;
+
+record! {
+    /// Ids of the kernel's types of packet headers; all 0 where an address cannot be given a type.
+    pub struct HeaderTypes {
+        /// `struct iphdr`
+        pub ipv4: u32,
+        /// `struct ipv6hdr`
+        pub ipv6: u32,
+        /// `struct tcphdr`
+        pub tcp: u32,
+    }
+}
+
 record! {
     /// Settings of one run; all zero means: no filter, nothing sent.
     pub struct Config {
@@ -30,6 +46,8 @@ record! {
         /// Shortest mean time between two stacks of a group on a CPU, in nanoseconds; 0 is no
         /// limit.
         pub stack_interval_ns: u32,
+        /// How packets are read without asking a helper.
+        pub headers: HeaderTypes,
         /// Which events are wanted.
         pub filter: Filter,
     }

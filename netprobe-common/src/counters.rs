@@ -142,7 +142,7 @@ record! {
         pub kind: u32,
         /// Reason, cause, errno or stage, by kind.
         pub code: u32,
-        /// When the next stack is due if none is ahead of its time (`CLOCK_MONOTONIC`).
+        /// Until when the stacks taken so far use up the budget, in the time of the kernel's ticks.
         pub due_ns: u64,
         /// Id of the last stack, or a negative errno.
         pub stack: i32,

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use core::arch::asm;
 use netprobe_common::{
-    config::Config,
+    config::{Config, HeaderTypes},
     counters::{
         Candidates, Count, CountKey, Counters, PLACES, Place, SAMPLED_PLACES, SampledPlace, StackKey,
     },
@@ -32,6 +32,11 @@ pub(crate) static CONFIG: Config = Config {
     guarded: 0,
     tests_flows: 0,
     stack_interval_ns: 0,
+    headers: HeaderTypes {
+        ipv4: 0,
+        ipv6: 0,
+        tcp: 0,
+    },
     filter: Filter::NONE,
 };
 

@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod btf;
 pub mod btf_index;
+pub mod casts;
 pub mod drop_reasons;
 pub mod fdinfo;
 pub mod keeper;

@@ -20,6 +20,7 @@ use super::{
     attach::{self, Attached, Link, Ways},
     btf::{self, KernelBtf},
     btf_index,
+    casts::{self, Casts},
     drop_reasons::{self, DropReasons},
     fdinfo::FdInfo,
     load::{self, Sizes},
@@ -99,7 +100,13 @@ impl Session {
             guarded: u32::from(kernel.function(GUARD_FUNCTION).is_some()),
             ..config
         };
-        let mut ebpf = load::load(&config, &offsets, request.sizes, &btf)?;
+        let mut ebpf = load::load(
+            &config,
+            &offsets,
+            Casts::find(&kernel),
+            request.sizes,
+            &btf,
+        )?;
         reserve_other(&mut ebpf, request)?;
         let logger = open_log(&mut ebpf, &config)?;
         log::debug!("maps are ready after {:?}", started.elapsed());
@@ -347,6 +354,7 @@ fn names() -> HashSet<String> {
     let types = offsets::names()
         .chain(drop_reasons::names())
         .chain(reset_reasons::names())
+        .chain(casts::names())
         .chain([CONNTRACK_FUNCTION, GUARD_FUNCTION]);
     types.map(str::to_owned).chain(targets).collect()
 }
