@@ -6,6 +6,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::warn;
 use netprobe_common::{
+    config::{LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED, SAMPLE_OF},
     counters::CountKey,
     header::{Event, Header, Kind},
     records::NO_STACK,
@@ -13,7 +14,7 @@ use netprobe_common::{
 
 use crate::{
     groups::count_group,
-    maps::{CONFIG, EVENTS, add, add_alone, counters, frozen, is_alone},
+    maps::{CONFIG, EVENTS, add, add_alone, counters, frozen, is_alone, level},
     stacks,
 };
 
@@ -74,17 +75,27 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
             );
         }
     }
+    let level = level();
     let mut stack = NO_STACK;
     if frozen(&CONFIG.stack) != 0 || frozen(&CONFIG.flame) != 0 {
-        stack = stacks::take(ctx, T::KIND, counters, sighting);
+        let may_walk = level < LEVEL_NO_STACKS;
+        stack = stacks::take(ctx, T::KIND, counters, sighting, may_walk);
     }
     if frozen(&CONFIG.detail) == 0 {
         tally(T::KIND, &mut counters.aggregated);
+    } else if level >= LEVEL_SAMPLED && is_left_out(level, counters.fired) {
+        tally(T::KIND, &mut counters.sampled_out);
     } else if send::<T>(counters.delivered, |record| fill(record, stack)) {
         tally(T::KIND, &mut counters.delivered);
     } else {
         tally(T::KIND, &mut counters.reserve_failed);
     }
+}
+
+/// Whether an event is not sent at this level, after `before` firings on this CPU.
+#[inline(always)]
+fn is_left_out(level: u32, before: u64) -> bool {
+    level >= LEVEL_COUNTERS || before % SAMPLE_OF != 0
 }
 
 /// Reserves, zeroes, fills and submits a record; false if the ring had no room. `sent` were sent

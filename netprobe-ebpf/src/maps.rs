@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use core::arch::asm;
 use netprobe_common::{
-    config::{Config, HeaderTypes},
+    config::{Config, HeaderTypes, LEVEL_ALL},
     counters::{
         Candidates, Count, CountKey, Counters, PLACES, Place, SAMPLED_PLACES, SampledPlace, StackKey,
     },
@@ -30,6 +30,7 @@ pub(crate) static CONFIG: Config = Config {
     wake_mask: 0,
     tick_ns: 0,
     guarded: 0,
+    governed: 0,
     tests_flows: 0,
     stack_interval_ns: 0,
     headers: HeaderTypes {
@@ -103,6 +104,10 @@ pub(crate) static CANDIDATES: PerCpuArray<Candidates> = PerCpuArray::with_max_en
 #[map]
 pub(crate) static WINDOW: Array<u64> = Array::with_max_entries(1, 0);
 
+/// What is left out to keep the cost low, see `netprobe_common::config`. Cannot be full.
+#[map]
+pub(crate) static LEVEL: Array<u32> = Array::with_max_entries(1, 0);
+
 /// A SYN whose fate is only known when the function returns, on this CPU. Cannot be full.
 #[map]
 pub(crate) static SYN_CHECKS: PerCpuArray<crate::probes::listeners::SynCheck> =
@@ -140,6 +145,15 @@ pub(crate) fn add_alone(counter: &mut u64, amount: u64) {
 #[inline(always)]
 pub(crate) fn is_alone(kind: Kind) -> bool {
     matches!(kind, Kind::Drops) && frozen(&CONFIG.guarded) != 0
+}
+
+/// What is left out now.
+#[inline(always)]
+pub(crate) fn level() -> u32 {
+    if frozen(&CONFIG.governed) == 0 {
+        return LEVEL_ALL;
+    }
+    value(LEVEL.get_ptr_mut(0)).map_or(LEVEL_ALL, |level| *level)
 }
 
 /// The accounting of `kind` on this CPU.

@@ -18,27 +18,33 @@ use crate::{
 const BURST: u64 = 256;
 
 /// Takes the stack of an event and adds it to the flame graph, as the configuration and the
-/// budget allow. Returns its id, or a negative number.
+/// budget allow; `may_walk` is false when none is to be taken at all. Returns its id, or a negative number.
 #[inline(always)]
 pub(crate) fn take<C: StackIdContext>(
     ctx: &C,
     kind: Kind,
     counters: &mut Counters,
     sighting: &Sighting,
+    may_walk: bool,
 ) -> i32 {
     let mut amount = Count {
         events: 1,
         weight: sighting.weight,
     };
     if !is_alone(kind) || frozen(&CONFIG.stack_interval_ns) == 0 {
-        let stack = walk(ctx, kind, counters);
+        let stack = if may_walk {
+            walk(ctx, kind, counters)
+        } else {
+            add(&mut counters.stack_sampled_out, 1);
+            NO_STACK
+        };
         add_to_graph(sighting, stack, &amount, counters);
         return stack;
     }
     let Some(place) = place_of(sighting, counters) else {
         return NO_STACK;
     };
-    if !is_due(place) {
+    if !may_walk || !is_due(place) {
         add_alone(&mut place.owed.events, 1);
         add_alone(&mut place.owed.weight, sighting.weight);
         add_alone(&mut counters.stack_sampled_out, 1);

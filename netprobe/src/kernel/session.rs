@@ -1,6 +1,6 @@
 //! One run's programs in the kernel: loaded, attached, read out, and gone when it is dropped.
 
-use std::{collections::HashSet, os::fd::AsFd, path::Path, time::Instant};
+use std::{collections::HashSet, os::fd::AsFd, path::Path, time::{Duration, Instant}};
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
@@ -58,6 +58,7 @@ pub struct Request {
 /// Programs in the kernel.
 pub struct Session {
     ebpf: Ebpf,
+    config: Config,
     btf: Option<Btf>,
     drop_reasons: DropReasons,
     reset_reasons: ResetReasons,
@@ -112,6 +113,7 @@ impl Session {
         log::debug!("maps are ready after {:?}", started.elapsed());
         let mut session = Self {
             ebpf,
+            config,
             btf: Some(btf),
             drop_reasons,
             reset_reasons,
@@ -281,6 +283,36 @@ impl Session {
             .ok_or_else(|| anyhow!("no map WINDOW"))?;
         let mut map: Array<_, u64> = Array::try_from(map)?;
         map.set(0, number, 0).context("write WINDOW")
+    }
+
+    /// The settings of the programs.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Tells the programs what to leave out, see `netprobe_common::config`.
+    pub fn set_level(&mut self, level: u32) -> Result<()> {
+        let map = self
+            .ebpf
+            .map_mut("LEVEL")
+            .ok_or_else(|| anyhow!("no map LEVEL"))?;
+        let mut map: Array<_, u32> = Array::try_from(map)?;
+        map.set(0, level, 0).context("write LEVEL")
+    }
+
+    /// How long the attached programs have run while the kernel measured, and how often; `None`
+    /// where it does not say.
+    pub fn run_time(&self) -> Option<(Duration, u64)> {
+        let attached = self.probes.iter().flat_map(|(_, hooks)| hooks);
+        let programs = attached.chain(&self.windowed).flat_map(Attached::programs);
+        let mut sum = (Duration::ZERO, 0);
+        for program in programs {
+            let fd = self.ebpf.program(program)?.fd().ok()?;
+            let info = FdInfo::read(fd.as_fd()).ok()?;
+            sum.0 += Duration::from_nanos(info.run_time_ns?);
+            sum.1 += info.run_cnt?;
+        }
+        Some(sum)
     }
 
     /// Calls of the port check since the start, over all CPUs.
