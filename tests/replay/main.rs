@@ -13,7 +13,7 @@ use netprobe::{
         table::Table,
         time::{Clock, Style},
     },
-    report::{Flame, Layout, Row, Summary},
+    report::{Cost, Flame, Layout, Row, Summary},
 };
 use netprobe_common::header::Kind;
 
@@ -81,6 +81,13 @@ fn totals_and_accounting_of_a_run_that_lost_some() {
         elapsed: std::time::Duration::from_millis(2500),
         probes: probe_states(),
         totals: summary::totals(counts(), &mut Recorded),
+        cost: Some(Cost {
+            process_percent: 0.25,
+            kernel_percent: Some(0.5),
+            ns_per_run: Some(58.4),
+            limit_percent: 1.0,
+            reduced: [0, 1500, 0].map(std::time::Duration::from_millis),
+        }),
     };
     let mut text = Vec::new();
     text_summary::totals(&mut text, &summary).expect("write");

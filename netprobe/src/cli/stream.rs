@@ -49,6 +49,22 @@ pub(super) struct Options {
     /// Room for events that wait to be shown, in KiB (a power of two).
     #[arg(long, value_name = "KIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
     ring_kib: u32,
+    /// What netprobe itself may cost, in percent of the machine's CPUs: it leaves out stacks, then
+    /// events, never counts. 100% leaves out nothing.
+    #[arg(long, value_name = "PERCENT", default_value = "1%", value_parser = parse_percent)]
+    max_overhead: f64,
+    /// End with exit code 3 if a firing of a probe is not accounted for.
+    #[arg(long)]
+    strict: bool,
+}
+
+/// A share of the machine: `1%`, or `1`.
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let number = text.trim_end_matches('%').parse::<f64>().ok();
+    number
+        .filter(|percent| *percent > 0.0 && *percent <= 100.0)
+        .map(|percent| percent / 100.0)
+        .ok_or_else(|| "expected a percentage above 0 and up to 100, such as 1%".to_owned())
 }
 
 impl Options {
@@ -96,18 +112,22 @@ async fn watch(
     announce(&session, spec);
 
     let started = Instant::now();
-    let keeper = Keeper::start(session);
+    let keeper = Keeper::start(session, options.max_overhead);
     let deadline = options.duration.map(|duration| started + duration);
     let ended = until(&mut stop, deadline, &mut ring, &mut screen).await;
     stop.second_kills();
 
-    let mut session = keeper.finish()?;
+    let (mut session, cost) = keeper.finish()?;
     let missed = session.detach();
     // A write error ends the run, but what was seen is still accounted for.
     let drained = ended.and_then(|()| screen.drain(&mut ring));
-    let summary = summarize(&session, &mut screen, started.elapsed(), &missed)?;
+    let mut summary = summarize(&session, &mut screen, started.elapsed(), &missed)?;
+    summary.cost = Some(cost);
     drained?;
     screen.end(&summary, global)?;
+    if options.strict && !summary.is_explained() {
+        return Ok(ExitCode::from(3));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -155,8 +175,9 @@ fn request(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Requ
     config.detail = u32::from(!options.count);
     config.count = u32::from(options.count);
     config.stack = u32::from(options.stack);
+    config.governed = u32::from(options.max_overhead < 1.0);
     config.log = u32::from(global.verbose > 0);
-    config.wake_bytes = ring_bytes / 8;
+    config.wake_mask = wake_mask(ring_bytes, spec.kind);
     let sizes = Sizes {
         ring_bytes,
         stacks: if options.stack { 16_384 } else { 1 },
@@ -180,6 +201,15 @@ fn request(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Requ
         sizes,
         windowed: counts_candidates.then_some(&probes::connects::CANDIDATES),
     }
+}
+
+/// Wakes the reader often enough that the ring is an eighth full by then, if one CPU fills it.
+fn wake_mask(ring_bytes: u32, kind: Kind) -> u32 {
+    /// `BPF_RINGBUF_HDR_SZ`
+    const HEADER: usize = 8;
+    let size = u32::try_from(kind.size() + HEADER).unwrap_or(u32::MAX);
+    let records = (ring_bytes / 8 / size).max(1);
+    (1 << records.ilog2()) - 1
 }
 
 /// Whether the probe keeps something for each open connection.
@@ -235,6 +265,7 @@ fn summarize(
         elapsed,
         probes,
         totals,
+        cost: None,
     })
 }
 
