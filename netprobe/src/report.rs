@@ -147,10 +147,12 @@ impl Column {
 }
 
 /// One event.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
     /// When, in nanoseconds since the Unix epoch.
     pub unix_ns: i64,
+    /// The same, in nanoseconds of the monotonic clock; 0 where that is not known.
+    pub monotonic_ns: u64,
     /// The kind's name.
     pub kind: &'static str,
     /// One value per column of the kind.

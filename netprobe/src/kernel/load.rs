@@ -5,6 +5,8 @@ use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned};
 use netprobe_common::{config::Config, offsets::Offsets, record::bytes_of};
 use rustix::time::{ClockId, clock_getres};
 
+use crate::probes::Keeps;
+
 /// The programs, as committed in `prebuilt/`.
 #[cfg(target_arch = "x86_64")]
 static OBJECT: &[u8] = include_bytes_aligned!("../../prebuilt/netprobe.x86_64.bpf.o");
@@ -24,6 +26,8 @@ pub struct Sizes {
     pub connects: u32,
     /// Open connections whose age and owner are remembered.
     pub lives: u32,
+    /// Sockets of which it is remembered since when they are in their state.
+    pub states: u32,
 }
 
 impl Sizes {
@@ -35,7 +39,29 @@ impl Sizes {
         stack_counts: 1,
         connects: 1,
         lives: 1,
+        states: 1,
     };
+
+    /// With room for what the programs of a probe remember.
+    #[must_use]
+    pub const fn with(self, keeps: Keeps) -> Self {
+        match keeps {
+            Keeps::Nothing => self,
+            Keeps::Connects => Self {
+                connects: 16_384,
+                ..self
+            },
+            Keeps::Lives => Self {
+                lives: 131_072,
+                ..self
+            },
+            Keeps::States => Self {
+                lives: 131_072,
+                states: 65_536,
+                ..self
+            },
+        }
+    }
 }
 
 /// Creates the maps and reads the programs; none of them runs yet.
@@ -58,6 +84,7 @@ pub fn load(config: &Config, offsets: &Offsets, sizes: Sizes, btf: &Btf) -> Resu
         .map_max_entries("CONNECTS", sizes.connects)
         .map_max_entries("OWNERS", sizes.connects)
         .map_max_entries("LIVES", sizes.lives)
+        .map_max_entries("STATES", sizes.states)
         .load(OBJECT)
         .context("create the BPF maps (needs CAP_BPF, and on 5.10 a large RLIMIT_MEMLOCK)")
 }

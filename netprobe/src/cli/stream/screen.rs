@@ -1,0 +1,101 @@
+//! From records to the output: decoded, filtered, written in a format.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+
+use super::super::{Global, output::Output};
+use crate::{
+    capture::live::{Batch, LiveRing},
+    decode,
+    filter::matcher::Matcher,
+    kernel::names::LiveNames,
+    render::{self, format::Format},
+    report::{Row, Summary},
+};
+
+/// Where events go, and what became of them on the way.
+pub(super) struct Screen {
+    pub(super) names: LiveNames,
+    /// Events that could not be decoded.
+    pub(super) decode_errors: u64,
+    /// Events that the filter did not want.
+    pub(super) filtered: u64,
+    row: Row,
+    matcher: Option<Matcher>,
+    format: Box<dyn Format>,
+    out: Output,
+}
+
+impl Screen {
+    pub(super) fn new(
+        names: LiveNames,
+        matcher: Matcher,
+        format: Box<dyn Format>,
+        out: Output,
+    ) -> Self {
+        Self {
+            names,
+            decode_errors: 0,
+            filtered: 0,
+            row: Row::default(),
+            matcher: Some(matcher).filter(|matcher| !matcher.is_empty()),
+            format,
+            out,
+        }
+    }
+
+    /// Writes what comes before the first event.
+    pub(super) fn begin(&mut self) -> Result<()> {
+        self.format.begin(&mut self.out)?;
+        Ok(self.out.flush()?)
+    }
+
+    /// Writes the events that are wanted.
+    pub(super) fn show(&mut self, batch: &Batch) -> Result<()> {
+        if batch.is_empty() {
+            self.names.refresh_clock();
+            self.format.idle(&mut self.out)?;
+        }
+        for record in batch.records() {
+            if let Err(error) = decode::decode(record, &mut self.names, &mut self.row) {
+                self.decode_errors += 1;
+                log::debug!("{error}");
+                continue;
+            }
+            let matcher = self.matcher.as_ref();
+            if matcher.is_some_and(|matcher| !matcher.admits(&self.row)) {
+                self.filtered += 1;
+                continue;
+            }
+            self.format.row(&mut self.out, &self.row)?;
+        }
+        // Whoever reads along wants whole lines, and soon; the ring makes us wait long enough.
+        Ok(self.out.flush()?)
+    }
+
+    /// Shows what was still in the ring when the programs were detached.
+    pub(super) fn drain(&mut self, ring: &mut LiveRing) -> Result<()> {
+        loop {
+            let batch = ring.drain();
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.show(&batch)?;
+        }
+    }
+
+    /// Writes what comes after the last event, and the accounting to standard error.
+    pub(super) fn end(&mut self, summary: &Summary, global: &Global) -> Result<()> {
+        self.format.end(&mut self.out, summary)?;
+        self.out.flush()?;
+        if !global.quiet {
+            if self.out.is_terminal() {
+                // The terminal shows ^C at the end of a line of its own.
+                let _closed = writeln!(io::stderr());
+            }
+            render::summary::footer(&mut anstream::stderr(), summary)?;
+        }
+        Ok(())
+    }
+}
