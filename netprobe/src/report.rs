@@ -64,6 +64,17 @@ pub enum Align {
     Right,
 }
 
+/// What the values of a column are, beside unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// A whole number.
+    Number,
+    /// Text.
+    Text,
+    /// Names of functions.
+    Stack,
+}
+
 /// When a table shows a column; other formats always have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
@@ -124,6 +135,15 @@ impl Column {
             width,
             align: Align::Right,
             shown: Shown::Always,
+        }
+    }
+
+    /// What its values are.
+    pub fn kind(&self) -> Type {
+        match self.align {
+            Align::Right => Type::Number,
+            Align::Left if self.name == "stack" => Type::Stack,
+            Align::Left => Type::Text,
         }
     }
 

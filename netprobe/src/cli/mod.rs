@@ -16,6 +16,7 @@ mod generate;
 mod logging;
 mod open;
 mod output;
+mod schema;
 mod signals;
 mod stream;
 
@@ -90,6 +91,8 @@ enum Command {
     Bcc(bcc::Command),
     /// What this kernel and these privileges allow, probe by probe.
     Check(check::Options),
+    /// JSON Schema of what --json writes, for every stream.
+    Schema,
     /// Man pages and shell completions.
     #[command(hide = true)]
     Generate(generate::Options),
@@ -154,6 +157,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Flame(options) => flame::run(global, options),
         Command::Bcc(command) => bcc::run(global, command),
         Command::Check(options) => check::run(options),
+        Command::Schema => schema::run(),
         Command::Generate(options) => generate::run(options),
     }
 }

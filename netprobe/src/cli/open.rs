@@ -21,7 +21,7 @@ use crate::{
     report::{Column, Layout, Row, Value},
 };
 
-const LAYOUT: Layout = Layout {
+pub(super) const LAYOUT: Layout = Layout {
     kind: "open",
     columns: &[
         Column::number("pid", "PID", 7, "process that holds the socket"),

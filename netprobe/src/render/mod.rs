@@ -6,6 +6,7 @@ pub mod flamegraph;
 pub mod folded;
 pub mod format;
 pub mod jsonl;
+pub mod schema;
 pub mod summary;
 pub mod table;
 pub mod text;
