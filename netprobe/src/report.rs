@@ -272,6 +272,55 @@ pub struct Summary {
     pub probes: Vec<Probe>,
     /// In-kernel totals, largest first.
     pub totals: Vec<Total>,
+    /// What the connects add up to, for `connects`.
+    pub connects: Option<ConnectView>,
+}
+
+/// What a run of `connects` adds up to. Pairs are a name or number and how many connects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConnectView {
+    /// Connects that were established.
+    pub established: u64,
+    /// Those that were not, by errno, or `closed` if the application did not wait.
+    pub failed: Vec<(String, u64)>,
+    /// Established ones by the power of two of microseconds that they took less than.
+    pub latency: Vec<(u32, u64)>,
+    /// By the number of SYNs that were sent.
+    pub attempts: Vec<(u64, u64)>,
+    /// Established ones that waited so many whole seconds for a SYN to be sent again.
+    pub steps: Vec<(u64, u64)>,
+    /// Destinations, those in trouble first.
+    pub destinations: Vec<Destination>,
+    /// All other destinations together.
+    pub other: Destination,
+}
+
+/// How connects to a destination went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Destination {
+    /// Address and port; none for several together.
+    pub end: Option<(IpAddr, u64)>,
+    /// Connects.
+    pub connects: u64,
+    /// Those that were not established.
+    pub failed: u64,
+    /// Those that nobody answered (ETIMEDOUT).
+    pub unanswered: u64,
+    /// SYNs that were sent again.
+    pub sent_again: u64,
+    /// The longest time to an outcome.
+    pub worst_ns: u64,
+}
+
+impl Destination {
+    /// Adds another destination's sums.
+    pub fn add(&mut self, other: &Self) {
+        self.connects += other.connects;
+        self.failed += other.failed;
+        self.unanswered += other.unanswered;
+        self.sent_again += other.sent_again;
+        self.worst_ns = self.worst_ns.max(other.worst_ns);
+    }
 }
 
 impl Summary {

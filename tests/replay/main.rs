@@ -108,6 +108,7 @@ fn totals_and_accounting_of_a_run_that_lost_some() {
         elapsed: std::time::Duration::from_millis(2500),
         probes: probe_states(),
         totals: summary::totals(counts(), &mut Recorded),
+        connects: None,
     };
     let mut text = Vec::new();
     text_summary::totals(&mut text, &summary).expect("write");

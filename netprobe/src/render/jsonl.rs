@@ -114,7 +114,7 @@ fn line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
 
 /// Writes the last line of a stream.
 pub fn summary(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
-    let object = json!({
+    let mut object = json!({
         "kind": "summary",
         "schema": "netprobe.summary/1",
         "elapsed_s": summary.elapsed.as_secs_f64(),
@@ -122,6 +122,9 @@ pub fn summary(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
         "probes": summary.probes.iter().map(probe_with_counters).collect::<Vec<_>>(),
         "totals": summary.totals.iter().map(total).collect::<Vec<_>>(),
     });
+    if let Some(view) = &summary.connects {
+        object["connects"] = super::connects::json(view);
+    }
     line(out, &object)
 }
 

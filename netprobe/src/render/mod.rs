@@ -1,6 +1,7 @@
 //! One file per format. A renderer sees the report and writes text; it reads nothing else.
 
 pub mod check;
+pub mod connects;
 pub mod csv;
 pub mod flamegraph;
 pub mod folded;

@@ -114,6 +114,7 @@ fn summary(totals: &[&str]) -> Json {
             "complete": { "type": "boolean" },
             "probes": { "type": "array", "items": probe },
             "totals": { "type": "array", "items": total },
+            "connects": { "type": "object", "description": "what the connects add up to (of `connects`)" },
         },
         "required": ["kind", "schema", "elapsed_s", "complete", "probes", "totals"],
     })

@@ -141,6 +141,7 @@ fn finish(
         elapsed,
         probes: check::probes(session, 0, missed)?,
         totals,
+        connects: None,
     };
     if options.extended {
         writeln!(out, "\nturned away:")?;

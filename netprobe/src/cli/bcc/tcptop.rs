@@ -133,6 +133,7 @@ async fn watch(global: &Global, options: &Options) -> Result<ExitCode> {
             elapsed: started.elapsed(),
             probes: check::probes(&session, top.decode_errors, &missed)?,
             totals: Vec::new(),
+            connects: None,
         };
         render::summary::footer(&mut anstream::stderr(), &summary)?;
     }

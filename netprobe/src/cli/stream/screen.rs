@@ -6,12 +6,14 @@ use anyhow::Result;
 
 use super::super::{Global, output::Output};
 use crate::{
+    aggregate::connects::Connects,
     capture::live::{Batch, LiveRing},
     decode,
     filter::matcher::Matcher,
     kernel::names::LiveNames,
+    probes::ProbeSpec,
     render::{self, format::Format},
-    report::{Row, Summary},
+    report::{ConnectView, Row, Summary},
 };
 
 /// Where events go, and what became of them on the way.
@@ -22,6 +24,7 @@ pub(super) struct Screen {
     /// Events that the filter did not want.
     pub(super) filtered: u64,
     row: Row,
+    connects: Option<Connects>,
     matcher: Option<Matcher>,
     format: Box<dyn Format>,
     out: Output,
@@ -29,6 +32,7 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn new(
+        spec: &ProbeSpec,
         names: LiveNames,
         matcher: Matcher,
         format: Box<dyn Format>,
@@ -39,6 +43,7 @@ impl Screen {
             decode_errors: 0,
             filtered: 0,
             row: Row::default(),
+            connects: Connects::new(spec.columns),
             matcher: Some(matcher).filter(|matcher| !matcher.is_empty()),
             format,
             out,
@@ -68,6 +73,9 @@ impl Screen {
                 self.filtered += 1;
                 continue;
             }
+            if let Some(connects) = &mut self.connects {
+                connects.add(&self.row);
+            }
             self.format.row(&mut self.out, &self.row)?;
         }
         // Whoever reads along wants whole lines, and soon; the ring makes us wait long enough.
@@ -85,6 +93,12 @@ impl Screen {
         }
     }
 
+    /// What the connects add up to, if these are connects and any were shown.
+    pub(super) fn connects(&self) -> Option<ConnectView> {
+        let view = self.connects.as_ref()?.finish();
+        (!view.attempts.is_empty()).then_some(view)
+    }
+
     /// Writes what comes after the last event, and the accounting to standard error.
     pub(super) fn end(&mut self, summary: &Summary, global: &Global) -> Result<()> {
         self.format.end(&mut self.out, summary)?;
@@ -93,6 +107,9 @@ impl Screen {
             if self.out.is_terminal() {
                 // The terminal shows ^C at the end of a line of its own.
                 let _closed = writeln!(io::stderr());
+            }
+            if let Some(view) = &summary.connects {
+                render::connects::write(&mut anstream::stderr(), view)?;
             }
             render::summary::footer(&mut anstream::stderr(), summary)?;
         }

@@ -64,7 +64,7 @@ impl Watch {
         let names = LiveNames::new(session.drop_reasons().clone(), stacks)
             .with_reset_reasons(session.reset_reasons().clone())
             .with_offsets(self.shows_offsets);
-        let mut screen = Screen::new(names, matcher, self.format, self.out);
+        let mut screen = Screen::new(self.spec, names, matcher, self.format, self.out);
         screen.begin()?;
         announce(&session, self.spec);
 
@@ -170,5 +170,6 @@ fn summarize(
         elapsed,
         probes,
         totals,
+        connects: screen.connects(),
     })
 }
