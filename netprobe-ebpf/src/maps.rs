@@ -27,6 +27,7 @@ pub(crate) static CONFIG: Config = Config {
     count: 0,
     stack: 0,
     flame: 0,
+    depths: 0,
     log: 0,
     wake_mask: 0,
     tick_ns: 0,
@@ -91,6 +92,11 @@ pub(crate) static CONNECTS: HashMap<u64, Pending> = HashMap::with_max_entries(16
 /// connection is still reported, without its age.
 #[map]
 pub(crate) static LIVES: HashMap<u64, Life> = HashMap::with_max_entries(131_072, 0);
+
+/// When each socket came to the state it is in, by socket address. Full: the least used entry
+/// goes, and the time in that state is unknown.
+#[map]
+pub(crate) static STATES: LruHashMap<u64, u64> = LruHashMap::with_max_entries(65_536, 0);
 
 /// Arguments of functions that a kretprobe waits for, by stack pointer. Full: the stalest entry
 /// goes, which is of a call whose return was missed.
