@@ -3,7 +3,7 @@
 //! It lives in a frozen map, so that the verifier sees constants: a filter that is not set and a
 //! mode that is off cost nothing.
 
-use crate::{filter::Filter, record};
+use crate::{filter::Filter, record, samples::Sampling};
 
 record! {
     /// Settings of one run; all zero means: no filter, nothing sent.
@@ -24,5 +24,7 @@ record! {
         pub tick_ns: u32,
         /// Which events are wanted.
         pub filter: Filter,
+        /// What is wanted of tasks, for flame graphs.
+        pub sampling: Sampling,
     }
 }

@@ -13,6 +13,7 @@ use netprobe_common::{
     offsets::Offsets,
     record::Plain,
     records::Owner,
+    samples::Sampling,
 };
 
 use crate::{lives::Life, probes::connects::Pending};
@@ -28,6 +29,7 @@ pub(crate) static CONFIG: Config = Config {
     wake_bytes: 0,
     tick_ns: 0,
     filter: Filter::NONE,
+    sampling: Sampling::NONE,
 };
 
 /// Where this kernel keeps its fields; user space overrides it before loading.

@@ -101,13 +101,21 @@ fn flame_graph_with_hostile_frames() {
         title: "Packet Drop Stacks".to_owned(),
         subtitle: "host, Linux 6.12, 10.0 s".to_owned(),
         unit: "packets",
+        palette: Palette::Hot,
+        profile: Profile {
+            name: "packets",
+            unit: "count",
+            elapsed: Duration::from_secs(10),
+            unix_ns: 0,
+            period_ns: 0,
+        },
         stacks: folder.finish(),
     };
     let mut text = Vec::new();
     folded::write(&mut text, &flame).expect("write");
     matches_golden("drops.folded", &text);
     let mut svg = Vec::new();
-    flamegraph::write(&mut svg, &flame).expect("draw");
+    flamegraph::write(&mut svg, &flame, flamegraph::Style::default()).expect("draw");
     let svg = String::from_utf8(svg).expect("UTF-8");
     assert!(
         !svg.contains("<script>alert"),

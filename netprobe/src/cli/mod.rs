@@ -78,13 +78,24 @@ enum Command {
     Lifetimes(Lifetimes),
     /// Entries into TIME_WAIT: which connection, whose, on which side, and refusals.
     TimeWait(stream::Options),
-    /// Flame graphs of where in the kernel it happens.
+    /// Flame graphs: what CPUs do, where tasks wait, where in the kernel it happens.
     Flame(flame::Options),
     /// What this kernel and these privileges allow, probe by probe.
     Check(check::Options),
     /// Man pages and shell completions.
     #[command(hide = true)]
     Generate(generate::Options),
+    /// Looks up names of functions for another netprobe.
+    #[command(hide = true, name = crate::symbols::client::COMMAND)]
+    SymbolWorker(SymbolWorker),
+}
+
+/// Options of the symbol worker.
+#[derive(Args, Clone, Debug)]
+struct SymbolWorker {
+    /// Symbol tables only.
+    #[arg(long)]
+    no_debug_info: bool,
 }
 
 /// Options of `lifetimes`.
@@ -147,6 +158,10 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Flame(options) => flame::run(global, options),
         Command::Check(options) => check::run(options),
         Command::Generate(options) => generate::run(options),
+        Command::SymbolWorker(options) => {
+            crate::symbols::worker::run(!options.no_debug_info)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

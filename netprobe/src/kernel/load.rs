@@ -22,6 +22,12 @@ pub struct Sizes {
     pub stack_counts: u32,
     /// Connects under way, and sockets whose owner is remembered.
     pub connects: u32,
+    /// Groups of samples or blocks, for flame graphs.
+    pub task_stacks: u32,
+    /// Distinct stacks whose place in the first map was taken.
+    pub more_stacks: u32,
+    /// Tasks that are blocked at a time.
+    pub blocked: u32,
     /// Open connections whose age and owner are remembered.
     pub lives: u32,
 }
@@ -35,6 +41,9 @@ impl Sizes {
         stack_counts: 1,
         connects: 1,
         lives: 1,
+        task_stacks: 1,
+        more_stacks: 1,
+        blocked: 1,
     };
 }
 
@@ -58,6 +67,9 @@ pub fn load(config: &Config, offsets: &Offsets, sizes: Sizes, btf: &Btf) -> Resu
         .map_max_entries("CONNECTS", sizes.connects)
         .map_max_entries("OWNERS", sizes.connects)
         .map_max_entries("LIVES", sizes.lives)
+        .map_max_entries("TASK_STACKS", sizes.task_stacks)
+        .map_max_entries("MORE_STACKS", sizes.more_stacks)
+        .map_max_entries("BLOCKED", sizes.blocked)
         .load(OBJECT)
         .context("create the BPF maps (needs CAP_BPF, and on 5.10 a large RLIMIT_MEMLOCK)")
 }

@@ -15,4 +15,5 @@ pub mod reset_reasons;
 pub mod sampler;
 pub mod session;
 pub mod symbols;
+pub mod task_stacks;
 pub mod windows;

@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     filter::KnownReasons,
+    kernel::sampler::OFF_CPU,
     probes::{self, Hook, PROBES, ProbeSpec, Via},
 };
 
@@ -185,6 +186,15 @@ impl Session {
         }
     }
 
+    /// Attaches the windowed hook for the rest of the run.
+    pub fn attach_windowed(&mut self) -> Result<()> {
+        match self.windowed.as_ref().map(|attached| &attached.result) {
+            Some(Ok(way)) => attach::link_all(&mut self.ebpf, way),
+            Some(Err(why)) => Err(anyhow!("{why}")),
+            None => Err(anyhow!("not asked for")),
+        }
+    }
+
     /// The probes asked for and what became of their hooks.
     pub fn probes(&self) -> &[(&'static ProbeSpec, Vec<Attached>)] {
         &self.probes
@@ -257,7 +267,7 @@ impl Session {
         self.count_map("STACK_COUNTS")
     }
 
-    fn count_map<K: Plain>(&self, name: &str) -> Result<Vec<(K, Count)>> {
+    pub(super) fn count_map<K: Plain>(&self, name: &str) -> Result<Vec<(K, Count)>> {
         let map = self
             .ebpf
             .map(name)
@@ -316,6 +326,9 @@ impl Session {
                 attach::unload(&mut self.ebpf, hook);
             }
         }
+        if let Some(windowed) = &self.windowed {
+            attach::unload(&mut self.ebpf, windowed.hook);
+        }
         attach::unload_sampler(&mut self.ebpf);
         missed
     }
@@ -352,7 +365,7 @@ fn damaged() -> anyhow::Error {
 
 /// Everything that is asked of the kernel's BTF, by name.
 fn names() -> HashSet<String> {
-    let extra = std::iter::once(&probes::connects::CANDIDATES);
+    let extra = [&probes::connects::CANDIDATES, &OFF_CPU];
     let hooks = PROBES.iter().flat_map(|spec| spec.hooks).chain(extra);
     let targets = hooks.flat_map(|hook| hook.ways.iter().flat_map(|way| way.iter()));
     let targets = targets.map(|attach| match attach.via {

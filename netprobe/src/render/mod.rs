@@ -1,9 +1,13 @@
 //! One file per format. A renderer sees the report and writes text; it reads nothing else.
 
 pub mod check;
+pub mod flame_json;
 pub mod flamegraph;
 pub mod folded;
 pub mod jsonl;
+mod layers;
+pub mod pprof;
+mod protobuf;
 pub mod summary;
 pub mod table;
 pub mod text;

@@ -1,0 +1,215 @@
+//! Which tasks are wanted. Ids are tested in the kernel; names and what else an expression asks,
+//! after the kernel has added up by process, name and namespace.
+
+use anyhow::Result;
+use clap::Args;
+use netprobe_common::samples::{Sampling, TaskStack, Wanted as Kind};
+
+use super::super::filter;
+use crate::{
+    filter::{Error, Expression, Predicate, check_columns, contradiction, matcher::Matcher},
+    observe::cgroups,
+    report::{Column, Row, Value},
+};
+
+/// What is known of a task.
+const COLUMNS: &[Column] = &[
+    Column::number("pid", "PID", 7, "process"),
+    Column::text("comm", "COMM", 15, "name of the thread"),
+    Column::number("netns", "NETNS", 10, "network namespace (inode number)"),
+];
+
+/// Options of graphs of tasks.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Options {
+    /// Only kernel stacks.
+    #[arg(short = 'K', long, conflicts_with = "user_only")]
+    kernel_only: bool,
+    /// Only user stacks.
+    #[arg(short = 'U', long)]
+    user_only: bool,
+    /// Only these threads.
+    #[arg(long, value_name = "TID", value_delimiter = ',', help_heading = "Filters", value_parser = clap::value_parser!(u32).range(1..))]
+    tid: Vec<u32>,
+    /// Only tasks of this cgroup and those below it, as a path (/sys/fs/cgroup may be left out).
+    #[arg(long, value_name = "PATH", help_heading = "Filters")]
+    cgroup: Option<String>,
+    /// Only these CPUs: 0,2-5.
+    #[arg(short = 'C', long, value_name = "CPUS", help_heading = "Filters", value_delimiter = ',', value_parser = parse_cpus)]
+    cpu: Vec<Cpus>,
+}
+
+/// A range of CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cpus {
+    first: u32,
+    last: u32,
+}
+
+fn parse_cpus(text: &str) -> Result<Cpus, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let number = |text: &str| {
+        text.parse::<u32>()
+            .ok()
+            .filter(|cpu| *cpu < 4096)
+            .ok_or_else(|| format!("{text} is not the number of a CPU"))
+    };
+    let (first, last) = (number(first)?, number(last)?);
+    if first > last {
+        return Err(format!("{first} comes after {last}"));
+    }
+    Ok(Cpus { first, last })
+}
+
+/// What the options mean.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// For the programs, without what the graph itself sets.
+    pub(super) sampling: Sampling,
+    /// What the programs look for.
+    pub(super) ids: Vec<(Kind, u64)>,
+    /// The CPUs, all if there are none.
+    pub(super) cpus: Vec<u32>,
+    matcher: Matcher,
+}
+
+impl Wanted {
+    /// Whether the whole filter wants the task.
+    pub(super) fn admits(&self, task: &TaskStack) -> bool {
+        self.matcher.admits(&Row {
+            unix_ns: 0,
+            kind: "",
+            values: vec![
+                Value::nonzero(task.pid),
+                Value::name(task.comm),
+                Value::nonzero(task.netns),
+            ],
+        })
+    }
+}
+
+impl Options {
+    /// Puts these options and those of every filter together.
+    pub(super) fn wanted(&self, filter: &filter::Options) -> Result<Wanted> {
+        let expression = filter.expression()?;
+        check_columns(&expression, "task", |name| {
+            COLUMNS.iter().any(|column| column.name == name)
+        })?;
+        contradiction::check(&expression)?;
+        let mut ids: Vec<(Kind, u64)> = Vec::new();
+        for part in expression.conjuncts() {
+            // Ids of one kind are alternatives to the programs, so one part of each kind is theirs.
+            if let Some(found) = ids_of(part)
+                && !ids.iter().any(|(kind, _)| *kind == found[0].0)
+            {
+                ids.extend(found);
+            }
+        }
+        ids.extend(self.tid.iter().map(|tid| (Kind::Tid, u64::from(*tid))));
+        if let Some(path) = &self.cgroup {
+            let found = cgroups::below(path)
+                .map_err(|why| Error::elsewhere(format!("--cgroup {path}: {why}")))?;
+            ids.extend(found.into_iter().map(|id| (Kind::Cgroup, id)));
+        }
+        let cpus: Vec<u32> = self
+            .cpu
+            .iter()
+            .flat_map(|range| range.first..=range.last)
+            .collect();
+        ids.extend(cpus.iter().map(|cpu| (Kind::Cpu, u64::from(*cpu))));
+        let mut sampling = Sampling::NONE;
+        sampling.kernel = u32::from(!self.user_only);
+        sampling.user = u32::from(!self.kernel_only);
+        sampling.wanted = ids.iter().fold(0, |bits, (kind, _)| bits | kind.bit());
+        sampling.netns = u32::from(asks_netns(&expression));
+        Ok(Wanted {
+            sampling,
+            ids,
+            cpus,
+            matcher: Matcher::new(expression, COLUMNS),
+        })
+    }
+}
+
+/// The ids of a part that any of them satisfies; none if it asks for anything else.
+fn ids_of(part: &Expression) -> Option<Vec<(Kind, u64)>> {
+    let mut ids: Vec<(Kind, u64)> = Vec::new();
+    let one_kind = part.each(&mut |test| {
+        let id = match test.predicate {
+            Predicate::Pid(pid) => (Kind::Pid, u64::from(pid)),
+            Predicate::Netns(inode) => (Kind::Netns, u64::from(inode)),
+            _ => return Err(()),
+        };
+        let fits = !test.is_negated && ids.iter().all(|(kind, _)| *kind == id.0);
+        ids.push(id);
+        if fits { Ok(()) } else { Err(()) }
+    });
+    let has_all = !matches!(part, Expression::And(_));
+    (one_kind.is_ok() && has_all && !ids.is_empty()).then_some(ids)
+}
+
+fn asks_netns(expression: &Expression) -> bool {
+    let asked = expression.each(&mut |test| match test.predicate {
+        Predicate::Netns(_) => Err(()),
+        _ => Ok(()),
+    });
+    asked.is_err()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        tasks: Options,
+        #[command(flatten)]
+        filter: filter::Options,
+    }
+
+    fn wanted(words: &[&str]) -> Wanted {
+        let line = Line::parse_from([&["netprobe"], words].concat());
+        line.tasks.wanted(&line.filter).unwrap()
+    }
+
+    fn task(pid: u32, comm: &[u8]) -> TaskStack {
+        let mut name = [0; 16];
+        name[..comm.len()].copy_from_slice(comm);
+        TaskStack {
+            kernel: 0,
+            user: 0,
+            pid,
+            netns: 0,
+            comm: name,
+        }
+    }
+
+    #[test]
+    fn ids_go_to_the_kernel_and_names_do_not() {
+        let wanted = wanted(&["--pid", "5,6", "--comm", "php*", "--tid", "9"]);
+        let expected = [(Kind::Pid, 5), (Kind::Pid, 6), (Kind::Tid, 9)];
+        assert_eq!(wanted.ids, expected);
+        assert_eq!(wanted.sampling.wanted, Kind::Pid.bit() | Kind::Tid.bit());
+        assert!(wanted.admits(&task(6, b"php-fpm")));
+        assert!(!wanted.admits(&task(6, b"nginx")));
+        assert!(!wanted.admits(&task(7, b"php-fpm")));
+    }
+
+    #[test]
+    fn what_excludes_ids_is_not_for_the_kernel() {
+        let wanted = wanted(&["--filter", "not pid 5 and (pid 6 or comm x)"]);
+        assert_eq!(wanted.ids, []);
+        assert!(wanted.admits(&task(7, b"x")));
+        assert!(!wanted.admits(&task(5, b"x")));
+    }
+
+    #[test]
+    fn cpus_are_lists_of_ranges() {
+        assert_eq!(wanted(&["--cpu", "0,2-4"]).cpus, [0, 2, 3, 4]);
+        for wrong in ["x", "3-1", "-1", "5000"] {
+            assert!(parse_cpus(wrong).is_err(), "{wrong}");
+        }
+    }
+}
