@@ -9,6 +9,7 @@ mod conntrack;
 mod drops;
 mod filters;
 mod flame;
+mod flame_tasks;
 mod lifetimes;
 mod listeners;
 mod resets;

@@ -4,6 +4,8 @@
 mod golden;
 mod incident;
 
+use std::time::Duration;
+
 use netprobe::{
     aggregate::{stacks::Folder, summary},
     decode::{self, DecodeError},
@@ -13,7 +15,7 @@ use netprobe::{
         table::Table,
         time::{Clock, Style},
     },
-    report::{Flame, Layout, Row, Summary},
+    report::{Flame, Layout, Palette, Profile, Row, Summary},
 };
 use netprobe_common::header::Kind;
 
@@ -78,7 +80,7 @@ fn every_kind_as_table_narrow_and_wide() {
 #[test]
 fn totals_and_accounting_of_a_run_that_lost_some() {
     let summary = Summary {
-        elapsed: std::time::Duration::from_millis(2500),
+        elapsed: Duration::from_millis(2500),
         probes: probe_states(),
         totals: summary::totals(counts(), &mut Recorded),
     };

@@ -128,6 +128,12 @@ pub fn collected(session: &mut Session) -> Result<Collected> {
     })
 }
 
+/// The stacks that were counted until now.
+pub fn stacks(session: &Session) -> Result<Vec<TaskStack>> {
+    let counted = session.count_map::<TaskStack>("TASK_STACKS")?;
+    Ok(counted.into_iter().map(|(stack, _)| stack).collect())
+}
+
 /// What became of every firing until now.
 pub fn tally(session: &mut Session) -> Result<Tally> {
     let map = session

@@ -25,8 +25,6 @@ pub const NO_DEBUG_INFO: &str = "--no-debug-info";
 const BATCH: usize = 1000;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long all answers together may take.
-const ALL_PATIENCE: Duration = Duration::from_secs(8);
 /// Workers that may fail before no more are started.
 const MOST_FAILURES: u32 = 4;
 /// Bytes of a line that are read.
@@ -73,14 +71,13 @@ impl Client {
 
     /// Names for all addresses, by process.
     pub fn resolve(&mut self, wanted: &BTreeMap<u32, BTreeSet<u64>>) -> Found {
-        let deadline = Instant::now() + ALL_PATIENCE;
         let mut found = Found::new();
         for (pid, addresses) in wanted {
             let addresses: Vec<u64> = addresses.iter().copied().collect();
             for batch in addresses.chunks(BATCH) {
                 // A worker that failed with debug information may do without.
-                if !self.resolve_batch(*pid, batch, deadline, &mut found) {
-                    self.resolve_batch(*pid, batch, deadline, &mut found);
+                if !self.resolve_batch(*pid, batch, &mut found) {
+                    self.resolve_batch(*pid, batch, &mut found);
                 }
                 for address in batch {
                     found.entry((*pid, *address)).or_insert_with(stopped);
@@ -91,17 +88,11 @@ impl Client {
     }
 
     /// Asks for a batch; false if the worker failed.
-    fn resolve_batch(
-        &mut self,
-        pid: u32,
-        batch: &[u64],
-        deadline: Instant,
-        found: &mut Found,
-    ) -> bool {
+    fn resolve_batch(&mut self, pid: u32, batch: &[u64], found: &mut Found) -> bool {
         let Some(worker) = &mut self.worker else {
             return true;
         };
-        let until = deadline.min(Instant::now() + PATIENCE);
+        let until = Instant::now() + PATIENCE;
         let mut names = |address, names| {
             found.insert((pid, address), names);
         };
@@ -197,10 +188,13 @@ impl Drop for Worker {
             log::debug!("kill the symbol worker: {error}");
         }
         // One that hangs in a read from a network drive dies when that ends; nobody waits for it.
-        match self.child.try_wait() {
-            Ok(_) => {}
-            Err(error) => log::debug!("wait for the symbol worker: {error}"),
+        for _look in 0..20 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
         }
+        log::debug!("the symbol worker hangs; it dies when what it waits for ends");
     }
 }
 

@@ -72,6 +72,7 @@ pub fn run(uses_debug_info: bool) -> Result<()> {
 }
 
 fn limit() -> Result<()> {
+    rustix::thread::set_name(c"netprobe-symbol").context("take a name")?;
     set_parent_process_death_signal(Some(Signal::KILL)).context("die with the parent")?;
     for (resource, most) in [
         (Resource::Data, MEMORY_BYTES),

@@ -2,7 +2,7 @@
 //! of the kernel. What has no name, and where a stack was cut, is drawn as such and explained.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -16,10 +16,7 @@ use crate::{
     },
     render::text,
     report::Value,
-    symbols::{
-        Missing,
-        client::{Client, Found},
-    },
+    symbols::{Missing, background::Background, client::Found},
 };
 
 /// Functions that nothing of the program calls: a stack that ends in one is whole.
@@ -46,7 +43,7 @@ const EXPLAIN_PERCENT: u64 = 20;
 pub(super) struct Naming {
     stacks: TaskStacks,
     kernel: Symbols,
-    client: Option<Client>,
+    worker: Option<Background>,
     found: Found,
     read: HashMap<i32, Addresses>,
     /// Weight of user frames, all and by why they have no name.
@@ -62,7 +59,7 @@ impl Naming {
         Self {
             stacks,
             kernel: Symbols::new(),
-            client: wants_user.then(|| Client::start(true)),
+            worker: wants_user.then(|| Background::start(true)),
             found: Found::new(),
             read: HashMap::new(),
             weighed: 0,
@@ -80,26 +77,31 @@ impl Naming {
     /// Has the worker look at the processes that were seen for the first time.
     pub(super) fn see_new_processes(&mut self) {
         while let Some(pid) = self.stacks.sighted() {
-            if let Some(client) = &mut self.client {
-                client.see(pid);
+            if let Some(worker) = &self.worker {
+                worker.see(pid);
             }
         }
     }
 
-    /// Looks up the names of all user functions in `stacks`.
-    pub(super) fn resolve(&mut self, stacks: &[TaskStack]) {
-        self.see_new_processes();
-        let mut wanted: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
+    /// Asks for the names of all user functions in `stacks`, without waiting for them.
+    pub(super) fn ask(&mut self, stacks: &[TaskStack]) {
         for stack in stacks {
-            if let Addresses::Known { ips, .. } = self.addresses(stack.user) {
-                wanted.entry(stack.pid).or_default().extend(call_sites(&ips));
+            if let (Some(worker), Addresses::Known { ips, .. }) =
+                (&mut self.worker, read(&mut self.read, &self.stacks, stack.user))
+            {
+                worker.ask(stack.pid, call_sites(ips));
             }
         }
-        if let Some(client) = &mut self.client {
-            self.found = client.resolve(&wanted);
+    }
+
+    /// Waits for the names of all user functions in `stacks`. The worker is gone then, and its
+    /// memory with it.
+    pub(super) fn resolve(&mut self, stacks: &[TaskStack]) {
+        self.see_new_processes();
+        self.ask(stacks);
+        if let Some(worker) = self.worker.take() {
+            self.found = worker.finish();
         }
-        // The worker's memory is given back before the graph is drawn.
-        self.client = None;
     }
 
     /// The frames of a stack, from its root.
@@ -187,11 +189,7 @@ impl Naming {
     }
 
     fn addresses(&mut self, id: i32) -> Addresses {
-        let stacks = &self.stacks;
-        self.read
-            .entry(id)
-            .or_insert_with(|| stacks.read(id))
-            .clone()
+        read(&mut self.read, &self.stacks, id).clone()
     }
 
     /// Says why names are missing or stacks are cut, where that is much, and what helps.
@@ -221,6 +219,15 @@ impl Naming {
             );
         }
     }
+}
+
+/// Reads a stack, each once.
+fn read<'a>(
+    known: &'a mut HashMap<i32, Addresses>,
+    stacks: &TaskStacks,
+    id: i32,
+) -> &'a Addresses {
+    known.entry(id).or_insert_with(|| stacks.read(id))
 }
 
 /// The largest few.

@@ -126,17 +126,23 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
     let mut window = Window::begin(global, run.duration);
     // While the window is open, so that it is done when it closes.
     naming.warm_up();
+    let mut early = Early::of(run.duration);
     window
         .wait(&mut stop, TICK, |is_due| {
             naming.see_new_processes();
             follow(sampler.as_mut(), &mut session);
+            if early.is_due() {
+                ask_early(&mut naming, &session);
+            }
             if is_due { progress(&mut session) } else { String::new() }
         })
         .await;
     stop.second_kills();
     let elapsed = window.elapsed();
     let ended = Instant::now();
+    let ended_ns = monotonic_ns();
     session.detach();
+    log::debug!("detached {:?} after the end", ended.elapsed());
     let collected = task_stacks::collected(&mut session)?;
     let source = match &sampler {
         Some(sampler) => format!(
@@ -147,9 +153,46 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
         ),
         None => String::from("sched_switch"),
     };
-    let flame = fold(&run, &collected, naming, elapsed, &source);
+    log::debug!("collected {:?} after the end", ended.elapsed());
+    let flame = fold(&run, &collected, naming, &source, Ended { elapsed, ended_ns });
     log::debug!("folded {:?} after the end", ended.elapsed());
     Ok(flame)
+}
+
+/// When to ask for the names of what was collected until then, so that little is left at the end.
+struct Early {
+    next: Instant,
+    last: Instant,
+}
+
+impl Early {
+    const EVERY: Duration = Duration::from_secs(4);
+    const BEFORE_END: Duration = Duration::from_millis(800);
+
+    fn of(duration: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            next: now + Duration::from_secs(1),
+            last: now + duration.saturating_sub(Self::BEFORE_END),
+        }
+    }
+
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        if now < self.next {
+            return false;
+        }
+        let regular = now + Self::EVERY;
+        self.next = if now < self.last { regular.min(self.last) } else { regular };
+        true
+    }
+}
+
+fn ask_early(naming: &mut Naming, session: &Session) {
+    match task_stacks::stacks(session) {
+        Ok(stacks) => naming.ask(&stacks),
+        Err(error) => log::debug!("stacks until now: {error:#}"),
+    }
 }
 
 fn request(run: &Run) -> Request {
@@ -236,15 +279,25 @@ impl Graph {
     }
 }
 
+/// When the window ended.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    elapsed: Duration,
+    ended_ns: u64,
+}
+
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap_or_default()
+}
+
 /// Blocks that have not ended: they count as long as they have lasted.
-fn lasting(run: &Run, collected: &Collected) -> Vec<(TaskStack, u64)> {
+fn lasting(run: &Run, collected: &Collected, ended_ns: u64) -> Vec<(TaskStack, u64)> {
     let Source::Blocks { least, most } = run.graph.source else {
         return Vec::new();
     };
-    let now = clock_gettime(ClockId::Monotonic);
-    let now = u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap_or_default();
     let blocks = collected.lasting.iter().map(|blocked| {
-        let ns = now.saturating_sub(blocked.since_ns);
+        let ns = ended_ns.saturating_sub(blocked.since_ns);
         (blocked.stack, ns)
     });
     blocks
@@ -256,11 +309,11 @@ fn fold(
     run: &Run,
     collected: &Collected,
     mut naming: Naming,
-    elapsed: Duration,
     source: &str,
+    ended: Ended,
 ) -> Flame {
     let graph = &run.graph;
-    let lasting = lasting(run, collected);
+    let lasting = lasting(run, collected, ended.ended_ns);
     let counted = collected
         .stacks
         .iter()
@@ -300,11 +353,11 @@ fn fold(
         subtitle: format!(
             "{}, {:.1} s, {source}, {drawn} {what}, {lost} without stack",
             host(),
-            elapsed.as_secs_f64()
+            ended.elapsed.as_secs_f64()
         ),
         unit: graph.unit,
         palette: graph.palette,
-        profile: profile_of(graph, elapsed),
+        profile: profile_of(graph, ended.elapsed),
         stacks: folder.finish(),
     }
 }
