@@ -48,6 +48,8 @@ pub enum Wanted {
     Netns = 3,
     /// The CPU it runs on.
     Cpu = 4,
+    /// Name of the thread; see [`WantedKey::of_name`].
+    Comm = 5,
 }
 
 impl Wanted {
@@ -60,12 +62,39 @@ impl Wanted {
 record! {
     /// Something that is wanted.
     pub struct WantedKey {
-        /// The id.
+        /// The id, or the first half of a name.
         pub id: u64,
+        /// The second half of a name.
+        pub rest: u64,
         /// The [`Wanted`], raw.
         pub kind: u32,
         /// Reserved, zero.
         pub reserved: u32,
+    }
+}
+
+impl WantedKey {
+    /// The key of an id.
+    #[inline]
+    pub const fn of_id(kind: Wanted, id: u64) -> Self {
+        Self {
+            id,
+            rest: 0,
+            kind: kind as u32,
+            reserved: 0,
+        }
+    }
+
+    /// The key of the name of a thread, NUL padded.
+    #[inline]
+    pub fn of_name(name: &[u8; 16]) -> Self {
+        let (halves, _none) = name.as_chunks::<8>();
+        Self {
+            id: u64::from_ne_bytes(halves[0]),
+            rest: u64::from_ne_bytes(halves[1]),
+            kind: Wanted::Comm as u32,
+            reserved: 0,
+        }
     }
 }
 

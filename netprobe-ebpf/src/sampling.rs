@@ -68,19 +68,17 @@ pub(crate) fn admits() -> bool {
         && admits_id(Wanted::Cpu, || u64::from(emit::cpu()))
         && admits_id(Wanted::Cgroup, cgroup)
         && admits_id(Wanted::Netns, || u64::from(netns()))
+        && admits_key(Wanted::Comm, || WantedKey::of_name(&task::comm()))
 }
 
 #[inline(always)]
 fn admits_id(wanted: Wanted, id: impl FnOnce() -> u64) -> bool {
-    if frozen(&CONFIG.sampling.wanted) & wanted.bit() == 0 {
-        return true;
-    }
-    let key = WantedKey {
-        id: id(),
-        kind: wanted as u32,
-        reserved: 0,
-    };
-    WANTED.get_ptr(&key).is_some()
+    admits_key(wanted, || WantedKey::of_id(wanted, id()))
+}
+
+#[inline(always)]
+fn admits_key(wanted: Wanted, key: impl FnOnce() -> WantedKey) -> bool {
+    frozen(&CONFIG.sampling.wanted) & wanted.bit() == 0 || WANTED.get_ptr(key()).is_some()
 }
 
 #[inline(always)]

@@ -6,7 +6,7 @@ use netprobe_common::{
     counters::Count,
     samples::{
         Blocked, COLLISION, NO_SUCH_STACK, NOT_ASKED, SECOND_MAP, STACK_DEPTH, Tally, TaskStack,
-        Wanted, WantedKey,
+        WantedKey,
     },
 };
 
@@ -42,19 +42,14 @@ pub enum Addresses {
 }
 
 /// Says which tasks are wanted; before the programs are attached.
-pub fn want(session: &mut Session, ids: &[(Wanted, u64)]) -> Result<()> {
+pub fn want(session: &mut Session, keys: &[WantedKey]) -> Result<()> {
     let map = session
         .ebpf()
         .map_mut("WANTED")
         .ok_or_else(|| anyhow!("no map WANTED"))?;
     let mut map: HashMap<_, Wire<WantedKey>, u32> = HashMap::try_from(map)?;
-    for (wanted, id) in ids {
-        let key = WantedKey {
-            id: *id,
-            kind: *wanted as u32,
-            reserved: 0,
-        };
-        map.insert(Wire(key), 1, 0)
+    for key in keys {
+        map.insert(Wire(*key), 1, 0)
             .context("too many processes, threads, cgroups or CPUs are wanted")?;
     }
     Ok(())

@@ -115,7 +115,7 @@ pub(super) struct Run {
 pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
     let mut stop = Stop::listen()?;
     let mut session = Session::start(&request(&run))?;
-    task_stacks::want(&mut session, &run.wanted.ids)?;
+    task_stacks::want(&mut session, &run.wanted.keys)?;
     let stacks = TaskStacks::take(&mut session)?;
     let mut naming = Naming::start(stacks, run.wanted.sampling.user != 0);
     let mut sampler = attach(&mut session, &run)?;
@@ -201,7 +201,7 @@ fn request(run: &Run) -> Request {
     let mut sizes = Sizes {
         stacks: 16_384,
         more_stacks: 8192,
-        task_stacks: 8192,
+        task_stacks: 16_384,
         ..Sizes::NONE
     };
     let mut windowed = None;

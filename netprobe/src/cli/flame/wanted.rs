@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use netprobe_common::samples::{Sampling, TaskStack, Wanted as Kind};
+use netprobe_common::samples::{Sampling, TaskStack, Wanted as Kind, WantedKey};
 
 use super::super::filter;
 use crate::{
@@ -67,7 +67,7 @@ pub(super) struct Wanted {
     /// For the programs, without what the graph itself sets.
     pub(super) sampling: Sampling,
     /// What the programs look for.
-    pub(super) ids: Vec<(Kind, u64)>,
+    pub(super) keys: Vec<WantedKey>,
     /// The CPUs, all if there are none.
     pub(super) cpus: Vec<u32>,
     matcher: Matcher,
@@ -96,56 +96,70 @@ impl Options {
             COLUMNS.iter().any(|column| column.name == name)
         })?;
         contradiction::check(&expression)?;
-        let mut ids: Vec<(Kind, u64)> = Vec::new();
+        let mut keys: Vec<WantedKey> = Vec::new();
         for part in expression.conjuncts() {
-            // Ids of one kind are alternatives to the programs, so one part of each kind is theirs.
-            if let Some(found) = ids_of(part)
-                && !ids.iter().any(|(kind, _)| *kind == found[0].0)
+            // Keys of one kind are alternatives to the programs, so one part of each kind is theirs.
+            if let Some(found) = keys_of(part)
+                && !keys.iter().any(|key| key.kind == found[0].kind)
             {
-                ids.extend(found);
+                keys.extend(found);
             }
         }
-        ids.extend(self.tid.iter().map(|tid| (Kind::Tid, u64::from(*tid))));
+        let mut add = |kind, id| keys.push(WantedKey::of_id(kind, id));
+        for tid in &self.tid {
+            add(Kind::Tid, u64::from(*tid));
+        }
         if let Some(path) = &self.cgroup {
             let found = cgroups::below(path)
                 .map_err(|why| Error::elsewhere(format!("--cgroup {path}: {why}")))?;
-            ids.extend(found.into_iter().map(|id| (Kind::Cgroup, id)));
+            found.into_iter().for_each(|id| add(Kind::Cgroup, id));
         }
         let cpus: Vec<u32> = self
             .cpu
             .iter()
             .flat_map(|range| range.first..=range.last)
             .collect();
-        ids.extend(cpus.iter().map(|cpu| (Kind::Cpu, u64::from(*cpu))));
+        for cpu in &cpus {
+            add(Kind::Cpu, u64::from(*cpu));
+        }
         let mut sampling = Sampling::NONE;
         sampling.kernel = u32::from(!self.user_only);
         sampling.user = u32::from(!self.kernel_only);
-        sampling.wanted = ids.iter().fold(0, |bits, (kind, _)| bits | kind.bit());
+        sampling.wanted = keys.iter().fold(0, |bits, key| bits | 1 << key.kind);
         sampling.netns = u32::from(asks_netns(&expression));
         Ok(Wanted {
             sampling,
-            ids,
+            keys,
             cpus,
             matcher: Matcher::new(expression, COLUMNS),
         })
     }
 }
 
-/// The ids of a part that any of them satisfies; none if it asks for anything else.
-fn ids_of(part: &Expression) -> Option<Vec<(Kind, u64)>> {
-    let mut ids: Vec<(Kind, u64)> = Vec::new();
+/// The keys of a part that any of them satisfies; none if it asks for anything else.
+fn keys_of(part: &Expression) -> Option<Vec<WantedKey>> {
+    let mut keys: Vec<WantedKey> = Vec::new();
     let one_kind = part.each(&mut |test| {
-        let id = match test.predicate {
-            Predicate::Pid(pid) => (Kind::Pid, u64::from(pid)),
-            Predicate::Netns(inode) => (Kind::Netns, u64::from(inode)),
+        let key = match &test.predicate {
+            Predicate::Pid(pid) => WantedKey::of_id(Kind::Pid, u64::from(*pid)),
+            Predicate::Netns(inode) => WantedKey::of_id(Kind::Netns, u64::from(*inode)),
+            Predicate::Comm(pattern) => WantedKey::of_name(&padded(pattern.exact().ok_or(())?)?),
             _ => return Err(()),
         };
-        let fits = !test.is_negated && ids.iter().all(|(kind, _)| *kind == id.0);
-        ids.push(id);
+        let fits = !test.is_negated && keys.iter().all(|other| other.kind == key.kind);
+        keys.push(key);
         if fits { Ok(()) } else { Err(()) }
     });
-    let has_all = !matches!(part, Expression::And(_));
-    (one_kind.is_ok() && has_all && !ids.is_empty()).then_some(ids)
+    let is_any = !matches!(part, Expression::And(_));
+    (one_kind.is_ok() && is_any && !keys.is_empty()).then_some(keys)
+}
+
+/// A name as the kernel keeps it.
+fn padded(name: &str) -> Result<[u8; 16], ()> {
+    let mut padded = [0; 16];
+    let place = padded.get_mut(..name.len()).ok_or(())?;
+    place.copy_from_slice(name.as_bytes());
+    if padded[15] != 0 { Err(()) } else { Ok(padded) }
 }
 
 fn asks_netns(expression: &Expression) -> bool {
@@ -190,7 +204,7 @@ mod tests {
     fn ids_go_to_the_kernel_and_names_do_not() {
         let wanted = wanted(&["--pid", "5,6", "--comm", "php*", "--tid", "9"]);
         let expected = [(Kind::Pid, 5), (Kind::Pid, 6), (Kind::Tid, 9)];
-        assert_eq!(wanted.ids, expected);
+        assert_eq!(wanted.keys, expected.map(|(kind, id)| WantedKey::of_id(kind, id)));
         assert_eq!(wanted.sampling.wanted, Kind::Pid.bit() | Kind::Tid.bit());
         assert!(wanted.admits(&task(6, b"php-fpm")));
         assert!(!wanted.admits(&task(6, b"nginx")));
@@ -200,9 +214,17 @@ mod tests {
     #[test]
     fn what_excludes_ids_is_not_for_the_kernel() {
         let wanted = wanted(&["--filter", "not pid 5 and (pid 6 or comm x)"]);
-        assert_eq!(wanted.ids, []);
+        assert_eq!(wanted.keys, []);
         assert!(wanted.admits(&task(7, b"x")));
         assert!(!wanted.admits(&task(5, b"x")));
+    }
+
+    #[test]
+    fn exact_names_go_to_the_kernel() {
+        let wanted = wanted(&["--comm", "nginx,redis"]);
+        assert_eq!(wanted.keys[0], WantedKey::of_name(b"nginx\0\0\0\0\0\0\0\0\0\0\0"));
+        assert_eq!(wanted.keys.len(), 2);
+        assert_eq!(wanted.sampling.wanted, Kind::Comm.bit());
     }
 
     #[test]
