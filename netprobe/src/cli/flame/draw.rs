@@ -18,6 +18,7 @@ use crate::{
 /// Options of the picture.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Output")]
+#[group(skip)]
 pub(super) struct Options {
     /// File to write, - for stdout.
     #[arg(short, long, value_name = "FILE", default_value = "-")]
@@ -38,6 +39,7 @@ pub(super) struct Options {
 /// How a picture looks.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Output")]
+#[group(skip)]
 pub(super) struct Look {
     /// The root at the top (an icicle graph).
     #[arg(long)]

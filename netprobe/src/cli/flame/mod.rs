@@ -55,6 +55,7 @@ enum Graph {
 
 /// Options of every graph that is collected.
 #[derive(Args, Clone, Debug)]
+#[group(skip)]
 struct Common {
     /// Stop after this long; Ctrl-C draws what was collected until then.
     #[arg(short, long, value_parser = parse_duration, default_value = "10s")]

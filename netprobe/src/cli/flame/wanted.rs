@@ -21,6 +21,7 @@ const COLUMNS: &[Column] = &[
 
 /// Options of graphs of tasks.
 #[derive(Args, Clone, Debug)]
+#[group(skip)]
 pub(super) struct Options {
     /// Only kernel stacks.
     #[arg(short = 'K', long, conflicts_with = "user_only")]
