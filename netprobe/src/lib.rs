@@ -10,3 +10,4 @@ pub mod observe;
 pub mod probes;
 pub mod render;
 pub mod report;
+pub mod symbols;

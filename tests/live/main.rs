@@ -13,6 +13,7 @@ mod drops;
 mod environments;
 mod filters;
 mod flame;
+mod flame_tasks;
 mod lifetimes;
 mod listeners;
 mod resets;

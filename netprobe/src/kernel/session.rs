@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    hash::Hash,
     os::fd::AsFd,
     path::Path,
     time::{Duration, Instant},
@@ -36,6 +37,7 @@ use super::{
 };
 use crate::{
     filter::KnownReasons,
+    kernel::sampler::OFF_CPU,
     probes::{self, Hook, PROBES, ProbeSpec, Via},
 };
 
@@ -202,6 +204,15 @@ impl Session {
         }
     }
 
+    /// Attaches the windowed hook for the rest of the run.
+    pub fn attach_windowed(&mut self) -> Result<()> {
+        match self.windowed.as_ref().map(|attached| &attached.result) {
+            Some(Ok(way)) => attach::link_all(&mut self.ebpf, way),
+            Some(Err(why)) => Err(anyhow!("{why}")),
+            None => Err(anyhow!("not asked for")),
+        }
+    }
+
     /// The probes asked for and what became of their hooks.
     pub fn probes(&self) -> &[(&'static ProbeSpec, Vec<Attached>)] {
         &self.probes
@@ -274,6 +285,11 @@ impl Session {
         totals::stacks(&self.ebpf)
     }
 
+    /// A map of groups, summed over CPUs.
+    pub(super) fn count_map<K: Plain + Eq + Hash>(&self, name: &str) -> Result<Vec<(K, Count)>> {
+        totals::of_map(&self.ebpf, name)
+    }
+
     /// Opens (a number above 0) or closes (0) a window in which port candidates are counted.
     pub fn set_window(&mut self, number: u64) -> Result<()> {
         let map = self
@@ -339,6 +355,9 @@ impl Session {
                 attach::unload(&mut self.ebpf, hook);
             }
         }
+        if let Some(windowed) = &self.windowed {
+            attach::unload(&mut self.ebpf, windowed.hook);
+        }
         attach::unload_sampler(&mut self.ebpf);
         missed
     }
@@ -375,7 +394,7 @@ fn damaged() -> anyhow::Error {
 
 /// Everything that is asked of the kernel's BTF, by name.
 fn names() -> HashSet<String> {
-    let extra = std::iter::once(&probes::connects::CANDIDATES);
+    let extra = [&probes::connects::CANDIDATES, &OFF_CPU];
     let hooks = PROBES.iter().flat_map(|spec| spec.hooks).chain(extra);
     let targets = hooks.flat_map(|hook| hook.ways.iter().flat_map(|way| way.iter()));
     let targets = targets.map(|attach| match attach.via {

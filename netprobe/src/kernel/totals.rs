@@ -26,6 +26,11 @@ pub(super) fn groups(ebpf: &Ebpf) -> Result<Vec<(CountKey, Count)>> {
     Ok(some(totals))
 }
 
+/// A per-CPU map of groups, whichever it is.
+pub(super) fn of_map<K: Plain + Eq + Hash>(ebpf: &Ebpf, name: &str) -> Result<Vec<(K, Count)>> {
+    hash(ebpf, name).map(some)
+}
+
 /// The stacks of a flame graph. What was sampled out after the last stack of its place and reason
 /// counts for that stack.
 pub(super) fn stacks(ebpf: &Ebpf) -> Result<Vec<(StackKey, Count)>> {

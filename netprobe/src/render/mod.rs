@@ -3,10 +3,14 @@
 pub mod check;
 pub mod connects;
 pub mod csv;
+pub mod flame_json;
 pub mod flamegraph;
 pub mod folded;
 pub mod format;
 pub mod jsonl;
+mod layers;
+pub mod pprof;
+mod protobuf;
 pub mod schema;
 pub mod summary;
 pub mod table;
