@@ -66,6 +66,9 @@ impl Entries {
                 Some(("zone", value)) => {
                     *self.zones.entry(value.parse().unwrap_or(0)).or_default() += 1;
                 }
+                None if left_s.is_none() && word.parse::<u32>().is_ok() => {
+                    left_s = word.parse().ok();
+                }
                 None if word
                     .bytes()
                     .all(|byte| byte.is_ascii_uppercase() || byte == b'_') =>

@@ -128,7 +128,7 @@ mod tests {
         for (kind, drops, expected) in [("tbf", 50, true), ("netem", 50, false), ("tbf", 2, false)]
         {
             let mut window = quiet();
-            let qdisc = |drops| Qdisc {
+            let qdisc = |drops: u32| Qdisc {
                 interface: "eth0".to_owned(),
                 kind: kind.to_owned(),
                 handle: 1,
@@ -138,7 +138,11 @@ mod tests {
                 bytes: 0,
             };
             window.netns().before.qdiscs.push(qdisc(u32::MAX - 9));
-            window.netns().after.qdiscs.push(qdisc(drops - 10));
+            window
+                .netns()
+                .after
+                .qdiscs
+                .push(qdisc((u32::MAX - 9).wrapping_add(drops)));
             let findings = window.findings();
             assert_eq!(!findings.is_empty(), expected, "{kind} {drops}");
             if expected {
