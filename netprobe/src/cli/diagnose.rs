@@ -119,10 +119,10 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
 
 async fn watch(options: &Options, inode: Option<u32>) -> Result<Diagnosis> {
     let mut stop = Stop::listen()?;
-    let mut namespaces = namespaces::all()?;
-    if let Some(inode) = inode {
-        namespaces.retain(|namespace| namespace.inode == inode);
-    }
+    let namespaces = match inode {
+        Some(inode) => vec![namespaces::find(inode)?],
+        None => namespaces::all()?,
+    };
     let mut session = Session::start(&request(inode))?;
     let mut ring = LiveRing::new(session.take_ring()?)?;
     let mut reader = Reader::new(&session);
