@@ -9,6 +9,7 @@ mod bcc;
 mod connect_view;
 mod connects;
 mod conntrack;
+mod diagnose;
 mod drops;
 mod environments;
 mod filters;

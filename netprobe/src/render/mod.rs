@@ -3,6 +3,9 @@
 pub mod check;
 pub mod connects;
 pub mod csv;
+pub mod diagnosis;
+pub mod diagnosis_json;
+pub mod explanation;
 pub mod flame_json;
 pub mod flamegraph;
 pub mod folded;
