@@ -4,6 +4,7 @@ pub mod aggregate;
 pub mod capture;
 pub mod cli;
 pub mod decode;
+pub mod demo;
 pub mod filter;
 pub mod kernel;
 pub mod observe;

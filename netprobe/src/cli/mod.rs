@@ -9,6 +9,7 @@ use netprobe_common::header::Kind;
 use crate::kernel::privileges::CannotRun;
 
 mod check;
+mod demo;
 mod filter;
 mod flame;
 mod generate;
@@ -82,6 +83,12 @@ enum Command {
     Flame(flame::Options),
     /// What this kernel and these privileges allow, probe by probe.
     Check(check::Options),
+    /// Reproduces an incident in network namespaces of its own.
+    #[command(after_help = demo::EXAMPLES)]
+    Demo(demo::Options),
+    /// What a process of a demo does.
+    #[command(hide = true)]
+    Play(demo::Play),
     /// Man pages and shell completions.
     #[command(hide = true)]
     Generate(generate::Options),
@@ -146,6 +153,8 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::TimeWait(options) => stream::run(global, Kind::TimeWait, options),
         Command::Flame(options) => flame::run(global, options),
         Command::Check(options) => check::run(options),
+        Command::Demo(options) => demo::run(options),
+        Command::Play(part) => demo::play(part),
         Command::Generate(options) => generate::run(options),
     }
 }
