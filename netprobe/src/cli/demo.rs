@@ -39,6 +39,9 @@ pub(super) struct Options {
     /// Only reproduce it, until Ctrl-C; Enter applies the cure.
     #[arg(long)]
     hold: bool,
+    /// This machine may be harmed: allows incidents that change settings of all of it.
+    #[arg(long)]
+    disposable: bool,
     /// How long to watch it.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     duration: Duration,
@@ -72,7 +75,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     if !rustix::process::geteuid().is_root() {
         return Err(CannotRun::new("a demo makes network namespaces: run with sudo").into());
     }
-    let mut incident = Incident::start(scenario)?;
+    let mut incident = Incident::start(scenario, options.disposable)?;
     incident.wait_until_it_shows()?;
     introduce(scenario, &incident, options.json)?;
     if options.hold {
@@ -86,21 +89,29 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
 fn list(is_json: bool) -> Result<()> {
     let mut out = io::stdout().lock();
     for scenario in SCENARIOS {
-        let missing: Vec<_> = (scenario.stage)().tools();
-        let missing: Vec<_> = missing
-            .into_iter()
-            .filter(|tool| find_tool(tool).is_none())
-            .collect();
+        let stage = (scenario.stage)();
+        let mut tools = stage.tools();
+        tools.retain(|tool| find_tool(tool).is_none());
+        let is_harmful = !stage.machine.is_empty();
         if is_json {
-            let line = json!({"id": scenario.id, "about": scenario.about, "cure": scenario.cure, "missing": missing});
+            let line = json!({
+                "id": scenario.id,
+                "about": scenario.about,
+                "cure": scenario.cure,
+                "missing": tools,
+                "disposable": is_harmful,
+            });
             writeln!(out, "{line}")?;
-        } else {
-            let needs = match missing.as_slice() {
-                [] => String::new(),
-                tools => format!(" (needs {})", tools.join(", ")),
-            };
-            writeln!(out, "{:<26}{}{needs}", scenario.id, scenario.about)?;
+            continue;
         }
+        write!(out, "{:<26}{}", scenario.id, scenario.about)?;
+        if is_harmful {
+            write!(out, " (changes the machine: needs --disposable)")?;
+        }
+        if !tools.is_empty() {
+            write!(out, " (needs {})", tools.join(", "))?;
+        }
+        writeln!(out)?;
     }
     Ok(())
 }
@@ -112,7 +123,9 @@ fn introduce(scenario: &Scenario, incident: &Incident, is_json: bool) -> Result<
         let hosts: Vec<_> = incident
             .network()
             .hosts()
-            .map(|(host, netns)| Ok(json!({"name": host.name(), "netns": netns.inode()?})))
+            .map(|(host, netns)| {
+                Ok(json!({"name": host.name(), "netns": netns.inode()?, "path": netns.path()}))
+            })
             .collect::<Result<_>>()?;
         let processes: Vec<_> = incident.actors().iter().map(|actor| {
             json!({"name": actor.process.name, "pid": actor.pid(), "host": actor.process.host.name()})

@@ -11,10 +11,11 @@ use anyhow::{Context, Result, bail};
 use super::{
     Scenario,
     cast::Actor,
-    network::{INTERFACE, Network},
+    network::{INTERFACE, Network, sysctl_path},
     stage::{Process, Sign, Stage},
     workload::Tally,
 };
+use crate::kernel::privileges::CannotRun;
 
 /// How long an incident may take until it shows.
 const SHOWS_WITHIN: Duration = Duration::from_secs(60);
@@ -27,18 +28,28 @@ pub struct Incident {
     network: Network,
     actors: Vec<Actor>,
     before: Vec<u64>,
+    /// Sysctls of the machine as they were.
+    machine: BTreeMap<&'static str, String>,
 }
 
 impl Incident {
     /// Sets the stage of `scenario` and lets it begin.
-    pub fn start(scenario: &Scenario) -> Result<Self> {
+    ///
+    /// What would change the whole machine is done only where that `is_disposable`.
+    pub fn start(scenario: &Scenario, is_disposable: bool) -> Result<Self> {
         let stage = (scenario.stage)();
+        if let Some((name, _)) = stage.machine.first().filter(|_| !is_disposable) {
+            let why = format!(
+                "{} needs {name}, which network namespaces do not have of their own: only on a \
+                 disposable machine (cargo xtask vm), with --disposable",
+                scenario.id
+            );
+            return Err(CannotRun::new(why).into());
+        }
         for tool in stage.tools() {
             if find_tool(tool).is_none() {
-                bail!(
-                    "{tool} is needed to reproduce {} and is not installed",
-                    scenario.id
-                );
+                let why = format!("{} needs {tool}, which is not installed", scenario.id);
+                return Err(CannotRun::new(why).into());
             }
         }
         let mut incident = Self {
@@ -46,6 +57,7 @@ impl Incident {
             stage: Stage::default(),
             actors: Vec::new(),
             before: Vec::new(),
+            machine: BTreeMap::new(),
         };
         incident.become_(stage)?;
         Ok(incident)
@@ -70,6 +82,14 @@ impl Incident {
                 let (host, name, value) = setting;
                 self.network.of(*host)?.set(name, value)?;
             }
+        }
+        for (name, value) in &stage.machine {
+            let path = sysctl_path(name);
+            if !self.machine.contains_key(name) {
+                let old = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+                self.machine.insert(name, old);
+            }
+            fs::write(&path, value).with_context(|| format!("set {name} to {value:?}"))?;
         }
         self.stage = stage;
         let wanted = self.stage.processes.clone();
@@ -177,6 +197,16 @@ impl Incident {
     /// The hosts.
     pub fn network(&self) -> &Network {
         &self.network
+    }
+}
+
+impl Drop for Incident {
+    fn drop(&mut self) {
+        for (name, value) in &self.machine {
+            if let Err(why) = fs::write(sysctl_path(name), value) {
+                log::warn!("{name} stays changed: {why}");
+            }
+        }
     }
 }
 

@@ -13,10 +13,11 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use super::rtnetlink::{self, End, LOOPBACK};
+use crate::kernel::privileges::CannotRun;
 
 /// Address of the connecting host.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -90,7 +91,7 @@ impl Netns {
     }
 
     /// Where another process finds it, as long as this one lives.
-    pub(super) fn path(&self) -> String {
+    pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
@@ -104,7 +105,7 @@ impl Netns {
 
     /// Sets a sysctl of this namespace by its dotted name.
     pub fn set(&self, name: &str, value: &str) -> Result<()> {
-        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        let path = sysctl_path(name);
         self.run(|| fs::write(&path, value).with_context(|| format!("set {name} to {value:?}")))
     }
 
@@ -120,7 +121,7 @@ impl Netns {
                 .stdout(Stdio::null())
                 .stderr(Stdio::piped())
                 .spawn()
-                .with_context(|| format!("run {program}"))?;
+                .map_err(|why| CannotRun::new(format!("cannot run {program}: {why}")))?;
             if let Some(mut stdin) = child.stdin.take() {
                 stdin
                     .write_all(input.as_bytes())
@@ -129,7 +130,9 @@ impl Netns {
             let output = child.wait_with_output().context("wait for its end")?;
             if !output.status.success() {
                 let complaint = String::from_utf8_lossy(&output.stderr);
-                bail!("{}: {}", words.join(" "), complaint.trim());
+                // A kernel without the module that it needs is the usual reason.
+                let why = format!("{}: {}", words.join(" "), complaint.trim());
+                return Err(CannotRun::new(why).into());
             }
             Ok(())
         })
@@ -210,6 +213,11 @@ impl Network {
         let ends = [(Host::Client, &self.client), (Host::Server, &self.server)];
         ends.into_iter().chain(router)
     }
+}
+
+/// The file of a sysctl.
+pub(super) fn sysctl_path(name: &str) -> String {
+    format!("/proc/sys/{}", name.replace('.', "/"))
 }
 
 /// Moves this thread into the namespace at `path`, for good.

@@ -12,6 +12,8 @@ pub struct Stage {
     pub is_routed: bool,
     /// Sysctls: the host, the dotted name, the value.
     pub sysctls: Vec<(Host, &'static str, String)>,
+    /// Sysctls that only the machine as a whole has: the dotted name and the value.
+    pub machine: Vec<(&'static str, String)>,
     /// Rules of nft(8), by host.
     pub firewall: Vec<(Host, String)>,
     /// What tc(8) puts at a host's first interface: `netem delay 20ms`.
@@ -75,6 +77,13 @@ impl Stage {
     #[must_use]
     pub fn sysctl(mut self, host: Host, name: &'static str, value: impl ToString) -> Self {
         self.sysctls.push((host, name, value.to_string()));
+        self
+    }
+
+    /// With a sysctl that all of this machine shares: for machines that may be harmed.
+    #[must_use]
+    pub fn machine(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.machine.push((name, value.to_string()));
         self
     }
 

@@ -12,6 +12,7 @@ use super::{
 mod accept_queue_overflow;
 mod application_not_accepting;
 mod conntrack_stale_entries;
+mod conntrack_table_full;
 mod egress_queue_drops;
 mod ephemeral_ports_exhausted;
 mod fd_exhaustion;
@@ -20,18 +21,24 @@ mod half_open_established;
 mod healthy;
 mod idle_reset;
 mod long_held_connections;
+mod neighbour_table_full;
+mod orphan_overflow;
 mod path_loss;
 mod port_search_cost;
+mod receive_path_drops;
 mod resets;
 mod short_lived_connections;
 mod slow_start_after_idle;
 mod syn_backlog_full;
 mod syn_retransmits;
+mod tcp_memory_pressure;
 mod time_wait_buildup;
 mod time_wait_overflow;
 
 /// All of them, worst first.
 pub const SCENARIOS: &[Scenario] = &[
+    neighbour_table_full::SCENARIO,
+    conntrack_table_full::SCENARIO,
     accept_queue_overflow::SCENARIO,
     application_not_accepting::SCENARIO,
     syn_backlog_full::SCENARIO,
@@ -41,12 +48,15 @@ pub const SCENARIOS: &[Scenario] = &[
     time_wait_buildup::SCENARIO,
     time_wait_overflow::SCENARIO,
     syn_retransmits::SCENARIO,
+    receive_path_drops::SCENARIO,
     path_loss::SCENARIO,
     egress_queue_drops::SCENARIO,
     short_lived_connections::SCENARIO,
     idle_reset::SCENARIO,
     resets::SCENARIO,
     fd_exhaustion::SCENARIO,
+    tcp_memory_pressure::SCENARIO,
+    orphan_overflow::SCENARIO,
     long_held_connections::SCENARIO,
     conntrack_stale_entries::SCENARIO,
     slow_start_after_idle::SCENARIO,

@@ -18,8 +18,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 /// The range of ports is as large as a slow machine can fill.
-const RANGE: &str = "20000 27999";
-const BEFORE: u32 = 5_000;
+const RANGE: &str = "20000 23999";
+const BEFORE: u32 = 2_800;
 
 fn stage(is_cured: bool) -> Stage {
     let request = if is_cured {

@@ -28,6 +28,8 @@ const AT_ONCE: usize = 32;
 pub struct Request {
     /// The server.
     pub to: SocketAddrV4,
+    /// Different addresses, from that of the server on; usually 1.
+    pub spread: u32,
     /// Connections begun per second.
     pub rate: u32,
     /// Connections begun at the same moment.
@@ -68,6 +70,7 @@ impl Request {
     pub const fn new(to: SocketAddrV4, rate: u32) -> Self {
         Self {
             to,
+            spread: 1,
             rate,
             burst: 1,
             at_once: 10_000,
@@ -96,9 +99,10 @@ impl Request {
     /// One connection from begin to end.
     async fn converse(&self, account: &Account) {
         account.change(|tally| tally.started += 1);
+        let to = self.destination(account.0.borrow().started);
         let patience = Duration::from_millis(self.patience_ms);
         let begun = Instant::now();
-        let mut connection = match timeout(patience, TcpStream::connect(self.to)).await {
+        let mut connection = match timeout(patience, TcpStream::connect(to)).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return account.fail(&error),
             Err(_elapsed) => return account.change(|tally| tally.gave_up += 1),
@@ -116,6 +120,13 @@ impl Request {
             }
             Err(error) => account.fail(&error),
         }
+    }
+
+    /// Where a connection of this number goes.
+    fn destination(&self, number: u64) -> SocketAddrV4 {
+        let step = u32::try_from(number % u64::from(self.spread.max(1))).unwrap_or(0);
+        let address = u32::from(*self.to.ip()).wrapping_add(step);
+        SocketAddrV4::new(address.into(), self.to.port())
     }
 
     fn prepare(&self, connection: &TcpStream) -> io::Result<()> {

@@ -60,6 +60,8 @@ pub enum Closing {
     Unread,
     /// First, with a reset.
     Reset,
+    /// Never, and it does not read either.
+    Never,
 }
 
 impl Serve {
@@ -148,6 +150,10 @@ impl Serve {
         if self.closing == Closing::Unread {
             connection.readable().await?;
             return Ok(());
+        }
+        if self.closing == Closing::Never {
+            let _open = connection;
+            return std::future::pending().await;
         }
         if self.closing == Closing::Reset {
             set_socket_linger(&connection, Some(Duration::ZERO))?;
