@@ -5,6 +5,7 @@ pub mod capture;
 pub mod cli;
 pub mod decode;
 pub mod demo;
+pub mod diagnose;
 pub mod filter;
 pub mod kernel;
 pub mod observe;

@@ -2,7 +2,9 @@
 
 use crate::{complaint, netprobe};
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 12] = [
+    "diagnose",
+    "explain",
     "drops",
     "retransmits",
     "connects",

@@ -10,6 +10,8 @@ use crate::kernel::privileges::CannotRun;
 
 mod check;
 mod demo;
+mod diagnose;
+mod explain;
 mod filter;
 mod flame;
 mod generate;
@@ -17,6 +19,7 @@ mod logging;
 mod open;
 mod signals;
 mod stream;
+mod watch;
 
 /// Says why a Linux server's TCP is failing.
 ///
@@ -34,6 +37,7 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  netprobe diagnose                       what is wrong, why, and what to change
   netprobe check                          what this kernel lets us see
   netprobe drops                          every dropped TCP packet, with the kernel's reason
   netprobe listeners --duration 30s       who is being turned away, by which listener
@@ -42,7 +46,8 @@ Examples:
   netprobe drops --filter 'dport = :443 and not src 10.0.0.0/8'
   netprobe flame drops -o drops.svg       where in the kernel packets are dropped
 
-Exit codes: 0 normal end (also Ctrl-C), 1 failure, 2 usage, 3 this environment cannot run it.";
+Exit codes: 0 normal end (also Ctrl-C), 1 failure, 2 usage, 3 this environment cannot run it,
+4 `diagnose --fail-on` found something that severe.";
 
 /// Options that mean the same everywhere.
 #[derive(Args, Clone, Debug)]
@@ -57,6 +62,10 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// What is wrong, why, and what to change: watches for a while and gives the verdict.
+    Diagnose(diagnose::Options),
+    /// What a finding means, how it was recognised, the fixes and their risks.
+    Explain(explain::Options),
     /// TCP packets that the kernel threw away: reason, place, connection.
     #[command(
         after_help = "Examples:\n  netprobe drops --stack --json\n  netprobe drops --count --duration 10s"
@@ -139,6 +148,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(cli: &Cli) -> Result<ExitCode> {
     let global = &cli.global;
     match &cli.command {
+        Command::Diagnose(options) => diagnose::run(options),
+        Command::Explain(options) => explain::run(options),
         Command::Drops(options) => stream::run(global, Kind::Drops, options),
         Command::Retransmits(options) => stream::run(global, Kind::Retransmits, options),
         Command::Connects(options) => stream::run(global, Kind::Connects, options),

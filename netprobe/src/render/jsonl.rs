@@ -77,7 +77,7 @@ impl Formatter for Harmless {
 }
 
 /// Writes one line.
-fn line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+pub(super) fn line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     value.serialize(&mut Serializer::with_formatter(&mut *out, Harmless))?;
     out.write_all(b"\n")
 }

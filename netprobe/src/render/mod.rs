@@ -1,6 +1,9 @@
 //! One file per format. A renderer sees the report and writes text; it reads nothing else.
 
 pub mod check;
+pub mod diagnosis;
+pub mod diagnosis_json;
+pub mod explanation;
 pub mod flamegraph;
 pub mod folded;
 pub mod jsonl;

@@ -27,6 +27,14 @@ pub fn push(out: &mut String, value: &Value) {
     debug_assert!(written.is_ok(), "writing to a string does not fail");
 }
 
+/// A text as it may be shown.
+pub fn harmless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let written = escape(&mut out, text);
+    debug_assert!(written.is_ok(), "writing to a string does not fail");
+    out
+}
+
 /// Names of the flags from the lowest bit up (RFC 9293, 3.1), joined as bcc does.
 fn push_flags(out: &mut String, flags: u8) -> fmt::Result {
     const NAMES: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];

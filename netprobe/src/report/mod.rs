@@ -4,6 +4,8 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use netprobe_common::counters::Counters;
 
+pub mod diagnosis;
+
 /// One value of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
