@@ -3,7 +3,6 @@
 use std::{
     io::{self, BufRead, Write},
     process::ExitCode,
-    thread,
     time::Duration,
 };
 
@@ -11,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
 
-use super::parse_duration;
+use super::{diagnose, parse_duration};
 use crate::{
     demo::{
         self, SCENARIOS, Scenario,
@@ -81,9 +80,15 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     if options.hold {
         return hold(scenario, incident, options.json);
     }
-    thread::sleep(options.duration);
+    let inodes = incident.network().hosts().map(|(_, netns)| netns.inode());
+    let only = inodes.collect::<Result<Vec<u32>>>()?;
+    let code = diagnose::run(&diagnose::Options::of_demo(
+        options.duration,
+        options.json,
+        only,
+    ))?;
     fare(&incident, options.json)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 fn list(is_json: bool) -> Result<()> {

@@ -82,12 +82,16 @@ impl Netns {
             rtnetlink::up(LOOPBACK)?;
             Ok(file)
         })?;
-        Ok(Self(netns))
+        let netns = Self(netns);
+        // A socket whose process was killed keeps its namespace until its last packet is answered.
+        netns.set("net.ipv4.tcp_orphan_retries", "1")?;
+        Ok(netns)
     }
 
     /// Inode number, which names it in events and `--netns`.
-    pub fn inode(&self) -> Result<u64> {
-        Ok(self.0.metadata().context("stat a namespace")?.ino())
+    pub fn inode(&self) -> Result<u32> {
+        let inode = self.0.metadata().context("stat a namespace")?.ino();
+        u32::try_from(inode).context("inode numbers of namespaces have 32 bits")
     }
 
     /// Where another process finds it, as long as this one lives.

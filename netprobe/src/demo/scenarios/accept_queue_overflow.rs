@@ -1,5 +1,5 @@
 //! A server that is fast enough, but looks at its accept queue only now and then; the queue is too
-//! short for what arrives between two looks.
+//! short for the bursts that arrive between two looks.
 
 use super::{PORT, TARGET};
 use crate::demo::{
@@ -11,7 +11,7 @@ use crate::demo::{
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "accept-queue-overflow",
-    about: "a listen() backlog too short for what arrives between two accepts",
+    about: "a listen() backlog too short for bursts of clients",
     cure: "listen() with a longer backlog",
     stage: || stage(false),
     cured: || stage(true),
@@ -20,10 +20,14 @@ pub(super) const SCENARIO: Scenario = Scenario {
 fn stage(is_cured: bool) -> Stage {
     let serve = Serve {
         backlog: if is_cured { 512 } else { 8 },
-        pause_ms: 250,
+        pause_ms: 100,
         ..Serve::well(PORT)
     };
-    Stage::new(serve, Request::new(TARGET, 100))
+    let request = Request {
+        burst: 30,
+        ..Request::new(TARGET, 50)
+    };
+    Stage::new(serve, request)
         .sign(Sign::Answered(CLIENT_NAME, 20))
         .sign(Sign::Counter(
             Host::Server,

@@ -6,7 +6,7 @@ use crate::demo::{
     Scenario,
     network::Host,
     stage::{CLIENT_NAME, Sign, Stage},
-    workload::{Request, Serve},
+    workload::{Request, Serve, Workload},
 };
 
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -40,6 +40,7 @@ fn stage(is_cured: bool) -> Stage {
     };
     let stage = Stage::new(Serve::well(PORT), request)
         .routed()
+        .process(Host::Router, "demo-router", Workload::Rest)
         .firewall(Host::Router, FORGETFUL)
         .sysctl(Host::Router, "net.netfilter.nf_conntrack_tcp_loose", 0)
         .sysctl(

@@ -30,6 +30,7 @@ fn stage(is_cured: bool) -> Stage {
     let orphans = if is_cured { 65_536 } else { 8 };
     let stage = Stage::new(serve, request)
         .machine("net.ipv4.tcp_max_orphans", orphans)
+        .sysctl(Host::Client, "net.ipv4.tcp_orphan_retries", 0)
         .sign(Sign::GaveUp(CLIENT_NAME, 40));
     if is_cured {
         return stage;

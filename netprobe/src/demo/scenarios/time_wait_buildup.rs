@@ -19,7 +19,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 /// The range of ports is as large as a slow machine can fill.
 const RANGE: &str = "20000 23999";
-const BEFORE: u32 = 2_800;
+const BEFORE: u32 = 1_700;
 
 fn stage(is_cured: bool) -> Stage {
     let request = if is_cured {
@@ -27,18 +27,18 @@ fn stage(is_cured: bool) -> Stage {
             requests: u32::MAX,
             idle_ms: 50,
             at_once: 10,
-            ..Request::new(TARGET, 100)
+            ..Request::new(TARGET, 20)
         }
     } else {
         Request {
             before: BEFORE,
-            ..Request::new(TARGET, 100)
+            ..Request::new(TARGET, 20)
         }
     };
     let stage = Stage::new(Serve::well(PORT), request)
         .sysctl(Host::Client, "net.ipv4.ip_local_port_range", RANGE)
         .sysctl(Host::Client, "net.ipv4.tcp_tw_reuse", u8::from(is_cured))
-        .sign(Sign::Answered(CLIENT_NAME, 50));
+        .sign(Sign::Answered(CLIENT_NAME, 20));
     if is_cured {
         return stage;
     }

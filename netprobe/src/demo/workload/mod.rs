@@ -36,6 +36,8 @@ pub enum Workload {
     Request(Request),
     /// Opens connections from addresses that nobody has.
     Flood(Flood),
+    /// Does nothing, and is there to be seen.
+    Rest,
 }
 
 impl Workload {
@@ -51,6 +53,7 @@ impl Workload {
                 Self::Serve(serve) => serve.run().await,
                 Self::Request(request) => request.run().await,
                 Self::Flood(flood) => flood.run().await,
+                Self::Rest => Account::default().keep_reporting().await,
             }
         })
     }
