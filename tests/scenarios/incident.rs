@@ -1,6 +1,7 @@
 //! An incident that `netprobe demo` keeps up, and what `netprobe diagnose` says about it.
 
 use std::{
+    env,
     fs::File,
     io::{BufRead, BufReader, Read, Write},
     os::fd::AsFd,
@@ -41,8 +42,10 @@ impl Incident {
         if !is_root() {
             return None;
         }
+        let is_disposable = env::var_os("NETPROBE_DISPOSABLE").is_some_and(|value| value == "1");
         let mut demo = Command::new(binary())
             .args(["demo", id, "--hold", "--json"])
+            .args(is_disposable.then_some("--disposable"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -37,5 +37,5 @@ fn stage(is_cured: bool) -> Stage {
     if is_cured {
         return stage.sign(Sign::Started(CLIENT_NAME, 20));
     }
-    stage.sign(Sign::Counter(Host::Server, "TcpExt.TCPMemoryPressures", 1))
+    stage.sign(Sign::Counter(Host::Server, "TcpExt.PruneCalled", 20))
 }
