@@ -16,10 +16,7 @@ impl Setting for Frozen {
 }
 
 /// Whether `flow` passes every filter of flows that is set.
-///
-/// A function of its own to BPF as well: it is called from many places, and the handlers need
-/// nearly all of their stack for themselves.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn admits(flow: &Flow) -> bool {
     CONFIG.filter.admits(Frozen, flow)
 }

@@ -209,4 +209,15 @@ mod tests {
             ]
         );
     }
+
+    #[test]
+    fn every_id_of_the_tables_is_a_rule() {
+        let causes = FOLLOWS.iter().map(|(cause, _)| *cause);
+        let effects = FOLLOWS
+            .iter()
+            .flat_map(|(_, effects)| effects.iter().copied());
+        for id in causes.chain(effects).chain(GATES.iter().copied()) {
+            assert!(super::super::rule(id).is_some(), "{id}");
+        }
+    }
 }

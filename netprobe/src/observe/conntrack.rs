@@ -22,6 +22,8 @@ pub struct Entries {
     pub sampled: u32,
     /// By TCP state; other protocols by their name.
     pub states: BTreeMap<String, u32>,
+    /// Seconds until established ones are forgotten, if no packet comes.
+    pub established_left_s: Vec<u32>,
     /// By source address.
     pub sources: BTreeMap<IpAddr, u32>,
     /// By destination address and port.
@@ -51,7 +53,10 @@ impl Entries {
     fn add(&mut self, line: &str) {
         let mut words = line.split_ascii_whitespace().skip(2);
         let Some(protocol) = words.next() else { return };
+        // The number of the protocol, which the name has said already.
+        words.next();
         let mut state = protocol;
+        let mut left_s = None::<u32>;
         let (mut source, mut destination, mut port) = (None, None, 0);
         for word in words {
             match word.split_once('=') {
@@ -60,6 +65,9 @@ impl Entries {
                 Some(("dport", value)) if port == 0 => port = value.parse().unwrap_or(0),
                 Some(("zone", value)) => {
                     *self.zones.entry(value.parse().unwrap_or(0)).or_default() += 1;
+                }
+                None if left_s.is_none() && word.parse::<u32>().is_ok() => {
+                    left_s = word.parse().ok();
                 }
                 None if word
                     .bytes()
@@ -71,6 +79,9 @@ impl Entries {
             }
         }
         self.sampled += 1;
+        if state == "ESTABLISHED" {
+            self.established_left_s.extend(left_s);
+        }
         if self.states.len() < 64 || self.states.contains_key(state) {
             *self.states.entry(state.to_owned()).or_default() += 1;
         }
@@ -103,6 +114,7 @@ mod tests {
         assert_eq!(entries.sampled, 2);
         assert_eq!(entries.states["ESTABLISHED"], 1);
         assert_eq!(entries.states["udp"], 1);
+        assert_eq!(entries.established_left_s, [431_999]);
         assert_eq!(entries.destinations[&("10.0.0.2".parse().unwrap(), 80)], 1);
         assert_eq!(entries.sources[&"10.0.0.1".parse().unwrap()], 1);
         assert_eq!(entries.zones[&3], 1);

@@ -10,6 +10,8 @@ pub type Counters = BTreeMap<&'static str, i64>;
 /// Every counter and gauge that a rule reads.
 pub const WANTED: &[&str] = &[
     "Ip.OutDiscards",
+    "Ip6OutNoRoutes",
+    "Ip6InNoRoutes",
     "Tcp.ActiveOpens",
     "Tcp.PassiveOpens",
     "Tcp.AttemptFails",
@@ -75,6 +77,7 @@ pub fn of_this_thread() -> Counters {
     };
     named_lines(&read("snmp"), &mut counters);
     named_lines(&read("netstat"), &mut counters);
+    single_lines(&read("snmp6"), &mut counters);
     word_lines(&read("sockstat"), "sockstat", &mut counters);
     word_lines(&read("sockstat6"), "sockstat6", &mut counters);
     for table in ["nf_conntrack", "arp_cache", "ndisc_cache", "rt_cache"] {
@@ -117,6 +120,16 @@ fn named_lines(text: &str, counters: &mut Counters) {
             if let Ok(value) = value.parse() {
                 keep(counters, &format!("{group}.{name}"), value);
             }
+        }
+    }
+}
+
+/// Lines of one name and value.
+fn single_lines(text: &str, counters: &mut Counters) {
+    for line in text.lines() {
+        let mut words = line.split_ascii_whitespace();
+        if let Some((name, Ok(value))) = words.next().zip(words.next().map(str::parse)) {
+            keep(counters, name, value);
         }
     }
 }
@@ -238,6 +251,7 @@ mod tests {
         for text in texts {
             let mut counters = Counters::new();
             named_lines(text, &mut counters);
+            single_lines(text, &mut counters);
             word_lines(text, "sockstat", &mut counters);
             per_cpu(text, "nf_conntrack", &mut counters);
             route6(text, &mut counters);

@@ -31,7 +31,12 @@ pub const STATES: usize = 13;
 /// Most destinations, listeners and peers that are told apart.
 const LARGEST: usize = 4096;
 /// A connection is quiet when no data went over it for this long.
-pub const QUIET_MS: u32 = 30_000;
+pub const QUIET_MS: u32 = 10_000;
+
+/// On shorter paths a congestion window grows back before anybody notices.
+const LONG_PATH_US: u32 = 5000;
+/// A connection that has sent less never had a large congestion window.
+const MUCH: u64 = 128 << 10;
 
 /// A listening socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +127,9 @@ pub struct SocketTable {
     pub clients: HashMap<u16, Clients>,
     /// Round-trip times by remote address.
     pub paths: HashMap<IpAddr, Path>,
+    /// Connections over a path of some length that have sent much and pause now: after such a pause
+    /// the congestion window begins anew.
+    pub pausing: u64,
     /// Sockets that found the tables above full.
     pub untracked: u64,
 }
@@ -168,6 +176,9 @@ impl SocketTable {
         }
         if let (ESTABLISHED, Some(info)) = (socket.state, socket.info) {
             self.add_path(socket.remote, info);
+            let is_long = info.srtt_us >= LONG_PATH_US;
+            let pauses = u64::from(info.idle_ms) * 1000 > u64::from(info.rto_us);
+            self.pausing += u64::from(is_long && pauses && info.bytes_acked >= MUCH);
         }
         if served.contains(&socket.local_port) {
             self.add_client(socket);
@@ -276,6 +287,8 @@ struct Info {
     idle_ms: u32,
     srtt_us: u32,
     min_rtt_us: u32,
+    rto_us: u32,
+    bytes_acked: u64,
 }
 
 /// Hands over every socket of both families in one of the `states`.
@@ -342,6 +355,8 @@ fn info(bytes: &[u8]) -> Option<Info> {
         idle_ms: u32_at(bytes, 44)?.min(u32_at(bytes, 52)?),
         srtt_us: u32_at(bytes, 68)?,
         min_rtt_us: u32_at(bytes, 148).unwrap_or(0),
+        rto_us: u32_at(bytes, 8)?,
+        bytes_acked: netlink::u64_at(bytes, 120).unwrap_or(0),
     })
 }
 

@@ -19,8 +19,8 @@ pub struct Interface {
     pub rx_packets: u64,
     /// Received but dropped: by the device for want of room, or because nobody wanted them.
     pub rx_dropped: u64,
-    /// Overruns of the device's ring.
-    pub rx_fifo: u64,
+    /// Lost by the device: its ring was full, or it could not keep up.
+    pub rx_missed: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
     /// Packets sent.
@@ -50,7 +50,53 @@ pub struct Qdisc {
 
 /// The interfaces of the namespace that this thread is in, by name.
 pub fn of_this_thread() -> BTreeMap<String, Interface> {
+    let mut found = BTreeMap::new();
+    let listed = links(|_, name, statistics| {
+        if let Some(interface) = statistics.and_then(statistics64) {
+            found.insert(name, interface);
+        }
+    });
+    if listed.is_ok() && !found.is_empty() {
+        return found;
+    }
     parse(&fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default())
+}
+
+/// Every interface: its index, its name, and `struct rtnl_link_stats64`.
+fn links(mut each: impl FnMut(u32, String, Option<&[u8]>)) -> Result<()> {
+    // struct ifinfomsg
+    netlink::list(NETLINK_ROUTE, RTM_GETLINK, &[0; 16], |message| {
+        let Some(index) = u32_at(message, 4) else {
+            return;
+        };
+        let (mut name, mut statistics) = (None, None);
+        for (kind, value) in attributes(message.get(16..).unwrap_or_default()) {
+            match kind {
+                // IFLA_IFNAME
+                3 => name = Some(text(value)),
+                // IFLA_STATS64
+                23 => statistics = Some(value),
+                _ => {}
+            }
+        }
+        if let Some(name) = name {
+            each(index, name, statistics);
+        }
+    })
+}
+
+fn statistics64(bytes: &[u8]) -> Option<Interface> {
+    let at = |index: usize| netlink::u64_at(bytes, index * 8);
+    Some(Interface {
+        rx_packets: at(0)?,
+        tx_packets: at(1)?,
+        rx_bytes: at(2)?,
+        tx_bytes: at(3)?,
+        rx_dropped: at(6)?,
+        tx_dropped: at(7)?,
+        // rx_over_errors, rx_fifo_errors and rx_missed_errors
+        rx_missed: at(11)? + at(14)? + at(15)?,
+    })
 }
 
 fn parse(text: &str) -> BTreeMap<String, Interface> {
@@ -67,7 +113,7 @@ fn parse(text: &str) -> BTreeMap<String, Interface> {
                 rx_bytes: at(0)?,
                 rx_packets: at(1)?,
                 rx_dropped: at(3)?,
-                rx_fifo: at(4)?,
+                rx_missed: at(4)?,
                 tx_bytes: at(8)?,
                 tx_packets: at(9)?,
                 tx_dropped: at(11)?,
@@ -80,15 +126,8 @@ fn parse(text: &str) -> BTreeMap<String, Interface> {
 /// The queueing disciplines of the namespace that this thread is in.
 pub fn qdiscs() -> Result<Vec<Qdisc>> {
     let mut names = BTreeMap::new();
-    // struct ifinfomsg
-    netlink::list(NETLINK_ROUTE, RTM_GETLINK, &[0; 16], |message| {
-        let Some(index) = u32_at(message, 4) else {
-            return;
-        };
-        let after = message.get(16..).unwrap_or_default();
-        if let Some((_, name)) = attributes(after).find(|(kind, _)| *kind == 3) {
-            names.insert(index, text(name));
-        }
+    links(|index, name, _| {
+        names.insert(index, name);
     })?;
     let mut qdiscs = Vec::new();
     // struct tcmsg
@@ -154,7 +193,7 @@ mod tests {
         let found = parse(text);
         assert_eq!(found.len(), 1);
         let lo = found["lo"];
-        assert_eq!((lo.rx_bytes, lo.rx_dropped, lo.rx_fifo), (10, 3, 4));
+        assert_eq!((lo.rx_bytes, lo.rx_dropped, lo.rx_missed), (10, 3, 4));
         assert_eq!((lo.tx_bytes, lo.tx_packets, lo.tx_dropped), (20, 5, 6));
     }
 

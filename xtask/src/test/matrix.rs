@@ -103,8 +103,14 @@ impl Boot<'_> {
 
     fn boot(&self, options: &Options) -> Result<u8> {
         let program = format!("/bin/{}", self.target);
-        let mut command = vec![program.clone()];
-        command.extend(["--show-output", "--test-threads=1"].map(str::to_owned));
+        // Tests that spoil the machine are ignored elsewhere, and run last here.
+        let script = format!(
+            "{program} --show-output --test-threads=1 --skip spoiling:: \"$@\"; status=$?; \
+             {program} --show-output --test-threads=1 --ignored \"$@\" && exit $status"
+        );
+        let mut command: Vec<String> = ["/bin/sh", "-c", &script, self.target]
+            .map(str::to_owned)
+            .into();
         command.extend(options.arguments.iter().cloned());
         let mut machine = Machine::new(kernels::get(self.version)?, command);
         machine.timeout = TIMEOUT;
