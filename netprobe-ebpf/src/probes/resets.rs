@@ -333,7 +333,7 @@ fn report<L: Load, C: StackIdContext>(
             lives::owner(sock, &mut record.owner);
             record.age_ns = lives::age_ns(sock.address);
             if end.state != TCP_LISTEN && end.state != TCP_SYN_SENT {
-                record.idle_ns = idle_ns(sock);
+                record.idle_ns = idle_ns(sock, end.direction);
             }
         }
         record.reason = end.reason;
@@ -345,13 +345,17 @@ fn report<L: Load, C: StackIdContext>(
     Ok(())
 }
 
-/// Since the last data went either way.
+/// Since the last data went either way. What a reset answers was sent just before it came, so of one
+/// that was received it is the time since the peer was last heard.
 #[inline(always)]
-fn idle_ns<L: Load>(sock: Sock<L>) -> u64 {
-    let sent: u32 = sock.tcp_field(Field::TcpLastSent);
+fn idle_ns<L: Load>(sock: Sock<L>, direction: Direction) -> u64 {
+    let other: u32 = match direction {
+        Direction::Received => sock.tcp_field(Field::TcpLastAcked),
+        Direction::Sent => sock.tcp_field(Field::TcpLastSent),
+    };
     let received: u32 = sock.tcp_field(Field::IcskLastReceived);
-    if sent == 0 && received == 0 {
+    if other == 0 && received == 0 {
         return NO_IDLE;
     }
-    since(sent).min(since(received))
+    since(other).min(since(received))
 }

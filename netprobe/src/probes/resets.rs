@@ -92,7 +92,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             "idle_ns",
             "IDLE(ns)",
             13,
-            "since data last went either way, to the kernel's clock tick",
+            "since data last went either way (received: since the peer was heard)",
         ),
         Column::number(
             "age_ns",
