@@ -1,12 +1,12 @@
-//! A firewall that remembers connections which ended without its seeing it: their resets were dropped
-//! before it. The entries stay for days.
+//! A firewall that does not see how connections end, as with routes that differ by direction: their
+//! entries stay for days, long after the sockets are gone.
 
 use super::{PORT, TARGET};
 use crate::demo::{
     Scenario,
     network::Host,
     stage::{CLIENT_NAME, Sign, Stage},
-    workload::{Closing, Parting, Request, Serve},
+    workload::{Request, Serve},
 };
 
 pub(super) const SCENARIO: Scenario = Scenario {
@@ -17,14 +17,14 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cured: || stage(true),
 };
 
-const FORGETS_NOTHING: &str = "table ip demo {
+const SEES_NO_END: &str = "table inet demo {
     chain before {
-        type filter hook prerouting priority -300;
-        tcp flags & rst == rst drop
+        type filter hook prerouting priority raw;
+        tcp flags & (fin | rst) != 0 notrack
     }
     chain after {
-        type filter hook output priority -300;
-        tcp flags & rst == rst drop
+        type filter hook output priority raw;
+        tcp flags & (fin | rst) != 0 notrack
     }
     chain input {
         type filter hook input priority filter;
@@ -32,23 +32,20 @@ const FORGETS_NOTHING: &str = "table ip demo {
     }
 }
 ";
+/// What the table holds; the incident needs more than half of it.
+const ENTRIES: u32 = 1_000;
 
 fn stage(is_cured: bool) -> Stage {
-    let request = Request {
-        parting: Parting::Reset,
-        ..Request::new(TARGET, 200)
-    };
-    let serve = Serve {
-        closing: Closing::Reset,
-        ..Serve::well(PORT)
-    };
-    let timeout = if is_cured { 3 } else { 432_000 };
-    Stage::new(serve, request)
-        .firewall(Host::Server, FORGETS_NOTHING)
+    let timeout = if is_cured { 2 } else { 432_000 };
+    Stage::new(Serve::well(PORT), Request::new(TARGET, 60))
+        .firewall(Host::Server, SEES_NO_END)
+        .machine("net.netfilter.nf_conntrack_max", ENTRIES)
         .sysctl(
             Host::Server,
             "net.netfilter.nf_conntrack_tcp_timeout_established",
             timeout,
         )
-        .sign(Sign::Answered(CLIENT_NAME, 1_000))
+        // The last ACK of each, which is tracked, begins an entry anew.
+        .sysctl(Host::Server, "net.netfilter.nf_conntrack_tcp_loose", 0)
+        .sign(Sign::Answered(CLIENT_NAME, if is_cured { 50 } else { 600 }))
 }

@@ -25,10 +25,10 @@ fn stage(is_cured: bool) -> Stage {
     let request = Request {
         requests: u32::MAX,
         answer_bytes: 400_000,
-        idle_ms: 1_000,
-        at_once: 4,
+        idle_ms: 1_500,
+        at_once: 12,
         patience_ms: 20_000,
-        ..Request::new(TARGET, 4)
+        ..Request::new(TARGET, 12)
     };
     Stage::new(serve, request)
         .queue(Host::Client, "netem delay 40ms")
@@ -37,5 +37,5 @@ fn stage(is_cured: bool) -> Stage {
             "net.ipv4.tcp_slow_start_after_idle",
             u8::from(!is_cured),
         )
-        .sign(Sign::Answered(CLIENT_NAME, 12))
+        .sign(Sign::Answered(CLIENT_NAME, 30))
 }
