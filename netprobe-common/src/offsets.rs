@@ -78,7 +78,7 @@ fields! {
     TcpSrttUs = Member("tcp_sock.srtt_us");
     TcpSndCwnd = Member("tcp_sock.snd_cwnd");
     TcpLastSent = Member("tcp_sock.lsndtime");
-    TcpLastAcked = Member("tcp_sock.rcv_tstamp");
+    TcpLastHeard = Member("tcp_sock.rcv_tstamp");
     TcpLinger2 = Member("tcp_sock.linger2");
     TcpBytesSent = Member("tcp_sock.bytes_sent");
     TcpBytesRetrans = Member("tcp_sock.bytes_retrans");

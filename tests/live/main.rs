@@ -6,6 +6,7 @@
 mod accounting;
 mod connects;
 mod conntrack;
+mod diagnose;
 mod drops;
 mod environments;
 mod filters;

@@ -345,17 +345,17 @@ fn report<L: Load, C: StackIdContext>(
     Ok(())
 }
 
-/// Since the last data went either way. What a reset answers was sent just before it came, so of one
-/// that was received it is the time since the peer was last heard.
+/// Of a reset that was sent: since data last went either way. Of one that was received: since the
+/// peer was last heard of, as what we have just sent may be what it answers.
 #[inline(always)]
 fn idle_ns<L: Load>(sock: Sock<L>, direction: Direction) -> u64 {
-    let other: u32 = match direction {
-        Direction::Received => sock.tcp_field(Field::TcpLastAcked),
-        Direction::Sent => sock.tcp_field(Field::TcpLastSent),
-    };
     let received: u32 = sock.tcp_field(Field::IcskLastReceived);
-    if other == 0 && received == 0 {
+    let other: u32 = match direction {
+        Direction::Sent => sock.tcp_field(Field::TcpLastSent),
+        Direction::Received => sock.tcp_field(Field::TcpLastHeard),
+    };
+    if received == 0 && other == 0 {
         return NO_IDLE;
     }
-    since(other).min(since(received))
+    since(received).min(since(other))
 }

@@ -135,10 +135,10 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
 
 async fn watch(options: &Options, inode: Option<u32>) -> Result<Diagnosis> {
     let mut stop = Stop::listen()?;
-    let mut namespaces = namespaces::all()?;
-    if let Some(inode) = inode {
-        namespaces.retain(|namespace| namespace.inode == inode);
-    }
+    let mut namespaces = match inode {
+        Some(inode) => vec![namespaces::find(inode)?],
+        None => namespaces::all()?,
+    };
     if !options.only.is_empty() {
         namespaces.retain(|namespace| options.only.contains(&namespace.inode));
     }

@@ -6,10 +6,11 @@ use std::{
     fs::{self, File},
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
+    path::PathBuf,
     thread,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Where ip-netns(8) keeps namespaces that need not have a process.
@@ -25,6 +26,53 @@ pub struct Namespace {
     /// Whether it is the one of process 1.
     pub is_initial: bool,
     file: File,
+}
+
+/// The network namespace with this inode number, also if nothing but an open file or a single
+/// thread keeps it.
+pub fn find(inode: u32) -> Result<Namespace> {
+    let known = all()?
+        .into_iter()
+        .find(|namespace| namespace.inode == inode);
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let wanted = format!("net:[{inode}]");
+    let processes = fs::read_dir("/proc").context("list processes")?.flatten();
+    let places = processes.flat_map(|process| {
+        let files = fs::read_dir(process.path().join("fd"));
+        let tasks = fs::read_dir(process.path().join("task"));
+        let files = files.into_iter().flatten().flatten();
+        let tasks = tasks.into_iter().flatten().flatten();
+        files
+            .map(|file| file.path())
+            .chain(tasks.map(|task| task.path().join("ns/net")))
+    });
+    let is_wanted = |place: &PathBuf| {
+        fs::read_link(place).is_ok_and(|target| target.as_os_str() == wanted.as_str())
+    };
+    for place in places.filter(is_wanted) {
+        // It may be closed meanwhile.
+        if let Ok(file) = File::open(place) {
+            return Ok(Namespace {
+                inode,
+                name: None,
+                is_initial: false,
+                file,
+            });
+        }
+    }
+    bail!("network namespace {inode} is kept by nothing that can be found")
+}
+
+/// Files that are mounted to keep network namespaces, as container engines do.
+fn mounts(mountinfo: &str) -> Vec<String> {
+    let lines = mountinfo.lines().filter_map(|line| {
+        let mut fields = line.split(' ');
+        let root = fields.nth(3)?;
+        root.starts_with("net:[").then(|| fields.next()).flatten()
+    });
+    lines.map(str::to_owned).collect()
 }
 
 /// Every network namespace that some process is in, or that has a name.
@@ -48,6 +96,9 @@ pub fn all() -> Result<Vec<Namespace>> {
     for entry in fs::read_dir(NAMED).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         keep(File::open(entry.path()), Some(name));
+    }
+    for path in mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()) {
+        keep(File::open(path), None);
     }
     for entry in fs::read_dir("/proc").context("list processes")?.flatten() {
         if entry.file_name().as_encoded_bytes()[0].is_ascii_digit() {
@@ -91,6 +142,13 @@ pub fn in_each<T: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mounted_namespaces_are_found() {
+        let text = "410 29 0:4 net:[4026532245] /run/docker/netns/abc rw shared:1 - nsfs nsfs rw\n\
+                    411 29 0:4 mnt:[4026532246] /run/x rw - nsfs nsfs rw\n29 1 8:1 / / rw - ext4 a rw\nx\n";
+        assert_eq!(mounts(text), ["/run/docker/netns/abc"]);
+    }
 
     #[test]
     fn our_own_namespace_is_among_them() {

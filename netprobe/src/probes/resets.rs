@@ -92,7 +92,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             "idle_ns",
             "IDLE(ns)",
             13,
-            "since data last went either way (received: since the peer was heard)",
+            "since data last went either way; received: since the peer was last heard of",
         ),
         Column::number(
             "age_ns",
