@@ -4,6 +4,7 @@ pub mod aggregate;
 pub mod capture;
 pub mod cli;
 pub mod decode;
+pub mod demo;
 pub mod diagnose;
 pub mod filter;
 pub mod kernel;

@@ -63,6 +63,22 @@ pub(super) struct Options {
     /// Only this network namespace: inode number, process id, path or name.
     #[arg(long, value_name = "NETNS")]
     netns: Option<String>,
+    /// Only these network namespaces, by inode number: those of a demo.
+    #[arg(skip)]
+    only: Vec<u32>,
+}
+
+impl Options {
+    /// Watches the namespaces of a demo.
+    pub(super) fn of_demo(duration: Duration, json: bool, only: Vec<u32>) -> Self {
+        Self {
+            duration,
+            json,
+            fail_on: None,
+            netns: None,
+            only,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -123,14 +139,18 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
 
 async fn watch(options: &Options, inode: Option<u32>) -> Result<Diagnosis> {
     let mut stop = Stop::listen()?;
-    let namespaces = match inode {
+    let mut namespaces = match inode {
         Some(inode) => vec![namespaces::find(inode)?],
         None => namespaces::all()?,
     };
+    if !options.only.is_empty() {
+        namespaces.retain(|namespace| options.only.contains(&namespace.inode));
+    }
     let mut session = Session::start(&request(inode, options.max_overhead))?;
     let mut ring = LiveRing::new(session.take_ring()?)?;
     let mut reader = Reader::new(&session);
-    let begin = Begin::now(namespaces)?;
+    let is_narrowed = inode.is_some() || !options.only.is_empty();
+    let begin = Begin::now(namespaces, is_narrowed)?;
     log::info!(
         "ready: watching for {:?}, Ctrl-C gives the verdict at once",
         options.duration
@@ -181,8 +201,8 @@ struct Begin {
 }
 
 impl Begin {
-    fn now(namespaces: Vec<Namespace>) -> Result<Self> {
-        let watch = Watch::start(namespaces)?;
+    fn now(namespaces: Vec<Namespace>, is_narrowed: bool) -> Result<Self> {
+        let watch = Watch::start(namespaces, is_narrowed)?;
         let unix = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(Self {
             at: Instant::now(),

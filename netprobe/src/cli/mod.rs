@@ -10,6 +10,7 @@ use crate::kernel::privileges::CannotRun;
 
 mod bcc;
 mod check;
+mod demo;
 mod diagnose;
 mod explain;
 mod filter;
@@ -102,6 +103,12 @@ enum Command {
     Check(check::Options),
     /// JSON Schema of what --json writes, for every stream.
     Schema,
+    /// Reproduces an incident in network namespaces of its own.
+    #[command(after_help = demo::EXAMPLES)]
+    Demo(demo::Options),
+    /// What a process of a demo does.
+    #[command(hide = true)]
+    Play(demo::Play),
     /// Man pages and shell completions.
     #[command(hide = true)]
     Generate(generate::Options),
@@ -180,6 +187,8 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Bcc(command) => bcc::run(global, command),
         Command::Check(options) => check::run(options),
         Command::Schema => schema::run(),
+        Command::Demo(options) => demo::run(options),
+        Command::Play(part) => demo::play(part),
         Command::Generate(options) => generate::run(options),
         Command::SymbolWorker(options) => {
             crate::symbols::worker::run(!options.no_debug_info)?;
