@@ -75,6 +75,7 @@ impl Options {
             duration,
             json,
             fail_on: None,
+            max_overhead: 0.01,
             netns: None,
             only,
         }
