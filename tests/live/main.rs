@@ -7,6 +7,7 @@ mod accounting;
 mod connects;
 mod conntrack;
 mod drops;
+mod environments;
 mod filters;
 mod flame;
 mod lifetimes;

@@ -5,7 +5,7 @@ use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned};
 use netprobe_common::{config::Config, offsets::Offsets, record::bytes_of};
 use rustix::time::{ClockId, clock_getres};
 
-use super::casts::Casts;
+use super::{casts::Casts, privileges};
 
 /// The programs, as committed in `prebuilt/`.
 #[cfg(target_arch = "x86_64")]
@@ -74,7 +74,8 @@ pub fn load(
         .map_max_entries("OWNERS", sizes.connects)
         .map_max_entries("LIVES", sizes.lives)
         .load(&casts.written_into(OBJECT))
-        .context("create the BPF maps (needs CAP_BPF, and on 5.10 a large RLIMIT_MEMLOCK)")
+        .map_err(|error| privileges::explain(error.into()))
+        .context("create the BPF maps")
 }
 
 /// Length of a jiffy, which is how coarse the coarse clock is.
