@@ -88,6 +88,10 @@ record! {
 /// [`CountKey::code`] of the row that gathers what found the map full.
 pub const OTHER: u32 = 0xffff_fffe;
 
+/// [`CountKey::kind`] of the depths of accept queues: `code` is the limit, `location` the power of
+/// two that the depth was at least, plus one; 0 is an empty queue.
+pub const DEPTHS: u32 = 0xfffe;
+
 record! {
     /// A count and its weight.
     pub struct Count {

@@ -8,7 +8,8 @@ use core::arch::asm;
 use netprobe_common::{
     config::{Config, HeaderTypes, LEVEL_ALL},
     counters::{
-        Candidates, Count, CountKey, Counters, PLACES, Place, SAMPLED_PLACES, SampledPlace, StackKey,
+        Candidates, Count, CountKey, Counters, PLACES, Place, SAMPLED_PLACES, SampledPlace,
+        StackKey,
     },
     filter::Filter,
     header::Kind,
@@ -26,6 +27,7 @@ pub(crate) static CONFIG: Config = Config {
     count: 0,
     stack: 0,
     flame: 0,
+    depths: 0,
     log: 0,
     wake_mask: 0,
     tick_ns: 0,
@@ -90,6 +92,11 @@ pub(crate) static CONNECTS: HashMap<u64, Pending> = HashMap::with_max_entries(16
 /// connection is still reported, without its age.
 #[map]
 pub(crate) static LIVES: HashMap<u64, Life> = HashMap::with_max_entries(131_072, 0);
+
+/// When each socket came to the state it is in, by socket address. Full: the least used entry
+/// goes, and the time in that state is unknown.
+#[map]
+pub(crate) static STATES: LruHashMap<u64, u64> = LruHashMap::with_max_entries(65_536, 0);
 
 /// Arguments of functions that a kretprobe waits for, by stack pointer. Full: the stalest entry
 /// goes, which is of a call whose return was missed.
@@ -179,11 +186,7 @@ pub(crate) fn count<K: Plain>(map: &PerCpuHashMap<K, Count>, key: &K, weight: u6
 
 /// Adds `amount` to `key`; false if there is no room for a new key.
 #[inline(always)]
-pub(crate) fn add_count<K: Plain>(
-    map: &PerCpuHashMap<K, Count>,
-    key: &K,
-    amount: &Count,
-) -> bool {
+pub(crate) fn add_count<K: Plain>(map: &PerCpuHashMap<K, Count>, key: &K, amount: &Count) -> bool {
     if let Some(count) = value(map.get_ptr_mut(key)) {
         add(&mut count.events, amount.events);
         add(&mut count.weight, amount.weight);

@@ -8,8 +8,10 @@ use netprobe::{
     decode::{self, Names},
     probes,
     render::{
-        jsonl,
-        table::Table,
+        csv::Csv,
+        format::Format,
+        jsonl::Lines,
+        table::{self, Table},
         time::{Clock, Style},
     },
     report::{Layout, Row, Value},
@@ -33,6 +35,7 @@ fn main() {
     };
     let mut row = Row {
         unix_ns: 0,
+        monotonic_ns: 0,
         kind: "",
         values: Vec::new(),
     };
@@ -40,22 +43,29 @@ fn main() {
         reason: Value::Text("NO_SOCKET".into()),
         place: Value::Text("tcp_v4_rcv+0x91".into()),
     };
+    let all: Vec<usize> = (0..layout.columns.len()).collect();
+    let of_day = Clock::new(Style::OfDay);
+    let usual = table::fitting(layout, None, &of_day);
+    let formats: [(&str, Box<dyn Format>); 3] = [
+        (
+            "JSON Lines",
+            Box::new(Lines::new(layout, &all, Clock::new(Style::Rfc3339))),
+        ),
+        (
+            "CSV",
+            Box::new(Csv::new(layout, &all, Clock::new(Style::Rfc3339))),
+        ),
+        ("table", Box::new(Table::new(layout, &usual, of_day))),
+    ];
     println!("| rendered as | records/s | ns each |");
     println!("| --- | ---: | ---: |");
-    let mut clock = Clock::new(Style::Rfc3339);
     let mut out = io::BufWriter::with_capacity(1 << 16, io::sink());
-    measure("JSON Lines", &records, |bytes| {
-        decode::decode(bytes, &mut names, &mut row).expect("a record");
-        let time = clock.format(row.unix_ns);
-        jsonl::row(&mut out, layout, &row, time).expect("a sink");
-    });
-    let mut clock = Clock::new(Style::OfDay);
-    let mut table = Table::new(layout, None);
-    measure("table", &records, |bytes| {
-        decode::decode(bytes, &mut names, &mut row).expect("a record");
-        let time = clock.format(row.unix_ns);
-        table.row(&mut out, &row, time).expect("a sink");
-    });
+    for (name, mut format) in formats {
+        measure(name, &records, |bytes| {
+            decode::decode(bytes, &mut names, &mut row).expect("a record");
+            format.row(&mut out, &row).expect("a sink");
+        });
+    }
 }
 
 /// Renders records for a while, five times, and prints the median.

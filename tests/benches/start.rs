@@ -20,8 +20,16 @@ fn main() {
     for stream in STREAMS {
         let mut rounds: Vec<Start> = (0..ROUNDS).map(|_| start(stream)).collect();
         rounds.sort_by(|a, b| a.ms.total_cmp(&b.ms));
-        let Start { ms, rss_kib, maps_kib } = rounds[ROUNDS / 2];
-        println!("| {stream} | {ms:.0} ms | {} MiB | {} MiB |", mib(rss_kib), mib(maps_kib));
+        let Start {
+            ms,
+            rss_kib,
+            maps_kib,
+        } = rounds[ROUNDS / 2];
+        println!(
+            "| {stream} | {ms:.0} ms | {} MiB | {} MiB |",
+            mib(rss_kib),
+            mib(maps_kib)
+        );
     }
 }
 
@@ -62,9 +70,14 @@ fn start(stream: &str) -> Start {
 /// Memory of the maps that a process holds, in bytes.
 fn maps(pid: u32) -> u64 {
     let entries = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("its files");
-    let paths = entries.flatten().map(|entry| entry.path().display().to_string());
+    let paths = entries
+        .flatten()
+        .map(|entry| entry.path().display().to_string());
     let is_map = |path: &String| fs::read_to_string(path).is_ok_and(|text| text.contains("map_id"));
-    paths.filter(is_map).map(|path| number(&path, "memlock")).sum()
+    paths
+        .filter(is_map)
+        .map(|path| number(&path, "memlock"))
+        .sum()
 }
 
 /// The number after `key:` in a file.

@@ -220,7 +220,11 @@ fn what_is_left_out_to_keep_the_cost_low_is_announced_and_counted() {
     assert_eq!(seen, sent, "{counters:?}");
     assert!(counters.sampled_out > 0, "{counters:?}");
     assert!(!run.summary.complete, "{:#?}", run.summary);
-    assert!(run.complaints.contains("to keep to 0.1 %"), "{}", run.complaints);
+    assert!(
+        run.complaints.contains("to keep to 0.1 %"),
+        "{}",
+        run.complaints
+    );
 }
 
 #[test]

@@ -94,7 +94,10 @@ impl RunTime {
     /// The figures of the programs that process `pid` holds now.
     pub fn of(pid: u32) -> Self {
         let mut programs = std::collections::BTreeMap::new();
-        for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten() {
+        for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))
+            .into_iter()
+            .flatten()
+        {
             let path = entry.expect("list the files of the process").path();
             let text = fs::read_to_string(path).unwrap_or_default();
             let number = |key: &str| {

@@ -37,6 +37,9 @@ pub struct Summary {
     /// What `--count` counted.
     #[serde(default)]
     pub totals: Vec<Total>,
+    /// What connects add up to, of `connects`.
+    #[serde(default)]
+    pub connects: Option<Value>,
 }
 
 /// A probe in a summary, or in `netprobe check`.
@@ -394,6 +397,7 @@ impl Probe {
         let value: Value =
             serde_json::from_str(line).unwrap_or_else(|why| panic!("not JSON ({why}): {line}"));
         assert!(self.last.is_none(), "after the summary: {line}");
+        crate::schema::assert_valid(&value);
         if value["kind"] == "summary" {
             let summary = serde_json::from_value(value);
             self.last = Some(summary.unwrap_or_else(|why| panic!("summary: {why}: {line}")));

@@ -131,7 +131,11 @@ impl KernelBtf {
 
     fn id(&self, name: &str, is_meant: impl Fn(&Type) -> bool) -> Option<u32> {
         let ids = self.index.get(name)?.iter().copied();
-        let mut meant = ids.filter(|id| self.btf.resolve_type_by_id(*id).is_ok_and(|ty| is_meant(&ty)));
+        let mut meant = ids.filter(|id| {
+            self.btf
+                .resolve_type_by_id(*id)
+                .is_ok_and(|ty| is_meant(&ty))
+        });
         meant.next()
     }
 

@@ -7,9 +7,7 @@
 
 use std::time::Duration;
 
-use netprobe_common::config::{
-    Config, LEVEL_ALL, LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED,
-};
+use netprobe_common::config::{Config, LEVEL_ALL, LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED};
 
 /// How much of the limit may be saved for a burst.
 const SAVINGS: Duration = Duration::from_secs(10);

@@ -34,7 +34,8 @@ pub(super) fn missed() -> HashMap<u32, u64> {
 fn links() -> Vec<RawFd> {
     let entries = fs::read_dir("/proc/self/fdinfo").into_iter().flatten();
     let is_link = |path: &std::path::Path| {
-        fs::read_to_string(path).is_ok_and(|text| text.starts_with("link_type:") || text.contains("\nlink_type:"))
+        fs::read_to_string(path)
+            .is_ok_and(|text| text.starts_with("link_type:") || text.contains("\nlink_type:"))
     };
     entries
         .flatten()

@@ -6,6 +6,7 @@ use netprobe_common::{config::Config, offsets::Offsets, record::bytes_of};
 use rustix::time::{ClockId, clock_getres};
 
 use super::{casts::Casts, privileges};
+use crate::probes::Keeps;
 
 /// The programs, as committed in `prebuilt/`.
 #[cfg(target_arch = "x86_64")]
@@ -30,6 +31,8 @@ pub struct Sizes {
     pub connects: u32,
     /// Open connections whose age and owner are remembered.
     pub lives: u32,
+    /// Sockets of which it is remembered since when they are in their state.
+    pub states: u32,
 }
 
 impl Sizes {
@@ -41,7 +44,29 @@ impl Sizes {
         stack_counts: 1,
         connects: 1,
         lives: 1,
+        states: 1,
     };
+
+    /// With room for what the programs of a probe remember.
+    #[must_use]
+    pub const fn with(self, keeps: Keeps) -> Self {
+        match keeps {
+            Keeps::Nothing => self,
+            Keeps::Connects => Self {
+                connects: 16_384,
+                ..self
+            },
+            Keeps::Lives => Self {
+                lives: 131_072,
+                ..self
+            },
+            Keeps::States => Self {
+                lives: 131_072,
+                states: 65_536,
+                ..self
+            },
+        }
+    }
 }
 
 /// Creates the maps and reads the programs; none of them runs yet.
@@ -73,6 +98,7 @@ pub fn load(
         .map_max_entries("CONNECTS", sizes.connects)
         .map_max_entries("OWNERS", sizes.connects)
         .map_max_entries("LIVES", sizes.lives)
+        .map_max_entries("STATES", sizes.states)
         .load(&casts.written_into(OBJECT))
         .map_err(|error| privileges::explain(error.into()))
         .context("create the BPF maps")

@@ -1,6 +1,11 @@
 //! One run's programs in the kernel: loaded, attached, read out, and gone when it is dropped.
 
-use std::{collections::HashSet, os::fd::AsFd, path::Path, time::{Duration, Instant}};
+use std::{
+    collections::HashSet,
+    os::fd::AsFd,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
@@ -102,13 +107,7 @@ impl Session {
             guarded: u32::from(kernel.function(GUARD_FUNCTION).is_some()),
             ..config
         };
-        let mut ebpf = load::load(
-            &config,
-            &offsets,
-            Casts::find(&kernel),
-            request.sizes,
-            &btf,
-        )?;
+        let mut ebpf = load::load(&config, &offsets, Casts::find(&kernel), request.sizes, &btf)?;
         reserve_other(&mut ebpf, request)?;
         let logger = open_log(&mut ebpf, &config)?;
         log::debug!("maps are ready after {:?}", started.elapsed());

@@ -18,7 +18,10 @@ use super::pod::Wire;
 pub(super) fn groups(ebpf: &Ebpf) -> Result<Vec<(CountKey, Count)>> {
     let mut totals = hash(ebpf, "COUNTS")?;
     each_place(ebpf, "BUSY", PLACES, |place: &Place| {
-        totals.entry(place.key).or_insert(Count::NONE).add(&place.count);
+        totals
+            .entry(place.key)
+            .or_insert(Count::NONE)
+            .add(&place.count);
     })?;
     Ok(some(totals))
 }
@@ -40,7 +43,10 @@ pub(super) fn stacks(ebpf: &Ebpf) -> Result<Vec<(StackKey, Count)>> {
 }
 
 fn some<K>(totals: HashMap<K, Count>) -> Vec<(K, Count)> {
-    totals.into_iter().filter(|(_, count)| count.events > 0).collect()
+    totals
+        .into_iter()
+        .filter(|(_, count)| count.events > 0)
+        .collect()
 }
 
 fn hash<K: Plain + Eq + Hash>(ebpf: &Ebpf, name: &str) -> Result<HashMap<K, Count>> {
@@ -57,7 +63,12 @@ fn hash<K: Plain + Eq + Hash>(ebpf: &Ebpf, name: &str) -> Result<HashMap<K, Coun
     Ok(totals)
 }
 
-fn each_place<P: Plain>(ebpf: &Ebpf, name: &str, places: u32, mut each: impl FnMut(&P)) -> Result<()> {
+fn each_place<P: Plain>(
+    ebpf: &Ebpf,
+    name: &str,
+    places: u32,
+    mut each: impl FnMut(&P),
+) -> Result<()> {
     let map = ebpf.map(name).ok_or_else(|| anyhow!("no map {name}"))?;
     let map: PerCpuArray<_, Wire<P>> = PerCpuArray::try_from(map)?;
     for index in 0..places {

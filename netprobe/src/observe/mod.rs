@@ -1,5 +1,6 @@
 //! What the kernel shows when asked, beside events.
 
+pub mod listeners;
 pub mod netns;
 pub mod owners;
 pub mod services;

@@ -23,7 +23,9 @@ pub(crate) fn median(numbers: &mut [f64]) -> f64 {
 
 /// Begins the table, in Markdown.
 pub(crate) fn heading() {
-    println!("| watched by | ns/event | storm slower | arrives at 500 k/s | at full storm | CPUs |");
+    println!(
+        "| watched by | ns/event | storm slower | arrives at 500 k/s | at full storm | CPUs |"
+    );
     println!("| --- | ---: | ---: | ---: | ---: | ---: |");
 }
 

@@ -29,9 +29,13 @@ const RATE: u64 = 500_000;
 
 fn main() {
     let wanted = env::args().skip(1).find(|name| !name.starts_with('-'));
-    let rounds = env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
+    let rounds = env::var("ROUNDS")
+        .ok()
+        .and_then(|rounds| rounds.parse().ok());
     let is_wanted = |case: &&Case| {
-        let is_named = wanted.as_deref().is_none_or(|name| case.name.contains(name));
+        let is_named = wanted
+            .as_deref()
+            .is_none_or(|name| case.name.contains(name));
         is_named && case.is_installed()
     };
     let cases: Vec<&Case> = CASES.iter().filter(is_wanted).collect();
@@ -47,7 +51,10 @@ fn main() {
     for (case, figures) in cases.iter().zip(&all) {
         figures::row(case.name, figures);
     }
-    println!("\nMedians of {} interleaved rounds.", all.first().map_or(0, Vec::len));
+    println!(
+        "\nMedians of {} interleaved rounds.",
+        all.first().map_or(0, Vec::len)
+    );
 }
 
 /// Watches a storm in one way. `calm` is how many packets per second are sent unwatched.
@@ -99,7 +106,10 @@ fn rate(count: u64, time: Duration) -> f64 {
     ratio(count, 1) / time.as_secs_f64()
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a storm has fewer packets than 2^52")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a storm has fewer packets than 2^52"
+)]
 fn ratio(count: u64, of: u64) -> f64 {
     count as f64 / of as f64
 }

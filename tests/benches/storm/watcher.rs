@@ -41,11 +41,7 @@ const LINE: &str = r#"tracepoint:skb:kfree_skb {
   printf("%d %x:%d %x:%d\n", args->reason, $ip->saddr, $tcp->source, $ip->daddr, $tcp->dest);
 }"#;
 
-const fn netprobe(
-    name: &'static str,
-    arguments: &'static [&'static str],
-    output: Output,
-) -> Case {
+const fn netprobe(name: &'static str, arguments: &'static [&'static str], output: Output) -> Case {
     Case {
         name,
         program: Program::Netprobe,
@@ -144,7 +140,11 @@ impl Watcher {
         let is_own = case.program == Program::Netprobe;
         let (own, other) = (Stdio::piped(), Stdio::null());
         let (stdout, stderr) = if is_own { (other, own) } else { (own, other) };
-        let mut child = command.stdout(stdout).stderr(stderr).spawn().expect("start");
+        let mut child = command
+            .stdout(stdout)
+            .stderr(stderr)
+            .spawn()
+            .expect("start");
         let said: Box<dyn Read + Send> = if is_own {
             Box::new(child.stderr.take().expect("standard error is a pipe"))
         } else {

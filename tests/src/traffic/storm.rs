@@ -122,8 +122,7 @@ impl Packets {
             .collect();
         let count = u32::try_from(messages.len()).expect("a batch is small");
         // SAFETY: there are that many messages, and what they point to outlives the call.
-        let sent =
-            unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, 0) };
+        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count, 0) };
         u64::try_from(sent).unwrap_or_else(|_| panic!("sendmmsg: {}", io::Error::last_os_error()))
     }
 }
