@@ -29,6 +29,7 @@ use super::{
     casts::{self, Casts},
     drop_reasons::{self, DropReasons},
     fdinfo::FdInfo,
+    link_info,
     load::{self, Sizes},
     offsets,
     pod::Wire,
@@ -363,17 +364,18 @@ impl Session {
     }
 
     /// Firings of a probe's programs that the kernel skipped because one was running on that CPU
-    /// already; `None` where the kernel does not say.
+    /// already, or a kprobe was; `None` where the kernel does not say.
     pub fn missed(&self, hooks: &[Attached]) -> Option<u64> {
+        let of_links = link_info::missed();
         let mut sum = Some(0);
         for program in hooks.iter().flat_map(Attached::programs) {
             let Some(program) = self.ebpf.program(program) else {
                 continue;
             };
             let Ok(fd) = program.fd() else { continue };
-            let missed = FdInfo::read(fd.as_fd())
-                .ok()
-                .and_then(|info| info.recursion_misses);
+            let info = FdInfo::read(fd.as_fd()).unwrap_or_default();
+            let of_link = info.id.and_then(|id| of_links.get(&id)).unwrap_or(&0);
+            let missed = info.recursion_misses.map(|missed| missed + of_link);
             sum = sum.zip(missed).map(|(a, b)| a + b);
         }
         sum
