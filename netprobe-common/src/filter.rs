@@ -176,6 +176,17 @@ impl Filter {
         },
     };
 
+    /// Whether any test is of flows.
+    pub fn tests_flows(&self) -> bool {
+        *self
+            != Self {
+                states: self.states,
+                reasons: self.reasons,
+                interface: self.interface,
+                ..Self::NONE
+            }
+    }
+
     /// Whether `flow` passes the tests of flows.
     #[inline(always)]
     pub fn admits<S: Setting>(&self, setting: S, flow: &Flow) -> bool {
@@ -282,13 +293,9 @@ impl Ports {
     /// double the paths that the verifier follows.
     #[inline(always)]
     fn has<S: Setting>(&self, setting: S, port: u16) -> u64 {
-        let len = setting.read(&self.len);
         let port = u64::from(port);
         let mut found = 0;
-        for (index, [low, high]) in (0..).zip(&self.ranges) {
-            if index >= len {
-                break;
-            }
+        for [low, high] in self.ranges.iter().take(setting.read(&self.len) as usize) {
             let above = port.wrapping_sub(u64::from(setting.read(low)));
             let below = u64::from(setting.read(high)).wrapping_sub(port);
             found |= !(above | below) >> 63;
@@ -321,20 +328,18 @@ impl Prefixes {
     /// Not 0 if `address` is in one of the prefixes.
     #[inline(always)]
     fn has<S: Setting>(&self, setting: S, family: u32, address: &[u32; 4]) -> u64 {
-        let len = setting.read(&self.len);
         let [first, second, third, fourth] = *address;
-        let unmapped = [fourth, 0, 0, 0];
+        let is_inet = zero(family ^ AF_INET);
         let is_mapped = zero(first | second | (third ^ MAPPED) | (family ^ AF_INET6));
+        let inet = if is_mapped == 0 { first } else { fourth };
         let mut found = 0;
-        for (index, prefix) in (0..).zip(&self.list) {
-            if index >= len {
-                break;
-            }
-            let wanted = setting.read(&prefix.family);
+        for prefix in self.list.iter().take(setting.read(&self.len) as usize) {
             let (bits, mask) = (&prefix.address, &prefix.mask);
-            found |= zero(difference(setting, address, bits, mask) | (family ^ wanted));
-            if wanted == AF_INET {
-                found |= zero(difference(setting, &unmapped, bits, mask)) & is_mapped;
+            if setting.read(&prefix.family) == AF_INET {
+                let differs = (inet ^ setting.read(&bits[0])) & setting.read(&mask[0]);
+                found |= zero(differs) & (is_inet | is_mapped);
+            } else {
+                found |= zero(difference(setting, address, bits, mask) | (family ^ AF_INET6));
             }
         }
         found
@@ -344,12 +349,8 @@ impl Prefixes {
 impl Codes {
     #[inline(always)]
     fn has<S: Setting>(&self, setting: S, code: u32) -> u64 {
-        let len = setting.read(&self.len);
         let mut found = 0;
-        for (index, wanted) in (0..).zip(&self.list) {
-            if index >= len {
-                break;
-            }
+        for wanted in self.list.iter().take(setting.read(&self.len) as usize) {
             found |= zero(code ^ setting.read(wanted));
         }
         found

@@ -2,7 +2,7 @@
 
 use crate::{complaint, netprobe};
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 22] = [
     "drops",
     "retransmits",
     "connects",
@@ -11,6 +11,18 @@ const COMMANDS: [&str; 10] = [
     "resets",
     "lifetimes",
     "time-wait",
+    "states",
+    "accepts",
+    "tcpdrop",
+    "tcpretrans",
+    "tcpconnlat",
+    "tcplife",
+    "tcpsynbl",
+    "tcpstates",
+    "tcptop",
+    "tcpaccept",
+    "tcpconnect",
+    "schema",
     "flame",
     "check",
 ];

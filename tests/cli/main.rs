@@ -5,6 +5,7 @@
 mod complaints;
 mod help;
 mod readme;
+mod schema;
 
 use std::process::{Command, Output};
 

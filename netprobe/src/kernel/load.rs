@@ -5,9 +5,16 @@ use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned};
 use netprobe_common::{config::Config, offsets::Offsets, record::bytes_of};
 use rustix::time::{ClockId, clock_getres};
 
+use super::{casts::Casts, privileges};
+use crate::probes::Keeps;
+
 /// The programs, as committed in `prebuilt/`.
 #[cfg(target_arch = "x86_64")]
-static OBJECT: &[u8] = include_bytes_aligned!("../../prebuilt/netprobe.x86_64.bpf.o");
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!("../../prebuilt/netprobe.x86_64.bpf.o");
+
+/// A thousand stacks per second of the same place and reason on a CPU show where a storm comes from,
+/// and take less than one percent of it.
+const STACK_INTERVAL_NS: u32 = 1_000_000;
 
 /// How large the maps of this run are.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +37,8 @@ pub struct Sizes {
     pub blocked: u32,
     /// Open connections whose age and owner are remembered.
     pub lives: u32,
+    /// Sockets of which it is remembered since when they are in their state.
+    pub states: u32,
 }
 
 impl Sizes {
@@ -44,13 +53,44 @@ impl Sizes {
         task_stacks: 1,
         more_stacks: 1,
         blocked: 1,
+        states: 1,
     };
+
+    /// With room for what the programs of a probe remember.
+    #[must_use]
+    pub const fn with(self, keeps: Keeps) -> Self {
+        match keeps {
+            Keeps::Nothing => self,
+            Keeps::Connects => Self {
+                connects: 16_384,
+                ..self
+            },
+            Keeps::Lives => Self {
+                lives: 131_072,
+                ..self
+            },
+            Keeps::States => Self {
+                lives: 131_072,
+                states: 65_536,
+                ..self
+            },
+        }
+    }
 }
 
 /// Creates the maps and reads the programs; none of them runs yet.
-pub fn load(config: &Config, offsets: &Offsets, sizes: Sizes, btf: &Btf) -> Result<Ebpf> {
+pub fn load(
+    config: &Config,
+    offsets: &Offsets,
+    casts: Casts,
+    sizes: Sizes,
+    btf: &Btf,
+) -> Result<Ebpf> {
     let config = Config {
         tick_ns: tick_ns(),
+        headers: casts.types(),
+        stack_interval_ns: STACK_INTERVAL_NS,
+        tests_flows: u32::from(config.filter.tests_flows()),
         ..*config
     };
     EbpfLoader::new()
@@ -70,8 +110,10 @@ pub fn load(config: &Config, offsets: &Offsets, sizes: Sizes, btf: &Btf) -> Resu
         .map_max_entries("TASK_STACKS", sizes.task_stacks)
         .map_max_entries("MORE_STACKS", sizes.more_stacks)
         .map_max_entries("BLOCKED", sizes.blocked)
-        .load(OBJECT)
-        .context("create the BPF maps (needs CAP_BPF, and on 5.10 a large RLIMIT_MEMLOCK)")
+        .map_max_entries("STATES", sizes.states)
+        .load(&casts.written_into(OBJECT))
+        .map_err(|error| privileges::explain(error.into()))
+        .context("create the BPF maps")
 }
 
 /// Length of a jiffy, which is how coarse the coarse clock is.

@@ -3,8 +3,11 @@
 pub mod attach;
 pub mod btf;
 pub mod btf_index;
+pub mod casts;
+pub mod cost;
 pub mod drop_reasons;
 pub mod fdinfo;
+pub mod governor;
 pub mod keeper;
 pub mod load;
 pub mod names;
@@ -16,4 +19,5 @@ pub mod sampler;
 pub mod session;
 pub mod symbols;
 pub mod task_stacks;
+mod totals;
 pub mod windows;

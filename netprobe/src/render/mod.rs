@@ -1,10 +1,14 @@
 //! One file per format. A renderer sees the report and writes text; it reads nothing else.
 
 pub mod check;
+pub mod connects;
+pub mod csv;
 pub mod flame_json;
 pub mod flamegraph;
 pub mod folded;
+pub mod format;
 pub mod jsonl;
+pub mod schema;
 mod layers;
 pub mod pprof;
 mod protobuf;

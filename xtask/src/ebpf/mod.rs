@@ -14,6 +14,7 @@ use crate::{process, workspace};
 use provenance::{Object, Provenance, Versions};
 pub(crate) use toolchain::{LINKER_VERSION, LLVM, Linker, Toolchain};
 
+mod calls;
 mod provenance;
 mod sources;
 mod toolchain;
@@ -84,6 +85,8 @@ fn flags() -> Vec<String> {
         "-Clink-arg=--btf".to_owned(),
         // Otherwise memset is a call of a byte loop, slow to run and slow to verify.
         "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
+        // No program may call a function: see `calls`.
+        "-Clink-arg=--llvm-args=-inline-threshold=1000000".to_owned(),
     ]
 }
 
@@ -147,11 +150,15 @@ fn build(toolchain: &Toolchain, linker: &Linker) -> Result<PathBuf> {
     process::run(
         Command::new(&linker.strip)
             .arg("--strip-debug")
+            // Lines of source, for the verifier's log alone.
+            .args(["--remove-section=.BTF.ext", "--remove-section=.rel.BTF.ext"])
             .arg("-o")
             .arg(&stripped)
             .arg(built.join(sources::PACKAGE)),
     )
     .context("strip debug information from the eBPF object")?;
+    let bytes = fs::read(&stripped).with_context(|| format!("read {}", stripped.display()))?;
+    calls::refuse(&bytes)?;
     Ok(stripped)
 }
 
