@@ -286,9 +286,9 @@ impl Session {
         totals::stacks(&self.ebpf)
     }
 
-    /// A map of groups, summed over CPUs.
-    pub(super) fn count_map<K: Plain + Eq + Hash>(&self, name: &str) -> Result<Vec<(K, Count)>> {
-        totals::of_map(&self.ebpf, name)
+    /// A map of counts, summed over CPUs.
+    pub(super) fn counted<K: Plain + Eq + Hash>(&self, name: &str) -> Result<Vec<(K, Count)>> {
+        totals::counted(&self.ebpf, name)
     }
 
     /// Opens (a number above 0) or closes (0) a window in which port candidates are counted.

@@ -104,7 +104,7 @@ impl TaskStacks {
 
 /// Reads what was collected, after the programs are detached.
 pub fn collected(session: &mut Session) -> Result<Collected> {
-    let stacks = session.count_map("TASK_STACKS")?;
+    let stacks = session.counted("TASK_STACKS")?;
     let ebpf = session.ebpf();
     let map = ebpf
         .map("BLOCKED")
@@ -125,7 +125,7 @@ pub fn collected(session: &mut Session) -> Result<Collected> {
 
 /// The stacks that were counted until now.
 pub fn stacks(session: &Session) -> Result<Vec<TaskStack>> {
-    let counted = session.count_map::<TaskStack>("TASK_STACKS")?;
+    let counted = session.counted::<TaskStack>("TASK_STACKS")?;
     Ok(counted.into_iter().map(|(stack, _)| stack).collect())
 }
 

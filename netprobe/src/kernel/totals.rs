@@ -26,11 +26,6 @@ pub(super) fn groups(ebpf: &Ebpf) -> Result<Vec<(CountKey, Count)>> {
     Ok(some(totals))
 }
 
-/// A per-CPU map of groups, whichever it is.
-pub(super) fn of_map<K: Plain + Eq + Hash>(ebpf: &Ebpf, name: &str) -> Result<Vec<(K, Count)>> {
-    hash(ebpf, name).map(some)
-}
-
 /// The stacks of a flame graph. What was sampled out after the last stack of its place and reason
 /// counts for that stack.
 pub(super) fn stacks(ebpf: &Ebpf) -> Result<Vec<(StackKey, Count)>> {
@@ -45,6 +40,11 @@ pub(super) fn stacks(ebpf: &Ebpf) -> Result<Vec<(StackKey, Count)>> {
         totals.entry(key).or_insert(Count::NONE).add(&place.owed);
     })?;
     Ok(some(totals))
+}
+
+/// The map `name`.
+pub(super) fn counted<K: Plain + Eq + Hash>(ebpf: &Ebpf, name: &str) -> Result<Vec<(K, Count)>> {
+    Ok(some(hash(ebpf, name)?))
 }
 
 fn some<K>(totals: HashMap<K, Count>) -> Vec<(K, Count)> {

@@ -187,7 +187,7 @@ pub(super) fn palette(lines: &[String]) -> PaletteMap {
 
 /// The legend, drawn at the left of the title.
 pub(super) fn legend() -> String {
-    let mut svg = String::from("<g id=\"legend\" font-family=\"monospace\" font-size=\"9\">");
+    let mut svg = String::from("<g id=\"legend\">");
     let user = [("user", USER)];
     let entries = LAYERS
         .iter()
@@ -199,7 +199,7 @@ pub(super) fn legend() -> String {
         let Color { r, g, b } = colour;
         svg.push_str(&format!(
             "<rect x=\"{x}\" y=\"{y}\" width=\"9\" height=\"9\" fill=\"rgb({r},{g},{b})\"/>\
-             <text x=\"{}\" y=\"{}\" text-anchor=\"start\">{name}</text>",
+             <text x=\"{}\" y=\"{}\" style=\"font-size:9px;text-anchor:start\">{name}</text>",
             x + 13,
             y + 8
         ));

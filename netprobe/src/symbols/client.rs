@@ -24,7 +24,7 @@ pub const NO_DEBUG_INFO: &str = "--no-debug-info";
 /// Addresses asked for at a time; the question must fit into a pipe.
 const BATCH: usize = 1000;
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(6);
 /// Workers that may fail before no more are started.
 const MOST_FAILURES: u32 = 4;
 /// Bytes of a line that are read.

@@ -32,8 +32,11 @@ pub(super) struct Options {
     /// JSON for speedscope.app and, under `flame`, for d3-flame-graph.
     #[arg(long)]
     json: bool,
+    /// Colours; `tcp` is by layer of the TCP path, with a legend.
+    #[arg(long, value_enum)]
+    palette: Option<PaletteName>,
     #[command(flatten)]
-    pub(super) look: Look,
+    look: Look,
 }
 
 /// How a picture looks.
@@ -44,9 +47,6 @@ pub(super) struct Look {
     /// The root at the top (an icicle graph).
     #[arg(long)]
     inverted: bool,
-    /// Colours; `tcp` is by layer of the TCP path, with a legend.
-    #[arg(long, value_enum)]
-    palette: Option<PaletteName>,
     /// Another title.
     #[arg(long, value_name = "TEXT")]
     title: Option<String>,
@@ -85,11 +85,11 @@ impl PaletteName {
 }
 
 impl Look {
-    /// The look of a graph whose own palette is `palette`.
-    pub(super) fn style(&self, palette: Palette) -> flamegraph::Style {
+    /// The look of a graph in these colours.
+    pub(super) const fn style(&self, palette: Palette) -> flamegraph::Style {
         flamegraph::Style {
             is_inverted: self.inverted,
-            palette: self.palette.map_or(palette, PaletteName::palette),
+            palette,
         }
     }
 
@@ -121,9 +121,11 @@ impl<'a> Output<'a> {
             folded,
             pprof,
             json,
+            palette,
             look,
             output,
         } = self.options;
+        let palette = palette.map_or(flame.palette, PaletteName::palette);
         let flame = Flame {
             title: look.title(&flame.title),
             ..flame.clone()
@@ -135,7 +137,7 @@ impl<'a> Output<'a> {
         } else if *json {
             flame_json::write(&mut self.out, &flame).map_err(Into::into)
         } else {
-            flamegraph::write(&mut self.out, &flame, look.style(flame.palette))
+            flamegraph::write(&mut self.out, &flame, look.style(palette))
         };
         let written = drawn.and_then(|()| self.out.flush().map_err(Into::into));
         written.with_context(|| format!("write {}", output.display()))?;

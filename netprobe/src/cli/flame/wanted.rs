@@ -80,6 +80,7 @@ impl Wanted {
         self.matcher.admits(&Row {
             monotonic_ns: 0,
             unix_ns: 0,
+            monotonic_ns: 0,
             kind: "",
             values: vec![
                 Value::nonzero(task.pid),
