@@ -9,22 +9,27 @@ use netprobe_common::{
     counters::{CountKey, OTHER, StackKey},
     header::{Event, Header, Kind},
     record::Plain,
-    records::NO_STACK,
+    records::{Flow, NO_STACK},
 };
 
-use crate::maps::{CONFIG, COUNTS, EVENTS, STACK_COUNTS, STACKS, add, count, counters, frozen};
+use crate::{
+    flows,
+    maps::{CONFIG, COUNTS, EVENTS, STACK_COUNTS, STACKS, add, count, counters, frozen},
+};
 
 /// The firing was not an event of the probe's kind, or the filter did not want it.
 pub(crate) struct Filtered;
 
 /// What the aggregates need to know of an event.
-pub(crate) struct Sighting {
+pub(crate) struct Sighting<'a> {
     /// Its group in `--count`.
     pub(crate) key: CountKey,
     /// Its weight in `--count` and flame graphs.
     pub(crate) weight: u64,
     /// The name that roots its stack in a flame graph.
     pub(crate) comm: [u8; 16],
+    /// Its connection.
+    pub(crate) flow: &'a Flow,
 }
 
 /// Accounts for one firing of `kind` that a handler has looked at.
@@ -45,7 +50,7 @@ pub(crate) fn account(kind: Kind, outcome: Result<(), Filtered>) {
 #[inline(always)]
 pub(crate) fn publish<T: Event, C: StackIdContext>(
     ctx: &C,
-    sighting: &Sighting,
+    sighting: &Sighting<'_>,
     fill: impl FnOnce(&mut T, i32),
 ) {
     let Some(counters) = counters(T::KIND) else {
@@ -69,6 +74,9 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
             ..other
         };
         count(&COUNTS, &other, sighting.weight);
+    }
+    if frozen(&CONFIG.flows) != 0 && !flows::count(sighting) {
+        add(&mut counters.map_full, 1);
     }
     let mut stack = NO_STACK;
     if frozen(&CONFIG.stack) != 0 || frozen(&CONFIG.flame) != 0 {

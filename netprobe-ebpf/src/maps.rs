@@ -7,7 +7,7 @@ use aya_ebpf::{
 use core::arch::asm;
 use netprobe_common::{
     config::Config,
-    counters::{Candidates, Count, CountKey, Counters, StackKey},
+    counters::{Candidates, Count, CountKey, Counters, FlowKey, StackKey},
     filter::Filter,
     header::Kind,
     offsets::Offsets,
@@ -24,6 +24,7 @@ pub(crate) static CONFIG: Config = Config {
     count: 0,
     stack: 0,
     flame: 0,
+    flows: 0,
     depths: 0,
     log: 0,
     wake_bytes: 0,
@@ -47,6 +48,11 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> =
 /// `--count`. Full: the event is counted under `OTHER` of its kind, which always exists.
 #[map]
 pub(crate) static COUNTS: PerCpuHashMap<CountKey, Count> = PerCpuHashMap::with_max_entries(4096, 0);
+
+/// `--count --by flow`. Full: the event is counted under `OTHER` of its kind, which always exists.
+#[map]
+pub(crate) static FLOW_COUNTS: PerCpuHashMap<FlowKey, Count> =
+    PerCpuHashMap::with_max_entries(16_384, 0);
 
 /// Kernel stacks. Full or colliding: counted as `stack_failed`.
 #[map]

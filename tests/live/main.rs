@@ -9,6 +9,7 @@ mod bcc;
 mod connect_view;
 mod connects;
 mod conntrack;
+mod count_by;
 mod drops;
 mod filters;
 mod flame;

@@ -63,6 +63,7 @@ fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
         key,
         weight: u64::from(len),
         comm: [0; 16],
+        flow: &flow,
     };
     publish::<Drop, _>(ctx, &sighting, |record, stack| {
         record.flow = flow;

@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod columns;
+mod count;
 mod screen;
 mod watch;
 
@@ -57,6 +58,15 @@ pub(super) struct Options {
     /// Only count, in the kernel, and show totals at the end.
     #[arg(short, long)]
     count: bool,
+    /// With --count: group by these, such as reason, dport, netns, flow; see the names in the totals.
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', requires = "count")]
+    by: Vec<String>,
+    /// With --count: show what was added in each interval too.
+    #[arg(long, value_parser = parse_duration, requires = "count")]
+    interval: Option<Duration>,
+    /// With --by: so many groups, the rest as one.
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "by")]
+    top: usize,
     /// The kernel stack of each event (in JSON, or as lines below the event).
     #[arg(long, conflicts_with = "count")]
     stack: bool,
@@ -142,6 +152,10 @@ pub(super) fn run(global: &Global, kind: Kind, options: &Options) -> Result<Exit
     let plan = options.filter.plan(spec)?;
     if options.count {
         plan.must_fit("--count adds up")?;
+    }
+    if options.interval.is_some() || !options.by.is_empty() {
+        let request = request(global, spec, options);
+        return count::run(global, spec, options, plan, request);
     }
     let layout = layout(spec);
     let out = options.open()?;
