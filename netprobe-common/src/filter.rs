@@ -176,6 +176,17 @@ impl Filter {
         },
     };
 
+    /// Whether any test is of flows.
+    pub fn tests_flows(&self) -> bool {
+        *self
+            != Self {
+                states: self.states,
+                reasons: self.reasons,
+                interface: self.interface,
+                ..Self::NONE
+            }
+    }
+
     /// Whether `flow` passes the tests of flows.
     #[inline(always)]
     pub fn admits<S: Setting>(&self, setting: S, flow: &Flow) -> bool {
@@ -320,7 +331,7 @@ impl Prefixes {
         let [first, second, third, fourth] = *address;
         let is_inet = zero(family ^ AF_INET);
         let is_mapped = zero(first | second | (third ^ MAPPED) | (family ^ AF_INET6));
-        let inet = first ^ ((first ^ fourth) & (is_mapped as u32).wrapping_neg());
+        let inet = if is_mapped == 0 { first } else { fourth };
         let mut found = 0;
         for prefix in self.list.iter().take(setting.read(&self.len) as usize) {
             let (bits, mask) = (&prefix.address, &prefix.mask);

@@ -28,6 +28,8 @@ mod filter;
 #[cfg(target_arch = "bpf")]
 mod flows;
 #[cfg(target_arch = "bpf")]
+mod groups;
+#[cfg(target_arch = "bpf")]
 mod inflight;
 #[cfg(target_arch = "bpf")]
 mod lives;
@@ -41,6 +43,8 @@ mod packet;
 mod probes;
 #[cfg(target_arch = "bpf")]
 mod sock;
+#[cfg(target_arch = "bpf")]
+mod stacks;
 #[cfg(target_arch = "bpf")]
 mod task;
 

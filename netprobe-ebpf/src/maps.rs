@@ -6,8 +6,11 @@ use aya_ebpf::{
 };
 use core::arch::asm;
 use netprobe_common::{
-    config::Config,
-    counters::{Candidates, Count, CountKey, Counters, FlowKey, StackKey},
+    config::{Config, HeaderTypes, LEVEL_ALL},
+    counters::{
+        Candidates, Count, CountKey, Counters, FlowKey, PLACES, Place, SAMPLED_PLACES,
+        SampledPlace, StackKey,
+    },
     filter::Filter,
     header::Kind,
     offsets::Offsets,
@@ -27,8 +30,17 @@ pub(crate) static CONFIG: Config = Config {
     flows: 0,
     depths: 0,
     log: 0,
-    wake_bytes: 0,
+    wake_mask: 0,
     tick_ns: 0,
+    guarded: 0,
+    governed: 0,
+    tests_flows: 0,
+    stack_interval_ns: 0,
+    headers: HeaderTypes {
+        ipv4: 0,
+        ipv6: 0,
+        tcp: 0,
+    },
     filter: Filter::NONE,
 };
 
@@ -53,6 +65,15 @@ pub(crate) static COUNTS: PerCpuHashMap<CountKey, Count> = PerCpuHashMap::with_m
 #[map]
 pub(crate) static FLOW_COUNTS: PerCpuHashMap<FlowKey, Count> =
     PerCpuHashMap::with_max_entries(16_384, 0);
+
+/// Busy groups of `--count`, found without a lookup. Taken: the group is counted in `COUNTS`.
+#[map]
+pub(crate) static BUSY: PerCpuArray<Place> = PerCpuArray::with_max_entries(PLACES, 0);
+
+/// Budgets of stacks, by place and reason. Taken: the older one settles its account and goes.
+#[map]
+pub(crate) static SAMPLED: PerCpuArray<SampledPlace> =
+    PerCpuArray::with_max_entries(SAMPLED_PLACES, 0);
 
 /// Kernel stacks. Full or colliding: counted as `stack_failed`.
 #[map]
@@ -96,6 +117,10 @@ pub(crate) static CANDIDATES: PerCpuArray<Candidates> = PerCpuArray::with_max_en
 #[map]
 pub(crate) static WINDOW: Array<u64> = Array::with_max_entries(1, 0);
 
+/// What is left out to keep the cost low, see `netprobe_common::config`. Cannot be full.
+#[map]
+pub(crate) static LEVEL: Array<u32> = Array::with_max_entries(1, 0);
+
 /// A SYN whose fate is only known when the function returns, on this CPU. Cannot be full.
 #[map]
 pub(crate) static SYN_CHECKS: PerCpuArray<crate::probes::listeners::SynCheck> =
@@ -118,6 +143,32 @@ pub(crate) fn add(counter: &mut u64, amount: u64) {
     }
 }
 
+/// Adds to a counter that only one program writes, which the kernel does not run while it runs.
+#[inline(always)]
+pub(crate) fn add_alone(counter: &mut u64, amount: u64) {
+    let counter = core::ptr::from_mut(counter);
+    // SAFETY: a valid, aligned place.
+    let before = unsafe { counter.read_volatile() };
+    // SAFETY: as above.
+    unsafe { counter.write_volatile(before + amount) };
+}
+
+/// Whether `kind` has one program only, and this kernel never runs that while it is running: then
+/// its per-CPU values have one writer at any time.
+#[inline(always)]
+pub(crate) fn is_alone(kind: Kind) -> bool {
+    matches!(kind, Kind::Drops) && frozen(&CONFIG.guarded) != 0
+}
+
+/// What is left out now.
+#[inline(always)]
+pub(crate) fn level() -> u32 {
+    if frozen(&CONFIG.governed) == 0 {
+        return LEVEL_ALL;
+    }
+    value(LEVEL.get_ptr_mut(0)).map_or(LEVEL_ALL, |level| *level)
+}
+
 /// The accounting of `kind` on this CPU.
 #[inline(always)]
 pub(crate) fn counters(kind: Kind) -> Option<&'static mut Counters> {
@@ -136,21 +187,23 @@ pub(crate) fn value<T: Plain>(slot: Option<*mut T>) -> Option<&'static mut T> {
 /// Adds one event of `weight` to `key`; false if there is no room for a new key.
 #[inline(always)]
 pub(crate) fn count<K: Plain>(map: &PerCpuHashMap<K, Count>, key: &K, weight: u64) -> bool {
+    add_count(map, key, &Count { events: 1, weight })
+}
+
+/// Adds `amount` to `key`; false if there is no room for a new key.
+#[inline(always)]
+pub(crate) fn add_count<K: Plain>(map: &PerCpuHashMap<K, Count>, key: &K, amount: &Count) -> bool {
     if let Some(count) = value(map.get_ptr_mut(key)) {
-        add(&mut count.events, 1);
-        add(&mut count.weight, weight);
+        add(&mut count.events, amount.events);
+        add(&mut count.weight, amount.weight);
         return true;
     }
-    let none = Count {
-        events: 0,
-        weight: 0,
-    };
     // BPF_NOEXIST (1): another CPU may have been first, and its count must not be reset.
-    let _lost_race = map.insert(key, none, 1);
+    let _lost_race = map.insert(key, Count::NONE, 1);
     let Some(count) = value(map.get_ptr_mut(key)) else {
         return false;
     };
-    add(&mut count.events, 1);
-    add(&mut count.weight, weight);
+    add(&mut count.events, amount.events);
+    add(&mut count.weight, amount.weight);
     true
 }

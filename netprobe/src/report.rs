@@ -263,6 +263,28 @@ impl Probe {
     }
 }
 
+/// What netprobe itself cost while it ran, in shares of the whole machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// CPU time of its own process, in percent.
+    pub process_percent: f64,
+    /// Run time of its programs in the kernel, in percent; unknown where the kernel did not say.
+    pub kernel_percent: Option<f64>,
+    /// Nanoseconds of one run of its programs; unknown where none ran while it was measured.
+    pub ns_per_run: Option<f64>,
+    /// What it may cost, in percent.
+    pub limit_percent: f64,
+    /// How long stacks, part of the events, and all events were left out to stay below that.
+    pub reduced: [Duration; 3],
+}
+
+impl Cost {
+    /// All of it that is known, in percent.
+    pub fn percent(&self) -> f64 {
+        self.process_percent + self.kernel_percent.unwrap_or(0.0)
+    }
+}
+
 /// The end of a run.
 #[derive(Clone, Debug)]
 pub struct Summary {
@@ -272,6 +294,8 @@ pub struct Summary {
     pub probes: Vec<Probe>,
     /// In-kernel totals, largest first.
     pub totals: Vec<Total>,
+    /// What it cost, where it was measured.
+    pub cost: Option<Cost>,
     /// What the connects add up to, for `connects`.
     pub connects: Option<ConnectView>,
 }
@@ -324,11 +348,21 @@ impl Destination {
 }
 
 impl Summary {
-    /// Whether everything asked for was watched, and nothing was lost.
+    /// Whether every firing is accounted for: none skipped by the kernel, none without an outcome.
+    pub fn is_explained(&self) -> bool {
+        self.probes.iter().all(|probe| {
+            probe.counters.unexplained() == 0
+                && probe.decode_errors == 0
+                && probe.missed.unwrap_or(0) == 0
+        })
+    }
+
+    /// Whether everything asked for was watched, and nothing was lost or left out.
     pub fn is_complete(&self) -> bool {
         self.probes.iter().all(|probe| {
             probe.state() == "attached"
                 && probe.lost() == 0
+                && probe.counters.sampled_out == 0
                 && probe.counters.map_full == 0
                 && probe.counters.unexplained() == 0
                 && probe.missed.unwrap_or(0) == 0

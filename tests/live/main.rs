@@ -11,6 +11,7 @@ mod connects;
 mod conntrack;
 mod count_by;
 mod drops;
+mod environments;
 mod filters;
 mod flame;
 mod lifetimes;

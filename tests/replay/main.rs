@@ -17,7 +17,7 @@ use netprobe::{
         table::{self, Table},
         time::{Clock, Style},
     },
-    report::{Column, Flame, Layout, Row, Shown, Summary},
+    report::{Column, Cost, Flame, Layout, Row, Shown, Summary},
 };
 use netprobe_common::header::Kind;
 
@@ -108,6 +108,13 @@ fn totals_and_accounting_of_a_run_that_lost_some() {
         elapsed: std::time::Duration::from_millis(2500),
         probes: probe_states(),
         totals: summary::totals(counts(), &mut Recorded),
+        cost: Some(Cost {
+            process_percent: 0.25,
+            kernel_percent: Some(0.5),
+            ns_per_run: Some(58.4),
+            limit_percent: 1.0,
+            reduced: [0, 1500, 0].map(std::time::Duration::from_millis),
+        }),
         connects: None,
     };
     let mut text = Vec::new();

@@ -10,12 +10,14 @@ struct Stderr;
 
 impl Log for Stderr {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // Libraries are of interest only to who asks for everything.
+        // Libraries are of interest only to who asks for more: our errors tell the rest.
         let is_ours = metadata.target().starts_with("netprobe");
-        metadata.level() <= log::max_level()
-            && (is_ours
-                || log::max_level() == LevelFilter::Trace
-                || metadata.level() <= Level::Warn)
+        let of_others = match log::max_level() {
+            LevelFilter::Trace => Level::Trace,
+            LevelFilter::Debug => Level::Warn,
+            _ => Level::Error,
+        };
+        metadata.level() <= log::max_level() && (is_ours || metadata.level() <= of_others)
     }
 
     fn log(&self, record: &Record<'_>) {

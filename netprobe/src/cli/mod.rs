@@ -173,7 +173,7 @@ fn conclude(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     log::error!("{error:#}");
-    let cannot_run = error.chain().any(<dyn Error>::is::<CannotRun>);
+    let cannot_run = error.is::<CannotRun>() || error.chain().any(<dyn Error>::is::<CannotRun>);
     let is_usage = error.chain().any(<dyn Error>::is::<crate::filter::Error>);
     ExitCode::from(match (cannot_run, is_usage) {
         (true, _) => 3,

@@ -1,6 +1,6 @@
 //! Whether we may do what we are about to do, asked before the kernel answers with EPERM.
 
-use std::{fmt, fs};
+use std::{fmt, fs, io};
 
 use caps::{CapSet, Capability};
 
@@ -70,6 +70,23 @@ fn check_lockdown() -> Result<(), CannotRun> {
         ));
     }
     Ok(())
+}
+
+/// Adds the reason to an error if the kernel refused memory that counts as locked before 5.11.
+pub fn explain(error: anyhow::Error) -> anyhow::Error {
+    use rustix::process::{Resource, getrlimit};
+    let is_refused = error.chain().any(|cause| {
+        let errno = cause.downcast_ref::<io::Error>();
+        errno.is_some_and(|errno| errno.kind() == io::ErrorKind::PermissionDenied)
+    });
+    match getrlimit(Resource::Memlock).current {
+        Some(limit) if is_refused => error.context(CannotRun::new(format!(
+            "this kernel counts BPF maps as locked memory, of which the limit allows {} KiB \
+             (memlock): run `ulimit -l unlimited` first, or with CAP_SYS_RESOURCE",
+            limit >> 10
+        ))),
+        _ => error,
+    }
 }
 
 /// Lifts the limit on locked memory, which BPF maps count against before 5.11.

@@ -10,7 +10,7 @@ use super::{
     text,
     time::{Clock, Style},
 };
-use crate::report::{Column, Layout, Probe, Row, Summary, Total, Value, name_bytes};
+use crate::report::{Column, Cost, Layout, Probe, Row, Summary, Total, Value, name_bytes};
 
 impl Serialize for Value {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -125,6 +125,7 @@ pub fn summary(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
         "complete": summary.is_complete(),
         "probes": summary.probes.iter().map(probe_with_counters).collect::<Vec<_>>(),
         "totals": summary.totals.iter().map(total).collect::<Vec<_>>(),
+        "cost": summary.cost.as_ref().map(cost),
     });
     if let Some(view) = &summary.connects {
         object["connects"] = super::connects::json(view);
@@ -145,6 +146,20 @@ pub fn interval(out: &mut dyn Write, unix_ns: i64, totals: &[Total]) -> io::Resu
         "totals": totals.iter().map(total).collect::<Vec<_>>(),
     });
     line(out, &object)
+}
+
+fn cost(cost: &Cost) -> Json {
+    let [stacks, sampled, all] = cost.reduced.map(|time| time.as_secs_f64());
+    json!({
+        "machine_percent": cost.percent(),
+        "process_percent": cost.process_percent,
+        "kernel_percent": cost.kernel_percent,
+        "ns_per_run": cost.ns_per_run,
+        "limit_percent": cost.limit_percent,
+        "without_stacks_s": stacks,
+        "sampled_s": sampled,
+        "without_events_s": all,
+    })
 }
 
 /// What became of a probe, without its accounting.
@@ -175,6 +190,7 @@ fn probe_with_counters(state: &Probe) -> Json {
         "reserve_failed": counters.reserve_failed,
         "map_full": counters.map_full,
         "stack_failed": counters.stack_failed,
+        "stack_sampled_out": counters.stack_sampled_out,
     });
     json["decode_errors"] = json!(state.decode_errors);
     json["filtered_user"] = json!(state.filtered_user);

@@ -99,8 +99,10 @@ impl Boot<'_> {
     }
 
     fn boot(&self, options: &Options) -> Result<u8> {
-        let mut command = vec!["/bin/live".to_owned()];
-        command.extend(["--show-output", "--test-threads=1"].map(str::to_owned));
+        // Tests that spoil the machine are ignored elsewhere, and run last here.
+        let script = "/bin/live --show-output --test-threads=1 --skip spoiling:: \"$@\"; status=$?; \
+                      /bin/live --show-output --test-threads=1 --ignored \"$@\" && exit $status";
+        let mut command: Vec<String> = ["/bin/sh", "-c", script, "live"].map(str::to_owned).into();
         command.extend(options.arguments.iter().cloned());
         let mut machine = Machine::new(kernels::get(self.version)?, command);
         machine.timeout = TIMEOUT;

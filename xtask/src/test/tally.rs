@@ -64,6 +64,8 @@ impl Tally {
             } else if let Some(reason) = line.strip_prefix("SKIP ") {
                 tally.reasons.insert(reason.to_owned());
                 skipped.insert(test);
+            } else if let Some((_test, reason)) = line.split_once(" ... ignored, ") {
+                tally.reasons.insert(reason.to_owned());
             } else if let Some(name) = failed(line) {
                 tally.failures.push(name.to_owned());
             }
@@ -136,7 +138,7 @@ running 4 tests
 test drops::a ... ok
 test drops::b ... ok
 test drops::c ... FAILED
-test drops::d ... ignored
+test drops::d ... ignored, takes an hour
 
 successes:
 
@@ -168,7 +170,7 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         let tally = Tally::read(OUTPUT);
         assert_eq!(tally.to_string(), "2 passed, 1 failed, 2 skipped");
         assert_eq!(tally.failures, ["drops::c"]);
-        assert_eq!(tally.reasons.len(), 2);
+        assert_eq!(tally.reasons.len(), 3);
     }
 
     #[test]

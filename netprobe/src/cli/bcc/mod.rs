@@ -148,6 +148,8 @@ impl Tool {
             request: stream::base_request(global, spec, RING_KIB, self.has_stacks),
             plan: self.filter.plan(spec)?,
             duration: self.duration,
+            // bcc's tools leave nothing out.
+            max_overhead: 1.0,
             shows_offsets: true,
             format: self.format,
             out: Output::open(None)?,

@@ -138,6 +138,7 @@ fn finish(
     let mut names = LiveNames::new(session.drop_reasons().clone(), None);
     let totals: Vec<Total> = crate::aggregate::summary::totals(session.totals()?, &mut names);
     let summary = Summary {
+        cost: None,
         elapsed,
         probes: check::probes(session, 0, missed)?,
         totals,

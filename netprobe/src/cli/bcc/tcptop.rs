@@ -130,6 +130,7 @@ async fn watch(global: &Global, options: &Options) -> Result<ExitCode> {
     let missed = session.detach();
     if !global.quiet {
         let summary = Summary {
+            cost: None,
             elapsed: started.elapsed(),
             probes: check::probes(&session, top.decode_errors, &missed)?,
             totals: Vec::new(),

@@ -131,6 +131,7 @@ impl Counting<'_> {
             probes: check::probes(&session, 0, &missed)?,
             totals: self.totals(reading, &mut names),
             connects: None,
+            cost: None,
         };
         self.end(&mut out, &summary, global)
     }

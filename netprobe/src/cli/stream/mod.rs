@@ -75,6 +75,22 @@ pub(super) struct Options {
     /// Room for events that wait to be shown, in KiB (a power of two).
     #[arg(long, value_name = "KIB", default_value_t = RING_KIB, value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
     ring_kib: u32,
+    /// What netprobe itself may cost, in percent of the machine's CPUs: it leaves out stacks, then
+    /// events, never counts. 100% leaves out nothing.
+    #[arg(long, value_name = "PERCENT", default_value = "1%", value_parser = parse_percent)]
+    max_overhead: f64,
+    /// End with exit code 3 if a firing of a probe is not accounted for.
+    #[arg(long)]
+    strict: bool,
+}
+
+/// A share of the machine: `1%`, or `1`.
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let number = text.trim_end_matches('%').parse::<f64>().ok();
+    number
+        .filter(|percent| *percent > 0.0 && *percent <= 100.0)
+        .map(|percent| percent / 100.0)
+        .ok_or_else(|| "expected a percentage above 0 and up to 100, such as 1%".to_owned())
 }
 
 /// Room for events unless more is asked for, in KiB.
@@ -169,16 +185,21 @@ pub(super) fn run(global: &Global, kind: Kind, options: &Options) -> Result<Exit
         request: request(global, spec, options),
         plan,
         duration: options.duration,
+        max_overhead: options.max_overhead,
         shows_offsets: false,
         format,
         out,
     };
-    watch.run(global)?;
+    let summary = watch.run(global)?;
+    if options.strict && !summary.is_explained() {
+        return Ok(ExitCode::from(3));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 fn request(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Request {
     let mut request = base_request(global, spec, options.ring_kib, options.stack);
+    request.config.governed = u32::from(options.max_overhead < 1.0);
     if options.count {
         request.config.detail = 0;
         request.config.count = 1;
@@ -200,7 +221,7 @@ pub(super) fn base_request(
     config.detail = 1;
     config.stack = u32::from(has_stacks);
     config.log = u32::from(global.verbose > 0);
-    config.wake_bytes = ring_bytes / 8;
+    config.wake_mask = wake_mask(ring_bytes, spec.kind);
     let sizes = Sizes {
         ring_bytes,
         stacks: if has_stacks { 16_384 } else { 1 },
@@ -212,6 +233,15 @@ pub(super) fn base_request(
         sizes: sizes.with(spec.keeps),
         windowed: (spec.kind == Kind::Connects).then_some(&probes::connects::CANDIDATES),
     }
+}
+
+/// Wakes the reader often enough that the ring is an eighth full by then, if one CPU fills it.
+fn wake_mask(ring_bytes: u32, kind: Kind) -> u32 {
+    /// `BPF_RINGBUF_HDR_SZ`
+    const HEADER: usize = 8;
+    let size = u32::try_from(kind.size() + HEADER).unwrap_or(u32::MAX);
+    let records = (ring_bytes / 8 / size).max(1);
+    (1 << records.ilog2()) - 1
 }
 
 /// The columns of a probe, as renderers see them.

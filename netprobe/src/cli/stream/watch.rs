@@ -34,6 +34,8 @@ pub(in super::super) struct Watch {
     pub(in super::super) plan: filter::Plan,
     /// How long; until a signal comes if it is not said.
     pub(in super::super) duration: Option<Duration>,
+    /// What it may cost, as a share of the machine.
+    pub(in super::super) max_overhead: f64,
     /// Whether the frames of stacks are shown with their offsets.
     pub(in super::super) shows_offsets: bool,
     /// How events are written.
@@ -43,8 +45,8 @@ pub(in super::super) struct Watch {
 }
 
 impl Watch {
-    /// Runs it on an event loop of its own.
-    pub(in super::super) fn run(self, global: &Global) -> Result<()> {
+    /// Runs it on an event loop of its own; says what it came to.
+    pub(in super::super) fn run(self, global: &Global) -> Result<Summary> {
         privileges::check()?;
         privileges::lift_memlock();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -54,7 +56,7 @@ impl Watch {
         runtime.block_on(self.watch(global))
     }
 
-    async fn watch(self, global: &Global) -> Result<()> {
+    async fn watch(self, global: &Global) -> Result<Summary> {
         let mut stop = Stop::listen()?;
         let (mut session, matcher) = start(&self.request, self.plan)?;
         require(&session)?;
@@ -69,18 +71,20 @@ impl Watch {
         announce(&session, self.spec);
 
         let started = Instant::now();
-        let keeper = Keeper::start(session);
+        let keeper = Keeper::start(session, self.max_overhead);
         let deadline = self.duration.map(|duration| started + duration);
         let ended = until(&mut stop, deadline, &mut ring, &mut screen).await;
         stop.second_kills();
 
-        let mut session = keeper.finish()?;
+        let (mut session, cost) = keeper.finish()?;
         let missed = session.detach();
         // A write error ends the run, but what was seen is still accounted for.
         let drained = ended.and_then(|()| screen.drain(&mut ring));
-        let summary = summarize(&session, &mut screen, started.elapsed(), &missed)?;
+        let mut summary = summarize(&session, &mut screen, started.elapsed(), &missed)?;
+        summary.cost = Some(cost);
         drained?;
-        screen.end(&summary, global)
+        screen.end(&summary, global)?;
+        Ok(summary)
     }
 }
 
@@ -171,5 +175,6 @@ fn summarize(
         probes,
         totals,
         connects: screen.connects(),
+        cost: None,
     })
 }
