@@ -27,6 +27,7 @@ pub(crate) static CONFIG: Config = Config {
     count: 0,
     stack: 0,
     flame: 0,
+    packets: 0,
     flows: 0,
     depths: 0,
     log: 0,

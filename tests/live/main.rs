@@ -16,6 +16,7 @@ mod filters;
 mod flame;
 mod lifetimes;
 mod listeners;
+mod pcap;
 mod resets;
 mod retransmits;
 mod states;

@@ -112,6 +112,7 @@ fn row(unix_ns: i64, connection: &OpenConnection, owners: &mut Owners) -> Row {
         unix_ns,
         monotonic_ns: monotonic(),
         kind: LAYOUT.kind,
+        packet: Vec::new(),
         values: vec![
             owner.map_or(Value::Unknown, |(pid, _)| Value::nonzero(pid)),
             owner.map_or(Value::Unknown, |(_, comm)| Value::name(comm)),

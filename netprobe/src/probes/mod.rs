@@ -170,6 +170,14 @@ impl Via {
     }
 }
 
+/// The headers of the packet that a record of `kind` carries; none if it carries no packet.
+pub fn packet(kind: Kind, bytes: &[u8]) -> &[u8] {
+    match kind {
+        Kind::Drops => drops::packet(bytes),
+        _ => &[],
+    }
+}
+
 /// Reads the record of a probe, which must be of exactly the size that this build knows.
 fn record<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
     if bytes.len() != size_of::<T>() {

@@ -7,6 +7,7 @@ pub mod flamegraph;
 pub mod folded;
 pub mod format;
 pub mod jsonl;
+pub mod pcapng;
 pub mod schema;
 pub mod summary;
 pub mod table;

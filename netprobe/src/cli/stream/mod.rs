@@ -9,6 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::{Global, filter, output::Output, parse_duration};
 use crate::{
+    filter::Error,
     kernel::{load::Sizes, session::Request},
     probes::{self, ProbeSpec},
     render::{
@@ -24,6 +25,7 @@ use crate::{
 
 mod columns;
 mod count;
+mod pcap;
 mod screen;
 mod watch;
 
@@ -67,6 +69,9 @@ pub(super) struct Options {
     /// With --by: so many groups, the rest as one.
     #[arg(long, value_name = "N", default_value_t = 20, requires = "by")]
     top: usize,
+    /// Of `drops`: write the headers of the packets to this file, as pcapng, with the reason as comment.
+    #[arg(long, value_name = "FILE", conflicts_with = "count")]
+    pcap: Option<PathBuf>,
     /// The kernel stack of each event (in JSON, or as lines below the event).
     #[arg(long, conflicts_with = "count")]
     stack: bool,
@@ -166,6 +171,10 @@ impl Options {
 pub(super) fn run(global: &Global, kind: Kind, options: &Options) -> Result<ExitCode> {
     let spec = probes::of(kind);
     let plan = options.filter.plan(spec)?;
+    if options.pcap.is_some() && kind != Kind::Drops {
+        let name = kind.name();
+        return Err(Error::elsewhere(format!("--pcap: `{name}` has no packets")).into());
+    }
     if options.count {
         plan.must_fit("--count adds up")?;
     }
@@ -179,6 +188,10 @@ pub(super) fn run(global: &Global, kind: Kind, options: &Options) -> Result<Exit
         Box::new(Totals)
     } else {
         options.format(layout, out.width())?
+    };
+    let format = match &options.pcap {
+        Some(path) => Box::new(pcap::Pcap::create(path, layout, format)?),
+        None => format,
     };
     let watch = Watch {
         spec,
@@ -200,6 +213,7 @@ pub(super) fn run(global: &Global, kind: Kind, options: &Options) -> Result<Exit
 fn request(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Request {
     let mut request = base_request(global, spec, options.ring_kib, options.stack);
     request.config.governed = u32::from(options.max_overhead < 1.0);
+    request.config.packets = u32::from(options.pcap.is_some());
     if options.count {
         request.config.detail = 0;
         request.config.count = 1;
