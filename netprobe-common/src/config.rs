@@ -44,6 +44,10 @@ record! {
         pub stack: u32,
         /// 1: aggregate kernel stacks in the kernel (flame graphs).
         pub flame: u32,
+        /// 1: send the headers of dropped packets too.
+        pub packets: u32,
+        /// 1: count by connection too.
+        pub flows: u32,
         /// 1: count how full accept queues are when connections come.
         pub depths: u32,
         /// 1: kernel-side log of rare errors.

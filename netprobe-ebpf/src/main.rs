@@ -26,6 +26,8 @@ mod emit;
 #[cfg(target_arch = "bpf")]
 mod filter;
 #[cfg(target_arch = "bpf")]
+mod flows;
+#[cfg(target_arch = "bpf")]
 mod groups;
 #[cfg(target_arch = "bpf")]
 mod inflight;

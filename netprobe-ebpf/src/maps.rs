@@ -8,8 +8,8 @@ use core::arch::asm;
 use netprobe_common::{
     config::{Config, HeaderTypes, LEVEL_ALL},
     counters::{
-        Candidates, Count, CountKey, Counters, PLACES, Place, SAMPLED_PLACES, SampledPlace,
-        StackKey,
+        Candidates, Count, CountKey, Counters, FlowKey, PLACES, Place, SAMPLED_PLACES,
+        SampledPlace, StackKey,
     },
     filter::Filter,
     header::Kind,
@@ -28,6 +28,8 @@ pub(crate) static CONFIG: Config = Config {
     count: 0,
     stack: 0,
     flame: 0,
+    packets: 0,
+    flows: 0,
     depths: 0,
     log: 0,
     wake_mask: 0,
@@ -61,6 +63,11 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> =
 /// `--count`. Full: the event is counted under `OTHER` of its kind, which always exists.
 #[map]
 pub(crate) static COUNTS: PerCpuHashMap<CountKey, Count> = PerCpuHashMap::with_max_entries(4096, 0);
+
+/// `--count --by flow`. Full: the event is counted under `OTHER` of its kind, which always exists.
+#[map]
+pub(crate) static FLOW_COUNTS: PerCpuHashMap<FlowKey, Count> =
+    PerCpuHashMap::with_max_entries(16_384, 0);
 
 /// Busy groups of `--count`, found without a lookup. Taken: the group is counted in `COUNTS`.
 #[map]

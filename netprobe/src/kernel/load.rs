@@ -25,6 +25,8 @@ pub struct Sizes {
     pub stacks: u32,
     /// Groups of `--count`.
     pub counts: u32,
+    /// Connections that `--count --by flow` tells apart.
+    pub flow_counts: u32,
     /// Groups of stacks, for flame graphs.
     pub stack_counts: u32,
     /// Connects under way, and sockets whose owner is remembered.
@@ -47,6 +49,7 @@ impl Sizes {
         ring_bytes: 1 << 16,
         stacks: 1,
         counts: 64,
+        flow_counts: 1,
         stack_counts: 1,
         connects: 1,
         lives: 1,
@@ -103,6 +106,7 @@ pub fn load(
         .map_max_entries("EVENTS", sizes.ring_bytes)
         .map_max_entries("STACKS", sizes.stacks)
         .map_max_entries("COUNTS", sizes.counts)
+        .map_max_entries("FLOW_COUNTS", sizes.flow_counts)
         .map_max_entries("STACK_COUNTS", sizes.stack_counts)
         .map_max_entries("CONNECTS", sizes.connects)
         .map_max_entries("OWNERS", sizes.connects)

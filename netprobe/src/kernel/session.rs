@@ -17,7 +17,7 @@ use aya_log::EbpfLogger;
 use log::Log;
 use netprobe_common::{
     config::Config,
-    counters::{Count, CountKey, Counters, OTHER, StackKey},
+    counters::{Count, CountKey, Counters, FlowKey, OTHER, StackKey},
     header::Kind,
     record::Plain,
 };
@@ -281,6 +281,11 @@ impl Session {
         totals::groups(&self.ebpf)
     }
 
+    /// The totals of `--count --by flow`, summed over CPUs.
+    pub fn flow_totals(&self) -> Result<Vec<(FlowKey, Count)>> {
+        totals::flows(&self.ebpf)
+    }
+
     /// The stacks counted in the kernel, summed over CPUs.
     pub fn stack_totals(&self) -> Result<Vec<(StackKey, Count)>> {
         totals::stacks(&self.ebpf)
@@ -421,28 +426,35 @@ fn open_log(ebpf: &mut Ebpf, config: &Config) -> Result<Option<EbpfLogger<&'stat
     ))
 }
 
-/// Makes sure that the row which gathers overflow has its place.
+/// Makes sure that the rows which gather overflow have their place.
 fn reserve_other(ebpf: &mut Ebpf, request: &Request) -> Result<()> {
-    let map = ebpf
-        .map_mut("COUNTS")
-        .ok_or_else(|| anyhow!("no map COUNTS"))?;
-    let mut map: PerCpuHashMap<_, Wire<CountKey>, Wire<Count>> = PerCpuHashMap::try_from(map)?;
     for spec in &request.probes {
         let key = CountKey {
             kind: spec.kind as u32,
             code: OTHER,
             ..CountKey::zeroed()
         };
-        let cpus = aya::util::nr_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?;
-        let zeroes = vec![
-            Wire(Count {
-                events: 0,
-                weight: 0
-            });
-            cpus
-        ];
-        let values = aya::maps::PerCpuValues::try_from(zeroes)?;
-        map.insert(Wire(key), values, 0).context("write COUNTS")?;
+        reserve(ebpf, "COUNTS", key)?;
+        let key = FlowKey {
+            key,
+            ..FlowKey::zeroed()
+        };
+        if request.config.flows != 0 {
+            reserve(ebpf, "FLOW_COUNTS", key)?;
+        }
     }
     Ok(())
+}
+
+fn reserve<K: Plain>(ebpf: &mut Ebpf, name: &str, key: K) -> Result<()> {
+    let map = ebpf.map_mut(name).ok_or_else(|| anyhow!("no map {name}"))?;
+    let mut map: PerCpuHashMap<_, Wire<K>, Wire<Count>> = PerCpuHashMap::try_from(map)?;
+    let cpus = aya::util::nr_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?;
+    let none = Count {
+        events: 0,
+        weight: 0,
+    };
+    let zeroes = aya::maps::PerCpuValues::try_from(vec![Wire(none); cpus])?;
+    map.insert(Wire(key), zeroes, 0)
+        .with_context(|| format!("write {name}"))
 }

@@ -12,6 +12,7 @@ pub mod folded;
 pub mod format;
 pub mod jsonl;
 mod layers;
+pub mod pcapng;
 pub mod pprof;
 mod protobuf;
 pub mod schema;

@@ -179,6 +179,8 @@ pub struct Row {
     pub kind: &'static str,
     /// One value per column of the kind.
     pub values: Vec<Value>,
+    /// The headers of the packet, from its IP header on, where they were asked for.
+    pub packet: Vec<u8>,
 }
 
 /// The columns of a kind, for renderers.

@@ -78,7 +78,6 @@ impl Wanted {
     /// Whether the whole filter wants the task.
     pub(super) fn admits(&self, task: &TaskStack) -> bool {
         self.matcher.admits(&Row {
-            monotonic_ns: 0,
             unix_ns: 0,
             monotonic_ns: 0,
             kind: "",
