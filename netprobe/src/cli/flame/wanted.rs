@@ -79,6 +79,7 @@ impl Wanted {
     pub(super) fn admits(&self, task: &TaskStack) -> bool {
         self.matcher.admits(&Row {
             unix_ns: 0,
+            packet: Vec::new(),
             monotonic_ns: 0,
             kind: "",
             values: vec![
