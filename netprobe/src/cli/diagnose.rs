@@ -26,7 +26,7 @@ use crate::{
         keeper::Keeper,
         load::Sizes,
         names::LiveNames,
-        privileges, sampler,
+        privileges,
         session::{Request, Session},
     },
     observe::{
@@ -67,6 +67,24 @@ pub(super) struct Options {
     /// Only this network namespace: inode number, process id, path or name.
     #[arg(long, value_name = "NETNS")]
     netns: Option<String>,
+    /// Only these network namespaces, by inode number: those of a demo.
+    #[arg(skip)]
+    only: Vec<u32>,
+}
+
+impl Options {
+    /// Watches the namespaces of a demo.
+    pub(super) fn of_demo(duration: Duration, json: bool, only: Vec<u32>) -> Self {
+        Self {
+            duration,
+            json,
+            fail_on: None,
+            svg: None,
+            max_overhead: 0.01,
+            netns: None,
+            only,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -127,20 +145,21 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
 
 async fn watch(options: &Options, inode: Option<u32>) -> Result<Diagnosis> {
     let mut stop = Stop::listen()?;
-    let namespaces = match inode {
+    let mut namespaces = match inode {
         Some(inode) => vec![namespaces::find(inode)?],
         None => namespaces::all()?,
     };
+    if !options.only.is_empty() {
+        namespaces.retain(|namespace| options.only.contains(&namespace.inode));
+    }
     let mut session = Session::start(&request(inode, options))?;
     let mut ring = LiveRing::new(session.take_ring()?)?;
     let stacks = options.svg.as_ref().map(|_| session.take_stacks());
     let names = LiveNames::new(session.drop_reasons().clone(), stacks.transpose()?)
         .with_reset_reasons(session.reset_reasons().clone());
     let mut reader = Reader::new(names);
-    if options.svg.is_some() {
-        sampler::start(&mut session, culprit::PERIOD_NS)?;
-    }
-    let begin = Begin::now(namespaces)?;
+    let is_narrowed = inode.is_some() || !options.only.is_empty();
+    let begin = Begin::now(namespaces, is_narrowed)?;
     log::info!(
         "ready: watching for {:?}, Ctrl-C gives the verdict at once",
         options.duration
@@ -224,8 +243,8 @@ struct Begin {
 }
 
 impl Begin {
-    fn now(namespaces: Vec<Namespace>) -> Result<Self> {
-        let watch = Watch::start(namespaces)?;
+    fn now(namespaces: Vec<Namespace>, is_narrowed: bool) -> Result<Self> {
+        let watch = Watch::start(namespaces, is_narrowed)?;
         let unix = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(Self {
             at: Instant::now(),

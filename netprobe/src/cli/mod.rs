@@ -11,6 +11,7 @@ use crate::kernel::privileges::CannotRun;
 mod bcc;
 mod check;
 mod culprit;
+mod demo;
 mod diagnose;
 mod explain;
 mod filter;
@@ -95,7 +96,7 @@ enum Command {
     States(stream::Options),
     /// Connections that came in: who accepted them, after how long a wait.
     Accepts(stream::Options),
-    /// Flame graphs of where in the kernel it happens.
+    /// Flame graphs: what CPUs do, where tasks wait, where in the kernel it happens.
     Flame(flame::Options),
     #[command(flatten)]
     Bcc(bcc::Command),
@@ -103,9 +104,26 @@ enum Command {
     Check(check::Options),
     /// JSON Schema of what --json writes, for every stream.
     Schema,
+    /// Reproduces an incident in network namespaces of its own.
+    #[command(after_help = demo::EXAMPLES)]
+    Demo(demo::Options),
+    /// What a process of a demo does.
+    #[command(hide = true)]
+    Play(demo::Play),
     /// Man pages and shell completions.
     #[command(hide = true)]
     Generate(generate::Options),
+    /// Looks up names of functions for another netprobe.
+    #[command(hide = true, name = crate::symbols::client::COMMAND)]
+    SymbolWorker(SymbolWorker),
+}
+
+/// Options of the symbol worker.
+#[derive(Args, Clone, Debug)]
+struct SymbolWorker {
+    /// Symbol tables only.
+    #[arg(long)]
+    no_debug_info: bool,
 }
 
 /// Options of `lifetimes`.
@@ -170,7 +188,13 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Bcc(command) => bcc::run(global, command),
         Command::Check(options) => check::run(options),
         Command::Schema => schema::run(),
+        Command::Demo(options) => demo::run(options),
+        Command::Play(part) => demo::play(part),
         Command::Generate(options) => generate::run(options),
+        Command::SymbolWorker(options) => {
+            crate::symbols::worker::run(!options.no_debug_info)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

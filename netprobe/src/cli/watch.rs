@@ -30,6 +30,7 @@ const SHARE: u32 = 200;
 
 /// The watch, while it goes on.
 pub(super) struct Watch {
+    is_narrowed: bool,
     softnet: Vec<Softnet>,
     processes: Processes,
     stop: Sender<()>,
@@ -45,7 +46,9 @@ struct Namespaced {
 
 impl Watch {
     /// Reads everything once, and begins to glance.
-    pub(super) fn start(found: Vec<Namespace>) -> Result<Self> {
+    ///
+    /// Where `is_narrowed`, others than these are not missed.
+    pub(super) fn start(found: Vec<Namespace>, is_narrowed: bool) -> Result<Self> {
         let before = namespaces::in_each(&found, |_| snapshot::of_this_thread())?;
         // One that cannot be entered has just ended, or is not ours to enter.
         let watched: Vec<Namespaced> = found
@@ -69,6 +72,7 @@ impl Watch {
         let (stop, stopped) = mpsc::channel();
         let thread = thread::spawn(move || glance_until(watched, &stopped));
         Ok(Self {
+            is_narrowed,
             softnet: softnet::read(),
             processes,
             stop,
@@ -88,7 +92,11 @@ impl Watch {
             .map(|watched| (watched.namespace, (watched.before, watched.glances)))
             .unzip();
         let after = namespaces::in_each(&namespaces, |_| snapshot::of_this_thread())?;
-        let mut gaps = gaps(&namespaces);
+        let mut gaps = if self.is_narrowed {
+            Vec::new()
+        } else {
+            gaps(&namespaces)
+        };
         let mut seen = Vec::new();
         for ((namespace, (before, glances)), after) in namespaces.into_iter().zip(rest).zip(after) {
             match after {
@@ -131,7 +139,7 @@ fn gaps(watched: &[Namespace]) -> Vec<String> {
         .iter()
         .filter(|namespace| !known.contains(&namespace.inode))
         .count();
-    if late == 0 || watched.len() <= 1 {
+    if late == 0 {
         return Vec::new();
     }
     vec![format!(
