@@ -31,6 +31,15 @@ pub(super) struct Overflow {
 }
 
 impl Overflow {
+    /// Whether there were too few looks to tell a short queue from a slow application.
+    pub(super) fn is_undecided(&self) -> bool {
+        self.longest_pause.is_none()
+            && self
+                .queue
+                .as_ref()
+                .is_none_or(|queue| queue.depths.len() < LEAST_SAMPLES)
+    }
+
     /// Whether the queue was full whenever one looked: then nobody empties it, or only one by one.
     pub(super) fn is_pinned(&self) -> bool {
         self.longest_pause.is_none()
@@ -111,7 +120,7 @@ fn pause(netns: &Netns, queue: &Queue) -> Option<u32> {
     let (count, sum) = gulps.fold((0, 0), |(count, sum), gulp| (count + 1, sum + gulp));
     let is_in_gulps = count > 0
         && admitted.len() >= LEAST_SAMPLES
-        && count * 2 <= admitted.len() as i64
+        && usize::try_from(count).is_ok_and(|count| count * 2 <= admitted.len())
         && sum >= count * i64::from(queue.listener.limit);
     let runs = admitted.split(|count| *count > 0).map(<[i64]>::len);
     let longest = runs.max().and_then(|longest| u32::try_from(longest).ok());

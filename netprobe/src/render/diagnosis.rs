@@ -10,6 +10,8 @@ use crate::report::{
 
 /// Lines are no longer than this.
 const WIDTH: usize = 100;
+/// Lines that continue another are indented no further.
+const LARGEST_INDENT: usize = 9;
 /// Most findings that are shown at length; the others get a line each.
 const AT_LENGTH: usize = 2;
 /// Most of those that are hit, and of the evidence, that are shown.
@@ -113,25 +115,22 @@ fn in_short(out: &mut dyn Write, relation: &str, finding: &Finding) -> io::Resul
 }
 
 fn hit(affected: &Affected) -> String {
-    let mut text = format!("{} {}", affected.kind, affected.name);
-    if let Some(comm) = affected
+    let comm = affected
         .comm
         .as_ref()
         .filter(|comm| **comm != affected.name)
-    {
-        text.push_str(&format!(" of {comm}"));
-    }
-    if let Some(pid) = affected.pid {
-        text.push_str(&format!(" (pid {pid})"));
-    }
-    text
+        .map_or(String::new(), |comm| format!(" of {comm}"));
+    let pid = affected
+        .pid
+        .map_or(String::new(), |pid| format!(" (pid {pid})"));
+    format!("{} {}{comm}{pid}", affected.kind, affected.name)
 }
 
 /// Writes a text in lines that are not too long; what follows the first is indented like it.
 fn wrapped(out: &mut dyn Write, lead: &str, text: &str) -> io::Result<()> {
     let text = harmless(text);
     let mut line = lead.to_owned();
-    let indent = " ".repeat(lead.chars().count());
+    let indent = " ".repeat(lead.chars().count().min(LARGEST_INDENT));
     let mut is_empty = true;
     for word in text.split(' ') {
         if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
