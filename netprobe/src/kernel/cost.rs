@@ -11,7 +11,7 @@ use super::{governor::Governor, session::Session};
 use crate::report::Cost;
 
 /// How often the cost is measured.
-pub const INTERVAL: Duration = Duration::from_millis(500);
+pub const INTERVAL: Duration = Duration::from_secs(1);
 /// How long the kernel measures each time.
 pub const SLICE: Duration = Duration::from_millis(20);
 
@@ -83,6 +83,8 @@ impl Meter {
         let elapsed = now.at.duration_since(self.last.at);
         let mut share = now.cpus_since(self.last) / self.cpus;
         self.last = now;
+        // Without events there is nothing to leave out, however slow the machine.
+        let is_idle = slice.is_some_and(|slice| slice.runs == 0);
         if let Some(slice) = slice {
             self.slices.measured += slice.measured;
             self.slices.run += slice.run;
@@ -93,7 +95,8 @@ impl Meter {
         if let Some(reduced) = index(level).and_then(|index| self.reduced.get_mut(index)) {
             *reduced += elapsed;
         }
-        let Some(level) = self.governor.note(elapsed, share) else {
+        let avoidable = if is_idle { 0.0 } else { share };
+        let Some(level) = self.governor.note(elapsed, avoidable) else {
             return;
         };
         if let Err(error) = session.set_level(level) {
