@@ -19,5 +19,6 @@ pub mod reset_reasons;
 pub mod sampler;
 pub mod session;
 pub mod symbols;
+pub mod task_stacks;
 mod totals;
 pub mod windows;

@@ -5,7 +5,11 @@ use std::io::{self, Write};
 use serde::ser::{Serialize, SerializeMap};
 use serde_json::{Map, Serializer, Value as Json, json, ser::Formatter};
 
-use super::{format::Format, text, time::Clock};
+use super::{
+    format::Format,
+    text,
+    time::{Clock, Style},
+};
 use crate::report::{Column, Cost, Layout, Probe, Row, Summary, Total, Value, name_bytes};
 
 impl Serialize for Value {
@@ -110,7 +114,7 @@ impl Formatter for Harmless {
 const TYPICAL_LINE: usize = 768;
 
 /// Writes one line.
-fn line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+pub(super) fn line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     // All at once: a value is written in a hundred small pieces, which are cheap only where the
     // compiler knows where they go.
     let mut bytes = Vec::with_capacity(TYPICAL_LINE);
@@ -133,6 +137,21 @@ pub fn summary(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
     if let Some(view) = &summary.connects {
         object["connects"] = super::connects::json(view);
     }
+    line(out, &object)
+}
+
+/// Writes the totals of an interval that ended at `unix_ns`.
+pub fn interval(out: &mut dyn Write, unix_ns: i64, totals: &[Total]) -> io::Result<()> {
+    let row = Row {
+        unix_ns,
+        ..Row::default()
+    };
+    let object = json!({
+        "kind": "interval",
+        "ts": Clock::new(Style::Rfc3339).format(&row),
+        "unix_ns": unix_ns,
+        "totals": totals.iter().map(total).collect::<Vec<_>>(),
+    });
     line(out, &object)
 }
 

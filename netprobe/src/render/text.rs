@@ -30,6 +30,14 @@ pub fn push(out: &mut String, value: &Value) {
     debug_assert!(written.is_ok(), "writing to a string does not fail");
 }
 
+/// A text as it may be shown.
+pub fn harmless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let written = escape(&mut out, text);
+    debug_assert!(written.is_ok(), "writing to a string does not fail");
+    out
+}
+
 /// An address as text, without the machinery of formatting where it is IPv4: there is one at each
 /// end of every event.
 #[derive(Debug)]
