@@ -146,15 +146,15 @@ fn kernel_slice(session: &Session, pause: impl FnOnce(Duration)) -> Option<Slice
         }
     };
     let began = Instant::now();
-    let (run_before, runs_before) = session.run_time()?;
+    let earlier = session.run_time()?;
     pause(SLICE);
-    let (run, runs) = session.run_time()?;
+    let later = session.run_time()?;
     let measured = began.elapsed();
     drop(statistics);
     Some(Slices {
         measured,
-        run: run.saturating_sub(run_before),
-        runs: runs.saturating_sub(runs_before),
+        run: later.0.saturating_sub(earlier.0),
+        runs: later.1.saturating_sub(earlier.1),
     })
 }
 
