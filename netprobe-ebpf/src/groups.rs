@@ -7,7 +7,7 @@ use netprobe_common::{
     record::Plain,
 };
 
-use crate::maps::{BUSY, COUNTS, add_alone, count, is_alone, value};
+use crate::maps::{BUSY, COUNTS, add_alone, count, is_alone, value, words};
 
 /// Adds an event of `weight` to its group; false if that had to be "other".
 #[inline(always)]
