@@ -101,7 +101,7 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
 /// Whether an event is not sent at this level, after `before` firings on this CPU.
 #[inline(always)]
 fn is_left_out(level: u32, before: u64) -> bool {
-    level >= LEVEL_COUNTERS || before % SAMPLE_OF != 0
+    level >= LEVEL_COUNTERS || !before.is_multiple_of(SAMPLE_OF)
 }
 
 /// Reserves, zeroes, fills and submits a record; false if the ring had no room. `sent` were sent
@@ -146,11 +146,17 @@ pub(crate) fn now() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
+/// The kernel's count of clock ticks.
+#[inline(always)]
+pub(crate) fn ticks() -> u64 {
+    // SAFETY: no arguments, no effects.
+    unsafe { bpf_jiffies64() }
+}
+
 /// Nanoseconds since `jiffies`, the lower half of the kernel's count of clock ticks.
 #[inline(always)]
 pub(crate) fn since(jiffies: u32) -> u64 {
-    // SAFETY: no arguments, no effects.
-    let now = unsafe { bpf_jiffies64() } as u32;
+    let now = ticks() as u32;
     let ticks = now.wrapping_sub(jiffies);
     // Another CPU may have noted a tick that is not here yet.
     let ticks = if ticks > u32::MAX - 1000 { 0 } else { ticks };

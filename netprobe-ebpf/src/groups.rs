@@ -7,7 +7,7 @@ use netprobe_common::{
     record::Plain,
 };
 
-use crate::maps::{BUSY, COUNTS, add_alone, count, is_alone, value};
+use crate::maps::{BUSY, COUNTS, add_alone, count, is_alone, value, words};
 
 /// Adds an event of `weight` to its group; false if that had to be "other".
 #[inline(always)]
@@ -43,18 +43,6 @@ fn place_of(key: &CountKey) -> Option<&'static mut Place> {
         return Some(place);
     }
     None
-}
-
-/// Words of a key.
-const WORDS: usize = size_of::<CountKey>() / 8;
-
-/// The key's words.
-#[inline(always)]
-fn words(key: &CountKey) -> &[u64; WORDS] {
-    const { assert!(size_of::<CountKey>().is_multiple_of(8)) };
-    const { assert!(align_of::<CountKey>() == 8) };
-    // SAFETY: a key has no padding, and as many aligned words as that.
-    unsafe { &*core::ptr::from_ref(key).cast() }
 }
 
 /// Not 0 if the keys differ.

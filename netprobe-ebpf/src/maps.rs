@@ -180,6 +180,18 @@ pub(crate) fn counters(kind: Kind) -> Option<&'static mut Counters> {
     unsafe { slot.as_mut() }
 }
 
+/// Words of a [`CountKey`].
+const WORDS: usize = size_of::<CountKey>() / 8;
+
+/// The words of a key.
+#[inline(always)]
+pub(crate) fn words(key: &CountKey) -> &[u64; WORDS] {
+    const { assert!(size_of::<CountKey>().is_multiple_of(8)) };
+    const { assert!(align_of::<CountKey>() == 8) };
+    // SAFETY: a key has no padding, and as many aligned words as that.
+    unsafe { &*core::ptr::from_ref(key).cast() }
+}
+
 /// The value behind a pointer that a map lookup returned.
 #[inline(always)]
 pub(crate) fn value<T: Plain>(slot: Option<*mut T>) -> Option<&'static mut T> {

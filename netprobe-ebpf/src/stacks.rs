@@ -1,7 +1,7 @@
 //! Kernel stacks. A stack costs more than all the rest of an event, so that in a storm only some
 //! of the same place and reason are taken; in flame graphs each counts for those left out.
 
-use aya_ebpf::{helpers::generated::bpf_jiffies64, programs::tracing::StackIdContext};
+use aya_ebpf::programs::tracing::StackIdContext;
 use aya_log_ebpf::warn;
 use netprobe_common::{
     counters::{Count, Counters, SAMPLED_PLACES, SampledPlace, StackKey},
@@ -10,7 +10,7 @@ use netprobe_common::{
 };
 
 use crate::{
-    emit::Sighting,
+    emit::{Sighting, ticks},
     maps::{CONFIG, SAMPLED, STACK_COUNTS, STACKS, add, add_alone, frozen, is_alone, value},
 };
 
@@ -138,9 +138,7 @@ fn place_of(sighting: &Sighting, counters: &mut Counters) -> Option<&'static mut
 fn is_due(place: &mut SampledPlace) -> bool {
     let interval = u64::from(frozen(&CONFIG.stack_interval_ns));
     // Ticks are exact enough for a budget, and cost less than the clock.
-    // SAFETY: no arguments, no effects.
-    let ticks = unsafe { bpf_jiffies64() };
-    let now = ticks * u64::from(frozen(&CONFIG.tick_ns));
+    let now = ticks() * u64::from(frozen(&CONFIG.tick_ns));
     let earliest = now.wrapping_sub(BURST * interval);
     // Of time since boot, which may be shorter than the burst.
     if now >= BURST * interval && place.due_ns < earliest {

@@ -63,6 +63,47 @@ fn without_root_each_command_names_what_it_needs() {
 }
 
 #[test]
+fn two_capabilities_are_enough_for_a_stream() {
+    let has_setpriv = Command::new("setpriv").arg("--version").output().is_ok();
+    if !is_root() || !has_setpriv {
+        return;
+    }
+    let (_folder, program) = public_copy();
+    let path = program.to_str().expect("a path of ours is text");
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let two = "+bpf,+perfmon";
+    let sets = [
+        format!("--inh-caps={two}"),
+        format!("--ambient-caps={two}"),
+        format!("--bounding-set=-all,{two}"),
+    ];
+    let output = Command::new("setpriv")
+        .args(nobody)
+        .args(sets)
+        .args([path, "drops", "--json", "--duration", "100ms"])
+        .current_dir("/")
+        .output()
+        .expect("run netprobe");
+    assert!(output.status.success(), "{}", complaint(&output));
+    // Only CAP_SYS_ADMIN may have run time measured, and that is said.
+    let complaint = complaint(&output);
+    let price = "run time in the kernel unknown";
+    assert!(complaint.contains(price), "{complaint}");
+}
+
+#[test]
+fn a_limit_of_nothing_is_refused() {
+    for wrong in ["0", "-1%", "101%", "much"] {
+        let limit = format!("--max-overhead={wrong}");
+        let output = netprobe(&["drops", &limit]);
+        let complaint = complaint(&output);
+        assert_eq!(output.status.code(), Some(2), "{complaint}");
+        let wanted = "a percentage above 0 and up to 100";
+        assert!(complaint.contains(wanted), "{complaint}");
+    }
+}
+
+#[test]
 fn without_root_nothing_is_written_to_the_output_file() {
     let (folder, program) = public_copy();
     let all = Permissions::from_mode(0o777);

@@ -11,7 +11,7 @@ use super::{governor::Governor, session::Session};
 use crate::report::Cost;
 
 /// How often the cost is measured.
-pub const INTERVAL: Duration = Duration::from_millis(500);
+pub const INTERVAL: Duration = Duration::from_secs(1);
 /// How long the kernel measures each time.
 pub const SLICE: Duration = Duration::from_millis(20);
 
@@ -83,6 +83,8 @@ impl Meter {
         let elapsed = now.at.duration_since(self.last.at);
         let mut share = now.cpus_since(self.last) / self.cpus;
         self.last = now;
+        // Without events there is nothing to leave out, however slow the machine.
+        let is_idle = slice.is_some_and(|slice| slice.runs == 0);
         if let Some(slice) = slice {
             self.slices.measured += slice.measured;
             self.slices.run += slice.run;
@@ -93,7 +95,8 @@ impl Meter {
         if let Some(reduced) = index(level).and_then(|index| self.reduced.get_mut(index)) {
             *reduced += elapsed;
         }
-        let Some(level) = self.governor.note(elapsed, share) else {
+        let avoidable = if is_idle { 0.0 } else { share };
+        let Some(level) = self.governor.note(elapsed, avoidable) else {
             return;
         };
         if let Err(error) = session.set_level(level) {
@@ -143,15 +146,15 @@ fn kernel_slice(session: &Session, pause: impl FnOnce(Duration)) -> Option<Slice
         }
     };
     let began = Instant::now();
-    let (run_before, runs_before) = session.run_time()?;
+    let earlier = session.run_time()?;
     pause(SLICE);
-    let (run, runs) = session.run_time()?;
+    let later = session.run_time()?;
     let measured = began.elapsed();
     drop(statistics);
     Some(Slices {
         measured,
-        run: run.saturating_sub(run_before),
-        runs: runs.saturating_sub(runs_before),
+        run: later.0.saturating_sub(earlier.0),
+        runs: later.1.saturating_sub(earlier.1),
     })
 }
 

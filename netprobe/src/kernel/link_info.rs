@@ -3,8 +3,8 @@
 
 use std::{collections::HashMap, fs, os::fd::RawFd};
 
-/// `BPF_OBJ_GET_INFO_BY_FD`
-const GET_INFO: libc::c_long = 15;
+use super::pod::{LinkInfo as Info, link_info};
+
 /// `BPF_LINK_TYPE_PERF_EVENT`
 const LINK_PERF_EVENT: u32 = 7;
 /// `BPF_PERF_EVENT_KPROBE` and `BPF_PERF_EVENT_KRETPROBE`
@@ -16,14 +16,11 @@ const PROGRAM: usize = 8;
 const PERF_TYPE: usize = 16;
 const MISSED: usize = 48;
 
-/// Bytes of `struct bpf_link_info` up to and with `missed`.
-type Info = [u8; 56];
-
 /// Runs that kprobes of this process have missed, by the id of their program.
 pub(super) fn missed() -> HashMap<u32, u64> {
     let mut missed = HashMap::new();
     for fd in links() {
-        if let Some((program, count)) = info(fd).as_ref().and_then(missed_of) {
+        if let Some((program, count)) = link_info(fd).as_ref().and_then(missed_of) {
             *missed.entry(program).or_default() += count;
         }
     }
@@ -42,27 +39,6 @@ fn links() -> Vec<RawFd> {
         .filter(|entry| is_link(&entry.path()))
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect()
-}
-
-/// What the kernel says about the link `fd`; `None` if that is less than what is read here.
-fn info(fd: RawFd) -> Option<Info> {
-    let mut info: Info = [0; size_of::<Info>()];
-    let length = u32::try_from(info.len()).ok()?;
-    let mut attributes = [0_u8; 16];
-    attributes[..4].copy_from_slice(&fd.to_ne_bytes());
-    attributes[4..8].copy_from_slice(&length.to_ne_bytes());
-    attributes[8..].copy_from_slice(&(info.as_mut_ptr() as u64).to_ne_bytes());
-    // SAFETY: `attributes` is as long as it is said to be, and so is `info`, which the kernel fills.
-    let status = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            GET_INFO,
-            attributes.as_mut_ptr(),
-            attributes.len(),
-        )
-    };
-    let filled = u32::from_ne_bytes(attributes[4..8].try_into().ok()?);
-    (status == 0 && filled == length).then_some(info)
 }
 
 /// Program and missed runs, if the link is of a kprobe.
