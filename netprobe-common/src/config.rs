@@ -3,7 +3,7 @@
 //! It lives in a frozen map, so that the verifier sees constants: a filter that is not set and a
 //! mode that is off cost nothing.
 
-use crate::{filter::Filter, record};
+use crate::{filter::Filter, record, samples::Sampling};
 
 /// Everything is done that was asked for.
 pub const LEVEL_ALL: u32 = 0;
@@ -70,5 +70,7 @@ record! {
         pub headers: HeaderTypes,
         /// Which events are wanted.
         pub filter: Filter,
+        /// What is wanted of tasks, for flame graphs.
+        pub sampling: Sampling,
     }
 }

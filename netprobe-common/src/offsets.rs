@@ -79,6 +79,7 @@ fields! {
     TcpSrttUs = Member("tcp_sock.srtt_us");
     TcpSndCwnd = Member("tcp_sock.snd_cwnd");
     TcpLastSent = Member("tcp_sock.lsndtime");
+    TcpLastHeard = Member("tcp_sock.rcv_tstamp");
     TcpLinger2 = Member("tcp_sock.linger2");
     TcpBytesSent = Member("tcp_sock.bytes_sent");
     TcpBytesRetrans = Member("tcp_sock.bytes_retrans");
@@ -101,6 +102,11 @@ fields! {
     NetInum = Member("net.ns.inum");
     NetMaxSynBacklog = Member("net.ipv4.sysctl_max_syn_backlog");
     NetSyncookies = Member("net.ipv4.sysctl_tcp_syncookies");
+    TaskPid = Member("task_struct.pid");
+    TaskState = Member("task_struct.__state");
+    TaskStateLong = Member("task_struct.state");
+    TaskNsproxy = Member("task_struct.nsproxy");
+    NsproxyNet = Member("nsproxy.net_ns");
     ReqNumRetrans = Member("request_sock.num_retrans");
     TupleSaddr = Conntrack("nf_conntrack_tuple.src.u3");
     TupleSport = Conntrack("nf_conntrack_tuple.src.u");

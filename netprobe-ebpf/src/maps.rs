@@ -16,6 +16,7 @@ use netprobe_common::{
     offsets::Offsets,
     record::Plain,
     records::Owner,
+    samples::Sampling,
 };
 
 use crate::{lives::Life, probes::connects::Pending};
@@ -43,6 +44,7 @@ pub(crate) static CONFIG: Config = Config {
         tcp: 0,
     },
     filter: Filter::NONE,
+    sampling: Sampling::NONE,
 };
 
 /// Where this kernel keeps its fields; user space overrides it before loading.

@@ -2,7 +2,9 @@
 
 use crate::{complaint, netprobe};
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 24] = [
+    "diagnose",
+    "explain",
     "drops",
     "retransmits",
     "connects",

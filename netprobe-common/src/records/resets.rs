@@ -15,7 +15,8 @@ record! {
         pub owner: Owner,
         /// Since the connection was opened, in nanoseconds; 0 when that was not seen.
         pub age_ns: u64,
-        /// Since data was last sent or received, in nanoseconds; [`NO_IDLE`] is unknown.
+        /// Since data was last sent or received, or (of received resets) since the peer was last
+        /// heard of, in nanoseconds; [`NO_IDLE`] is unknown.
         pub idle_ns: u64,
         /// `enum sk_rst_reason`, raw; [`NO_REASON`] where this kernel gives none.
         pub reason: u32,

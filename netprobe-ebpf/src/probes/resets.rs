@@ -334,7 +334,7 @@ fn report<L: Load, C: StackIdContext>(
             lives::owner(sock, &mut record.owner);
             record.age_ns = lives::age_ns(sock.address);
             if end.state != TCP_LISTEN && end.state != TCP_SYN_SENT {
-                record.idle_ns = idle_ns(sock);
+                record.idle_ns = idle_ns(sock, end.direction);
             }
         }
         record.reason = end.reason;
@@ -346,13 +346,17 @@ fn report<L: Load, C: StackIdContext>(
     Ok(())
 }
 
-/// Since the last data went either way.
+/// Of a reset that was sent: since data last went either way. Of one that was received: since the
+/// peer was last heard of, as what we have just sent may be what it answers.
 #[inline(always)]
-fn idle_ns<L: Load>(sock: Sock<L>) -> u64 {
-    let sent: u32 = sock.tcp_field(Field::TcpLastSent);
+fn idle_ns<L: Load>(sock: Sock<L>, direction: Direction) -> u64 {
     let received: u32 = sock.tcp_field(Field::IcskLastReceived);
-    if sent == 0 && received == 0 {
+    let other: u32 = match direction {
+        Direction::Sent => sock.tcp_field(Field::TcpLastSent),
+        Direction::Received => sock.tcp_field(Field::TcpLastHeard),
+    };
+    if received == 0 && other == 0 {
         return NO_IDLE;
     }
-    since(sent).min(since(received))
+    since(received).min(since(other))
 }

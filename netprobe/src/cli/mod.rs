@@ -10,6 +10,9 @@ use crate::kernel::privileges::CannotRun;
 
 mod bcc;
 mod check;
+mod demo;
+mod diagnose;
+mod explain;
 mod filter;
 mod flame;
 mod generate;
@@ -19,6 +22,7 @@ mod output;
 mod schema;
 mod signals;
 mod stream;
+mod watch;
 
 /// Says why a Linux server's TCP is failing.
 ///
@@ -36,6 +40,7 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  netprobe diagnose                       what is wrong, why, and what to change
   netprobe check                          what this kernel lets us see
   netprobe drops                          every dropped TCP packet, with the kernel's reason
   netprobe listeners --duration 30s       who is being turned away, by which listener
@@ -44,7 +49,8 @@ Examples:
   netprobe drops --filter 'dport = :443 and not src 10.0.0.0/8'
   netprobe flame drops -o drops.svg       where in the kernel packets are dropped
 
-Exit codes: 0 normal end (also Ctrl-C), 1 failure, 2 usage, 3 this environment cannot run it.";
+Exit codes: 0 normal end (also Ctrl-C), 1 failure, 2 usage, 3 this environment cannot run it,
+4 `diagnose --fail-on` found something that severe.";
 
 /// Options that mean the same everywhere.
 #[derive(Args, Clone, Debug)]
@@ -59,6 +65,10 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// What is wrong, why, and what to change: watches for a while and gives the verdict.
+    Diagnose(diagnose::Options),
+    /// What a finding means, how it was recognised, the fixes and their risks.
+    Explain(explain::Options),
     /// TCP packets that the kernel threw away: reason, place, connection.
     #[command(
         after_help = "Examples:\n  netprobe drops --stack --json\n  netprobe drops --count --duration 10s"
@@ -85,7 +95,7 @@ enum Command {
     States(stream::Options),
     /// Connections that came in: who accepted them, after how long a wait.
     Accepts(stream::Options),
-    /// Flame graphs of where in the kernel it happens.
+    /// Flame graphs: what CPUs do, where tasks wait, where in the kernel it happens.
     Flame(flame::Options),
     #[command(flatten)]
     Bcc(bcc::Command),
@@ -93,9 +103,26 @@ enum Command {
     Check(check::Options),
     /// JSON Schema of what --json writes, for every stream.
     Schema,
+    /// Reproduces an incident in network namespaces of its own.
+    #[command(after_help = demo::EXAMPLES)]
+    Demo(demo::Options),
+    /// What a process of a demo does.
+    #[command(hide = true)]
+    Play(demo::Play),
     /// Man pages and shell completions.
     #[command(hide = true)]
     Generate(generate::Options),
+    /// Looks up names of functions for another netprobe.
+    #[command(hide = true, name = crate::symbols::client::COMMAND)]
+    SymbolWorker(SymbolWorker),
+}
+
+/// Options of the symbol worker.
+#[derive(Args, Clone, Debug)]
+struct SymbolWorker {
+    /// Symbol tables only.
+    #[arg(long)]
+    no_debug_info: bool,
 }
 
 /// Options of `lifetimes`.
@@ -143,6 +170,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(cli: &Cli) -> Result<ExitCode> {
     let global = &cli.global;
     match &cli.command {
+        Command::Diagnose(options) => diagnose::run(options),
+        Command::Explain(options) => explain::run(options),
         Command::Drops(options) => stream::run(global, Kind::Drops, options),
         Command::Retransmits(options) => stream::run(global, Kind::Retransmits, options),
         Command::Connects(options) => stream::run(global, Kind::Connects, options),
@@ -158,7 +187,13 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Bcc(command) => bcc::run(global, command),
         Command::Check(options) => check::run(options),
         Command::Schema => schema::run(),
+        Command::Demo(options) => demo::run(options),
+        Command::Play(part) => demo::play(part),
         Command::Generate(options) => generate::run(options),
+        Command::SymbolWorker(options) => {
+            crate::symbols::worker::run(!options.no_debug_info)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

@@ -1,7 +1,18 @@
-//! What the kernel shows when asked, beside events.
+//! What the kernel shows when asked, beside events: counters, tables and settings.
 
+pub mod cgroups;
+pub mod conntrack;
+pub mod counters;
+pub mod diag;
+pub mod interfaces;
 pub mod listeners;
+pub mod namespaces;
+pub mod netlink;
 pub mod netns;
 pub mod owners;
+pub mod processes;
 pub mod services;
+pub mod snapshot;
 pub mod sockets;
+pub mod softnet;
+pub mod sysctls;

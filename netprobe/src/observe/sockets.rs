@@ -5,16 +5,9 @@
 //! either way when one is established: where no data went one way since, that time is the age,
 //! and otherwise the age is at least as long.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    fs::{self, File},
-    net::IpAddr,
-    os::{fd::AsFd, unix::fs::MetadataExt},
-    thread,
-    time::Duration,
-};
+use std::{collections::HashSet, net::IpAddr, time::Duration};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
@@ -27,7 +20,8 @@ use netlink_packet_sock_diag::{
     },
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::namespaces;
 
 /// A connection that is still open.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,13 +67,12 @@ pub struct Traffic {
 pub fn open_connections() -> Result<(Vec<OpenConnection>, Vec<anyhow::Error>)> {
     let mut connections = Vec::new();
     let mut refused = Vec::new();
-    for (netns, file) in namespaces()? {
-        // Only a thread can be moved, and it stays there: so it is one that ends.
-        let asked = thread::spawn(move || of_namespace(netns, &file)).join();
-        match asked {
-            Ok(Ok(found)) => connections.extend(found),
-            Ok(Err(error)) => refused.push(error),
-            Err(_panic) => bail!("the thread that asks a namespace for its sockets has failed"),
+    for asked in namespaces::in_each(&namespaces::all()?, |namespace| {
+        of_this_thread(namespace.inode)
+    })? {
+        match asked.flatten() {
+            Ok(found) => connections.extend(found),
+            Err(error) => refused.push(error),
         }
     }
     Ok((connections, refused))
@@ -98,17 +91,18 @@ pub struct Listener {
 
 /// The listeners of every namespace that can be asked.
 pub fn listeners() -> Result<Vec<Listener>> {
-    let mut listeners = Vec::new();
-    for (netns, file) in namespaces()? {
-        let asked = thread::spawn(move || listeners_of(netns, &file)).join();
-        // A namespace that refuses hides its listeners; the others are still worth having.
-        listeners.extend(asked.ok().and_then(Result::ok).unwrap_or_default());
-    }
-    Ok(listeners)
+    let asked = namespaces::in_each(&namespaces::all()?, |namespace| {
+        listeners_of_this_thread(namespace.inode)
+    })?;
+    // A namespace that refuses hides its listeners; the others are still worth having.
+    Ok(asked
+        .into_iter()
+        .filter_map(|asked| asked.flatten().ok())
+        .flatten()
+        .collect())
 }
 
-fn listeners_of(netns: u32, file: &File) -> Result<Vec<Listener>> {
-    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+fn listeners_of_this_thread(netns: u32) -> Result<Vec<Listener>> {
     let mut sockets = Vec::new();
     for family in [AF_INET, AF_INET6] {
         dump(family, StateFlags::LISTEN, &mut sockets)?;
@@ -121,37 +115,8 @@ fn listeners_of(netns: u32, file: &File) -> Result<Vec<Listener>> {
     Ok(listeners.collect())
 }
 
-/// Where ip-netns(8) keeps namespaces that need not have a process.
-const NAMED: &str = "/run/netns";
-
-/// Every network namespace that some process is in, or that has a name, by inode number.
-fn namespaces() -> Result<BTreeMap<u32, File>> {
-    let mut namespaces = BTreeMap::new();
-    let mut keep = |file: File| {
-        let inode = file.metadata().ok().map(|metadata| metadata.ino());
-        if let Some(inode) = inode.and_then(|inode| u32::try_from(inode).ok()) {
-            namespaces.entry(inode).or_insert(file);
-        }
-    };
-    // The folder is not there before the first namespace is named.
-    for entry in fs::read_dir(NAMED).into_iter().flatten().flatten() {
-        File::open(entry.path()).into_iter().for_each(&mut keep);
-    }
-    for entry in fs::read_dir("/proc").context("list processes")?.flatten() {
-        let is_process = entry.file_name().as_encoded_bytes()[0].is_ascii_digit();
-        if is_process {
-            // It may have ended meanwhile, or be a zombie.
-            File::open(entry.path().join("ns/net"))
-                .into_iter()
-                .for_each(&mut keep);
-        }
-    }
-    Ok(namespaces)
-}
-
-fn of_namespace(netns: u32, file: &File) -> Result<Vec<OpenConnection>> {
-    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-        .with_context(|| format!("enter network namespace {netns}"))?;
+/// The open connections of the namespace that this thread is in.
+fn of_this_thread(netns: u32) -> Result<Vec<OpenConnection>> {
     let mut sockets = Vec::new();
     for family in [AF_INET, AF_INET6] {
         dump(family, connected(), &mut sockets)

@@ -161,7 +161,8 @@ impl Via {
         }
     }
 
-    const fn on(self, target: &'static str, program: &'static str) -> Attach {
+    /// The program `program` of this type at `target`.
+    pub const fn on(self, target: &'static str, program: &'static str) -> Attach {
         Attach {
             program,
             via: self,

@@ -95,7 +95,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             "idle_ns",
             "IDLE(ns)",
             13,
-            "since data last went either way, to the kernel's clock tick",
+            "since data last went either way; received: since the peer was last heard of",
         ),
         Column::number(
             "age_ns",
@@ -144,7 +144,12 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
 }
 
 fn cause(raw: u8) -> Value {
-    Cause::name_of(raw).map_or(Value::Unknown, Value::Word)
+    cause_name(raw).map_or(Value::Unknown, Value::Word)
+}
+
+/// The name of a cause, as events and totals have it.
+pub(crate) const fn cause_name(raw: u8) -> Option<&'static str> {
+    Cause::name_of(raw)
 }
 
 fn group(key: &CountKey, names: &mut dyn Names) -> Vec<(&'static str, Value)> {

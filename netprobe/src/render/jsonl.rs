@@ -18,7 +18,7 @@ impl Serialize for Value {
             Self::Unknown => serializer.serialize_none(),
             Self::Unsigned(number) => serializer.serialize_u64(*number),
             Self::Signed(number) => serializer.serialize_i64(*number),
-            Self::Ip(address) => serializer.collect_str(address),
+            Self::Ip(address) => serializer.serialize_str(text::Address::of(*address).as_str()),
             Self::Word(word) => serializer.serialize_str(word),
             Self::Stack(frames) => serializer.collect_seq(frames.iter().map(AsRef::<str>::as_ref)),
             Self::Text(text) => serializer.serialize_str(text),
@@ -110,10 +110,17 @@ impl Formatter for Harmless {
     }
 }
 
+/// Most lines are shorter.
+const TYPICAL_LINE: usize = 768;
+
 /// Writes one line.
-fn line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
-    value.serialize(&mut Serializer::with_formatter(&mut *out, Harmless))?;
-    out.write_all(b"\n")
+pub(super) fn line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    // All at once: a value is written in a hundred small pieces, which are cheap only where the
+    // compiler knows where they go.
+    let mut bytes = Vec::with_capacity(TYPICAL_LINE);
+    value.serialize(&mut Serializer::with_formatter(&mut bytes, Harmless))?;
+    bytes.push(b'\n');
+    out.write_all(&bytes)
 }
 
 /// Writes the last line of a stream.

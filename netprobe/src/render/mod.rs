@@ -3,11 +3,18 @@
 pub mod check;
 pub mod connects;
 pub mod csv;
+pub mod diagnosis;
+pub mod diagnosis_json;
+pub mod explanation;
+pub mod flame_json;
 pub mod flamegraph;
 pub mod folded;
 pub mod format;
 pub mod jsonl;
+mod layers;
 pub mod pcapng;
+pub mod pprof;
+mod protobuf;
 pub mod schema;
 pub mod summary;
 pub mod table;

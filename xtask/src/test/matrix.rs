@@ -1,6 +1,7 @@
-//! The live tests inside each kernel of the matrix, two machines at a time.
+//! The live tests and the scenarios inside each kernel of the matrix, two machines at a time.
 //!
-//! What a machine prints goes to `target/matrix/VERSION.log`; it is shown when something failed.
+//! What a machine prints goes to `target/matrix/VERSION-TARGET.log`; it is shown when something
+//! failed.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -21,9 +22,9 @@ const AT_ONCE: usize = 2;
 /// Where all the live tests take a minute or two.
 const TIMEOUT: Duration = Duration::from_mins(15);
 
-/// Runs the live tests in each kernel.
-pub(super) fn run(options: &Options) -> Result<Tally> {
-    let test = cargo::build("live")?;
+/// Runs a test target in each kernel.
+pub(super) fn run(target: &str, options: &Options) -> Result<Tally> {
+    let test = cargo::build(target)?;
     let netprobe = vm::build_netprobe()?;
     let logs = workspace::target().join("matrix");
     fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
@@ -42,9 +43,10 @@ pub(super) fn run(options: &Options) -> Result<Tally> {
         // Taken in a closure: in the condition itself the lock would last as long as the machine.
         let next = || lock(&queue).pop();
         while let Some(version) = next() {
-            let log = logs.join(format!("{version}.log"));
+            let log = logs.join(format!("{version}-{target}.log"));
             let boot = Boot {
                 version: &version,
+                target,
                 test: &test,
                 netprobe: &netprobe,
                 log: &log,
@@ -65,6 +67,7 @@ pub(super) fn run(options: &Options) -> Result<Tally> {
 /// One kernel to test.
 struct Boot<'a> {
     version: &'a str,
+    target: &'a str,
     test: &'a Path,
     netprobe: &'a Path,
     log: &'a Path,
@@ -99,20 +102,26 @@ impl Boot<'_> {
     }
 
     fn boot(&self, options: &Options) -> Result<u8> {
+        let program = format!("/bin/{}", self.target);
         // Tests that spoil the machine are ignored elsewhere, and run last here.
-        let script = "/bin/live --show-output --test-threads=1 --skip spoiling:: \"$@\"; status=$?; \
-                      /bin/live --show-output --test-threads=1 --ignored \"$@\" && exit $status";
-        let mut command: Vec<String> = ["/bin/sh", "-c", script, "live"].map(str::to_owned).into();
+        let script = format!(
+            "{program} --show-output --test-threads=1 --skip spoiling:: \"$@\"; status=$?; \
+             {program} --show-output --test-threads=1 --ignored \"$@\" && exit $status"
+        );
+        let mut command: Vec<String> = ["/bin/sh", "-c", &script, self.target]
+            .map(str::to_owned)
+            .into();
         command.extend(options.arguments.iter().cloned());
         let mut machine = Machine::new(kernels::get(self.version)?, command);
         machine.timeout = TIMEOUT;
         machine.files = vec![
-            (self.test.to_owned(), "/bin/live".to_owned()),
+            (self.test.to_owned(), program),
             (self.netprobe.to_owned(), "/bin/netprobe".to_owned()),
         ];
         let variables = [
             ("NETPROBE_BIN", "/bin/netprobe"),
             ("NETPROBE_REQUIRE_LIVE", "1"),
+            ("NETPROBE_DISPOSABLE", "1"),
         ];
         machine.environment = variables
             .map(|(name, value)| (name.to_owned(), value.to_owned()))

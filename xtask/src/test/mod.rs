@@ -35,7 +35,7 @@ struct Options {
     /// Run the matrix on these kernels only, such as 6.12
     #[arg(long = "kernel", value_name = "VERSION")]
     kernels: Vec<String>,
-    /// Arguments for the test programs of the tiers cli, replay, live and matrix, such as a name
+    /// Arguments for the test programs of the tiers cli, replay, live, scenarios and matrix, such as a name
     #[arg(last = true)]
     arguments: Vec<String>,
 }
@@ -54,7 +54,9 @@ enum Tier {
     Replay,
     /// Real traffic through real probes on this kernel; needs root
     Live,
-    /// The live tests inside each kernel of the matrix, in virtual machines
+    /// Incidents reproduced, recognised and cured on this kernel; needs root
+    Scenarios,
+    /// The live tests and the scenarios inside each kernel of the matrix, in virtual machines
     Matrix,
 }
 
@@ -71,8 +73,13 @@ impl Tier {
             Self::Unit => cargo::unit(),
             Self::Cli => target("cli", options),
             Self::Replay => target("replay", options),
-            Self::Live => live(options),
-            Self::Matrix => matrix::run(options),
+            Self::Live => as_root("live", options),
+            Self::Scenarios => as_root("scenarios", options),
+            Self::Matrix => {
+                let mut sum = matrix::run("live", options)?;
+                sum += matrix::run("scenarios", options)?;
+                Ok(sum)
+            }
         }
     }
 }
@@ -111,7 +118,7 @@ fn summarize(done: Vec<Done>) -> ExitCode {
     let mut sum = Tally::default();
     for Done { name, tally, time } in done {
         let seconds = time.as_secs_f64();
-        println!("{name:<8}{:<40}{seconds:7.1} s", tally.to_string());
+        println!("{name:<10}{:<40}{seconds:7.1} s", tally.to_string());
         sum += tally.of(&name);
     }
     for reason in &sum.reasons {
@@ -148,9 +155,10 @@ fn target(name: &str, options: &Options) -> Result<Tally> {
     cargo::target(name, &[binary()?], &options.arguments)
 }
 
-fn live(options: &Options) -> Result<Tally> {
+/// A target of the test crate that counts what the machine does, and so runs alone.
+fn as_root(name: &str, options: &Options) -> Result<Tally> {
     if !process::is_root()? {
-        return Ok(Tally::skip("the live tests need root"));
+        return Ok(Tally::skip(format!("the tests {name} need root")));
     }
     let mut environment = vec![binary()?];
     // Without kprobes some tests must skip; where nothing is missing a skip would hide a fault.
@@ -159,7 +167,7 @@ fn live(options: &Options) -> Result<Tally> {
     }
     let mut arguments = vec!["--test-threads=1".to_owned()];
     arguments.extend(options.arguments.iter().cloned());
-    cargo::target("live", &environment, &arguments)
+    cargo::target(name, &environment, &arguments)
 }
 
 /// The variable that names the program under test.

@@ -94,7 +94,7 @@ pub(super) struct Options {
 }
 
 /// A share of the machine: `1%`, or `1`.
-fn parse_percent(text: &str) -> Result<f64, String> {
+pub(super) fn parse_percent(text: &str) -> Result<f64, String> {
     let number = text.trim_end_matches('%').parse::<f64>().ok();
     number
         .filter(|percent| *percent > 0.0 && *percent <= 100.0)

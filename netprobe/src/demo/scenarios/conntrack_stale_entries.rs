@@ -1,0 +1,51 @@
+//! A firewall that does not see how connections end, as with routes that differ by direction: their
+//! entries stay for days, long after the sockets are gone.
+
+use super::{PORT, TARGET};
+use crate::demo::{
+    Scenario,
+    network::Host,
+    stage::{CLIENT_NAME, Sign, Stage},
+    workload::{Request, Serve},
+};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    id: "conntrack-stale-entries",
+    about: "the firewall remembers connections that ended long ago",
+    cure: "a shorter nf_conntrack_tcp_timeout_established",
+    stage: || stage(false),
+    cured: || stage(true),
+};
+
+const SEES_NO_END: &str = "table inet demo {
+    chain before {
+        type filter hook prerouting priority raw;
+        tcp flags & (fin | rst) != 0 notrack
+    }
+    chain after {
+        type filter hook output priority raw;
+        tcp flags & (fin | rst) != 0 notrack
+    }
+    chain input {
+        type filter hook input priority filter;
+        ct state established accept
+    }
+}
+";
+/// What the table holds; the incident needs more than half of it.
+const ENTRIES: u32 = 1_000;
+
+fn stage(is_cured: bool) -> Stage {
+    let timeout = if is_cured { 2 } else { 432_000 };
+    Stage::new(Serve::well(PORT), Request::new(TARGET, 60))
+        .firewall(Host::Server, SEES_NO_END)
+        .machine("net.netfilter.nf_conntrack_max", ENTRIES)
+        .sysctl(
+            Host::Server,
+            "net.netfilter.nf_conntrack_tcp_timeout_established",
+            timeout,
+        )
+        // The last ACK of each, which is tracked, begins an entry anew.
+        .sysctl(Host::Server, "net.netfilter.nf_conntrack_tcp_loose", 0)
+        .sign(Sign::Answered(CLIENT_NAME, if is_cured { 50 } else { 600 }))
+}

@@ -1,0 +1,40 @@
+//! Packets that arrive faster than a CPU takes them from its queue, which may hold next to none.
+
+use super::{PORT, TARGET};
+use crate::demo::{
+    Scenario,
+    network::Host,
+    stage::{CLIENT_NAME, Sign, Stage},
+    workload::{Request, Serve},
+};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    id: "receive-path-drops",
+    about: "packets are dropped before TCP: a CPU's queue of received packets is full",
+    cure: "a larger netdev_max_backlog",
+    stage: || stage(false),
+    cured: || stage(true),
+};
+
+fn stage(is_cured: bool) -> Stage {
+    let serve = Serve {
+        answer_bytes: 500_000,
+        ..Serve::well(PORT)
+    };
+    let request = Request {
+        requests: u32::MAX,
+        answer_bytes: 500_000,
+        idle_ms: 20,
+        at_once: 8,
+        patience_ms: 20_000,
+        ..Request::new(TARGET, 8)
+    };
+    let packets = if is_cured { 1_000 } else { 1 };
+    let stage = Stage::new(serve, request)
+        .machine("net.core.netdev_max_backlog", packets)
+        .sign(Sign::Answered(CLIENT_NAME, 20));
+    if is_cured {
+        return stage;
+    }
+    stage.sign(Sign::Counter(Host::Server, "Tcp.RetransSegs", 20))
+}

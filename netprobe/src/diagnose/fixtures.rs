@@ -1,0 +1,211 @@
+//! Windows for the tests of rules: a quiet machine, to which each test adds its incident.
+
+use std::collections::HashMap;
+
+use super::{
+    Verdict, diagnose,
+    window::{Netns, Queue, Window},
+};
+use crate::{
+    observe::{
+        counters,
+        diag::{Listener, SocketTable},
+        processes::Process,
+        snapshot::Snapshot,
+    },
+    probes::PROBES,
+    report::{Hook, Probe, Row, Total, Value, diagnosis::Finding},
+};
+
+/// The only namespace of [`quiet`].
+pub(super) const NETNS: u32 = 4_026_531_840;
+
+/// A machine on which nothing happens, with every probe attached.
+pub(super) fn quiet() -> Window {
+    let sysctls = [
+        ("net.core.somaxconn", "4096"),
+        ("net.core.netdev_max_backlog", "1000"),
+        ("net.ipv4.tcp_max_syn_backlog", "1024"),
+        ("net.ipv4.tcp_syncookies", "1"),
+        ("net.ipv4.ip_local_port_range", "32768 60999"),
+        ("net.ipv4.tcp_tw_reuse", "2"),
+        ("net.ipv4.tcp_timestamps", "1"),
+        ("net.ipv4.tcp_max_tw_buckets", "131072"),
+        ("net.ipv4.tcp_keepalive_time", "7200"),
+        ("net.ipv4.tcp_slow_start_after_idle", "1"),
+        ("net.ipv4.tcp_mem", "100000 150000 200000"),
+        ("net.ipv4.tcp_max_orphans", "65536"),
+        ("net.ipv4.neigh.default.gc_thresh3", "1024"),
+        ("net.netfilter.nf_conntrack_max", "262144"),
+        ("net.netfilter.nf_conntrack_count", "10"),
+        (
+            "net.netfilter.nf_conntrack_tcp_timeout_established",
+            "432000",
+        ),
+    ];
+    let snapshot = Snapshot {
+        counters: counters::WANTED.iter().map(|name| (*name, 0)).collect(),
+        sysctls: sysctls
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()))
+            .collect(),
+        sockets: Some(SocketTable::default()),
+        ..Snapshot::default()
+    };
+    Window {
+        seconds: 10.0,
+        namespaces: vec![Netns {
+            inode: NETNS,
+            is_initial: true,
+            before: snapshot.clone(),
+            after: snapshot,
+            ..Netns::default()
+        }],
+        probes: PROBES
+            .iter()
+            .map(|spec| Probe {
+                name: spec.name(),
+                about: spec.about,
+                weight: spec.weight,
+                hooks: vec![Hook {
+                    sees: "everything",
+                    required: true,
+                    state: Ok("test"),
+                }],
+                counters: netprobe_common::counters::Counters::ZERO,
+                decode_errors: 0,
+                filtered_user: 0,
+                missed: None,
+            })
+            .collect(),
+        files: Some((100, 100_000)),
+        page_bytes: 4096,
+        ..Window::default()
+    }
+}
+
+impl Window {
+    /// The namespace of the test.
+    pub(super) fn netns(&mut self) -> &mut Netns {
+        &mut self.namespaces[0]
+    }
+
+    /// Lets counters grow.
+    pub(super) fn grow(&mut self, counters: &[(&'static str, i64)]) {
+        for (name, by) in counters {
+            *self.netns().after.counters.entry(name).or_default() += by;
+        }
+    }
+
+    /// Sets a setting.
+    pub(super) fn set(&mut self, name: &'static str, value: &str) {
+        self.netns().after.sysctls.insert(name, value.to_owned());
+    }
+
+    /// The sockets at the end.
+    pub(super) fn sockets(&mut self) -> &mut SocketTable {
+        self.netns()
+            .after
+            .sockets
+            .get_or_insert_with(SocketTable::default)
+    }
+
+    /// Adds a listener with the history of its queue, held by process 100 named `server`.
+    pub(super) fn listen(&mut self, port: u16, limit: u32, depths: &[u32]) {
+        let ino = u64::from(port) + 70_000;
+        let listener = Listener {
+            address: [10, 0, 0, 1].into(),
+            port,
+            ino,
+            queue: depths.last().copied().unwrap_or(0),
+            limit,
+        };
+        self.sockets().listeners.push(listener.clone());
+        self.netns().queues.push(Queue {
+            listener,
+            depths: depths.to_vec(),
+        });
+        let process = self.processes.by_pid.entry(100).or_insert(Process {
+            pid: 100,
+            comm: "server".to_owned(),
+            fds: 20,
+            fd_limit: 1024,
+            fd_hard_limit: 4096,
+            ..Process::default()
+        });
+        process.sockets.push(ino);
+    }
+
+    /// Adds a group of totals.
+    pub(super) fn total(
+        &mut self,
+        kind: &'static str,
+        events: u64,
+        group: &[(&'static str, Value)],
+    ) {
+        let mut group = group.to_vec();
+        group.push(("netns", Value::Unsigned(NETNS.into())));
+        self.events.totals.push(Total {
+            kind,
+            group,
+            events,
+            weight: events,
+        });
+    }
+
+    /// Adds an event in the namespace of the test, `times` times.
+    pub(super) fn event(
+        &mut self,
+        kind: &'static str,
+        times: usize,
+        values: &[(&'static str, Value)],
+    ) {
+        let spec = PROBES.iter().find(|spec| spec.name() == kind).unwrap();
+        let mut given: HashMap<&str, Value> = values.iter().cloned().collect();
+        given.insert("netns", Value::Unsigned(NETNS.into()));
+        let known = |name: &&str| spec.columns.iter().any(|column| column.name == *name);
+        assert!(given.keys().all(known), "{kind}: {given:?}");
+        let row = Row {
+            kind,
+            values: spec
+                .columns
+                .iter()
+                .map(|column| given.get(column.name).cloned().unwrap_or(Value::Unknown))
+                .collect(),
+            ..Row::default()
+        };
+        for _ in 0..times {
+            self.events.add(spec.columns, &row);
+        }
+    }
+
+    /// Takes a probe away, as on a machine without function probes.
+    pub(super) fn blind(&mut self, probe: &str) {
+        let probe = self.probes.iter_mut().find(|found| found.name == probe);
+        probe.unwrap().hooks[0].state = Err("no kprobes".to_owned());
+    }
+
+    /// What all rules together say.
+    pub(super) fn findings(&self) -> Vec<Finding> {
+        diagnose(self).0
+    }
+
+    /// What one rule says.
+    pub(super) fn verdict(&self, id: &str) -> Verdict {
+        (super::rule(id).unwrap().check)(self)
+    }
+
+    /// The ids of all findings, in order.
+    pub(super) fn ids(&self) -> Vec<&'static str> {
+        self.findings().iter().map(|finding| finding.id).collect()
+    }
+}
+
+#[test]
+fn a_quiet_machine_has_no_findings_and_every_rule_has_looked() {
+    let (findings, checked) = diagnose(&quiet());
+    assert_eq!(findings, []);
+    for check in checked {
+        assert_eq!(check.verdict, "ok", "{}: {}", check.id, check.why);
+    }
+}

@@ -1,0 +1,129 @@
+//! From what was seen to what is wrong: rules, each a pure function of a [`window::Window`], and
+//! the order in which their findings must be read.
+
+mod causality;
+pub mod events;
+mod finding;
+mod overflow;
+mod rules;
+mod sizing;
+pub mod window;
+
+#[cfg(test)]
+mod fixtures;
+
+use window::{Gap, Netns, Window};
+
+use crate::report::diagnosis::{Checked, Explained, Finding};
+
+/// What a rule says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Not the case.
+    Ok,
+    /// Not the case, for a reason that is worth reading.
+    OkBecause(String),
+    /// The case, once or several times.
+    Found(Vec<Finding>),
+    /// What the rule needs could not be seen.
+    NotEnoughData(String),
+}
+
+/// An incident that can be recognised.
+#[derive(Debug)]
+pub struct Rule {
+    /// Its id on the command line and in JSON.
+    pub id: &'static str,
+    /// What it is, in a few words.
+    pub title: &'static str,
+    /// Whether it is the case.
+    check: fn(&Window) -> Verdict,
+    /// What to say when asked.
+    explanation: Explanation,
+}
+
+impl Rule {
+    /// What `netprobe explain` says.
+    pub const fn explained(&self) -> Explained {
+        let Explanation {
+            symptom,
+            cause,
+            recognised,
+            fixes,
+        } = self.explanation;
+        Explained {
+            id: self.id,
+            title: self.title,
+            symptom,
+            cause,
+            recognised,
+            fixes,
+        }
+    }
+}
+
+/// The parts of [`Explained`] that each rule writes.
+#[derive(Clone, Copy, Debug)]
+struct Explanation {
+    symptom: &'static str,
+    cause: &'static str,
+    recognised: &'static str,
+    fixes: &'static [(&'static str, &'static str)],
+}
+
+/// The rule with this id.
+pub fn rule(id: &str) -> Option<&'static Rule> {
+    RULES.iter().find(|rule| rule.id == id).copied()
+}
+
+pub use rules::RULES;
+
+/// Asks every rule and puts the findings in order.
+pub fn diagnose(window: &Window) -> (Vec<Finding>, Vec<Checked>) {
+    let mut findings = Vec::new();
+    let mut checked = Vec::new();
+    for rule in RULES {
+        let (verdict, why) = match (rule.check)(window) {
+            Verdict::Ok => ("ok", String::new()),
+            Verdict::OkBecause(why) => ("ok", why),
+            Verdict::NotEnoughData(why) => ("not-enough-data", why),
+            Verdict::Found(found) => {
+                let why = found
+                    .first()
+                    .map_or_else(String::new, |finding| finding.summary.clone());
+                findings.extend(found);
+                ("found", why)
+            }
+        };
+        checked.push(Checked {
+            id: rule.id,
+            verdict,
+            why,
+        });
+    }
+    causality::order(&mut findings);
+    causality::mark_hidden(&findings, &mut checked);
+    (findings, checked)
+}
+
+/// Asks in each namespace. What was found counts more than what could not be seen elsewhere.
+fn in_each(window: &Window, mut check: impl FnMut(&Netns) -> Result<Vec<Finding>, Gap>) -> Verdict {
+    let mut found = Vec::new();
+    let mut gap = None;
+    for netns in &window.namespaces {
+        match check(netns) {
+            Ok(findings) => found.extend(findings),
+            Err(Gap(why)) => {
+                gap.get_or_insert_with(|| format!("{why}{}", netns.place()));
+            }
+        }
+    }
+    match gap {
+        _ if !found.is_empty() => Verdict::Found(found),
+        Some(why) => Verdict::NotEnoughData(why),
+        None if window.namespaces.is_empty() => {
+            Verdict::NotEnoughData("no network namespace could be read".to_owned())
+        }
+        None => Verdict::Ok,
+    }
+}

@@ -1,0 +1,147 @@
+//! Listeners whose accept queue overflowed, and why: too small for bursts, or nobody accepts.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::window::{Gap, Netns, Queue, Window};
+use crate::report::{Value, diagnosis::Confidence};
+
+/// Full this share of the time is full all the time: a sample may fall just behind an `accept`.
+const ALWAYS: f64 = 0.85;
+/// Fewer samples say nothing about "all the time".
+const LEAST_SAMPLES: usize = 4;
+/// Stages of the `listeners` probe at which the accept queue was full.
+pub(super) const STAGES: [&str; 2] = ["syn-accept-queue", "ack-accept-queue"];
+
+/// A listener that turned clients away.
+#[derive(Clone, Debug)]
+pub(super) struct Overflow {
+    /// Its history, if it was still there to be asked.
+    pub(super) queue: Option<Queue>,
+    /// Its port, if it is known.
+    pub(super) port: Option<u16>,
+    /// How many SYNs and handshakes it turned away; clients that try again count again.
+    pub(super) refused: u64,
+    /// Different clients among them, where events tell.
+    pub(super) clients: Option<u64>,
+    /// The longest time that nothing was accepted, in looks, if the application then takes all
+    /// that waits at once: such a queue looks full all the time, but a longer one would help.
+    pub(super) longest_pause: Option<u32>,
+    /// How sure it is that it is this one.
+    pub(super) confidence: Confidence,
+}
+
+impl Overflow {
+    /// Whether the queue was full whenever one looked: then nobody empties it, or only one by one.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.longest_pause.is_none()
+            && self.queue.as_ref().is_some_and(|queue| {
+                queue.depths.len() >= LEAST_SAMPLES && queue.full_share() >= ALWAYS
+            })
+    }
+}
+
+/// The listeners of a namespace that turned clients away because their accept queue was full.
+pub(super) fn of(window: &Window, netns: &Netns) -> Result<Vec<Overflow>, Gap> {
+    let refused = netns.grown("TcpExt.ListenOverflows")?;
+    if refused == 0 {
+        return Ok(Vec::new());
+    }
+    let by_port = events(window, netns);
+    if !by_port.is_empty() {
+        let overflows = by_port
+            .into_iter()
+            .map(|(port, (refused, clients))| Overflow {
+                longest_pause: netns
+                    .queue(None, port)
+                    .and_then(|queue| pause(netns, queue)),
+                queue: netns.queue(None, port).cloned(),
+                port: Some(port),
+                refused,
+                clients,
+                confidence: Confidence::High,
+            });
+        return Ok(overflows.collect());
+    }
+    let mut full: Vec<&Queue> = netns
+        .queues
+        .iter()
+        .filter(|queue| queue.deepest() >= queue.listener.limit.max(1))
+        .collect();
+    if full.is_empty() {
+        // Between two looks; the fullest that had anything is the likely one.
+        let deepest = netns.queues.iter().max_by_key(|queue| {
+            (u64::from(queue.deepest()) << 16) / u64::from(queue.listener.limit.max(1))
+        });
+        let likely = deepest.filter(|queue| queue.deepest() > 0);
+        let only = netns.queues.first().filter(|_| netns.queues.len() == 1);
+        let queue = likely.or(only).cloned();
+        return Ok(vec![Overflow {
+            port: queue.as_ref().map(|queue| queue.listener.port),
+            queue,
+            refused,
+            longest_pause: None,
+            clients: None,
+            confidence: Confidence::Low,
+        }]);
+    }
+    full.sort_by(|a, b| b.full_share().total_cmp(&a.full_share()));
+    let confidence = if full.len() == 1 {
+        Confidence::Medium
+    } else {
+        Confidence::Low
+    };
+    let share = refused / full.len() as u64;
+    let overflows = full.into_iter().map(|queue| Overflow {
+        port: Some(queue.listener.port),
+        longest_pause: pause(netns, queue),
+        queue: Some(queue.clone()),
+        refused: share.max(1),
+        clients: None,
+        confidence,
+    });
+    Ok(overflows.collect())
+}
+
+/// The longest pause between gulps, if the queue is emptied in gulps: most of the time nothing
+/// comes into it, and when something does, it fills it.
+fn pause(netns: &Netns, queue: &Queue) -> Option<u32> {
+    let admitted = netns.passive_opens.windows(2).map(|pair| pair[1] - pair[0]);
+    let admitted: Vec<i64> = admitted.collect();
+    let gulps = admitted.iter().filter(|count| **count > 0);
+    let (count, sum) = gulps.fold((0, 0), |(count, sum), gulp| (count + 1, sum + gulp));
+    let is_in_gulps = count > 0
+        && admitted.len() >= LEAST_SAMPLES
+        && count * 2 <= admitted.len() as i64
+        && sum >= count * i64::from(queue.listener.limit);
+    let runs = admitted.split(|count| *count > 0).map(<[i64]>::len);
+    let longest = runs.max().and_then(|longest| u32::try_from(longest).ok());
+    longest.filter(|_| is_in_gulps)
+}
+
+/// Refusals and different clients by port, as the probe counted them.
+fn events(window: &Window, netns: &Netns) -> BTreeMap<u16, (u64, Option<u64>)> {
+    let mut by_port = BTreeMap::new();
+    let inode = netns.inode.to_string();
+    for stage in STAGES {
+        let group = [("stage", stage), ("netns", inode.as_str())];
+        for total in window.events.groups("listeners", &group) {
+            let port = total.group.iter().find_map(|(name, value)| match value {
+                Value::Unsigned(port) if *name == "listener_port" => u16::try_from(*port).ok(),
+                _ => None,
+            });
+            if let Some(port) = port {
+                by_port.entry(port).or_insert((0, None)).0 += total.events;
+            }
+        }
+    }
+    for (port, (_, clients)) in &mut by_port {
+        let seen: HashSet<_> = window
+            .events
+            .within("listeners", netns.inode)
+            .filter(|event| event.small("listener_port") == Some(*port))
+            .map(|event| (event.ip("saddr"), event.number("sport")))
+            .collect();
+        *clients = (!seen.is_empty()).then_some(seen.len() as u64);
+    }
+    by_port
+}

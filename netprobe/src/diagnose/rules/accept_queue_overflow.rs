@@ -1,0 +1,251 @@
+//! A listener's queue is too short for the bursts that come: it is full now and then, and empty in
+//! between, so a longer one would help.
+
+use super::super::{
+    Explanation, Rule, Verdict,
+    finding::{finding, somewhere},
+    in_each,
+    overflow::{self, Overflow},
+    sizing::{PERSIST, roomy},
+    window::{Netns, Window},
+};
+use crate::report::diagnosis::{Finding, Severity};
+
+pub(super) static RULE: Rule = Rule {
+    id: "accept-queue-overflow",
+    title: "a listener's accept queue is too short",
+    check,
+    explanation: Explanation {
+        symptom: "Clients time out or see latencies of 1, 3, 7, 15 s while the CPU is idle and the port is open.",
+        cause: "A finished handshake waits in the listener's accept queue until the application calls accept(). \
+                The queue holds min(listen() argument, net.core.somaxconn), fixed when listen() is called. When \
+                sk_acceptq_is_full(), tcp_conn_request() drops SYNs and tcp_v4_syn_recv_sock() drops the final ACK; \
+                both count ListenOverflows. The client retransmits after 1, 3, 7 s.",
+        recognised: "ListenOverflows grew; the listeners probe names the listener and stage. The queue was sampled \
+                     and was not full all the time: the application does empty it. If it is always full, the rule \
+                     application-not-accepting holds instead, because a longer queue would only wait longer.",
+        fixes: &[
+            (
+                "raise net.core.somaxconn, then the listen() backlog, then restart or reload the application",
+                "a listener keeps its limit until it calls listen() again; each waiting connection takes about 2 KiB",
+            ),
+            (
+                "accept faster: more acceptors, SO_REUSEPORT, no work between accept() calls",
+                "SO_REUSEPORT spreads connections by hash, not by load",
+            ),
+        ],
+    },
+};
+
+fn check(window: &Window) -> Verdict {
+    let mut explained = false;
+    let verdict = in_each(window, |netns| {
+        let overflows = overflow::of(window, netns)?;
+        explained |= overflows.iter().any(Overflow::is_pinned);
+        Ok(overflows
+            .iter()
+            .filter(|overflow| !overflow.is_pinned())
+            .map(|overflow| describe(window, netns, overflow))
+            .collect())
+    });
+    match verdict {
+        Verdict::Ok if explained => Verdict::OkBecause(
+            "queues overflow, but they are always full: see application-not-accepting".to_owned(),
+        ),
+        verdict => verdict,
+    }
+}
+
+fn describe(window: &Window, netns: &Netns, overflow: &Overflow) -> Finding {
+    let who = match &overflow.queue {
+        Some(queue) => {
+            let holder = window.holder(&queue.listener);
+            let comm = holder.map_or(String::new(), |process| format!("{}, ", process.comm));
+            format!(
+                "the listener at port {} ({comm}queue of {})",
+                queue.listener.port, queue.listener.limit
+            )
+        }
+        None => match overflow.port {
+            Some(port) => format!("the listener at port {port}"),
+            None => "a listener".to_owned(),
+        },
+    };
+    let rate = window.rate(overflow.refused);
+    let found = finding(
+        RULE.id,
+        Severity::Critical,
+        overflow.confidence,
+        format!(
+            "{who}{} turned away {} connection attempts in {:.0} s: its accept queue is too short for the bursts",
+            netns.place(),
+            overflow.refused,
+            window.seconds
+        ),
+    )
+    .counted(
+        format!("{} attempts refused by a full accept queue, {rate:.1}/s", overflow.refused),
+        overflow.refused,
+        "attempts",
+        "TcpExt.ListenOverflows",
+    );
+    let found = match &overflow.queue {
+        None => found,
+        Some(queue) => found
+            .counted(
+                format!(
+                    "the queue held up to {} of {}",
+                    queue.deepest(),
+                    queue.listener.limit
+                ),
+                u64::from(queue.deepest()),
+                "connections",
+                "sock_diag",
+            )
+            .measured(
+                format!(
+                    "it was full at {:.0} % of {} looks{}: the application does empty it",
+                    queue.full_share() * 100.0,
+                    queue.depths.len(),
+                    match overflow.longest_pause {
+                        Some(_) => ", but taken whole now and then",
+                        None => "",
+                    }
+                ),
+                queue.full_share() * 100.0,
+                "percent",
+                "sock_diag",
+            )
+            .hits([window.affected_listener(netns, &queue.listener)]),
+    };
+    let found = if found.affected.is_empty() {
+        found.hits([somewhere(netns)])
+    } else {
+        found
+    };
+    fixes(found, netns, overflow)
+}
+
+/// Room for those that waited and those that were turned away at the same time.
+fn fixes(found: Finding, netns: &Netns, overflow: &Overflow) -> Finding {
+    let limit = u64::from(
+        overflow
+            .queue
+            .as_ref()
+            .map_or(0, |queue| queue.listener.limit),
+    );
+    let turned_away = overflow.clients.unwrap_or(overflow.refused).max(1);
+    #[expect(clippy::cast_precision_loss, reason = "a size")]
+    let wanted = roomy((limit + turned_away) as f64).clamp(128, 65_535);
+    let arithmetic = format!("{limit} waiting + {turned_away} turned away, and half as much again");
+    let somaxconn = netns.sysctl("net.core.somaxconn");
+    let found = match somaxconn {
+        Some(somaxconn) if somaxconn < wanted => found.sysctl(
+            format!("first raise somaxconn from {somaxconn} to {wanted} ({arithmetic}); {PERSIST}"),
+            &[("net.core.somaxconn", wanted.to_string())],
+            "none by itself: it is an upper limit for listen()",
+        ),
+        _ => found,
+    };
+    let binding = match somaxconn {
+        Some(somaxconn) if limit >= somaxconn => "the limit is that of somaxconn",
+        _ => "the limit is the listen() argument",
+    };
+    found.application(
+        format!(
+            "then have the application listen with a backlog of {wanted} ({arithmetic}; {binding}) and restart it: a \
+             queue keeps its limit until listen() is called again"
+        ),
+        &[("listen_backlog", wanted.to_string())],
+        "a longer queue hides a slow application: latency grows instead of errors",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        diagnose::{Verdict, fixtures::quiet},
+        report::{Value, diagnosis::Confidence},
+    };
+
+    const BURSTS: [u32; 10] = [0, 0, 11, 0, 3, 0, 11, 0, 0, 0];
+
+    #[test]
+    fn bursts_that_overflow_a_short_queue_are_its_fault() {
+        let mut window = quiet();
+        window.listen(80, 10, &BURSTS);
+        window.grow(&[("TcpExt.ListenOverflows", 50), ("TcpExt.ListenDrops", 50)]);
+        let findings = window.findings();
+        let first = &findings[0];
+        assert_eq!(first.id, "accept-queue-overflow");
+        assert_eq!(first.confidence, Confidence::Medium);
+        assert_eq!(first.affected[0].port, Some(80));
+        assert_eq!(first.affected[0].comm.as_deref(), Some("server"));
+        // 10 + 50 and half as much again is 90; not below 128.
+        let listen = first.fixes.last().unwrap();
+        assert_eq!(
+            listen.set,
+            [("listen_backlog".to_owned(), "128".to_owned())]
+        );
+    }
+
+    #[test]
+    fn the_probe_names_the_listener_and_makes_it_certain() {
+        let mut window = quiet();
+        window.listen(80, 10, &BURSTS);
+        window.listen(81, 10, &[0; 10]);
+        window.set("net.core.somaxconn", "10");
+        window.grow(&[("TcpExt.ListenOverflows", 500)]);
+        let group = [
+            ("stage", Value::Word("syn-accept-queue")),
+            ("listener_port", Value::Unsigned(81)),
+        ];
+        window.total("listeners", 500, &group);
+        let findings = window.findings();
+        assert_eq!(findings[0].affected[0].port, Some(81));
+        assert_eq!(findings[0].confidence, Confidence::High);
+        let set: Vec<_> = findings[0].fixes.iter().flat_map(|fix| &fix.set).collect();
+        // 510 and half as much again, as a power of two; both limits, somaxconn first.
+        assert_eq!(
+            set[0],
+            &("net.core.somaxconn".to_owned(), "1024".to_owned())
+        );
+        assert_eq!(set[1], &("listen_backlog".to_owned(), "1024".to_owned()));
+    }
+
+    #[test]
+    fn a_queue_that_is_always_full_is_not_too_short() {
+        let mut window = quiet();
+        window.listen(80, 10, &[11; 10]);
+        window.grow(&[("TcpExt.ListenOverflows", 50)]);
+        assert_eq!(window.ids(), ["application-not-accepting"]);
+        assert!(matches!(
+            window.verdict("accept-queue-overflow"),
+            Verdict::OkBecause(_)
+        ));
+    }
+
+    #[test]
+    fn a_queue_that_is_emptied_in_gulps_is_too_short_for_the_pauses() {
+        let mut window = quiet();
+        window.listen(80, 10, &[11; 10]);
+        window.grow(&[("TcpExt.ListenOverflows", 50), ("Tcp.PassiveOpens", 22)]);
+        window.netns().passive_opens = vec![0, 0, 0, 11, 11, 11, 11, 11, 22, 22];
+        assert_eq!(window.ids(), ["accept-queue-overflow"]);
+        // One by one is not in gulps.
+        window.netns().passive_opens = vec![0, 2, 4, 7, 9, 11, 14, 17, 20, 22];
+        assert_eq!(window.ids(), ["application-not-accepting"]);
+    }
+
+    #[test]
+    fn counters_that_went_backwards_or_are_missing_give_no_verdict() {
+        let mut window = quiet();
+        window.grow(&[("TcpExt.ListenOverflows", -5)]);
+        let verdict = window.verdict("accept-queue-overflow");
+        assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
+        let mut window = quiet();
+        window.netns().after.counters.clear();
+        let verdict = window.verdict("accept-queue-overflow");
+        assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
+    }
+}

@@ -1,0 +1,437 @@
+//! connect() finds no local port any more for one destination, or soon will not.
+
+use std::collections::BTreeMap;
+
+use super::super::{
+    Explanation, Rule, Verdict,
+    finding::{finding, process},
+    in_each,
+    sizing::{PERSIST, seconds_left, spoken},
+    window::{Gap, Netns, Window, endpoint, ratio},
+};
+use crate::{
+    observe::{
+        diag::{Destination, Ports},
+        sysctls::reserved_ports,
+    },
+    report::diagnosis::{Affected, Confidence, Finding, Severity},
+};
+
+pub(super) static RULE: Rule = Rule {
+    id: "ephemeral-ports-exhausted",
+    title: "no local port is left for a destination",
+    check,
+    explanation: Explanation {
+        symptom: "connect() fails with \"99: Cannot assign requested address\" (EADDRNOTAVAIL), to one upstream only.",
+        cause: "A connection is known by (local address, local port, remote address, remote port). \
+                __inet_hash_connect() tries the ports of net.ipv4.ip_local_port_range; __inet_check_established() \
+                refuses each that a connection to the same destination holds, TIME_WAIT included, unless \
+                tcp_twsk_unique() may take it over (tcp_tw_reuse). When all are held it returns -EADDRNOTAVAIL.",
+        recognised: "connects failed with EADDRNOTAVAIL and the ports of that destination, counted in the socket \
+                     tables, fill the range. A refusal by the peer is ECONNREFUSED and no case of this.",
+        fixes: &[
+            (
+                "keep connections to that upstream open (HTTP keep-alive, a pool)",
+                "the upstream must allow as many open connections",
+            ),
+            (
+                "net.ipv4.tcp_tw_reuse=1: ports in TIME_WAIT for more than 1 s may be taken again (needs tcp_timestamps)",
+                "a middlebox that strips timestamps may mix up old and new connections",
+            ),
+            (
+                "widen net.ipv4.ip_local_port_range",
+                "reserve the ports that services listen at with ip_local_reserved_ports",
+            ),
+            (
+                "more addresses or ports at the destination, or more local addresses with IP_BIND_ADDRESS_NO_PORT",
+                "none",
+            ),
+        ],
+    },
+};
+
+/// With fewer ports held than this share the error has another reason.
+const NEARLY: f64 = 0.9;
+/// From here on it is worth a warning, if it grows.
+const FILLING: f64 = 0.7;
+/// What fills later than this is not forecast.
+const HORIZON_S: f64 = 600.0;
+
+fn check(window: &Window) -> Verdict {
+    in_each(window, |netns| {
+        let inode = netns.inode.to_string();
+        let group = [("errno", "EADDRNOTAVAIL"), ("netns", inode.as_str())];
+        let failed = window.events.count("connects", &group);
+        let range = Range::of(netns);
+        let fullest = fullest(netns);
+        let (Some(range), Some((destination, ports))) = (range, fullest) else {
+            return if failed > 0 {
+                Err(Gap(format!(
+                    "{failed} connects failed with EADDRNOTAVAIL, but ports in use cannot be counted"
+                )))
+            } else {
+                Ok(Vec::new())
+            };
+        };
+        let held = ratio(ports.used().into(), range.usable().into());
+        if failed > 0 && held < NEARLY {
+            return Err(Gap(format!(
+                "{failed} connects failed with EADDRNOTAVAIL, but no destination holds more than {} of {} ports: \
+                 perhaps there is no usable local address",
+                ports.used(),
+                range.usable()
+            )));
+        }
+        let place = Place {
+            window,
+            netns,
+            range,
+            destination,
+            ports,
+        };
+        if failed > 0 {
+            return Ok(vec![place.exhausted(failed)]);
+        }
+        if ports.used() >= range.usable() {
+            // The probe must have seen the failures, if there were any.
+            window.watched_required("connects")?;
+        }
+        Ok(place.filling(held).into_iter().collect())
+    })
+}
+
+/// The ports that the kernel chooses from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Range {
+    first: u32,
+    last: u32,
+    reserved: u32,
+}
+
+impl Range {
+    pub(super) fn of(netns: &Netns) -> Option<Self> {
+        let words = netns.sysctl_words("net.ipv4.ip_local_port_range");
+        let [first, last] = <[u64; 2]>::try_from(words).ok()?;
+        let [first, last] = [first, last].map(|port| u32::try_from(port).unwrap_or(0));
+        let reserved = netns.after.sysctls.get("net.ipv4.ip_local_reserved_ports");
+        Some(Self {
+            first,
+            last,
+            reserved: reserved.map_or(0, |list| reserved_ports(list, first, last)),
+        })
+    }
+
+    pub(super) const fn usable(&self) -> u32 {
+        (self.last + 1)
+            .saturating_sub(self.first)
+            .saturating_sub(self.reserved)
+    }
+}
+
+/// The destination that holds most ports, now or at the beginning of the window.
+pub(super) fn fullest(netns: &Netns) -> Option<(Destination, Ports)> {
+    let tables = [&netns.after, &netns.before].map(|snapshot| snapshot.sockets.as_ref());
+    let mut most = None::<(Destination, Ports)>;
+    for table in tables.into_iter().flatten() {
+        for (destination, ports) in &table.ports {
+            if most.is_none_or(|(_, found)| ports.used() > found.used()) {
+                most = Some((*destination, *ports));
+            }
+        }
+    }
+    most
+}
+
+struct Place<'a> {
+    window: &'a Window,
+    netns: &'a Netns,
+    range: Range,
+    destination: Destination,
+    ports: Ports,
+}
+
+impl Place<'_> {
+    fn exhausted(&self, failed: u64) -> Finding {
+        let who = self.callers();
+        let comm = who
+            .first()
+            .and_then(|process| process.comm.clone())
+            .unwrap_or_else(|| "a process".to_owned());
+        let service = endpoint(self.destination.remote, self.destination.port);
+        let confidence = match self.window.watched("connects") {
+            Ok(()) => Confidence::High,
+            Err(_) => Confidence::Medium,
+        };
+        let found = finding(
+            RULE.id,
+            Severity::Critical,
+            confidence,
+            format!(
+                "{comm}{} cannot connect to {service}: {failed} connects failed with EADDRNOTAVAIL, as {} of {} local \
+                 ports are in use",
+                self.netns.place(),
+                self.ports.used(),
+                self.range.usable()
+            ),
+        )
+        .counted(
+            format!("{failed} connects failed with EADDRNOTAVAIL in {:.0} s", self.window.seconds),
+            failed,
+            "connects",
+            "connects",
+        );
+        let found = self.occupancy(found).hits(who);
+        self.fixes(found)
+    }
+
+    fn filling(&self, held: f64) -> Option<Finding> {
+        if held < FILLING {
+            return None;
+        }
+        let before = self.netns.before.sockets.as_ref()?;
+        let before = before.ports.get(&self.destination).map_or(0, Ports::used);
+        let growth = self
+            .window
+            .rate(self.ports.used().saturating_sub(before).into());
+        let left = seconds_left(self.ports.used().into(), self.range.usable().into(), growth)?;
+        if left > HORIZON_S {
+            return None;
+        }
+        let service = endpoint(self.destination.remote, self.destination.port);
+        let found = finding(
+            RULE.id,
+            Severity::Warning,
+            Confidence::Medium,
+            format!(
+                "local ports for {service}{} will be used up in {}: {} of {}, {growth:.0} more each second",
+                self.netns.place(),
+                spoken(left),
+                self.ports.used(),
+                self.range.usable()
+            ),
+        )
+        .measured(
+            format!("used up in {} at {growth:.1} more per second", spoken(left)),
+            left,
+            "s",
+            "sock_diag",
+        );
+        Some(self.fixes(self.occupancy(found)))
+    }
+
+    fn occupancy(&self, found: Finding) -> Finding {
+        let Range { first, last, .. } = self.range;
+        found
+            .counted(
+                format!(
+                    "{} of {} ports ({first}-{last}) from {} are held: {} in TIME_WAIT, {} open",
+                    self.ports.used(),
+                    self.range.usable(),
+                    self.destination.local,
+                    self.ports.time_wait,
+                    self.ports.open
+                ),
+                self.ports.used().into(),
+                "ports",
+                "sock_diag",
+            )
+            .hits([Window::affected_destination(
+                self.netns,
+                self.destination.remote,
+                self.destination.port,
+            )])
+    }
+
+    /// Processes whose connects failed, the busiest first.
+    fn callers(&self) -> Vec<Affected> {
+        let mut callers = BTreeMap::<_, u32>::new();
+        for event in self.window.events.within("connects", self.netns.inode) {
+            if event.is("errno", "EADDRNOTAVAIL") {
+                *callers
+                    .entry((event.small::<u32>("pid"), event.text("comm")))
+                    .or_default() += 1;
+            }
+        }
+        let mut callers: Vec<_> = callers.into_iter().collect();
+        callers.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let named = callers.into_iter().filter(|((pid, _), _)| pid.is_some());
+        named
+            .take(3)
+            .map(|((pid, comm), _)| process(pid, comm, Some(self.netns.inode)))
+            .collect()
+    }
+
+    fn fixes(&self, found: Finding) -> Finding {
+        let port = self.destination.port.to_string();
+        let inode = self.netns.inode.to_string();
+        let group = [("dport", port.as_str()), ("netns", inode.as_str())];
+        let connects = self.window.events.count("connects", &group);
+        let connects = connects.max(self.netns.grown("Tcp.ActiveOpens").unwrap_or(0));
+        let rate = self.window.rate(connects);
+        let needed = rate * 60.0;
+        let found = found.application(
+            format!(
+                "keep connections to {} open (keep-alive, a pool): {rate:.1} connects/s x 60 s in TIME_WAIT = \
+                 {needed:.0} ports, where {} exist; this frees up to {}",
+                endpoint(self.destination.remote, self.destination.port),
+                self.range.usable(),
+                self.ports.time_wait
+            ),
+            &[("keepalive", "on".to_owned())],
+            "the other side must allow as many open connections",
+        );
+        let found = self.reuse(found);
+        let widest = 65_535_u32 + 1 - 1024 - self.range.reserved;
+        if self.range.usable() * 10 >= widest * 9 {
+            return found.application(
+                "give the service more addresses or ports, or connect from more local addresses",
+                &[],
+                "none",
+            );
+        }
+        found.sysctl(
+            format!(
+                "widen the port range to 1024-65535: {} more ports; {PERSIST}",
+                widest.saturating_sub(self.range.usable())
+            ),
+            &[("net.ipv4.ip_local_port_range", "1024 65535".to_owned())],
+            "put ports that services listen at into net.ipv4.ip_local_reserved_ports first",
+        )
+    }
+
+    fn reuse(&self, found: Finding) -> Finding {
+        let is_local = self.destination.remote.is_loopback();
+        let reuse = self.netns.sysctl("net.ipv4.tcp_tw_reuse").unwrap_or(0);
+        let helps = reuse == 0 || (reuse == 2 && !is_local);
+        if !helps || self.ports.time_wait == 0 {
+            return found;
+        }
+        let mut set = vec![("net.ipv4.tcp_tw_reuse", "1".to_owned())];
+        if self.netns.sysctl("net.ipv4.tcp_timestamps") == Some(0) {
+            set.push(("net.ipv4.tcp_timestamps", "1".to_owned()));
+        }
+        found.sysctl(
+            format!(
+                "let connect() take ports in TIME_WAIT again: tcp_tw_reuse from {reuse} to 1 frees up to {} ports that \
+                 wait for more than 1 s; {PERSIST}",
+                self.ports.time_wait
+            ),
+            &set,
+            "a middlebox that strips timestamps may mix up old and new connections",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        diagnose::{Verdict, fixtures::quiet, window::Window},
+        observe::diag::{Destination, Ports},
+        report::{
+            Value,
+            diagnosis::{Confidence, Severity},
+        },
+    };
+
+    fn holding(time_wait: u32, open: u32) -> Window {
+        let mut window = quiet();
+        window.set("net.ipv4.ip_local_port_range", "20000 20050");
+        let destination = Destination {
+            local: [10, 0, 0, 1].into(),
+            remote: [10, 0, 0, 2].into(),
+            port: 9000,
+        };
+        let ports = Ports {
+            time_wait,
+            open,
+            odd: 25,
+        };
+        window.sockets().ports.insert(destination, ports);
+        window
+    }
+
+    fn failing(window: &mut Window, errno: &'static str) {
+        let group = [
+            ("outcome", Value::Word("failed")),
+            ("errno", Value::Word(errno)),
+            ("dport", Value::Unsigned(9000)),
+        ];
+        window.total("connects", 120, &group);
+        window.event(
+            "connects",
+            20,
+            &[
+                ("errno", Value::Word(errno)),
+                ("pid", Value::Unsigned(42)),
+                ("comm", Value::Word("nginx")),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_full_range_and_the_errno_name_the_destination_and_the_process() {
+        let mut window = holding(50, 1);
+        failing(&mut window, "EADDRNOTAVAIL");
+        let findings = window.findings();
+        let first = &findings[0];
+        assert_eq!(
+            (first.id, first.confidence),
+            ("ephemeral-ports-exhausted", Confidence::High)
+        );
+        assert!(
+            first
+                .summary
+                .starts_with("nginx cannot connect to 10.0.0.2:9000")
+        );
+        let shown: Vec<_> = first.affected.iter().map(|hit| hit.name.as_str()).collect();
+        assert_eq!(shown, ["10.0.0.2:9000", "nginx"]);
+        let names: Vec<_> = first
+            .fixes
+            .iter()
+            .flat_map(|fix| fix.set.iter().map(|(name, _)| name.as_str()))
+            .collect();
+        let expected = [
+            "keepalive",
+            "net.ipv4.tcp_tw_reuse",
+            "net.ipv4.ip_local_port_range",
+        ];
+        assert_eq!(names, expected);
+        window.blind("connects");
+        assert_eq!(window.findings()[0].confidence, Confidence::Medium);
+    }
+
+    #[test]
+    fn refused_connections_are_not_exhausted_ports() {
+        let mut window = holding(5, 1);
+        failing(&mut window, "ECONNREFUSED");
+        assert_eq!(window.verdict("ephemeral-ports-exhausted"), Verdict::Ok);
+    }
+
+    #[test]
+    fn the_errno_with_free_ports_is_no_verdict() {
+        let mut window = holding(5, 1);
+        failing(&mut window, "EADDRNOTAVAIL");
+        let verdict = window.verdict("ephemeral-ports-exhausted");
+        assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
+    }
+
+    #[test]
+    fn a_range_that_fills_is_forecast() {
+        let window = holding(40, 1);
+        let findings = window.findings();
+        assert_eq!(findings[0].severity, Severity::Warning);
+        // 41 in 10 s; 10 are left.
+        assert!(
+            findings[0].summary.contains("used up in 2 s"),
+            "{}",
+            findings[0].summary
+        );
+    }
+
+    #[test]
+    fn a_range_that_is_full_but_steady_is_no_error_yet() {
+        let mut window = holding(51, 0);
+        window.netns().before.sockets = window.netns().after.sockets.clone();
+        assert_eq!(window.verdict("ephemeral-ports-exhausted"), Verdict::Ok);
+    }
+}

@@ -1,0 +1,244 @@
+//! A firewall rule of this machine drops packets of connections that somebody wants.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+};
+
+use super::super::{
+    Explanation, Rule, Verdict,
+    events::Event,
+    finding::{finding, somewhere},
+    in_each,
+    window::{Gap, Netns, Window, endpoint},
+};
+use crate::report::{
+    Value,
+    diagnosis::{Confidence, Finding, Severity},
+};
+
+pub(super) static RULE: Rule = Rule {
+    id: "firewall-drops",
+    title: "a local firewall rule drops wanted packets",
+    check,
+    explanation: Explanation {
+        symptom: "SYNs vanish on this machine; connections to one port or peer time out, others work.",
+        cause: "A rule of nftables or iptables says drop: nf_hook_slow() frees the packet with reason NETFILTER_DROP. \
+                A full conntrack table drops at the same place, for another reason.",
+        recognised: "Packets were dropped by netfilter, beyond what conntrack counts as its own drops. It is critical \
+                     when they were of a connection that a process here opens or listens for; drops of packets to ports \
+                     that nobody listens at are the firewall doing its work, and only noted.",
+        fixes: &[
+            (
+                "find the rule: nft list ruleset (its counters), or nft monitor trace with meta nftrace set 1",
+                "tracing is verbose on a busy machine",
+            ),
+            ("allow the flow in front of that rule", "it is open then"),
+        ],
+    },
+};
+
+fn check(window: &Window) -> Verdict {
+    in_each(window, |netns| {
+        window.watched_required("drops")?;
+        let inode = netns.inode.to_string();
+        let group = [("netns", inode.as_str())];
+        let dropped: u64 = window
+            .events
+            .groups("drops", &group)
+            .filter(|total| is_netfilter(|name| value(&total.group, name)))
+            .map(|total| total.events)
+            .sum();
+        if dropped == 0 {
+            return Ok(Vec::new());
+        }
+        let own = netns.grown_if_any("nf_conntrack.drop")?;
+        // Where the table is full, its drops and those of rules look alike.
+        if own * 10 >= dropped * 9 {
+            return Ok(Vec::new());
+        }
+        Ok(vec![describe(window, netns, dropped - own)?])
+    })
+}
+
+fn value<'a>(group: &'a [(&'static str, Value)], name: &str) -> &'a Value {
+    let found = group.iter().find(|(found, _)| *found == name);
+    found.map_or(&Value::Unknown, |(_, value)| value)
+}
+
+/// Whether netfilter dropped it. Kernels without drop reasons name the function.
+fn is_netfilter<'a>(value: impl Fn(&str) -> &'a Value) -> bool {
+    match (value("reason"), value("location")) {
+        (Value::Text(reason), _) => **reason == *"NETFILTER_DROP",
+        (Value::Word(reason), _) => *reason == "NETFILTER_DROP",
+        (Value::Unknown, Value::Text(location)) => location.starts_with("nf_hook_slow"),
+        _ => false,
+    }
+}
+
+/// Packets to or from one service.
+#[derive(Default)]
+struct Service {
+    packets: u32,
+    process: Option<String>,
+    is_wanted: bool,
+    is_incoming: bool,
+}
+
+fn describe(window: &Window, netns: &Netns, dropped: u64) -> Result<Finding, Gap> {
+    let sockets = netns.after.sockets.as_ref().ok_or_else(|| {
+        Gap("packets were dropped by a firewall, but sockets cannot be listed".to_owned())
+    })?;
+    let listening: HashSet<u16> = sockets
+        .listeners
+        .iter()
+        .map(|listener| listener.port)
+        .collect();
+    let mut services = BTreeMap::<(IpAddr, u16), Service>::new();
+    for event in window.events.within("drops", netns.inode) {
+        if is_netfilter(|name| event.value(name)) {
+            add(&mut services, event, &listening);
+        }
+    }
+    let mut services: Vec<_> = services.into_iter().collect();
+    services.sort_by_key(|(_, service)| std::cmp::Reverse((service.is_wanted, service.packets)));
+    let worst = services.first();
+    let (severity, what) = match worst {
+        Some(((address, port), service)) if service.is_wanted => {
+            let direction = if service.is_incoming {
+                "to the listener"
+            } else {
+                "of connections to"
+            };
+            let whose = service
+                .process
+                .as_ref()
+                .map_or(String::new(), |comm| format!(" ({comm})"));
+            (
+                Severity::Critical,
+                format!("{direction} {}{whose}", endpoint(*address, *port)),
+            )
+        }
+        _ => (
+            Severity::Info,
+            "to ports that nobody listens at: the firewall at its work".to_owned(),
+        ),
+    };
+    let hits = services
+        .iter()
+        .filter(|(_, service)| service.is_wanted)
+        .take(4)
+        .map(|((address, port), service)| {
+            let mut affected = Window::affected_destination(netns, *address, *port);
+            affected.comm.clone_from(&service.process);
+            if service.is_incoming {
+                affected.kind = "listener";
+            }
+            affected
+        });
+    let found = finding(
+        RULE.id,
+        severity,
+        Confidence::High,
+        format!(
+            "a firewall rule{} dropped {dropped} packets in {:.0} s, {what}",
+            netns.place(),
+            window.seconds
+        ),
+    )
+    .counted(
+        format!("{dropped} packets dropped by netfilter and not by connection tracking"),
+        dropped,
+        "packets",
+        "kfree_skb NETFILTER_DROP",
+    )
+    .hits(hits)
+    .hits([somewhere(netns)])
+    .command(
+        "find the rule and let the flow pass in front of it: nft list ruleset shows the counters of rules that have one; \
+         nft monitor trace follows packets",
+        "tracing is verbose on a busy machine",
+    );
+    Ok(found)
+}
+
+fn add(services: &mut BTreeMap<(IpAddr, u16), Service>, event: &Event, listening: &HashSet<u16>) {
+    let ends = event
+        .ip("saddr")
+        .zip(event.small::<u16>("sport"))
+        .zip(event.ip("daddr").zip(event.small::<u16>("dport")));
+    let Some((source, destination)) = ends else {
+        return;
+    };
+    let has_socket = event.text("state").is_some() || event.number("pid").is_some();
+    let flags = match event.value("flags") {
+        Value::TcpFlags(flags) => *flags,
+        _ => 0,
+    };
+    let is_answer = flags & 0x12 == 0x12 || listening.contains(&source.1);
+    let key = if is_answer { source } else { destination };
+    let service = services.entry(key).or_default();
+    service.packets += 1;
+    service.is_incoming |= listening.contains(&key.1);
+    service.is_wanted |= has_socket || listening.contains(&key.1) || flags & 0x12 == 0x12;
+    if service.process.is_none() {
+        service.process = event.text("comm");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        diagnose::{Verdict, fixtures::quiet, window::Window},
+        report::{Value, diagnosis::Severity},
+    };
+
+    fn dropping(window: &mut Window, port: u64, packets: u64) {
+        let reason = ("reason", Value::Word("NETFILTER_DROP"));
+        window.total("drops", packets, &[reason.clone()]);
+        let packet = [
+            reason,
+            ("saddr", Value::Ip([10, 0, 0, 9].into())),
+            ("sport", Value::Unsigned(40_000)),
+            ("daddr", Value::Ip([10, 0, 0, 1].into())),
+            ("dport", Value::Unsigned(port)),
+            ("flags", Value::TcpFlags(2)),
+        ];
+        window.event("drops", 30, &packet);
+    }
+
+    #[test]
+    fn syns_to_a_listener_that_a_rule_drops_are_critical_and_scans_are_not() {
+        let mut window = quiet();
+        window.listen(80, 128, &[0; 10]);
+        dropping(&mut window, 80, 30);
+        let findings = window.findings();
+        assert_eq!(
+            (findings[0].id, findings[0].severity),
+            ("firewall-drops", Severity::Critical)
+        );
+        assert_eq!(findings[0].affected[0].port, Some(80));
+        let mut window = quiet();
+        dropping(&mut window, 23, 30);
+        assert_eq!(window.findings()[0].severity, Severity::Info);
+    }
+
+    #[test]
+    fn drops_of_a_full_conntrack_table_are_not_those_of_a_rule() {
+        let mut window = quiet();
+        window.listen(80, 128, &[0; 10]);
+        dropping(&mut window, 80, 30);
+        window.set("net.netfilter.nf_conntrack_max", "200");
+        window.set("net.netfilter.nf_conntrack_count", "200");
+        window.grow(&[("nf_conntrack.drop", 30)]);
+        assert_eq!(window.verdict("firewall-drops"), Verdict::Ok);
+        assert_eq!(window.ids(), ["conntrack-table-full"]);
+    }
+
+    #[test]
+    fn other_drops_are_not_the_firewalls() {
+        let mut window = quiet();
+        window.total("drops", 30, &[("reason", Value::Word("NO_SOCKET"))]);
+        assert!(window.ids().is_empty());
+    }
+}

@@ -1,0 +1,178 @@
+//! Every request opens a connection of its own.
+
+use super::super::{
+    Explanation, Rule, Verdict,
+    finding::{finding, named},
+    in_each,
+    window::{Netns, Window},
+};
+use crate::report::{
+    Total, Value,
+    diagnosis::{Confidence, Finding, Severity},
+};
+
+pub(super) static RULE: Rule = Rule {
+    id: "short-lived-connections",
+    title: "every request opens a connection",
+    check,
+    explanation: Explanation {
+        symptom: "Many new connections per second, each with one small request; ports and TIME_WAIT fill, latency has a \
+                  handshake in it.",
+        cause: "The client does not keep connections open: no keep-alive, or a proxy that speaks HTTP/1.0 to its upstream \
+                (nginx does by default).",
+        recognised: "The lifetimes probe saw most connections of a service end within a second after little data. By itself \
+                     nothing fails, so it is a note.",
+        fixes: &[(
+            "keep-alive on that hop; nginx: `keepalive N` in the upstream, proxy_http_version 1.1, an empty Connection header",
+            "idle connections hold workers of servers that have one per connection",
+        )],
+    },
+};
+
+/// Fewer per second are not worth a word.
+const MANY: f64 = 20.0;
+const SHORT_NS: u64 = 1_000_000_000;
+const LITTLE: u64 = 64 << 10;
+
+fn check(window: &Window) -> Verdict {
+    in_each(window, |netns| {
+        window.watched_required("lifetimes")?;
+        let inode = netns.inode.to_string();
+        let group = [("netns", inode.as_str()), ("result", "fin")];
+        let mut busiest = None::<(&Total, u16, &str)>;
+        for total in window.events.groups("lifetimes", &group) {
+            let port = total.group.iter().find_map(|(name, value)| match value {
+                Value::Unsigned(port) if *name == "service_port" => u16::try_from(*port).ok(),
+                _ => None,
+            });
+            let role = total.group.iter().find_map(|(name, value)| match value {
+                Value::Word(role) if *name == "role" => Some(*role),
+                _ => None,
+            });
+            if let Some((port, role)) = port.zip(role)
+                && busiest.is_none_or(|(found, ..)| total.events > found.events)
+            {
+                busiest = Some((total, port, role));
+            }
+        }
+        let Some((total, port, role)) = busiest else {
+            return Ok(Vec::new());
+        };
+        if window.rate(total.events) < MANY {
+            return Ok(Vec::new());
+        }
+        Ok(describe(window, netns, (total.events, port, role))
+            .into_iter()
+            .collect())
+    })
+}
+
+fn describe(
+    window: &Window,
+    netns: &Netns,
+    (count, port, role): (u64, u16, &str),
+) -> Option<Finding> {
+    let service = if role == "server" { "sport" } else { "dport" };
+    let lives: Vec<(u64, u64)> = window
+        .events
+        .within("lifetimes", netns.inode)
+        .filter(|event| event.small(service) == Some(port) && event.is("role", role))
+        .filter_map(|event| {
+            let bytes = event.number("bytes_sent")? + event.number("bytes_received")?;
+            Some((event.number("duration_ns")?, bytes))
+        })
+        .collect();
+    let short = lives
+        .iter()
+        .filter(|(duration, bytes)| *duration < SHORT_NS && *bytes < LITTLE)
+        .count();
+    if lives.len() < 10 || short * 10 < lives.len() * 8 {
+        return None;
+    }
+    let mut durations: Vec<u64> = lives.iter().map(|(duration, _)| *duration).collect();
+    durations.sort_unstable();
+    let median_us = durations[durations.len() / 2] / 1000;
+    let rate = window.rate(count);
+    let mut service = named(
+        if role == "server" {
+            "listener"
+        } else {
+            "destination"
+        },
+        format!("port {port}"),
+        Some(netns.inode),
+    );
+    service.port = Some(port);
+    let side = if role == "server" { "at" } else { "to" };
+    Some(
+        finding(
+            RULE.id,
+            Severity::Info,
+            Confidence::High,
+            format!(
+                "connections {side} port {port}{} live {median_us} us: {rate:.0} new ones each second, one for each request",
+                netns.place()
+            ),
+        )
+        .counted(
+            format!("{count} connections came and went, {rate:.1}/s"),
+            count,
+            "connections",
+            "lifetimes",
+        )
+        .counted(format!("half of them lived no longer than {median_us} us"), median_us, "us", "lifetimes")
+        .measured(
+            format!("kept open, they would save {rate:.0} handshakes/s and {:.0} ports in TIME_WAIT", rate * 60.0),
+            rate * 60.0,
+            "ports",
+            "connections/s x 60 s",
+        )
+        .hits([service])
+        .application(
+            "use keep-alive on that hop (nginx to its upstream: keepalive N, proxy_http_version 1.1, an empty Connection \
+             header)",
+            &[("keepalive", "on".to_owned())],
+            "idle connections hold workers of servers that have one per connection",
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        diagnose::{fixtures::quiet, window::Window},
+        report::{Value, diagnosis::Severity},
+    };
+
+    fn lives(duration_ns: u64, count: u64) -> Window {
+        let mut window = quiet();
+        let role = ("role", Value::Word("server"));
+        let group = [
+            ("result", Value::Word("fin")),
+            role.clone(),
+            ("service_port", Value::Unsigned(80)),
+        ];
+        window.total("lifetimes", count, &group);
+        let life = [
+            role,
+            ("sport", Value::Unsigned(80)),
+            ("duration_ns", Value::Unsigned(duration_ns)),
+            ("bytes_sent", Value::Unsigned(500)),
+            ("bytes_received", Value::Unsigned(100)),
+        ];
+        window.event("lifetimes", 100, &life);
+        window
+    }
+
+    #[test]
+    fn many_short_ones_are_a_note_and_long_or_few_ones_nothing() {
+        let findings = lives(400_000, 5000).findings();
+        assert_eq!(
+            (findings[0].id, findings[0].severity),
+            ("short-lived-connections", Severity::Info)
+        );
+        assert_eq!(findings[0].affected[0].port, Some(80));
+        assert!(lives(30_000_000_000, 5000).ids().is_empty());
+        assert!(lives(400_000, 50).ids().is_empty());
+    }
+}

@@ -1,0 +1,149 @@
+//! TCP has taken all the memory that it may have: windows shrink and packets are dropped.
+
+use super::super::{
+    Explanation, Rule, Verdict,
+    finding::{finding, somewhere},
+    in_each,
+    sizing::{PERSIST, bytes, roomy},
+    window::{Netns, Window, ratio},
+};
+use crate::report::diagnosis::{Confidence, Finding, Severity};
+
+pub(super) static RULE: Rule = Rule {
+    id: "tcp-memory-pressure",
+    title: "TCP is out of memory",
+    check,
+    explanation: Explanation {
+        symptom: "Throughput of all connections collapses, windows are small, some are reset; \"TCP: out of memory\" in dmesg.",
+        cause: "All TCP sockets share net.ipv4.tcp_mem (in pages). Above the second value __sk_mem_raise_allocated() calls \
+                tcp_enter_memory_pressure(), buffers no longer grow; above the third, packets are dropped (PROTO_MEM) and \
+                orphans are killed (tcp_check_oom).",
+        recognised: "TCPMemoryPressures grew, or the memory in sockstat is above the second value of tcp_mem, or packets \
+                     were dropped with PROTO_MEM.",
+        fixes: &[
+            (
+                "raise net.ipv4.tcp_mem",
+                "memory that the rest of the machine does not have",
+            ),
+            (
+                "lower tcp_rmem and tcp_wmem maxima, or find the reader that does not read",
+                "long fat paths need large buffers",
+            ),
+        ],
+    },
+};
+
+fn check(window: &Window) -> Verdict {
+    in_each(window, |netns| {
+        let entered = netns.grown("TcpExt.TCPMemoryPressures")?;
+        let used = netns.gauge("sockstat.TCP.mem").unwrap_or(0);
+        let limits = netns.sysctl_words("net.ipv4.tcp_mem");
+        let inode = netns.inode.to_string();
+        let dropped = window
+            .events
+            .count("drops", &[("reason", "PROTO_MEM"), ("netns", &inode)]);
+        // The memory is that of all namespaces together, so it is told once.
+        let is_over = netns.is_initial
+            && limits
+                .get(1)
+                .is_some_and(|limit| *limit > 0 && ratio(used, *limit) >= 1.0);
+        if entered == 0 && !is_over && dropped == 0 {
+            return Ok(Vec::new());
+        }
+        let is_hard = dropped > 0
+            || limits
+                .get(2)
+                .is_some_and(|limit| *limit > 0 && used >= *limit);
+        Ok(vec![describe(
+            window,
+            netns,
+            (used, &limits),
+            (entered, dropped, is_hard),
+        )])
+    })
+}
+
+fn describe(
+    window: &Window,
+    netns: &Netns,
+    (used, limits): (u64, &[u64]),
+    (entered, dropped, is_hard): (u64, u64, bool),
+) -> Finding {
+    let severity = if is_hard {
+        Severity::Critical
+    } else {
+        Severity::Warning
+    };
+    let limit = limits.get(2).copied().unwrap_or(0);
+    let pages = |count: u64| bytes(count * window.page_bytes);
+    #[expect(clippy::cast_precision_loss, reason = "a size")]
+    let wanted = roomy(used.max(limit) as f64);
+    finding(
+        RULE.id,
+        severity,
+        Confidence::High,
+        format!(
+            "TCP{} is short of memory: {} of {} are in use, {dropped} packets were dropped for it in {:.0} s",
+            netns.place(),
+            pages(used),
+            pages(limit),
+            window.seconds
+        ),
+    )
+    .counted(
+        format!("{used} pages in use; pressure from {}, none beyond {limit}", limits.get(1).unwrap_or(&0)),
+        used,
+        "pages",
+        "/proc/net/sockstat mem, net.ipv4.tcp_mem",
+    )
+    .counted(
+        format!("TCP came under pressure {entered} times"),
+        entered,
+        "times",
+        "TcpExt.TCPMemoryPressures",
+    )
+    .counted(
+        format!("{dropped} packets dropped with PROTO_MEM"),
+        dropped,
+        "packets",
+        "kfree_skb",
+    )
+    .hits([somewhere(netns)])
+    .sysctl(
+        format!("allow {} ({used} pages now, and half as much again); {PERSIST}", pages(wanted)),
+        &[(
+            "net.ipv4.tcp_mem",
+            format!("{} {} {wanted}", wanted / 2, wanted / 4 * 3),
+        )],
+        "memory that the rest of the machine does not have",
+    )
+    .command(
+        "see whose it is: ss -tm shows the memory of each connection; a reader that does not read fills its buffer",
+        "none",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        diagnose::fixtures::quiet,
+        report::{Value, diagnosis::Severity},
+    };
+
+    #[test]
+    fn pressure_is_a_warning_and_drops_are_critical() {
+        let mut window = quiet();
+        window.grow(&[
+            ("TcpExt.TCPMemoryPressures", 1),
+            ("sockstat.TCP.mem", 160_000),
+        ]);
+        assert_eq!(window.findings()[0].severity, Severity::Warning);
+        window.total("drops", 4, &[("reason", Value::Word("PROTO_MEM"))]);
+        let findings = window.findings();
+        assert_eq!(
+            (findings[0].id, findings[0].severity),
+            ("tcp-memory-pressure", Severity::Critical)
+        );
+        assert_eq!(findings[0].fixes[0].set[0].1, "262144 393216 524288");
+    }
+}

@@ -1,0 +1,190 @@
+//! Connections in TIME_WAIT pile up, and will soon take all local ports of a destination.
+
+use super::{
+    super::{
+        Explanation, Rule, Verdict,
+        finding::{finding, somewhere},
+        in_each,
+        sizing::PERSIST,
+        window::{Netns, Window, endpoint, ratio},
+    },
+    ephemeral_ports_exhausted::{Range, fullest},
+};
+use crate::report::diagnosis::{Confidence, Finding, Severity};
+
+pub(super) static RULE: Rule = Rule {
+    id: "time-wait-buildup",
+    title: "connections in TIME_WAIT pile up",
+    check,
+    explanation: Explanation {
+        symptom: "Tens of thousands of connections in TIME_WAIT; port-search-cost and ephemeral-ports-exhausted follow.",
+        cause: "The end that closes first waits 60 s (TCP_TIMEWAIT_LEN) in TIME_WAIT, so that late packets are not taken \
+                for those of a new connection: tcp_time_wait(). At a server that costs memory; at a client each one also \
+                holds a local port of that destination.",
+        recognised: "The socket tables hold over half of a destination's local ports in TIME_WAIT, or over half of \
+                     tcp_max_tw_buckets is used. IPv4 connections of IPv6 sockets are counted as what they are: IPv4.",
+        fixes: &[
+            (
+                "keep connections open, or let the other side close first",
+                "none",
+            ),
+            (
+                "net.ipv4.tcp_tw_reuse=1 (or 2, for loopback): connect() takes such ports again after 1 s; needs timestamps",
+                "only for outgoing connections; never tcp_tw_recycle, which broke clients behind NAT and is gone since 4.12",
+            ),
+        ],
+    },
+};
+
+const MUCH: f64 = 0.5;
+/// Fewer are no build-up anywhere, however small the range.
+const LEAST: u32 = 20;
+
+fn check(window: &Window) -> Verdict {
+    in_each(window, |netns| {
+        let waiting = netns.gauge("sockstat.TCP.tw")?;
+        let buckets = netns
+            .sysctl("net.ipv4.tcp_max_tw_buckets")
+            .unwrap_or(u64::MAX);
+        if let Some((range, (destination, ports))) = Range::of(netns).zip(fullest(netns)) {
+            let held = ratio(ports.time_wait.into(), range.usable().into());
+            if held >= MUCH && ports.time_wait >= LEAST {
+                let place = endpoint(destination.remote, destination.port);
+                let found = finding(
+                    RULE.id,
+                    Severity::Warning,
+                    Confidence::High,
+                    format!(
+                        "{} of {} local ports for {place}{} wait in TIME_WAIT: this side closes first",
+                        ports.time_wait,
+                        range.usable(),
+                        netns.place()
+                    ),
+                )
+                .counted(
+                    format!("{} ports in TIME_WAIT, {} in use", ports.time_wait, ports.open),
+                    ports.time_wait.into(),
+                    "ports",
+                    "sock_diag",
+                )
+                .hits([Window::affected_destination(
+                    netns,
+                    destination.remote,
+                    destination.port,
+                )]);
+                return Ok(vec![client(found, window, netns)]);
+            }
+        }
+        if ratio(waiting, buckets) >= MUCH && waiting >= u64::from(LEAST) {
+            return Ok(vec![server(netns, waiting, buckets)]);
+        }
+        Ok(Vec::new())
+    })
+}
+
+/// Who closes first, as far as events tell.
+fn closers(window: &Window, netns: &Netns) -> String {
+    let inode = netns.inode.to_string();
+    let count = |role| {
+        window
+            .events
+            .count("time-wait", &[("role", role), ("netns", &inode)])
+    };
+    format!(
+        "{} connections entered TIME_WAIT as client, {} as server",
+        count("client"),
+        count("server")
+    )
+}
+
+fn client(found: Finding, window: &Window, netns: &Netns) -> Finding {
+    let reuse = netns.sysctl("net.ipv4.tcp_tw_reuse").unwrap_or(0);
+    let timestamps = netns.sysctl("net.ipv4.tcp_timestamps").unwrap_or(1);
+    let found = found
+        .counted(
+            format!("tcp_tw_reuse is {reuse}, tcp_timestamps {timestamps}"),
+            reuse,
+            "",
+            "sysctl",
+        )
+        .counted(
+            closers(window, netns),
+            window.events.count("time-wait", &[]),
+            "connections",
+            "time-wait",
+        )
+        .application(
+            "keep connections open, or let the server close first: TIME_WAIT holds a port only at the end that closes first",
+            &[("keepalive", "on".to_owned())],
+            "the other side must allow as many open connections",
+        );
+    if reuse == 1 {
+        return found;
+    }
+    let mut set = vec![("net.ipv4.tcp_tw_reuse", "1".to_owned())];
+    if timestamps == 0 {
+        set.push(("net.ipv4.tcp_timestamps", "1".to_owned()));
+    }
+    found.sysctl(
+        format!("let connect() take ports again that wait for more than 1 s; {PERSIST}; never tcp_tw_recycle"),
+        &set,
+        "a middlebox that strips timestamps may mix up old and new connections",
+    )
+}
+
+fn server(netns: &Netns, waiting: u64, buckets: u64) -> Finding {
+    finding(
+        RULE.id,
+        Severity::Warning,
+        Confidence::Medium,
+        format!(
+            "{waiting} connections{} wait in TIME_WAIT, of {buckets} that have room: this side closes first",
+            netns.place()
+        ),
+    )
+    .counted(format!("{waiting} of {buckets}"), waiting, "connections", "/proc/net/sockstat tw")
+    .hits([somewhere(netns)])
+    .application(
+        "let clients close first, or keep connections open: at a server TIME_WAIT costs memory, not ports",
+        &[("keepalive", "on".to_owned())],
+        "idle connections may hold workers",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        diagnose::fixtures::quiet,
+        observe::diag::{Destination, Ports},
+    };
+
+    #[test]
+    fn ports_that_wait_are_a_build_up_and_open_ones_are_not() {
+        for (time_wait, open, expected) in [(20_000, 10, true), (10, 20_000, false)] {
+            let mut window = quiet();
+            let destination = Destination {
+                local: [10, 0, 0, 1].into(),
+                remote: [10, 0, 0, 2].into(),
+                port: 80,
+            };
+            let ports = Ports {
+                time_wait,
+                open,
+                odd: 0,
+            };
+            window.sockets().ports.insert(destination, ports);
+            window.netns().before = window.netns().after.clone();
+            let found = window.ids().contains(&"time-wait-buildup");
+            assert_eq!(found, expected, "{time_wait}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_measured_by_its_buckets() {
+        let mut window = quiet();
+        window.grow(&[("sockstat.TCP.tw", 50_000)]);
+        assert!(window.ids().is_empty());
+        window.grow(&[("sockstat.TCP.tw", 50_000)]);
+        assert_eq!(window.ids(), ["time-wait-buildup"]);
+    }
+}

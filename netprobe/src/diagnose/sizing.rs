@@ -1,0 +1,68 @@
+//! The arithmetic of the fixes: what must have room, from what was measured.
+
+/// What a table or limit should be for `needed` now: half as much again, as a round number.
+pub(super) fn roomy(needed: f64) -> u64 {
+    let wanted = (needed * 1.5).ceil().max(1.0);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a bounded positive number"
+    )]
+    let wanted = wanted.min(1e15) as u64;
+    wanted.next_power_of_two()
+}
+
+/// Seconds until something is full, at this rate; `None` if it does not fill.
+pub(super) fn seconds_left(used: u64, limit: u64, per_second: f64) -> Option<f64> {
+    if per_second <= 0.0 || used >= limit {
+        return None;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a forecast")]
+    let room = (limit - used) as f64;
+    Some(room / per_second)
+}
+
+/// A time as people say it.
+pub(super) fn spoken(seconds: f64) -> String {
+    if seconds < 120.0 {
+        format!("{seconds:.0} s")
+    } else if seconds < 7200.0 {
+        format!("{:.0} min", seconds / 60.0)
+    } else {
+        format!("{:.0} h", seconds / 3600.0)
+    }
+}
+
+/// A number of bytes as people say it.
+pub(super) fn bytes(count: u64) -> String {
+    const MIB: u64 = 1 << 20;
+    if count >= MIB {
+        format!("{} MiB", count / MIB)
+    } else {
+        format!("{} KiB", count / 1024)
+    }
+}
+
+/// Where a setting of the kernel is kept over a reboot.
+pub(super) const PERSIST: &str = "to keep it, put it into /etc/sysctl.d/90-netprobe.conf";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rooms_are_powers_of_two_with_half_as_much_to_spare() {
+        for (needed, expected) in [(0.0, 1), (10.0, 16), (1000.0, 2048), (60_000.0, 131_072)] {
+            assert_eq!(roomy(needed), expected, "{needed}");
+        }
+    }
+
+    #[test]
+    fn a_table_fills_when_its_rate_says_so() {
+        // The victims of a table of 16,384 at 1,000 new connections/s observed 16 s.
+        assert_eq!(seconds_left(0, 16_384, 1000.0), Some(16.384));
+        assert_eq!(seconds_left(5, 4, 1.0), None);
+        assert_eq!(seconds_left(0, 4, 0.0), None);
+        assert_eq!(seconds_left(0, 4, -3.0), None);
+    }
+}

@@ -1,0 +1,295 @@
+//! Everything that was seen in a window: the input of the rules, and their only one.
+
+use std::net::IpAddr;
+
+use super::events::Events;
+use crate::{
+    observe::{
+        diag::Listener,
+        processes::{Process, Processes},
+        snapshot::{Glance, Snapshot},
+        softnet::Softnet,
+    },
+    report::{Probe, diagnosis::Affected},
+};
+
+/// Why a rule cannot say anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap(pub String);
+
+/// What was seen.
+#[derive(Clone, Debug, Default)]
+pub struct Window {
+    /// How long it was.
+    pub seconds: f64,
+    /// Every network namespace that was there from the beginning to the end.
+    pub namespaces: Vec<Netns>,
+    /// The receive backlog of each CPU, before and after.
+    pub softnet: Vec<(Softnet, Softnet)>,
+    /// Processes with sockets at the beginning.
+    pub processes_before: Processes,
+    /// Processes with sockets at the end.
+    pub processes: Processes,
+    /// Files that are open on the machine, and how many may be.
+    pub files: Option<(u64, u64)>,
+    /// Size of an entry of the conntrack table in bytes, where the kernel says it.
+    pub conntrack_entry_bytes: Option<u64>,
+    /// Size of a memory page in bytes.
+    pub page_bytes: u64,
+    /// Events.
+    pub events: Events,
+    /// What could be attached.
+    pub probes: Vec<Probe>,
+}
+
+/// A network namespace in a window.
+#[derive(Clone, Debug, Default)]
+pub struct Netns {
+    /// Its inode number.
+    pub inode: u32,
+    /// Its name in `ip netns`, if it has one.
+    pub name: Option<String>,
+    /// Whether it is that of process 1.
+    pub is_initial: bool,
+    /// At the beginning.
+    pub before: Snapshot,
+    /// At the end.
+    pub after: Snapshot,
+    /// How full the queue of each listener was, again and again.
+    pub queues: Vec<Queue>,
+    /// How many entries the conntrack table had, again and again.
+    pub conntrack_counts: Vec<i64>,
+    /// How many connections had come into accept queues so far, again and again.
+    pub passive_opens: Vec<i64>,
+}
+
+/// What a listener's queue was like, again and again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// The listener, as it was last seen.
+    pub listener: Listener,
+    /// How many connections waited each time.
+    pub depths: Vec<u32>,
+}
+
+impl Queue {
+    /// The share of the times that the queue was full, from 0 to 1.
+    pub fn full_share(&self) -> f64 {
+        self.share(|depth| depth >= self.listener.limit.max(1))
+    }
+
+    /// The share of the times that the queue had at most half its limit, from 0 to 1.
+    pub fn slack_share(&self) -> f64 {
+        self.share(|depth| depth <= self.listener.limit / 2)
+    }
+
+    /// The largest number that waited.
+    pub fn deepest(&self) -> u32 {
+        self.depths.iter().copied().max().unwrap_or(0)
+    }
+
+    fn share(&self, is_so: impl Fn(u32) -> bool) -> f64 {
+        let times = self.depths.iter().filter(|depth| is_so(**depth)).count();
+        ratio(times as u64, self.depths.len() as u64)
+    }
+}
+
+/// One number as a part of another; 0 where there is nothing to divide by.
+pub fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 {
+        return 0.0;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a share")]
+    let share = part as f64 / whole as f64;
+    share
+}
+
+impl Netns {
+    /// How much a counter has grown in the window.
+    pub fn grown(&self, name: &'static str) -> Result<u64, Gap> {
+        let [before, after] =
+            [&self.before, &self.after].map(|snapshot| snapshot.counters.get(name).copied());
+        let Some((before, after)) = before.zip(after) else {
+            return Err(Gap(format!("this kernel does not count {name}")));
+        };
+        u64::try_from(after - before)
+            .map_err(|_negative| Gap(format!("{name} went backwards in the window")))
+    }
+
+    /// How much a counter has grown; 0 where the kernel has no such counter, e.g. before its
+    /// module is loaded.
+    pub fn grown_if_any(&self, name: &'static str) -> Result<u64, Gap> {
+        if self.after.counters.contains_key(name) && !self.before.counters.contains_key(name) {
+            return Err(Gap(format!("{name} appeared only during the window")));
+        }
+        if self.after.counters.contains_key(name) {
+            self.grown(name)
+        } else {
+            Ok(0)
+        }
+    }
+
+    /// A gauge at the end of the window.
+    pub fn gauge(&self, name: &'static str) -> Result<u64, Gap> {
+        let value = self.after.counters.get(name).copied();
+        value
+            .and_then(|value| u64::try_from(value).ok())
+            .ok_or_else(|| Gap(format!("this kernel does not show {name}")))
+    }
+
+    /// A setting that is one number.
+    pub fn sysctl(&self, name: &str) -> Option<u64> {
+        self.after.sysctls.get(name)?.parse().ok()
+    }
+
+    /// The words of a setting.
+    pub fn sysctl_words(&self, name: &str) -> Vec<u64> {
+        let text = self.after.sysctls.get(name).map_or("", String::as_str);
+        text.split(' ')
+            .filter_map(|word| word.parse().ok())
+            .collect()
+    }
+
+    /// The queue of the listener at a port; the busiest, if several share it.
+    pub fn queue(&self, address: Option<IpAddr>, port: u16) -> Option<&Queue> {
+        let queues = self.queues.iter().filter(|queue| {
+            queue.listener.port == port
+                && address.is_none_or(|address| queue.listener.address == address)
+        });
+        queues.max_by_key(|queue| queue.deepest())
+    }
+
+    /// How it is called in a sentence: nothing for the initial one.
+    pub fn place(&self) -> String {
+        match (&self.name, self.is_initial) {
+            (_, true) => String::new(),
+            (Some(name), false) => format!(" in namespace {name}"),
+            (None, false) => format!(" in namespace {}", self.inode),
+        }
+    }
+
+    /// Puts samples into the histories of queues.
+    pub fn add_glance(&mut self, glance: Glance) {
+        self.conntrack_counts.extend(glance.conntrack_count);
+        self.passive_opens.extend(glance.passive_opens);
+        for listener in glance.listeners {
+            let depth = listener.queue;
+            let known = self
+                .queues
+                .iter_mut()
+                .find(|queue| queue.listener.ino == listener.ino);
+            match known {
+                Some(queue) => {
+                    queue.depths.push(depth);
+                    queue.listener = listener;
+                }
+                None => self.queues.push(Queue {
+                    listener,
+                    depths: vec![depth],
+                }),
+            }
+        }
+    }
+}
+
+impl Window {
+    /// An amount of the window per second.
+    pub fn rate(&self, amount: u64) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a rate")]
+        let amount = amount as f64;
+        if self.seconds > 0.0 {
+            amount / self.seconds
+        } else {
+            0.0
+        }
+    }
+
+    /// Whether a probe sees all that it can; why not, otherwise.
+    pub fn watched(&self, probe: &str) -> Result<(), Gap> {
+        let Some(probe) = self.probes.iter().find(|found| found.name == probe) else {
+            return Err(Gap(format!("the probe {probe} did not run")));
+        };
+        let missing = probe.hooks.iter().find_map(|hook| {
+            let why = hook.state.as_ref().err()?;
+            Some(Gap(format!(
+                "{} does not see {}: {why}",
+                probe.name, hook.sees
+            )))
+        });
+        missing.map_or(Ok(()), Err)
+    }
+
+    /// Whether the required part of a probe is there.
+    pub fn watched_required(&self, name: &str) -> Result<(), Gap> {
+        let probe = self.probes.iter().find(|probe| probe.name == name);
+        match probe {
+            Some(probe) if probe.state() != "missing" => Ok(()),
+            _ => Err(Gap(format!("the probe {name} does not work here"))),
+        }
+    }
+
+    /// A process that holds the socket of a listener, for those that are hit.
+    pub fn holder(&self, listener: &Listener) -> Option<&Process> {
+        self.processes.holders(listener.ino).next()
+    }
+
+    /// A listener as one that is hit.
+    pub fn affected_listener(&self, netns: &Netns, listener: &Listener) -> Affected {
+        let holder = self.holder(listener);
+        Affected {
+            kind: "listener",
+            name: endpoint(listener.address, listener.port),
+            netns: Some(netns.inode),
+            pid: holder.map(|process| process.pid),
+            comm: holder.map(|process| process.comm.clone()),
+            address: Some(listener.address),
+            port: Some(listener.port),
+        }
+    }
+
+    /// A service that was connected to.
+    pub fn affected_destination(netns: &Netns, address: IpAddr, port: u16) -> Affected {
+        Affected {
+            kind: "destination",
+            name: endpoint(address, port),
+            netns: Some(netns.inode),
+            pid: None,
+            comm: None,
+            address: Some(address),
+            port: Some(port),
+        }
+    }
+}
+
+/// An address and port as people write them.
+pub fn endpoint(address: IpAddr, port: u16) -> String {
+    std::net::SocketAddr::new(address, port).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn netns(before: &[(&'static str, i64)], after: &[(&'static str, i64)]) -> Netns {
+        let snapshot = |counters: &[(&'static str, i64)]| Snapshot {
+            counters: counters.iter().copied().collect(),
+            ..Snapshot::default()
+        };
+        Netns {
+            before: snapshot(before),
+            after: snapshot(after),
+            ..Netns::default()
+        }
+    }
+
+    #[test]
+    fn counters_that_are_missing_or_go_backwards_are_gaps_not_numbers() {
+        const NAME: &str = "TcpExt.ListenOverflows";
+        assert_eq!(netns(&[(NAME, 3)], &[(NAME, 10)]).grown(NAME), Ok(7));
+        assert!(netns(&[(NAME, 10)], &[(NAME, 3)]).grown(NAME).is_err());
+        assert!(netns(&[], &[(NAME, 3)]).grown(NAME).is_err());
+        assert!(netns(&[(NAME, 3)], &[]).grown(NAME).is_err());
+        assert_eq!(netns(&[], &[]).grown_if_any(NAME), Ok(0));
+        assert!(netns(&[], &[(NAME, 3)]).grown_if_any(NAME).is_err());
+    }
+}

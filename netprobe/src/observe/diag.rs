@@ -1,0 +1,404 @@
+//! The TCP sockets of a network namespace, added up while the kernel lists them (`sock_diag`):
+//! listeners with their queues, local ports in use for each destination, half-open handshakes, and
+//! connections that are open but quiet.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::{IpAddr, Ipv6Addr},
+};
+
+use anyhow::Result;
+
+use super::netlink::{self, attributes, u32_at};
+
+const NETLINK_SOCK_DIAG: isize = 4;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const IPPROTO_TCP: u8 = 6;
+const INET_DIAG_INFO: u16 = 2;
+/// Length of `struct inet_diag_msg`, after which attributes begin.
+const MESSAGE: usize = 72;
+
+const ESTABLISHED: u8 = 1;
+const SYN_RECV: u8 = 3;
+const TIME_WAIT: u8 = 6;
+const CLOSE_WAIT: u8 = 8;
+const LISTEN: u8 = 10;
+/// Number of TCP states.
+pub const STATES: usize = 13;
+
+/// Most destinations, listeners and peers that are told apart.
+const LARGEST: usize = 4096;
+/// A connection is quiet when no data went over it for this long.
+pub const QUIET_MS: u32 = 10_000;
+
+/// On shorter paths a congestion window grows back before anybody notices.
+const LONG_PATH_US: u32 = 5000;
+/// A connection that has sent less never had a large congestion window.
+const MUCH: u64 = 128 << 10;
+
+/// A listening socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Address that it listens on.
+    pub address: IpAddr,
+    /// Port that it listens on.
+    pub port: u16,
+    /// Inode number of the socket.
+    pub ino: u64,
+    /// Connections that wait to be accepted.
+    pub queue: u32,
+    /// Its limit: the smaller of the `listen()` argument and somaxconn, when `listen` was called.
+    pub limit: u32,
+}
+
+/// What local ports are taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Destination {
+    /// Local address.
+    pub local: IpAddr,
+    /// Address of the service.
+    pub remote: IpAddr,
+    /// Port of the service.
+    pub port: u16,
+}
+
+/// Local ports of one destination, by what holds them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// By TIME_WAIT, where the kernel could take them back.
+    pub time_wait: u32,
+    /// By open connections.
+    pub open: u32,
+    /// Of all, those with an odd number: the kernel prefers even ones for `connect`.
+    pub odd: u32,
+}
+
+impl Ports {
+    /// All of them.
+    pub const fn used(&self) -> u32 {
+        self.time_wait + self.open
+    }
+}
+
+/// What is known of the clients of one listening port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Clients {
+    /// Handshakes that wait for the client's ACK.
+    pub half_open: u32,
+    /// Addresses that they come from, up to a bound.
+    pub half_open_sources: HashSet<IpAddr>,
+    /// Established connections.
+    pub established: u32,
+    /// Of those, quiet ones (see [`QUIET_MS`]).
+    pub quiet: u32,
+    /// The longest time without data, in milliseconds.
+    pub quietest_ms: u32,
+    /// Quiet ones by client address, up to a bound.
+    pub quiet_clients: BTreeMap<IpAddr, u32>,
+    /// Closed by the client, but not by the application.
+    pub close_wait: u32,
+    /// Closed here first, and waiting.
+    pub time_wait: u32,
+}
+
+/// Round-trip times to one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Connections.
+    pub connections: u32,
+    /// The largest smoothed round-trip time, in microseconds.
+    pub srtt_us: u32,
+    /// The smallest round-trip time that was ever measured, in microseconds; 0 is unknown.
+    pub min_rtt_us: u32,
+}
+
+/// The sockets of a namespace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SocketTable {
+    /// Listening sockets.
+    pub listeners: Vec<Listener>,
+    /// How many sockets there are in each state.
+    pub states: [u64; STATES],
+    /// Local ports in use, for connections that were opened here.
+    pub ports: HashMap<Destination, Ports>,
+    /// Clients by listening port.
+    pub clients: HashMap<u16, Clients>,
+    /// Round-trip times by remote address.
+    pub paths: HashMap<IpAddr, Path>,
+    /// Connections over a path of some length that have sent much and pause now: after such a pause
+    /// the congestion window begins anew.
+    pub pausing: u64,
+    /// Sockets that found the tables above full.
+    pub untracked: u64,
+}
+
+/// The listeners of the namespace that this thread is in.
+pub fn listeners() -> Result<Vec<Listener>> {
+    let mut listeners = Vec::new();
+    visit(1 << LISTEN, |socket| {
+        if listeners.len() < LARGEST {
+            listeners.push(Listener {
+                address: socket.local,
+                port: socket.local_port,
+                ino: u64::from(socket.ino),
+                queue: socket.receive_queue,
+                limit: socket.send_queue,
+            });
+        }
+    })?;
+    Ok(listeners)
+}
+
+/// All sockets of the namespace that this thread is in.
+pub fn table() -> Result<SocketTable> {
+    let mut table = SocketTable {
+        listeners: listeners()?,
+        ..SocketTable::default()
+    };
+    let served: HashSet<u16> = table
+        .listeners
+        .iter()
+        .map(|listener| listener.port)
+        .collect();
+    visit(u32::MAX & !(1 << LISTEN), |socket| {
+        table.add(socket, &served)
+    })?;
+    table.states[usize::from(LISTEN)] = table.listeners.len() as u64;
+    Ok(table)
+}
+
+impl SocketTable {
+    fn add(&mut self, socket: &Socket, served: &HashSet<u16>) {
+        if let Some(count) = self.states.get_mut(usize::from(socket.state)) {
+            *count += 1;
+        }
+        if let (ESTABLISHED, Some(info)) = (socket.state, socket.info) {
+            self.add_path(socket.remote, info);
+            let is_long = info.srtt_us >= LONG_PATH_US;
+            let pauses = u64::from(info.idle_ms) * 1000 > u64::from(info.rto_us);
+            self.pausing += u64::from(is_long && pauses && info.bytes_acked >= MUCH);
+        }
+        if served.contains(&socket.local_port) {
+            self.add_client(socket);
+        } else {
+            self.add_ports(socket);
+        }
+    }
+
+    fn add_path(&mut self, remote: IpAddr, info: Info) {
+        let path = Path {
+            connections: 0,
+            srtt_us: 0,
+            min_rtt_us: u32::MAX,
+        };
+        let Some(path) = bounded(&mut self.paths, remote, path) else {
+            return;
+        };
+        path.connections += 1;
+        path.srtt_us = path.srtt_us.max(info.srtt_us);
+        if info.min_rtt_us != 0 {
+            path.min_rtt_us = path.min_rtt_us.min(info.min_rtt_us);
+        }
+    }
+
+    fn add_client(&mut self, socket: &Socket) {
+        let Some(clients) = bounded(&mut self.clients, socket.local_port, Clients::default())
+        else {
+            self.untracked += 1;
+            return;
+        };
+        match socket.state {
+            SYN_RECV => {
+                clients.half_open += 1;
+                if clients.half_open_sources.len() < LARGEST {
+                    clients.half_open_sources.insert(socket.remote);
+                }
+            }
+            ESTABLISHED => {
+                clients.established += 1;
+                let idle_ms = socket.info.map_or(0, |info| info.idle_ms);
+                clients.quietest_ms = clients.quietest_ms.max(idle_ms);
+                if idle_ms >= QUIET_MS {
+                    clients.quiet += 1;
+                    if clients.quiet_clients.len() < LARGEST {
+                        *clients.quiet_clients.entry(socket.remote).or_default() += 1;
+                    }
+                }
+            }
+            TIME_WAIT => clients.time_wait += 1,
+            CLOSE_WAIT => clients.close_wait += 1,
+            _ => {}
+        }
+    }
+
+    fn add_ports(&mut self, socket: &Socket) {
+        if socket.remote_port == 0 {
+            return;
+        }
+        let destination = Destination {
+            local: socket.local,
+            remote: socket.remote,
+            port: socket.remote_port,
+        };
+        let Some(ports) = bounded(&mut self.ports, destination, Ports::default()) else {
+            self.untracked += 1;
+            return;
+        };
+        ports.odd += u32::from(socket.local_port % 2);
+        if socket.state == TIME_WAIT {
+            ports.time_wait += 1;
+        } else {
+            ports.open += 1;
+        }
+    }
+}
+
+/// The entry of `key`, unless it is new and there is no room.
+fn bounded<K: std::hash::Hash + Eq, V>(
+    map: &mut HashMap<K, V>,
+    key: K,
+    first: V,
+) -> Option<&mut V> {
+    if map.len() >= LARGEST && !map.contains_key(&key) {
+        return None;
+    }
+    Some(map.entry(key).or_insert(first))
+}
+
+/// What the kernel says of one socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Socket {
+    state: u8,
+    local: IpAddr,
+    local_port: u16,
+    remote: IpAddr,
+    remote_port: u16,
+    receive_queue: u32,
+    send_queue: u32,
+    ino: u32,
+    info: Option<Info>,
+}
+
+/// Of `struct tcp_info`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Info {
+    idle_ms: u32,
+    srtt_us: u32,
+    min_rtt_us: u32,
+    rto_us: u32,
+    bytes_acked: u64,
+}
+
+/// Hands over every socket of both families in one of the `states`.
+fn visit(states: u32, mut each: impl FnMut(&Socket)) -> Result<()> {
+    for family in [AF_INET, AF_INET6] {
+        netlink::list(
+            NETLINK_SOCK_DIAG,
+            SOCK_DIAG_BY_FAMILY,
+            &request(family, states),
+            |message| {
+                if let Some(socket) = parse(message) {
+                    each(&socket);
+                }
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// `struct inet_diag_req_v2`
+fn request(family: u8, states: u32) -> Vec<u8> {
+    let extensions = if states == 1 << LISTEN {
+        0
+    } else {
+        1 << (INET_DIAG_INFO - 1)
+    };
+    let mut request = vec![family, IPPROTO_TCP, extensions, 0];
+    request.extend(states.to_ne_bytes());
+    request.extend([0; 40]);
+    // INET_DIAG_NOCOOKIE
+    request.extend([0xff; 8]);
+    request
+}
+
+/// `struct inet_diag_msg` and its attributes.
+fn parse(message: &[u8]) -> Option<Socket> {
+    let family = *message.first()?;
+    let port = |at: usize| Some(u16::from_be_bytes(*message.get(at..)?.first_chunk()?));
+    let address = |at: usize| {
+        let bytes: [u8; 16] = *message.get(at..)?.first_chunk()?;
+        Some(match family {
+            AF_INET => IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]),
+            _ => Ipv6Addr::from(bytes).to_canonical(),
+        })
+    };
+    Some(Socket {
+        state: *message.get(1)?,
+        local_port: port(4)?,
+        remote_port: port(6)?,
+        local: address(8)?,
+        remote: address(24)?,
+        receive_queue: u32_at(message, 56)?,
+        send_queue: u32_at(message, 60)?,
+        ino: u32_at(message, 68)?,
+        info: attributes(message.get(MESSAGE..)?)
+            .find_map(|(kind, value)| (kind == INET_DIAG_INFO).then(|| info(value)))
+            .flatten(),
+    })
+}
+
+/// Times since data was last sent and received, and round-trip times.
+fn info(bytes: &[u8]) -> Option<Info> {
+    Some(Info {
+        idle_ms: u32_at(bytes, 44)?.min(u32_at(bytes, 52)?),
+        srtt_us: u32_at(bytes, 68)?,
+        min_rtt_us: u32_at(bytes, 148).unwrap_or(0),
+        rto_us: u32_at(bytes, 8)?,
+        bytes_acked: netlink::u64_at(bytes, 120).unwrap_or(0),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn cut_messages_are_no_sockets() {
+        for length in 0..MESSAGE {
+            assert_eq!(parse(&vec![AF_INET; length]), None, "{length}");
+        }
+        assert!(parse(&[AF_INET; MESSAGE]).is_some());
+        assert_eq!(info(&[0; 60]), None);
+    }
+
+    #[test]
+    fn a_listener_shows_its_queue_and_limit_and_its_clients() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let clients: Vec<_> = (0..3)
+            .map(|_| TcpStream::connect(address).unwrap())
+            .collect();
+        let Ok(table) = table() else {
+            println!("SKIP this kernel does not list sockets");
+            return;
+        };
+        let listed = table
+            .listeners
+            .iter()
+            .find(|listed| listed.port == address.port());
+        let listed = listed.unwrap();
+        assert_eq!((listed.queue, listed.address), (3, address.ip()));
+        assert!(listed.limit >= 3);
+        assert_eq!(table.clients[&address.port()].established, 3);
+        let destination = Destination {
+            local: address.ip(),
+            remote: address.ip(),
+            port: address.port(),
+        };
+        assert_eq!(table.ports[&destination].open, 3);
+        drop(clients);
+    }
+}

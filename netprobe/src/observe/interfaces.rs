@@ -1,0 +1,220 @@
+//! Interfaces of a network namespace and the queues in front of them.
+
+use std::{collections::BTreeMap, fs};
+
+use anyhow::Result;
+
+use super::netlink::{self, attributes, u32_at};
+
+const NETLINK_ROUTE: isize = 0;
+const RTM_GETLINK: u16 = 18;
+const RTM_GETQDISC: u16 = 38;
+
+/// What an interface has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Received but dropped: by the device for want of room, or because nobody wanted them.
+    pub rx_dropped: u64,
+    /// Lost by the device: its ring was full, or it could not keep up.
+    pub rx_missed: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Not sent for want of room.
+    pub tx_dropped: u64,
+}
+
+/// A queueing discipline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Qdisc {
+    /// The interface that it is in front of.
+    pub interface: String,
+    /// Its kind, such as `fq_codel`.
+    pub kind: String,
+    /// Its handle, which tells several of one interface apart.
+    pub handle: u32,
+    /// Packets it has dropped.
+    pub drops: u32,
+    /// Packets in it now.
+    pub queued: u32,
+    /// Bytes in it now.
+    pub backlog_bytes: u32,
+    /// Bytes it has passed on.
+    pub bytes: u64,
+}
+
+/// The interfaces of the namespace that this thread is in, by name.
+pub fn of_this_thread() -> BTreeMap<String, Interface> {
+    let mut found = BTreeMap::new();
+    let listed = links(|_, name, statistics| {
+        if let Some(interface) = statistics.and_then(statistics64) {
+            found.insert(name, interface);
+        }
+    });
+    if listed.is_ok() && !found.is_empty() {
+        return found;
+    }
+    parse(&fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default())
+}
+
+/// Every interface: its index, its name, and `struct rtnl_link_stats64`.
+fn links(mut each: impl FnMut(u32, String, Option<&[u8]>)) -> Result<()> {
+    // struct ifinfomsg
+    netlink::list(NETLINK_ROUTE, RTM_GETLINK, &[0; 16], |message| {
+        let Some(index) = u32_at(message, 4) else {
+            return;
+        };
+        let (mut name, mut statistics) = (None, None);
+        for (kind, value) in attributes(message.get(16..).unwrap_or_default()) {
+            match kind {
+                // IFLA_IFNAME
+                3 => name = Some(text(value)),
+                // IFLA_STATS64
+                23 => statistics = Some(value),
+                _ => {}
+            }
+        }
+        if let Some(name) = name {
+            each(index, name, statistics);
+        }
+    })
+}
+
+fn statistics64(bytes: &[u8]) -> Option<Interface> {
+    let at = |index: usize| netlink::u64_at(bytes, index * 8);
+    Some(Interface {
+        rx_packets: at(0)?,
+        tx_packets: at(1)?,
+        rx_bytes: at(2)?,
+        tx_bytes: at(3)?,
+        rx_dropped: at(6)?,
+        tx_dropped: at(7)?,
+        // rx_over_errors, rx_fifo_errors and rx_missed_errors
+        rx_missed: at(11)? + at(14)? + at(15)?,
+    })
+}
+
+fn parse(text: &str) -> BTreeMap<String, Interface> {
+    let lines = text.lines().filter_map(|line| {
+        let (name, values) = line.split_once(':')?;
+        let values: Vec<u64> = values
+            .split_ascii_whitespace()
+            .filter_map(|value| value.parse().ok())
+            .collect();
+        let at = |index: usize| values.get(index).copied();
+        Some((
+            name.trim().to_owned(),
+            Interface {
+                rx_bytes: at(0)?,
+                rx_packets: at(1)?,
+                rx_dropped: at(3)?,
+                rx_missed: at(4)?,
+                tx_bytes: at(8)?,
+                tx_packets: at(9)?,
+                tx_dropped: at(11)?,
+            },
+        ))
+    });
+    lines.collect()
+}
+
+/// The queueing disciplines of the namespace that this thread is in.
+pub fn qdiscs() -> Result<Vec<Qdisc>> {
+    let mut names = BTreeMap::new();
+    links(|index, name, _| {
+        names.insert(index, name);
+    })?;
+    let mut qdiscs = Vec::new();
+    // struct tcmsg
+    netlink::list(NETLINK_ROUTE, RTM_GETQDISC, &[0; 20], |message| {
+        qdiscs.extend(qdisc(message, &names));
+    })?;
+    Ok(qdiscs)
+}
+
+fn qdisc(message: &[u8], names: &BTreeMap<u32, String>) -> Option<Qdisc> {
+    let index = u32_at(message, 4)?;
+    let mut qdisc = Qdisc {
+        interface: names.get(&index).cloned()?,
+        kind: String::new(),
+        handle: u32_at(message, 8)?,
+        drops: 0,
+        queued: 0,
+        backlog_bytes: 0,
+        bytes: 0,
+    };
+    for (kind, value) in attributes(message.get(20..)?) {
+        match kind {
+            // TCA_KIND
+            1 => qdisc.kind = text(value),
+            // TCA_STATS2
+            7 => statistics(value, &mut qdisc),
+            _ => {}
+        }
+    }
+    Some(qdisc)
+}
+
+fn statistics(nested: &[u8], qdisc: &mut Qdisc) {
+    for (kind, value) in attributes(nested) {
+        match kind {
+            // TCA_STATS_BASIC
+            1 => qdisc.bytes = netlink::u64_at(value, 0).unwrap_or(0),
+            // TCA_STATS_QUEUE: qlen, backlog, drops
+            3 => {
+                qdisc.queued = u32_at(value, 0).unwrap_or(0);
+                qdisc.backlog_bytes = u32_at(value, 4).unwrap_or(0);
+                qdisc.drops = u32_at(value, 8).unwrap_or(0);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A name that ends with NUL.
+fn text(bytes: &[u8]) -> String {
+    let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_are_read_by_position() {
+        let text = "Inter-|   Receive   |  Transmit\n face |bytes packets\n    lo: 10 2 0 3 4 0 0 0 \
+                    20 5 0 6 0 0 0 0\nshort: 1 2\n\nx\n";
+        let found = parse(text);
+        assert_eq!(found.len(), 1);
+        let lo = found["lo"];
+        assert_eq!((lo.rx_bytes, lo.rx_dropped, lo.rx_missed), (10, 3, 4));
+        assert_eq!((lo.tx_bytes, lo.tx_packets, lo.tx_dropped), (20, 5, 6));
+    }
+
+    #[test]
+    fn cut_messages_are_no_qdiscs() {
+        let names = BTreeMap::from([(0, "lo".to_owned())]);
+        for length in 0..20 {
+            assert_eq!(qdisc(&vec![0; length], &names), None, "{length}");
+        }
+        assert!(qdisc(&[0; 20], &names).is_some());
+    }
+
+    #[test]
+    fn this_namespace_has_queues_with_names() {
+        let Ok(found) = qdiscs() else {
+            println!("SKIP this kernel does not list queues");
+            return;
+        };
+        assert!(
+            found.iter().all(|qdisc| !qdisc.kind.is_empty()),
+            "{found:?}"
+        );
+    }
+}

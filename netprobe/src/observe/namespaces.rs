@@ -1,0 +1,162 @@
+//! Every network namespace of the machine, found through processes and named namespaces, and a
+//! thread that looks into one after the other.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    path::PathBuf,
+    thread,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Where ip-netns(8) keeps namespaces that need not have a process.
+const NAMED: &str = "/run/netns";
+
+/// A network namespace.
+#[derive(Debug)]
+pub struct Namespace {
+    /// Its inode number.
+    pub inode: u32,
+    /// Its name in `ip netns`, if it has one.
+    pub name: Option<String>,
+    /// Whether it is the one of process 1.
+    pub is_initial: bool,
+    file: File,
+}
+
+/// The network namespace with this inode number, also if nothing but an open file or a single
+/// thread keeps it.
+pub fn find(inode: u32) -> Result<Namespace> {
+    let known = all()?
+        .into_iter()
+        .find(|namespace| namespace.inode == inode);
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let wanted = format!("net:[{inode}]");
+    let processes = fs::read_dir("/proc").context("list processes")?.flatten();
+    let places = processes.flat_map(|process| {
+        let files = fs::read_dir(process.path().join("fd"));
+        let tasks = fs::read_dir(process.path().join("task"));
+        let files = files.into_iter().flatten().flatten();
+        let tasks = tasks.into_iter().flatten().flatten();
+        files
+            .map(|file| file.path())
+            .chain(tasks.map(|task| task.path().join("ns/net")))
+    });
+    let is_wanted = |place: &PathBuf| {
+        fs::read_link(place).is_ok_and(|target| target.as_os_str() == wanted.as_str())
+    };
+    for place in places.filter(is_wanted) {
+        // It may be closed meanwhile.
+        if let Ok(file) = File::open(place) {
+            return Ok(Namespace {
+                inode,
+                name: None,
+                is_initial: false,
+                file,
+            });
+        }
+    }
+    bail!("network namespace {inode} is kept by nothing that can be found")
+}
+
+/// Files that are mounted to keep network namespaces, as container engines do.
+fn mounts(mountinfo: &str) -> Vec<String> {
+    let lines = mountinfo.lines().filter_map(|line| {
+        let mut fields = line.split(' ');
+        let root = fields.nth(3)?;
+        root.starts_with("net:[").then(|| fields.next()).flatten()
+    });
+    lines.map(str::to_owned).collect()
+}
+
+/// Every network namespace that some process is in, or that has a name.
+pub fn all() -> Result<Vec<Namespace>> {
+    let mut found = BTreeMap::new();
+    let mut keep = |file: io::Result<File>, name: Option<String>| {
+        // A process may have ended meanwhile, or be a zombie.
+        let Ok(file) = file else { return };
+        let inode = file.metadata().ok().map(|metadata| metadata.ino());
+        if let Some(inode) = inode.and_then(|inode| u32::try_from(inode).ok()) {
+            let is_initial = false;
+            found.entry(inode).or_insert(Namespace {
+                inode,
+                name,
+                is_initial,
+                file,
+            });
+        }
+    };
+    // The folder is not there before the first namespace is named.
+    for entry in fs::read_dir(NAMED).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        keep(File::open(entry.path()), Some(name));
+    }
+    for path in mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()) {
+        keep(File::open(path), None);
+    }
+    for entry in fs::read_dir("/proc").context("list processes")?.flatten() {
+        if entry.file_name().as_encoded_bytes()[0].is_ascii_digit() {
+            keep(File::open(entry.path().join("ns/net")), None);
+        }
+    }
+    let initial = fs::metadata("/proc/1/ns/net").map(|metadata| metadata.ino());
+    let mut namespaces: Vec<Namespace> = found.into_values().collect();
+    for namespace in &mut namespaces {
+        namespace.is_initial =
+            matches!(&initial, Ok(inode) if *inode == u64::from(namespace.inode));
+    }
+    Ok(namespaces)
+}
+
+/// Moves this thread into the namespace, for good.
+pub fn enter(namespace: &Namespace) -> Result<()> {
+    move_into_link_name_space(namespace.file.as_fd(), Some(LinkNameSpaceType::Network))
+        .with_context(|| format!("enter network namespace {}", namespace.inode))
+}
+
+/// Runs `work` in each namespace in turn. Only a thread can be moved, and it stays where it is: so
+/// it is one that ends.
+pub fn in_each<T: Send>(
+    namespaces: &[Namespace],
+    mut work: impl FnMut(&Namespace) -> T + Send,
+) -> Result<Vec<Result<T>>> {
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            namespaces
+                .iter()
+                .map(|namespace| enter(namespace).map(|()| work(namespace)))
+                .collect()
+        });
+        worker
+            .join()
+            .map_err(|_panic| anyhow!("the thread that looks into namespaces has failed"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounted_namespaces_are_found() {
+        let text = "410 29 0:4 net:[4026532245] /run/docker/netns/abc rw shared:1 - nsfs nsfs rw\n\
+                    411 29 0:4 mnt:[4026532246] /run/x rw - nsfs nsfs rw\n29 1 8:1 / / rw - ext4 a rw\nx\n";
+        assert_eq!(mounts(text), ["/run/docker/netns/abc"]);
+    }
+
+    #[test]
+    fn our_own_namespace_is_among_them() {
+        let own = fs::metadata("/proc/self/ns/net").unwrap().ino();
+        let all = all().unwrap();
+        assert!(
+            all.iter()
+                .any(|namespace| u64::from(namespace.inode) == own)
+        );
+    }
+}

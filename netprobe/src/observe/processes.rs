@@ -1,0 +1,162 @@
+//! Processes with sockets: who holds which listener, and how many file descriptors are left.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// A scan ends here; a machine may have more descriptors than there is time.
+const PATIENCE: Duration = Duration::from_millis(400);
+/// Most descriptors of a process whose target is looked at; listeners are opened early.
+const LOOKED_AT: usize = 20_000;
+
+/// A process that holds a listener or many descriptors.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// Its name, as it chose it.
+    pub comm: String,
+    /// Open descriptors.
+    pub fds: u64,
+    /// Where `open` and `accept` begin to fail (EMFILE).
+    pub fd_limit: u64,
+    /// How far it may raise that itself.
+    pub fd_hard_limit: u64,
+    /// Its unit of systemd(1), if it has one.
+    pub unit: Option<String>,
+    /// Inode numbers of the wanted sockets that it holds.
+    pub sockets: Vec<u64>,
+}
+
+/// What a scan found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Processes {
+    /// By process id: those that hold a wanted socket, and those that have used half of their
+    /// descriptors.
+    pub by_pid: BTreeMap<u32, Process>,
+    /// Whether the scan ran out of time.
+    pub is_cut: bool,
+}
+
+impl Processes {
+    /// The processes that hold a socket, the lowest id first: the parent, as a rule.
+    pub fn holders(&self, ino: u64) -> impl Iterator<Item = &Process> {
+        self.by_pid
+            .values()
+            .filter(move |process| process.sockets.contains(&ino))
+    }
+}
+
+/// Looks at every process; `wanted` are the inode numbers of the sockets whose holders matter.
+pub fn scan(wanted: &HashSet<u64>) -> Processes {
+    let mut found = Processes::default();
+    let begin = Instant::now();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        if begin.elapsed() > PATIENCE {
+            found.is_cut = true;
+            break;
+        }
+        if let Some(process) = process(pid, &entry.path(), wanted) {
+            found.by_pid.insert(pid, process);
+        }
+    }
+    found
+}
+
+/// What the process has, if it matters.
+fn process(pid: u32, path: &Path, wanted: &HashSet<u64>) -> Option<Process> {
+    let mut process = Process {
+        pid,
+        ..Process::default()
+    };
+    for descriptor in fs::read_dir(path.join("fd")).ok()?.flatten() {
+        process.fds += 1;
+        if process.fds > LOOKED_AT as u64 {
+            continue;
+        }
+        let target = fs::read_link(descriptor.path());
+        let ino = target.ok().and_then(|target| socket(target.to_str()?));
+        process
+            .sockets
+            .extend(ino.filter(|ino| wanted.contains(ino)));
+    }
+    let limits = fs::read_to_string(path.join("limits")).unwrap_or_default();
+    (process.fd_limit, process.fd_hard_limit) = open_files(&limits)?;
+    if process.sockets.is_empty() && process.fds * 2 < process.fd_limit {
+        return None;
+    }
+    let comm = fs::read(path.join("comm")).unwrap_or_default();
+    process.comm = String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into_owned();
+    process.unit = unit(&fs::read_to_string(path.join("cgroup")).unwrap_or_default());
+    Some(process)
+}
+
+/// The number in `socket:[12345]`.
+fn socket(target: &str) -> Option<u64> {
+    let number = target.strip_prefix("socket:[")?.strip_suffix(']')?;
+    number.parse().ok()
+}
+
+/// The soft and the hard limit in `/proc/PID/limits`.
+fn open_files(limits: &str) -> Option<(u64, u64)> {
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    let mut values = line.split_ascii_whitespace().map(|value| match value {
+        "unlimited" => Some(u64::MAX),
+        value => value.parse().ok(),
+    });
+    Some((values.next()??, values.next()??))
+}
+
+/// The last unit in `/proc/PID/cgroup`.
+fn unit(cgroup: &str) -> Option<String> {
+    let paths = cgroup.lines().filter_map(|line| line.rsplit(':').next());
+    let mut names = paths.flat_map(|path| path.rsplit('/'));
+    names
+        .find(|name| name.strip_suffix(".service").is_some())
+        .map(str::to_owned)
+}
+
+/// Files that are open on the machine, and how many may be: `/proc/sys/fs/file-nr`.
+pub fn machine_files() -> Option<(u64, u64)> {
+    let text = fs::read_to_string("/proc/sys/fs/file-nr").ok()?;
+    let mut words = text.split_ascii_whitespace();
+    let used = words.next()?.parse().ok()?;
+    Some((used, words.nth(1)?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{net::TcpListener, os::fd::AsRawFd};
+
+    #[test]
+    fn limits_and_units_are_found() {
+        let text = "Limit  Soft Limit  Hard Limit  Units\nMax open files            1024                 \
+                    unlimited            files\n";
+        assert_eq!(open_files(text), Some((1024, u64::MAX)));
+        assert_eq!(open_files("Max open files"), None);
+        let cgroup = "0::/system.slice/nginx.service\n";
+        assert_eq!(unit(cgroup).as_deref(), Some("nginx.service"));
+        assert_eq!(unit("0::/user.slice/session-1.scope\n"), None);
+    }
+
+    #[test]
+    fn the_holder_of_a_listener_is_found() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
+        let ino = socket(link.to_str().unwrap()).unwrap();
+        let found = scan(&HashSet::from([ino]));
+        let holder = found.holders(ino).next().unwrap();
+        assert_eq!(holder.pid, std::process::id());
+        assert!(holder.fds > 0 && holder.fd_limit > holder.fds);
+    }
+}

@@ -1,0 +1,89 @@
+//! Settings that decide how much of a network namespace's traffic has room.
+
+use std::{collections::BTreeMap, fs};
+
+/// Values by the dotted name, with their words separated by one space.
+pub type Sysctls = BTreeMap<&'static str, String>;
+
+/// Every setting that a rule reads. Some exist in the initial namespace only.
+pub const WANTED: &[&str] = &[
+    "net.core.somaxconn",
+    "net.core.netdev_max_backlog",
+    "net.core.netdev_budget",
+    "net.core.netdev_budget_usecs",
+    "net.ipv4.tcp_max_syn_backlog",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.tcp_abort_on_overflow",
+    "net.ipv4.ip_forward",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_tw_reuse",
+    "net.ipv4.tcp_timestamps",
+    "net.ipv4.tcp_max_tw_buckets",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_slow_start_after_idle",
+    "net.ipv4.tcp_mem",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+    "net.ipv4.tcp_max_orphans",
+    "net.ipv4.tcp_orphan_retries",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.neigh.default.gc_thresh1",
+    "net.ipv4.neigh.default.gc_thresh2",
+    "net.ipv4.neigh.default.gc_thresh3",
+    "net.ipv6.neigh.default.gc_thresh3",
+    "net.ipv4.route.max_size",
+    "net.ipv6.route.max_size",
+    "net.ipv6.route.gc_thresh",
+    "net.netfilter.nf_conntrack_max",
+    "net.netfilter.nf_conntrack_count",
+    "net.netfilter.nf_conntrack_buckets",
+    "net.netfilter.nf_conntrack_tcp_timeout_established",
+    "net.netfilter.nf_conntrack_tcp_timeout_time_wait",
+    "net.netfilter.nf_conntrack_tcp_timeout_syn_sent",
+];
+
+/// The settings of the namespace that this thread is in. What does not exist is left out.
+pub fn of_this_thread() -> Sysctls {
+    WANTED
+        .iter()
+        .filter_map(|name| Some((*name, read(name)?)))
+        .collect()
+}
+
+/// One setting.
+pub fn read(name: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/"))).ok()?;
+    Some(text.split_ascii_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// How many ports a list such as `8080,9000-9010` reserves between `first` and `last`.
+pub fn reserved_ports(list: &str, first: u32, last: u32) -> u32 {
+    let ranges = list.split(',').filter_map(|range| {
+        let (from, to) = range.split_once('-').unwrap_or((range, range));
+        let [from, to] = [from, to].map(|port| port.trim().parse::<u32>().ok());
+        Some((from?.max(first), to?.min(last)))
+    });
+    ranges.map(|(from, to)| (to + 1).saturating_sub(from)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_ports_count_only_inside_the_range() {
+        let cases = [
+            ("", 0),
+            ("8080", 0),
+            ("40000", 1),
+            ("40000,40002-40004", 4),
+            ("1-32769", 2),
+            ("x,40000-y", 0),
+            ("50000-40000", 0),
+        ];
+        for (list, expected) in cases {
+            assert_eq!(reserved_ports(list, 32_768, 60_999), expected, "{list}");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! A diagnosis for eyes: the verdict first, then what it rests on and what to change, on one screen.
+
+use std::io::{self, Write};
+
+use super::text::harmless;
+use crate::report::{
+    Probe,
+    diagnosis::{Affected, Diagnosis, Finding, Fix, Severity},
+};
+
+/// Lines are no longer than this.
+const WIDTH: usize = 100;
+/// Most findings that are shown at length; the others get a line each.
+const AT_LENGTH: usize = 2;
+/// Most of those that are hit, and of the evidence, that are shown.
+const MOST: usize = 4;
+
+/// Writes the diagnosis.
+pub fn write(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
+    let (shown, minor): (Vec<&Finding>, Vec<&Finding>) = diagnosis
+        .findings
+        .iter()
+        .partition(|finding| finding.severity >= Severity::Warning);
+    if shown.is_empty() {
+        let seconds = diagnosis.window.as_secs_f64();
+        let count = diagnosis.checked.len() - with_verdict(diagnosis, "not-enough-data").len();
+        writeln!(
+            out,
+            "nothing wrong found in {seconds:.1} s ({count} kinds of incident checked)"
+        )?;
+    }
+    let (first, behind): (Vec<&Finding>, Vec<&Finding>) = shown
+        .into_iter()
+        .partition(|finding| finding.behind.is_none());
+    for (index, finding) in first.iter().enumerate() {
+        if index < AT_LENGTH {
+            at_length(out, finding, index == 0)?;
+        } else {
+            in_short(out, "also", finding)?;
+        }
+    }
+    for finding in behind {
+        let cause = finding.behind.unwrap_or_default();
+        in_short(out, &format!("behind {cause}"), finding)?;
+    }
+    for finding in minor {
+        in_short(out, "note", finding)?;
+    }
+    footer(out, diagnosis)
+}
+
+fn at_length(out: &mut dyn Write, finding: &Finding, is_first: bool) -> io::Result<()> {
+    writeln!(
+        out,
+        "{} {} ({} confidence)",
+        finding.severity.name().to_uppercase(),
+        finding.id,
+        finding.confidence.name()
+    )?;
+    wrapped(out, "  ", &finding.summary)?;
+    if !is_first {
+        for fix in finding.fixes.iter().take(1) {
+            self::fix(out, 1, fix)?;
+        }
+        return writeln!(out);
+    }
+    for evidence in finding.evidence.iter().take(MOST + 2) {
+        wrapped(
+            out,
+            "  - ",
+            &format!("{} [{}]", evidence.text, evidence.source),
+        )?;
+    }
+    for affected in finding.affected.iter().take(MOST) {
+        wrapped(out, "  hit: ", &hit(affected))?;
+    }
+    if finding.affected.len() > MOST {
+        writeln!(out, "  hit: and {} more", finding.affected.len() - MOST)?;
+    }
+    for (index, fix) in finding.fixes.iter().enumerate() {
+        self::fix(out, index + 1, fix)?;
+    }
+    writeln!(out)
+}
+
+fn fix(out: &mut dyn Write, number: usize, fix: &Fix) -> io::Result<()> {
+    wrapped(out, &format!("  {number}. "), &fix.text)?;
+    for (name, value) in &fix.set {
+        let (name, value) = (harmless(name), harmless(value));
+        if fix.kind.name() == "sysctl" {
+            writeln!(out, "     sysctl -w {name}='{value}'")?;
+        } else {
+            writeln!(out, "     {name} = {value}")?;
+        }
+    }
+    if fix.risk != "none" {
+        wrapped(out, "     risk: ", fix.risk)?;
+    }
+    Ok(())
+}
+
+fn in_short(out: &mut dyn Write, relation: &str, finding: &Finding) -> io::Result<()> {
+    wrapped(
+        out,
+        &format!("{relation}: "),
+        &format!(
+            "{} {}: {}",
+            finding.severity.name(),
+            finding.id,
+            finding.summary
+        ),
+    )
+}
+
+fn hit(affected: &Affected) -> String {
+    let mut text = format!("{} {}", affected.kind, affected.name);
+    if let Some(comm) = affected
+        .comm
+        .as_ref()
+        .filter(|comm| **comm != affected.name)
+    {
+        text.push_str(&format!(" of {comm}"));
+    }
+    if let Some(pid) = affected.pid {
+        text.push_str(&format!(" (pid {pid})"));
+    }
+    text
+}
+
+/// Writes a text in lines that are not too long; what follows the first is indented like it.
+fn wrapped(out: &mut dyn Write, lead: &str, text: &str) -> io::Result<()> {
+    let text = harmless(text);
+    let mut line = lead.to_owned();
+    let indent = " ".repeat(lead.chars().count());
+    let mut is_empty = true;
+    for word in text.split(' ') {
+        if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            writeln!(out, "{}", line.trim_end())?;
+            line.clone_from(&indent);
+            is_empty = true;
+        }
+        if !is_empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+        is_empty = false;
+    }
+    writeln!(out, "{}", line.trim_end())
+}
+
+fn with_verdict<'a>(diagnosis: &'a Diagnosis, verdict: &str) -> Vec<&'a str> {
+    let checked = diagnosis.checked.iter();
+    let wanted = checked.filter(|checked| checked.verdict == verdict);
+    wanted.map(|checked| checked.id).collect()
+}
+
+fn footer(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
+    for checked in &diagnosis.checked {
+        if checked.verdict == "not-enough-data" {
+            wrapped(
+                out,
+                "not decided: ",
+                &format!("{}: {}", checked.id, checked.why),
+            )?;
+        }
+    }
+    for gap in &diagnosis.gaps {
+        wrapped(out, "not seen: ", gap)?;
+    }
+    let blind: Vec<String> = diagnosis.probes.iter().filter_map(blind).collect();
+    if !blind.is_empty() {
+        wrapped(
+            out,
+            "blind: ",
+            &format!("{} (netprobe check says why)", blind.join(", ")),
+        )?;
+    }
+    let lost: u64 = diagnosis.probes.iter().map(Probe::lost).sum();
+    let lost = if lost == 0 {
+        "nothing lost".to_owned()
+    } else {
+        format!("detail of {lost} events lost, totals exact")
+    };
+    wrapped(
+        out,
+        "netprobe: ",
+        &format!(
+            "watched {:.1} s, {} network namespaces; {lost}; took {:.2} % of a CPU, {} MiB; `netprobe explain ID` \
+             tells more",
+            diagnosis.window.as_secs_f64(),
+            diagnosis.namespaces,
+            diagnosis.cost.cpu_percent,
+            diagnosis.cost.rss_kib / 1024
+        ),
+    )
+}
+
+/// What of a probe cannot be seen here.
+fn blind(probe: &Probe) -> Option<String> {
+    match probe.state() {
+        "attached" => None,
+        state => Some(format!("{} {state}", probe.name)),
+    }
+}

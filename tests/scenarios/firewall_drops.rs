@@ -1,0 +1,20 @@
+//! SYNs dropped by a rule, not by conntrack and not on the way.
+
+use serde_json::json;
+
+use crate::{SERVER_PORT, incident::Incident};
+
+const ID: &str = "firewall-drops";
+
+#[test]
+fn a_local_firewall_is_blamed_and_not_the_path() {
+    let Some(mut incident) = Incident::provoke(ID) else {
+        return;
+    };
+    let verdict = incident.verdict();
+    verdict.lacks("conntrack-table-full");
+    let found = verdict.first(ID);
+    found.hits("destination", &[("port", json!(SERVER_PORT))]);
+    incident.cure();
+    incident.assert_gone(ID);
+}
