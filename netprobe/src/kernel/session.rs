@@ -283,7 +283,7 @@ impl Session {
 
     /// The totals of `--count --by flow`, summed over CPUs.
     pub fn flow_totals(&self) -> Result<Vec<(FlowKey, Count)>> {
-        totals::counted(&self.ebpf, "FLOW_COUNTS")
+        totals::flows(&self.ebpf)
     }
 
     /// The stacks counted in the kernel, summed over CPUs.
