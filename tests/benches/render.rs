@@ -33,13 +33,7 @@ fn main() {
         kind: spec.name(),
         columns: spec.columns,
     };
-    let mut row = Row {
-        unix_ns: 0,
-        monotonic_ns: 0,
-        packet: Vec::new(),
-        kind: "",
-        values: Vec::new(),
-    };
+    let mut row = Row::default();
     let mut names = Known {
         reason: Value::Text("NO_SOCKET".into()),
         place: Value::Text("tcp_v4_rcv+0x91".into()),

@@ -231,6 +231,8 @@ fn check_says_of_every_hook_how_it_is_watched_or_why_not() {
         "resets",
         "lifetimes",
         "time-wait",
+        "states",
+        "accepts",
     ];
     assert_eq!(names, all);
     for probe in &check.probes {

@@ -183,7 +183,7 @@ mod tests {
     use crate::probes;
     use std::net::Ipv4Addr;
 
-    fn row(outcome: &'static str, errno: Value, ms: u64, syns: u64, last: u8) -> Row {
+    fn row(outcome: &'static str, errno: &Value, ms: u64, syns: u64, last: u8) -> Row {
         let columns = probes::connects::SPEC.columns;
         let values = columns.iter().map(|column| match column.name {
             "outcome" => Value::Word(outcome),
@@ -202,17 +202,19 @@ mod tests {
 
     fn sum(rows: &[Row]) -> ConnectView {
         let mut connects = Connects::new(probes::connects::SPEC.columns).unwrap();
-        rows.iter().for_each(|row| connects.add(row));
+        for row in rows {
+            connects.add(row);
+        }
         connects.finish()
     }
 
     #[test]
     fn failures_are_by_errno_and_silence_is_by_destination() {
         let view = sum(&[
-            row("established", Value::Unknown, 1, 1, 1),
-            row("failed", Value::Word("ECONNREFUSED"), 1, 1, 2),
-            row("failed", Value::Word("ETIMEDOUT"), 127_000, 7, 2),
-            row("aborted", Value::Unknown, 50, 1, 1),
+            row("established", &Value::Unknown, 1, 1, 1),
+            row("failed", &Value::Word("ECONNREFUSED"), 1, 1, 2),
+            row("failed", &Value::Word("ETIMEDOUT"), 127_000, 7, 2),
+            row("aborted", &Value::Unknown, 50, 1, 1),
         ]);
         assert_eq!(view.established, 1);
         let failed: Vec<(&str, u64)> = view.failed.iter().map(|(name, n)| (&**name, *n)).collect();
@@ -238,7 +240,7 @@ mod tests {
             (1_700, 2),
             (2_000, 1),
         ]
-        .map(|(ms, syns)| row("established", Value::Unknown, ms, syns, 1))
+        .map(|(ms, syns)| row("established", &Value::Unknown, ms, syns, 1))
         .into();
         assert_eq!(sum(&rows).steps, [(1, 1), (3, 1), (7, 1), (15, 1)]);
     }
@@ -249,14 +251,14 @@ mod tests {
             (magnitude(999), magnitude(1_000), magnitude(3_999)),
             (0, 1, 2)
         );
-        let rows = [1, 1, 2].map(|ms| row("established", Value::Unknown, ms, 1, 1));
+        let rows = [1, 1, 2].map(|ms| row("established", &Value::Unknown, ms, 1, 1));
         assert_eq!(sum(&rows).latency, [(10, 2), (11, 1)]);
     }
 
     #[test]
     fn destinations_beyond_those_shown_are_one() {
         let rows: Vec<Row> = (0..15)
-            .map(|last| row("established", Value::Unknown, 1, 1, last))
+            .map(|last| row("established", &Value::Unknown, 1, 1, last))
             .collect();
         let view = sum(&rows);
         assert_eq!((view.destinations.len(), view.other.connects), (SHOWN, 5));

@@ -1,7 +1,7 @@
 //! `--count --by`: the groups that the kernel counted, joined to those that were asked for, and the
 //! small ones joined to one.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use netprobe_common::{
     counters::{Count, CountKey, FlowKey},
@@ -47,13 +47,11 @@ impl By {
                 continue;
             }
             let found = known.iter().find(|name| **name == word);
-            match found {
-                Some(name) => names.push(*name),
-                None => {
-                    known.push("flow");
-                    return Err(Unknown { known });
-                }
-            }
+            let Some(name) = found else {
+                known.push("flow");
+                return Err(Unknown { known });
+            };
+            names.push(*name);
         }
         names.dedup();
         Ok(Self { names })
@@ -63,7 +61,7 @@ impl By {
     pub fn needs_flows(&self, kind: Kind) -> bool {
         let group = (probes::of(kind).group)(&CountKey::zeroed(), &mut NoNames);
         let is_own = |name: &&str| group.iter().any(|(own, _)| own == name);
-        !self.names.iter().all(|name| is_own(&name))
+        !self.names.iter().all(is_own)
     }
 
     /// Joins totals that do not differ in what is asked for; the largest first, and what comes
@@ -84,7 +82,7 @@ impl By {
             sum.weight += total.weight;
         }
         let mut totals: Vec<Total> = joined.into_values().collect();
-        totals.sort_by(|a, b| (b.events, b.weight).cmp(&(a.events, a.weight)));
+        totals.sort_by_key(|total| Reverse((total.events, total.weight)));
         let rest: Vec<Total> = totals.drain(top.min(totals.len())..).collect();
         if let Some(first) = rest.first() {
             totals.push(Total {

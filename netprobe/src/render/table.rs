@@ -80,7 +80,9 @@ impl Format for Table {
     fn begin(&mut self, out: &mut dyn Write) -> io::Result<()> {
         self.line.clear();
         let width = self.clock.style().width();
-        self.line.push_str(&format!("{:width$} ", "TIME"));
+        let padding = width.saturating_sub(4) + 1;
+        self.line.push_str("TIME");
+        self.line.extend(std::iter::repeat_n(' ', padding));
         for (_, column) in &self.columns {
             pad(&mut self.line, column.title, column);
         }

@@ -23,7 +23,7 @@ impl Fields {
     }
 
     /// The value of a column; unknown if there is none.
-    pub(super) fn value<'a>(&self, row: &'a Row, name: &str) -> &'a Value {
+    pub(super) fn value<'a>(self, row: &'a Row, name: &str) -> &'a Value {
         let columns = probes::of(self.0).columns;
         let place = columns.iter().position(|column| column.name == name);
         debug_assert!(place.is_some(), "{} has no {name}", self.0.name());
@@ -31,7 +31,7 @@ impl Fields {
     }
 
     /// A number; 0 if it is unknown, where scripts want a number.
-    pub(super) fn number(&self, row: &Row, name: &str) -> u64 {
+    pub(super) fn number(self, row: &Row, name: &str) -> u64 {
         match self.value(row, name) {
             Value::Unsigned(number) => *number,
             _ => 0,
@@ -39,14 +39,14 @@ impl Fields {
     }
 
     /// Any value as text.
-    pub(super) fn text(&self, row: &Row, name: &str) -> String {
+    pub(super) fn text(self, row: &Row, name: &str) -> String {
         let mut out = String::new();
         text::push(&mut out, self.value(row, name));
         out
     }
 
     /// `4` or `6`: the family of the socket.
-    pub(super) fn ip(&self, row: &Row) -> u8 {
+    pub(super) fn ip(self, row: &Row) -> u8 {
         match self.value(row, "family") {
             Value::Word("ipv4") => 4,
             _ => 6,
@@ -54,7 +54,7 @@ impl Fields {
     }
 
     /// An address as the socket's family writes it.
-    pub(super) fn address(&self, row: &Row, name: &str) -> String {
+    pub(super) fn address(self, row: &Row, name: &str) -> String {
         match self.value(row, name) {
             Value::Ip(IpAddr::V4(address)) if self.ip(row) == 6 => {
                 address.to_ipv6_mapped().to_string()
@@ -65,12 +65,12 @@ impl Fields {
     }
 
     /// `ADDRESS:PORT`
-    pub(super) fn end(&self, row: &Row, address: &str, port: &str) -> String {
+    pub(super) fn end(self, row: &Row, address: &str, port: &str) -> String {
         format!("{}:{}", self.address(row, address), self.number(row, port))
     }
 
     /// The name of the process, cut to `width` as bcc does; nothing in it splits a line.
-    pub(super) fn comm(&self, row: &Row, width: usize) -> String {
+    pub(super) fn comm(self, row: &Row, width: usize) -> String {
         let comm = match self.value(row, "comm") {
             Value::Name(name) if name_bytes(name).iter().all(u8::is_ascii_graphic) => {
                 String::from_utf8_lossy(name_bytes(name)).into_owned()
@@ -82,7 +82,7 @@ impl Fields {
     }
 
     /// A TCP state as the kernel's header names it.
-    pub(super) fn state(&self, row: &Row, name: &str) -> String {
+    pub(super) fn state(self, row: &Row, name: &str) -> String {
         match self.value(row, name) {
             Value::Word("ESTAB") => "ESTABLISHED".to_owned(),
             Value::Word("FIN-WAIT-1") => "FIN_WAIT1".to_owned(),

@@ -112,7 +112,7 @@ struct Common {
 
 impl Common {
     /// The filter of the options that all tools have, of processes, and of an expression.
-    fn filter(&self, pid: Option<u32>, expression: Vec<String>) -> filter::Options {
+    fn filter(&self, pid: Option<u32>, expression: &[String]) -> filter::Options {
         filter::Options::all_of(
             (self.ipv4, self.ipv6),
             self.netns.clone(),

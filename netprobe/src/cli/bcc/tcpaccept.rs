@@ -36,10 +36,10 @@ pub(in super::super) struct Options {
 
 impl Options {
     pub(super) fn tool(&self) -> Tool {
-        let expression = ports("sport", &self.port).into_iter().collect();
+        let expression: Vec<String> = ports("sport", &self.port).into_iter().collect();
         Tool {
             kind: Kind::Accepts,
-            filter: self.common.filter(self.pid, expression),
+            filter: self.common.filter(self.pid, &expression),
             duration: self.common.duration,
             has_stacks: false,
             format: Box::new(Accepts {

@@ -26,6 +26,10 @@ use crate::{
 
 /// Options of `tcpconnect`.
 #[derive(Args, Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a letter of the command line"
+)]
 pub(in super::super) struct Options {
     #[command(flatten)]
     common: Common,
@@ -80,7 +84,7 @@ impl Options {
         };
         Tool {
             kind: Kind::States,
-            filter: self.common.filter(self.pid, expression),
+            filter: self.common.filter(self.pid, &expression),
             duration: self.common.duration,
             has_stacks: false,
             format,

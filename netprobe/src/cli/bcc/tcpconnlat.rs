@@ -47,7 +47,7 @@ impl Options {
     pub(super) fn tool(&self) -> Tool {
         Tool {
             kind: Kind::Connects,
-            filter: self.common.filter(self.pid, Vec::new()),
+            filter: self.common.filter(self.pid, &[]),
             duration: self.common.duration,
             has_stacks: false,
             format: Box::new(Latencies {

@@ -41,7 +41,7 @@ impl Options {
         }
         Tool {
             kind: Kind::Drops,
-            filter: common.filter(None, Vec::new()),
+            filter: common.filter(None, &[]),
             duration: common.duration,
             has_stacks: true,
             format: Box::new(Drops {

@@ -17,6 +17,10 @@ use crate::{
 
 /// Options of `tcplife`.
 #[derive(Args, Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a letter of the command line"
+)]
 pub(in super::super) struct Options {
     #[command(flatten)]
     common: Common,
@@ -53,10 +57,10 @@ impl Options {
             ports("sport", &self.localport),
             ports("dport", &self.remoteport),
         ];
-        let expression = expression.into_iter().flatten().collect();
+        let expression: Vec<String> = expression.into_iter().flatten().collect();
         Tool {
             kind: Kind::Lifetimes,
-            filter: self.common.filter(self.pid, expression),
+            filter: self.common.filter(self.pid, &expression),
             duration: self.common.duration,
             has_stacks: false,
             format: Box::new(Lives {

@@ -19,6 +19,10 @@ use crate::{
 
 /// Options of `tcpretrans`.
 #[derive(Args, Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a letter of the command line"
+)]
 pub(in super::super) struct Options {
     #[command(flatten)]
     common: Common,
@@ -54,7 +58,7 @@ impl Options {
         };
         Tool {
             kind: Kind::Retransmits,
-            filter: self.common.filter(None, Vec::new()),
+            filter: self.common.filter(None, &[]),
             duration: self.common.duration,
             has_stacks: false,
             format,

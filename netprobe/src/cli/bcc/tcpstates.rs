@@ -14,6 +14,10 @@ use crate::{render::format::Format, report::Row};
 
 /// Options of `tcpstates`.
 #[derive(Args, Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a letter of the command line"
+)]
 pub(in super::super) struct Options {
     #[command(flatten)]
     common: Common,
@@ -46,10 +50,10 @@ impl Options {
             ports("sport", &self.localport),
             ports("dport", &self.remoteport),
         ];
-        let expression = expression.into_iter().flatten().collect();
+        let expression: Vec<String> = expression.into_iter().flatten().collect();
         Tool {
             kind: Kind::States,
-            filter: self.common.filter(None, expression),
+            filter: self.common.filter(None, &expression),
             duration: self.common.duration,
             has_stacks: false,
             format: Box::new(Changes {

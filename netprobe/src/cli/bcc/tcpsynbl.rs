@@ -64,7 +64,7 @@ async fn collect(global: &Global, options: &Options) -> Result<ExitCode> {
     request.config.count = 1;
     request.config.depths = 1;
     request.sizes.counts = 4096;
-    let plan = options.common.filter(None, Vec::new()).plan(spec)?;
+    let plan = options.common.filter(None, &[]).plan(spec)?;
     let (mut session, _everything) = stream::start(&request, plan)?;
     stream::require(&session)?;
     let mut out = Output::open(None)?;

@@ -144,7 +144,7 @@ async fn watch(global: &Global, options: &Options) -> Result<ExitCode> {
 fn start<'a>(global: &Global, options: &'a Options) -> Result<(Session, Top<'a>)> {
     let spec = probes::of(Kind::Lifetimes);
     let request = stream::base_request(global, spec, RING_KIB, false);
-    let filter = options.common.filter(options.pid, Vec::new());
+    let filter = options.common.filter(options.pid, &[]);
     let netns = filter.netns()?;
     let (mut session, matcher) = stream::start(&request, filter.plan(spec)?)?;
     stream::require(&session)?;

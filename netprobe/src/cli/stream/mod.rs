@@ -33,6 +33,10 @@ pub(super) use watch::{Watch, require, start};
 
 /// Options of a stream.
 #[derive(Args, Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of the command line"
+)]
 pub(super) struct Options {
     /// Stop after this long (10s, 5m, 1h30m); without it, Ctrl-C ends the run.
     #[arg(short, long, value_parser = parse_duration)]
