@@ -5,6 +5,34 @@
 
 use crate::{filter::Filter, record};
 
+/// Everything is done that was asked for.
+pub const LEVEL_ALL: u32 = 0;
+/// No stacks are taken; in flame graphs events count for the last stack of their place.
+pub const LEVEL_NO_STACKS: u32 = 1;
+/// One event of [`SAMPLE_OF`] is sent on each CPU.
+pub const LEVEL_SAMPLED: u32 = 2;
+/// Events are counted, in their groups, and none is sent.
+pub const LEVEL_COUNTERS: u32 = 3;
+
+/// Of so many events one is sent at [`LEVEL_SAMPLED`]; a power of two.
+pub const SAMPLE_OF: u64 = 64;
+
+/// Stands in the object where `bpf_rdonly_cast` is to be called: a helper that does not exist.
+/// User space puts the kernel's own number there, or a plain move where the kernel has none.
+pub const CAST_MARK: i32 = 0x6e70_0001;
+
+record! {
+    /// Ids of the kernel's types of packet headers; all 0 where an address cannot be given a type.
+    pub struct HeaderTypes {
+        /// `struct iphdr`
+        pub ipv4: u32,
+        /// `struct ipv6hdr`
+        pub ipv6: u32,
+        /// `struct tcphdr`
+        pub tcp: u32,
+    }
+}
+
 record! {
     /// Settings of one run; all zero means: no filter, nothing sent.
     pub struct Config {
@@ -16,12 +44,26 @@ record! {
         pub stack: u32,
         /// 1: aggregate kernel stacks in the kernel (flame graphs).
         pub flame: u32,
+        /// 1: count how full accept queues are when connections come.
+        pub depths: u32,
         /// 1: kernel-side log of rare errors.
         pub log: u32,
-        /// Wake the reader once this many bytes wait in the ring.
-        pub wake_bytes: u32,
+        /// Wake the reader whenever a CPU has sent this many records, less one; a power of two.
+        pub wake_mask: u32,
         /// Length of a jiffy in nanoseconds.
         pub tick_ns: u32,
+        /// 1: this kernel does not run a program of a typed tracepoint on a CPU where it is
+        /// running already, so that its counters need no atomic additions.
+        pub guarded: u32,
+        /// 1: the level of `LEVEL` is obeyed, which user space changes to keep the cost low.
+        pub governed: u32,
+        /// 1: the filter tests flows.
+        pub tests_flows: u32,
+        /// Shortest mean time between two stacks of a group on a CPU, in nanoseconds; 0 is no
+        /// limit.
+        pub stack_interval_ns: u32,
+        /// How packets are read without asking a helper.
+        pub headers: HeaderTypes,
         /// Which events are wanted.
         pub filter: Filter,
     }

@@ -24,6 +24,8 @@ record! {
         pub map_full: u64,
         /// No stack could be taken, or another stack had its place in the map.
         pub stack_failed: u64,
+        /// No stack was taken, because enough of the same place and reason had been.
+        pub stack_sampled_out: u64,
     }
 }
 
@@ -38,6 +40,7 @@ impl Counters {
         reserve_failed: 0,
         map_full: 0,
         stack_failed: 0,
+        stack_sampled_out: 0,
     };
 
     /// Firings that none of the outcomes explains; anything but 0 is a bug.
@@ -60,6 +63,7 @@ impl Counters {
         self.reserve_failed += other.reserve_failed;
         self.map_full += other.map_full;
         self.stack_failed += other.stack_failed;
+        self.stack_sampled_out += other.stack_sampled_out;
     }
 }
 
@@ -84,6 +88,10 @@ record! {
 /// [`CountKey::code`] of the row that gathers what found the map full.
 pub const OTHER: u32 = 0xffff_fffe;
 
+/// [`CountKey::kind`] of the depths of accept queues: `code` is the limit, `location` the power of
+/// two that the depth was at least, plus one; 0 is an empty queue.
+pub const DEPTHS: u32 = 0xfffe;
+
 record! {
     /// A count and its weight.
     pub struct Count {
@@ -91,6 +99,59 @@ record! {
         pub events: u64,
         /// Segments for retransmits, bytes for drops, nanoseconds for connects; else events.
         pub weight: u64,
+    }
+}
+
+impl Count {
+    /// Nothing counted.
+    pub const NONE: Self = Self {
+        events: 0,
+        weight: 0,
+    };
+
+    /// Adds the counts of another CPU or place.
+    pub const fn add(&mut self, other: &Self) {
+        self.events += other.events;
+        self.weight += other.weight;
+    }
+}
+
+/// Places for busy groups of `--count`, per CPU; a power of two.
+pub const PLACES: u32 = 256;
+
+record! {
+    /// A group of `--count` in a place of its own on one CPU, which is found without a lookup.
+    ///
+    /// Free while it has no events. The count is first, and written last: whoever reads the
+    /// words in order finds no events or the whole key.
+    pub struct Place {
+        /// Its count.
+        pub count: Count,
+        /// The group that has it.
+        pub key: CountKey,
+    }
+}
+
+/// Places for which stacks are sampled, per CPU; a power of two.
+pub const SAMPLED_PLACES: u32 = 64;
+
+record! {
+    /// Events of one place and reason on one CPU, whose stacks are taken within a budget.
+    pub struct SampledPlace {
+        /// Events since the last stack; they count for it.
+        pub owed: Count,
+        /// Where in the kernel's text.
+        pub location: u64,
+        /// Event kind, raw.
+        pub kind: u32,
+        /// Reason, cause, errno or stage, by kind.
+        pub code: u32,
+        /// Until when the stacks taken so far use up the budget, in the time of the kernel's ticks.
+        pub due_ns: u64,
+        /// Id of the last stack, or a negative errno.
+        pub stack: i32,
+        /// Reserved, zero.
+        pub reserved: u32,
     }
 }
 

@@ -176,6 +176,17 @@ impl Filter {
         },
     };
 
+    /// Whether any test is of flows.
+    pub fn tests_flows(&self) -> bool {
+        *self
+            != Self {
+                states: self.states,
+                reasons: self.reasons,
+                interface: self.interface,
+                ..Self::NONE
+            }
+    }
+
     /// Whether `flow` passes the tests of flows.
     #[inline(always)]
     pub fn admits<S: Setting>(&self, setting: S, flow: &Flow) -> bool {

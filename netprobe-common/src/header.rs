@@ -3,8 +3,9 @@
 use crate::record;
 use crate::record::Plain;
 use crate::records::{
-    connects::Connect, conntrack::TableFull, drops::Drop, lifetimes::Lifetime, listeners::Refusal,
-    resets::Reset, retransmits::Retransmit, time_wait::TimeWait,
+    accepts::Accept, connects::Connect, conntrack::TableFull, drops::Drop, lifetimes::Lifetime,
+    listeners::Refusal, resets::Reset, retransmits::Retransmit, states::StateChange,
+    time_wait::TimeWait,
 };
 
 record! {
@@ -78,6 +79,10 @@ kinds! {
     Lifetimes = 6, "lifetimes", Lifetime;
     /// Connections that entered TIME_WAIT.
     TimeWait = 7, "time-wait", TimeWait;
+    /// Changes of TCP states.
+    States = 8, "states", StateChange;
+    /// Connections that came in and were accepted.
+    Accepts = 9, "accepts", Accept;
 }
 
 // Wire values are the counter indices, so they count up from zero without a gap.

@@ -61,6 +61,7 @@ fields! {
     SkLingertime = Member("sock.sk_lingertime");
     SkProtocol = Member("sock.sk_protocol");
     SkErr = Member("sock.sk_err");
+    SkUid = Member("sock.sk_uid");
     SkSocket = Member("sock.sk_socket");
     SkAckBacklog = Member("sock.sk_ack_backlog");
     SkMaxAckBacklog = Member("sock.sk_max_ack_backlog");

@@ -6,13 +6,17 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::warn;
 use netprobe_common::{
-    counters::{CountKey, OTHER, StackKey},
+    config::{LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED, SAMPLE_OF},
+    counters::CountKey,
     header::{Event, Header, Kind},
-    record::Plain,
     records::NO_STACK,
 };
 
-use crate::maps::{CONFIG, COUNTS, EVENTS, STACK_COUNTS, STACKS, add, count, counters, frozen};
+use crate::{
+    groups::count_group,
+    maps::{CONFIG, EVENTS, add, add_alone, counters, frozen, is_alone, level},
+    stacks,
+};
 
 /// The firing was not an event of the probe's kind, or the filter did not want it.
 pub(crate) struct Filtered;
@@ -33,9 +37,19 @@ pub(crate) fn account(kind: Kind, outcome: Result<(), Filtered>) {
     let Some(counters) = counters(kind) else {
         return;
     };
-    add(&mut counters.fired, 1);
+    tally(kind, &mut counters.fired);
     if outcome.is_err() {
-        add(&mut counters.filtered, 1);
+        tally(kind, &mut counters.filtered);
+    }
+}
+
+/// Counts one, as cheaply as the kind allows.
+#[inline(always)]
+fn tally(kind: Kind, counter: &mut u64) {
+    if is_alone(kind) {
+        add_alone(counter, 1);
+    } else {
+        add(counter, 1);
     }
 }
 
@@ -51,7 +65,7 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
     let Some(counters) = counters(T::KIND) else {
         return;
     };
-    if frozen(&CONFIG.count) != 0 && !count(&COUNTS, &sighting.key, sighting.weight) {
+    if frozen(&CONFIG.count) != 0 && !count_group(T::KIND, &sighting.key, sighting.weight) {
         add(&mut counters.map_full, 1);
         if frozen(&CONFIG.log) != 0 {
             warn!(
@@ -60,58 +74,34 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
                 T::KIND as u16
             );
         }
-        let other = CountKey {
-            code: OTHER,
-            ..CountKey::zeroed()
-        };
-        let other = CountKey {
-            kind: sighting.key.kind,
-            ..other
-        };
-        count(&COUNTS, &other, sighting.weight);
     }
+    let level = level();
     let mut stack = NO_STACK;
     if frozen(&CONFIG.stack) != 0 || frozen(&CONFIG.flame) != 0 {
-        stack = match ctx.get_stackid(&STACKS, 0) {
-            Ok(id) => id as i32,
-            Err(errno) => {
-                add(&mut counters.stack_failed, 1);
-                if frozen(&CONFIG.log) != 0 {
-                    warn!(
-                        ctx,
-                        "no stack for an event of kind {}: errno {}",
-                        T::KIND as u16,
-                        errno
-                    );
-                }
-                errno
-            }
-        };
-    }
-    if frozen(&CONFIG.flame) != 0 {
-        let key = StackKey {
-            kind: sighting.key.kind,
-            code: sighting.key.code,
-            stack,
-            reserved: 0,
-            comm: sighting.comm,
-        };
-        if !count(&STACK_COUNTS, &key, sighting.weight) {
-            add(&mut counters.map_full, 1);
-        }
+        let may_walk = level < LEVEL_NO_STACKS;
+        stack = stacks::take(ctx, T::KIND, counters, sighting, may_walk);
     }
     if frozen(&CONFIG.detail) == 0 {
-        add(&mut counters.aggregated, 1);
-    } else if send::<T>(|record| fill(record, stack)) {
-        add(&mut counters.delivered, 1);
+        tally(T::KIND, &mut counters.aggregated);
+    } else if level >= LEVEL_SAMPLED && is_left_out(level, counters.fired) {
+        tally(T::KIND, &mut counters.sampled_out);
+    } else if send::<T>(counters.delivered, |record| fill(record, stack)) {
+        tally(T::KIND, &mut counters.delivered);
     } else {
-        add(&mut counters.reserve_failed, 1);
+        tally(T::KIND, &mut counters.reserve_failed);
     }
 }
 
-/// Reserves, zeroes, fills and submits a record; false if the ring had no room.
+/// Whether an event is not sent at this level, after `before` firings on this CPU.
 #[inline(always)]
-fn send<T: Event>(fill: impl FnOnce(&mut T)) -> bool {
+fn is_left_out(level: u32, before: u64) -> bool {
+    level >= LEVEL_COUNTERS || before % SAMPLE_OF != 0
+}
+
+/// Reserves, zeroes, fills and submits a record; false if the ring had no room. `sent` were sent
+/// by this CPU before.
+#[inline(always)]
+fn send<T: Event>(sent: u64, fill: impl FnOnce(&mut T)) -> bool {
     let Some(mut entry) = EVENTS.reserve::<T>(0) else {
         return false;
     };
@@ -125,22 +115,18 @@ fn send<T: Event>(fill: impl FnOnce(&mut T)) -> bool {
     };
     // SAFETY: every event begins with a header, at an aligned address.
     unsafe { core::ptr::from_mut(record).cast::<Header>().write(header) };
-    entry.submit(wake_flags(size_of::<T>() as u64));
+    entry.submit(wake_flags(sent));
     true
 }
 
-/// Wakes the reader when this record made enough wait for it. It also looks by itself every few
-/// milliseconds, so a wake-up that is missed here costs little; one per event would cost much.
+/// Wakes the reader when enough may wait for it. It also looks by itself every few milliseconds,
+/// so that a record that wakes nobody is late at most; waking it for each would cost much.
 #[inline(always)]
-fn wake_flags(size: u64) -> u64 {
-    const BPF_RB_AVAIL_DATA: u64 = 0;
+fn wake_flags(sent: u64) -> u64 {
     const BPF_RB_NO_WAKEUP: u64 = 1;
     const BPF_RB_FORCE_WAKEUP: u64 = 2;
-    /// `BPF_RINGBUF_HDR_SZ`
-    const HEADER: u64 = 8;
-    let threshold = u64::from(frozen(&CONFIG.wake_bytes));
-    let waiting = EVENTS.query(BPF_RB_AVAIL_DATA);
-    if waiting >= threshold && waiting < threshold + size + HEADER {
+    let mask = u64::from(frozen(&CONFIG.wake_mask));
+    if sent & mask == mask {
         BPF_RB_FORCE_WAKEUP
     } else {
         BPF_RB_NO_WAKEUP

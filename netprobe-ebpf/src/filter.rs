@@ -18,7 +18,7 @@ impl Setting for Frozen {
 /// Whether `flow` passes every filter of flows that is set.
 #[inline(always)]
 pub(crate) fn admits(flow: &Flow) -> bool {
-    CONFIG.filter.admits(Frozen, flow)
+    frozen(&CONFIG.tests_flows) == 0 || CONFIG.filter.admits(Frozen, flow)
 }
 
 /// Whether a TCP state is wanted; 0 is unknown.

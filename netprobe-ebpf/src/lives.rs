@@ -136,7 +136,7 @@ fn begin(kind: Kind, sock: Sock<Typed>, role: Role, owner: Owner) {
 
 /// The running task closes the connection: it owns it, unless another one opened it.
 #[inline(always)]
-fn claim(kind: Kind, sock: Sock<Typed>) {
+pub(crate) fn claim(kind: Kind, sock: Sock<Typed>) {
     if let Some(life) = entry(kind, sock)
         && life.owner.pid == 0
     {

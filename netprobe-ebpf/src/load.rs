@@ -3,8 +3,11 @@
 //! `tp_btf` and `fentry` programs get typed pointers that the verifier lets them read directly;
 //! kprobes get bare numbers and must ask a helper. A handler is written once over [`Load`].
 
+use core::arch::asm;
+
 use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock};
 use netprobe_common::{
+    config::CAST_MARK,
     offsets::{ABSENT, Field},
     record::Plain,
 };
@@ -27,6 +30,10 @@ pub(crate) trait Load: Copy {
 
     /// The `tcp_sock` that `sk` is the beginning of, if it is one in full.
     fn tcp_sock(self, sk: u64) -> Option<u64>;
+
+    /// What is at `address`, to be read as the kernel's type of that id; `None` where only a
+    /// helper can read there.
+    fn cast(self, address: u64, kernel_type: u32) -> Option<u64>;
 }
 
 /// Direct loads through BTF pointers; a fault reads as zero.
@@ -51,6 +58,30 @@ impl Load for Typed {
             Some(tcp as u64)
         }
     }
+
+    #[inline(always)]
+    fn cast(self, address: u64, kernel_type: u32) -> Option<u64> {
+        if kernel_type == 0 {
+            return None;
+        }
+        let typed: u64;
+        // SAFETY: `bpf_rdonly_cast` has no effect and keeps to the calling convention; the
+        // verifier makes each load from its result read as zero if it faults.
+        unsafe {
+            asm!(
+                "call {mark}",
+                mark = const CAST_MARK,
+                inlateout("r1") address => _,
+                inlateout("r2") u64::from(kernel_type) => _,
+                lateout("r0") typed,
+                lateout("r3") _,
+                lateout("r4") _,
+                lateout("r5") _,
+                options(nostack),
+            );
+        }
+        Some(typed)
+    }
 }
 
 /// `bpf_probe_read_kernel`; a fault reads as zero.
@@ -68,6 +99,11 @@ impl Load for Probed {
     #[inline(always)]
     fn tcp_sock(self, sk: u64) -> Option<u64> {
         Some(sk)
+    }
+
+    #[inline(always)]
+    fn cast(self, _address: u64, _kernel_type: u32) -> Option<u64> {
+        None
     }
 }
 

@@ -26,6 +26,8 @@ mod emit;
 #[cfg(target_arch = "bpf")]
 mod filter;
 #[cfg(target_arch = "bpf")]
+mod groups;
+#[cfg(target_arch = "bpf")]
 mod inflight;
 #[cfg(target_arch = "bpf")]
 mod lives;
@@ -39,6 +41,8 @@ mod packet;
 mod probes;
 #[cfg(target_arch = "bpf")]
 mod sock;
+#[cfg(target_arch = "bpf")]
+mod stacks;
 #[cfg(target_arch = "bpf")]
 mod task;
 

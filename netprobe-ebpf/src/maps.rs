@@ -6,8 +6,11 @@ use aya_ebpf::{
 };
 use core::arch::asm;
 use netprobe_common::{
-    config::Config,
-    counters::{Candidates, Count, CountKey, Counters, StackKey},
+    config::{Config, HeaderTypes, LEVEL_ALL},
+    counters::{
+        Candidates, Count, CountKey, Counters, PLACES, Place, SAMPLED_PLACES, SampledPlace,
+        StackKey,
+    },
     filter::Filter,
     header::Kind,
     offsets::Offsets,
@@ -24,9 +27,19 @@ pub(crate) static CONFIG: Config = Config {
     count: 0,
     stack: 0,
     flame: 0,
+    depths: 0,
     log: 0,
-    wake_bytes: 0,
+    wake_mask: 0,
     tick_ns: 0,
+    guarded: 0,
+    governed: 0,
+    tests_flows: 0,
+    stack_interval_ns: 0,
+    headers: HeaderTypes {
+        ipv4: 0,
+        ipv6: 0,
+        tcp: 0,
+    },
     filter: Filter::NONE,
 };
 
@@ -46,6 +59,15 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> =
 /// `--count`. Full: the event is counted under `OTHER` of its kind, which always exists.
 #[map]
 pub(crate) static COUNTS: PerCpuHashMap<CountKey, Count> = PerCpuHashMap::with_max_entries(4096, 0);
+
+/// Busy groups of `--count`, found without a lookup. Taken: the group is counted in `COUNTS`.
+#[map]
+pub(crate) static BUSY: PerCpuArray<Place> = PerCpuArray::with_max_entries(PLACES, 0);
+
+/// Budgets of stacks, by place and reason. Taken: the older one settles its account and goes.
+#[map]
+pub(crate) static SAMPLED: PerCpuArray<SampledPlace> =
+    PerCpuArray::with_max_entries(SAMPLED_PLACES, 0);
 
 /// Kernel stacks. Full or colliding: counted as `stack_failed`.
 #[map]
@@ -71,6 +93,11 @@ pub(crate) static CONNECTS: HashMap<u64, Pending> = HashMap::with_max_entries(16
 #[map]
 pub(crate) static LIVES: HashMap<u64, Life> = HashMap::with_max_entries(131_072, 0);
 
+/// When each socket came to the state it is in, by socket address. Full: the least used entry
+/// goes, and the time in that state is unknown.
+#[map]
+pub(crate) static STATES: LruHashMap<u64, u64> = LruHashMap::with_max_entries(65_536, 0);
+
 /// Arguments of functions that a kretprobe waits for, by stack pointer. Full: the stalest entry
 /// goes, which is of a call whose return was missed.
 #[map]
@@ -83,6 +110,10 @@ pub(crate) static CANDIDATES: PerCpuArray<Candidates> = PerCpuArray::with_max_en
 /// Number of the open counting window, 0 while none is. Cannot be full.
 #[map]
 pub(crate) static WINDOW: Array<u64> = Array::with_max_entries(1, 0);
+
+/// What is left out to keep the cost low, see `netprobe_common::config`. Cannot be full.
+#[map]
+pub(crate) static LEVEL: Array<u32> = Array::with_max_entries(1, 0);
 
 /// A SYN whose fate is only known when the function returns, on this CPU. Cannot be full.
 #[map]
@@ -106,6 +137,32 @@ pub(crate) fn add(counter: &mut u64, amount: u64) {
     }
 }
 
+/// Adds to a counter that only one program writes, which the kernel does not run while it runs.
+#[inline(always)]
+pub(crate) fn add_alone(counter: &mut u64, amount: u64) {
+    let counter = core::ptr::from_mut(counter);
+    // SAFETY: a valid, aligned place.
+    let before = unsafe { counter.read_volatile() };
+    // SAFETY: as above.
+    unsafe { counter.write_volatile(before + amount) };
+}
+
+/// Whether `kind` has one program only, and this kernel never runs that while it is running: then
+/// its per-CPU values have one writer at any time.
+#[inline(always)]
+pub(crate) fn is_alone(kind: Kind) -> bool {
+    matches!(kind, Kind::Drops) && frozen(&CONFIG.guarded) != 0
+}
+
+/// What is left out now.
+#[inline(always)]
+pub(crate) fn level() -> u32 {
+    if frozen(&CONFIG.governed) == 0 {
+        return LEVEL_ALL;
+    }
+    value(LEVEL.get_ptr_mut(0)).map_or(LEVEL_ALL, |level| *level)
+}
+
 /// The accounting of `kind` on this CPU.
 #[inline(always)]
 pub(crate) fn counters(kind: Kind) -> Option<&'static mut Counters> {
@@ -124,21 +181,23 @@ pub(crate) fn value<T: Plain>(slot: Option<*mut T>) -> Option<&'static mut T> {
 /// Adds one event of `weight` to `key`; false if there is no room for a new key.
 #[inline(always)]
 pub(crate) fn count<K: Plain>(map: &PerCpuHashMap<K, Count>, key: &K, weight: u64) -> bool {
+    add_count(map, key, &Count { events: 1, weight })
+}
+
+/// Adds `amount` to `key`; false if there is no room for a new key.
+#[inline(always)]
+pub(crate) fn add_count<K: Plain>(map: &PerCpuHashMap<K, Count>, key: &K, amount: &Count) -> bool {
     if let Some(count) = value(map.get_ptr_mut(key)) {
-        add(&mut count.events, 1);
-        add(&mut count.weight, weight);
+        add(&mut count.events, amount.events);
+        add(&mut count.weight, amount.weight);
         return true;
     }
-    let none = Count {
-        events: 0,
-        weight: 0,
-    };
     // BPF_NOEXIST (1): another CPU may have been first, and its count must not be reset.
-    let _lost_race = map.insert(key, none, 1);
+    let _lost_race = map.insert(key, Count::NONE, 1);
     let Some(count) = value(map.get_ptr_mut(key)) else {
         return false;
     };
-    add(&mut count.events, 1);
-    add(&mut count.weight, weight);
+    add(&mut count.events, amount.events);
+    add(&mut count.weight, amount.weight);
     true
 }

@@ -4,6 +4,7 @@ use netprobe_common::{offsets::Field, records::Flow};
 
 use crate::{
     load::{Load, Probed},
+    maps::{CONFIG, frozen},
     sock::{AF_INET, AF_INET6, IPPROTO_TCP},
 };
 
@@ -34,9 +35,18 @@ pub(crate) fn read<L: Load>(load: L, skb: u64, flow: &mut Flow) -> Option<Tcp> {
     let head: u64 = load.field(skb, Field::SkbHead);
     let network: u16 = load.field(skb, Field::SkbNetworkHeader);
     let network = u64::from(network);
+    let headers = &CONFIG.headers;
     if protocol == ETH_P_IP {
+        if let Some(ip) = load.cast(head + network, frozen(&headers.ipv4)) {
+            return typed_ipv4(load, ip, head + network, flow);
+        }
         ipv4(head, network, flow)
     } else {
+        if let Some(ip) = load.cast(head + network, frozen(&headers.ipv6))
+            && u16::from(load.at::<u8>(ip, 6)) == IPPROTO_TCP
+        {
+            return typed_ipv6(load, ip, head + network, flow);
+        }
         ipv6(head, network, flow)
     }
 }
@@ -54,8 +64,43 @@ fn tcp(words: [u32; 4], flow: &mut Flow) -> Tcp {
     }
 }
 
-/// Packet bytes have no BTF type, so they are read by helper in every program type; both headers
-/// at once unless there are IP options.
+/// As [`ipv4`], of a typed pointer to the header.
+#[inline(always)]
+fn typed_ipv4<L: Load>(load: L, ip: u64, header: u64, flow: &mut Flow) -> Option<Tcp> {
+    let version_ihl: u8 = load.at(ip, 0);
+    if u16::from(load.at::<u8>(ip, 9)) != IPPROTO_TCP || version_ihl >> 4 != 4 {
+        return None;
+    }
+    flow.family = AF_INET;
+    flow.saddr = crate::sock::join([u64::from(load.at::<u32>(ip, 12)), 0]);
+    flow.daddr = crate::sock::join([u64::from(load.at::<u32>(ip, 16)), 0]);
+    typed_tcp(load, header + u64::from(version_ihl & 0xf) * 4, flow)
+}
+
+/// As [`ipv6`], of a typed pointer to a header that TCP follows at once.
+#[inline(always)]
+fn typed_ipv6<L: Load>(load: L, ip: u64, header: u64, flow: &mut Flow) -> Option<Tcp> {
+    flow.family = AF_INET6;
+    flow.saddr = crate::sock::join([load.at(ip, 8), load.at(ip, 16)]);
+    flow.daddr = crate::sock::join([load.at(ip, 24), load.at(ip, 32)]);
+    typed_tcp(load, header + 40, flow)
+}
+
+#[inline(always)]
+fn typed_tcp<L: Load>(load: L, header: u64, flow: &mut Flow) -> Option<Tcp> {
+    let header = load.cast(header, frozen(&CONFIG.headers.tcp))?;
+    flow.sport = load.at(header, 0);
+    flow.dport = load.at(header, 2);
+    flow.protocol = IPPROTO_TCP;
+    let seq: u32 = load.at(header, 4);
+    Some(Tcp {
+        seq: u32::from_be(seq),
+        flags: load.at(header, 13),
+    })
+}
+
+/// Without a type, packet bytes are read by helper; both headers at once unless there are IP
+/// options.
 #[inline(always)]
 fn ipv4(head: u64, network: u64, flow: &mut Flow) -> Option<Tcp> {
     let header: [u32; 9] = Probed.at(head, network);

@@ -186,8 +186,15 @@ impl<L: Load> Sock<L> {
     /// Its inode number as `/proc/PID/fd` shows it; 0 once it is orphaned, or before `accept`.
     #[inline(always)]
     pub(crate) fn inode(self) -> u64 {
+        // A load through a null pointer reads zero too, but by way of a page fault.
         let socket: u64 = self.load.field(self.address, Field::SkSocket);
+        if socket == 0 {
+            return 0;
+        }
         let file: u64 = self.load.field(socket, Field::SocketFile);
+        if file == 0 {
+            return 0;
+        }
         let inode: u64 = self.load.field(file, Field::FileInode);
         self.load.field(inode, Field::InodeIno)
     }

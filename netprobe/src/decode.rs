@@ -53,6 +53,10 @@ pub trait Names {
     fn stack(&mut self, id: i32) -> Value;
     /// Process that owns a socket.
     fn owner(&mut self, owner: &Owner) -> Option<(u32, [u8; 16])>;
+    /// Process that listens at a port of a network namespace.
+    fn listener(&mut self, _netns: u32, _port: u16) -> Option<(u32, [u8; 16])> {
+        None
+    }
     /// Offset from `CLOCK_MONOTONIC` to Unix time, in nanoseconds.
     fn clock_offset_ns(&self) -> i64;
 }
@@ -101,6 +105,7 @@ pub fn decode(bytes: &[u8], names: &mut dyn Names, row: &mut Row) -> Result<(), 
     let kind = kind(bytes)?;
     row.values.clear();
     row.kind = kind.name();
+    row.monotonic_ns = header.ts_ns;
     row.unix_ns = header
         .ts_ns
         .cast_signed()
@@ -113,11 +118,7 @@ mod tests {
     use super::*;
 
     fn empty_row() -> Row {
-        Row {
-            unix_ns: 0,
-            kind: "",
-            values: Vec::new(),
-        }
+        Row::default()
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::{complaint, netprobe};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 24] = [
     "diagnose",
     "explain",
     "drops",
@@ -13,6 +13,18 @@ const COMMANDS: [&str; 12] = [
     "resets",
     "lifetimes",
     "time-wait",
+    "states",
+    "accepts",
+    "tcpdrop",
+    "tcpretrans",
+    "tcpconnlat",
+    "tcplife",
+    "tcpsynbl",
+    "tcpstates",
+    "tcptop",
+    "tcpaccept",
+    "tcpconnect",
+    "schema",
     "flame",
     "check",
 ];

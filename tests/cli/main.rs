@@ -3,8 +3,10 @@
 //! `NETPROBE_BIN` names the program (default: the workspace's, built for release).
 
 mod complaints;
+mod explain;
 mod help;
 mod readme;
+mod schema;
 
 use std::process::{Command, Output};
 

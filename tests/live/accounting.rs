@@ -1,15 +1,20 @@
 //! The books balance: in a storm, with a slow reader, with two readers, and nothing stays behind.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 use netprobe_tests::{
     bpf,
-    netns::{Cable, Firewall, INTERFACE},
+    netns::{Cable, Firewall, INTERFACE, Netns},
     probe::Probe,
     skip::has_hooks,
     traffic::{
         Family,
         packet::{Packet, Wire, flags},
+        storm::Storm,
     },
     wait_until,
 };
@@ -182,4 +187,42 @@ fn nothing_is_left_of_a_killed_netprobe() {
         });
     }
     assert_eq!(bpf::trace_events(), events);
+}
+
+#[test]
+fn what_is_left_out_to_keep_the_cost_low_is_announced_and_counted() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    let netns = Netns::new();
+    let inum = netns.inum().to_string();
+    let arguments = ["drops", "--json", "--netns", &inum, "--max-overhead", "0.1"];
+    let mut probe = Probe::start_forgetful(&arguments);
+    let done = AtomicBool::new(false);
+    let sent = thread::scope(|scope| {
+        let storm = scope.spawn(|| {
+            let mut sent = 0;
+            while !done.load(Ordering::Relaxed) {
+                sent += Storm::full().rage(&netns, Duration::from_millis(50));
+            }
+            sent
+        });
+        let is_announced = probe.has_said("no events are shown from now on, all are counted");
+        done.store(true, Ordering::Relaxed);
+        assert!(is_announced);
+        storm.join().expect("the storm was over")
+    });
+    // Whatever is sent from here on is left out.
+    let sent = sent + Storm::full().rage(&netns, Duration::from_millis(50));
+    let run = probe.stop();
+    let counters = run.account("drops").counters;
+    let seen = counters.delivered + counters.sampled_out + counters.reserve_failed;
+    assert_eq!(seen, sent, "{counters:?}");
+    assert!(counters.sampled_out > 0, "{counters:?}");
+    assert!(!run.summary.complete, "{:#?}", run.summary);
+    assert!(
+        run.complaints.contains("to keep to 0.1 %"),
+        "{}",
+        run.complaints
+    );
 }

@@ -3,7 +3,10 @@
 //! Needs root. `NETPROBE_BIN` names the program (default: the workspace's, built for release). Run
 //! with `--test-threads=1`: the programs of two tests at once would slow each other down.
 
+mod accepts;
 mod accounting;
+mod bcc;
+mod connect_view;
 mod connects;
 mod conntrack;
 mod diagnose;
@@ -15,4 +18,5 @@ mod lifetimes;
 mod listeners;
 mod resets;
 mod retransmits;
+mod states;
 mod time_wait;

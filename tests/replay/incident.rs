@@ -13,6 +13,7 @@ use netprobe_common::{
     record::{Plain, bytes_of},
     records::{
         Flow, NO_STACK, Owner, Role,
+        accepts::{Accept, NO_QUEUE, Seen},
         connects::{Connect, ErrnoSource, NOT_COUNTED, Outcome},
         conntrack::TableFull,
         drops::{Drop, NO_REASON},
@@ -20,6 +21,7 @@ use netprobe_common::{
         listeners::{Refusal, Stage},
         resets::{self, Direction, NO_IDLE, Reset},
         retransmits::{Cause, Retransmit},
+        states::StateChange,
         time_wait::{self, TimeWait},
     },
 };
@@ -51,6 +53,10 @@ impl Names for Recorded {
 
     fn owner(&mut self, owner: &Owner) -> Option<(u32, [u8; 16])> {
         (owner.pid != 0).then_some((owner.pid, owner.comm))
+    }
+
+    fn listener(&mut self, _netns: u32, port: u16) -> Option<(u32, [u8; 16])> {
+        (port == 40_000).then_some((815, name(b"listens")))
     }
 
     fn clock_offset_ns(&self) -> i64 {
@@ -133,6 +139,8 @@ pub(crate) fn records(kind: Kind) -> Vec<Vec<u8>> {
         Kind::Resets => resets(),
         Kind::Lifetimes => lifetimes(),
         Kind::TimeWait => time_wait(),
+        Kind::States => states(),
+        Kind::Accepts => accepts(),
     }
 }
 
@@ -375,6 +383,54 @@ fn lifetimes() -> Vec<Vec<u8>> {
         ..orderly
     };
     bytes(&[orderly, from_before, failed])
+}
+
+fn states() -> Vec<Vec<u8>> {
+    let first = StateChange {
+        header: header::<StateChange>(22),
+        flow: flow4(),
+        owner: owner(b"wget"),
+        socket: 0xffff_9c4a_4f1b_c000,
+        uid: 1000,
+        old: 7,
+        new: 2,
+        stack: NO_STACK,
+        ..StateChange::zeroed()
+    };
+    let next = StateChange {
+        header: header::<StateChange>(23),
+        flow: flow_mapped(),
+        owner: Owner::zeroed(),
+        in_state_ns: 1_234_567,
+        uid: 0,
+        old: 2,
+        new: 1,
+        ..first
+    };
+    bytes(&[first, next])
+}
+
+fn accepts() -> Vec<Vec<u8>> {
+    let accepted = Accept {
+        header: header::<Accept>(24),
+        flow: flow6(),
+        owner: owner(b"a\x1b[2Jb"),
+        waited_ns: 1_500_000,
+        accept_queue: 3,
+        accept_limit: 128,
+        seen: Seen::Accepted as u32,
+        stack: NO_STACK,
+    };
+    let established = Accept {
+        header: header::<Accept>(25),
+        flow: flow4(),
+        owner: Owner::zeroed(),
+        waited_ns: 0,
+        accept_queue: NO_QUEUE,
+        seen: Seen::Established as u32,
+        ..accepted
+    };
+    bytes(&[accepted, established])
 }
 
 fn time_wait() -> Vec<Vec<u8>> {

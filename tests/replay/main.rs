@@ -9,11 +9,15 @@ use netprobe::{
     decode::{self, DecodeError},
     probes,
     render::{
-        flamegraph, folded, jsonl, summary as text_summary,
-        table::Table,
+        csv::Csv,
+        flamegraph, folded,
+        format::Format,
+        jsonl::{self, Lines},
+        summary as text_summary,
+        table::{self, Table},
         time::{Clock, Style},
     },
-    report::{Flame, Layout, Row, Summary},
+    report::{Column, Cost, Flame, Layout, Row, Shown, Summary},
 };
 use netprobe_common::header::Kind;
 
@@ -22,56 +26,79 @@ use incident::{Recorded, counts, probe_states, records};
 
 /// Decodes records of `kind` and hands each row to `render`.
 fn rows(kind: Kind, mut render: impl FnMut(Layout, &Row)) {
-    let spec = probes::of(kind);
-    let layout = Layout {
-        kind: spec.name(),
-        columns: spec.columns,
-    };
+    let layout = layout(kind);
     let mut names = Recorded;
-    let mut row = Row {
-        unix_ns: 0,
-        kind: "",
-        values: Vec::new(),
-    };
+    let mut row = Row::default();
     for record in records(kind) {
         decode::decode(&record, &mut names, &mut row).expect("a record of the right size");
         render(layout, &row);
     }
 }
 
+/// All records of `kind` in a format.
+fn written(kind: Kind, format: &mut dyn Format) -> Vec<u8> {
+    let mut out = Vec::new();
+    format.begin(&mut out).expect("write");
+    rows(kind, |_, row| format.row(&mut out, row).expect("write"));
+    out
+}
+
+fn layout(kind: Kind) -> Layout {
+    let spec = probes::of(kind);
+    Layout {
+        kind: spec.name(),
+        columns: spec.columns,
+    }
+}
+
 #[test]
 fn every_kind_as_json_lines() {
     for kind in Kind::ALL {
-        let mut out = Vec::new();
-        let mut clock = Clock::new(Style::Rfc3339);
-        rows(*kind, |layout, row| {
-            jsonl::row(&mut out, layout, row, clock.format(row.unix_ns)).expect("write");
-        });
+        let layout = layout(*kind);
+        let all: Vec<usize> = (0..layout.columns.len()).collect();
+        let mut lines = Lines::new(layout, &all, Clock::new(Style::Rfc3339));
+        let out = written(*kind, &mut lines);
         matches_golden(&format!("{}.jsonl", kind.name()), &out);
+    }
+}
+
+#[test]
+fn every_kind_as_csv() {
+    for kind in Kind::ALL {
+        let layout = layout(*kind);
+        let all: Vec<usize> = (0..layout.columns.len()).collect();
+        let mut csv = Csv::new(layout, &all, Clock::new(Style::Rfc3339));
+        let out = written(*kind, &mut csv);
+        matches_golden(&format!("{}.csv", kind.name()), &out);
     }
 }
 
 #[test]
 fn every_kind_as_table_narrow_and_wide() {
     for kind in Kind::ALL {
-        for (width, suffix) in [(80, "narrow"), (200, "wide")] {
-            let spec = probes::of(*kind);
-            let layout = Layout {
-                kind: spec.name(),
-                columns: spec.columns,
-            };
-            let mut table = Table::new(layout, Some(width));
-            table.show_stacks(layout, true);
-            let mut out = Vec::new();
-            table.heading(&mut out).expect("write");
-            let mut clock = Clock::new(Style::Rfc3339);
-            rows(*kind, |_, row| {
-                table
-                    .row(&mut out, row, clock.format(row.unix_ns))
-                    .expect("write");
-            });
+        for (width, suffix) in [(80, "narrow"), (250, "wide")] {
+            let layout = layout(*kind);
+            let clock = Clock::new(Style::Rfc3339);
+            let columns = table::fitting(layout, Some(width), &clock);
+            let mut table = Table::new(layout, &columns, clock).with_stacks(layout);
+            let out = written(*kind, &mut table);
             matches_golden(&format!("{}.{suffix}.txt", kind.name()), &out);
         }
+    }
+}
+
+#[test]
+fn a_wider_terminal_shows_more_until_all_is_shown() {
+    for kind in Kind::ALL {
+        let layout = layout(*kind);
+        let clock = Clock::new(Style::OfDay);
+        let shown = |width| table::fitting(layout, Some(width), &clock).len();
+        let counts: Vec<usize> = (0..400).map(shown).collect();
+        assert!(counts.is_sorted(), "{}: {counts:?}", kind.name());
+        assert_eq!(counts[0], table::fitting(layout, None, &clock).len());
+        let hidden = |column: &&Column| column.shown == Shown::Never;
+        let most = layout.columns.len() - layout.columns.iter().filter(hidden).count();
+        assert_eq!(counts[399], most, "{}", kind.name());
     }
 }
 
@@ -81,6 +108,14 @@ fn totals_and_accounting_of_a_run_that_lost_some() {
         elapsed: std::time::Duration::from_millis(2500),
         probes: probe_states(),
         totals: summary::totals(counts(), &mut Recorded),
+        cost: Some(Cost {
+            process_percent: 0.25,
+            kernel_percent: Some(0.5),
+            ns_per_run: Some(58.4),
+            limit_percent: 1.0,
+            reduced: [0, 1500, 0].map(std::time::Duration::from_millis),
+        }),
+        connects: None,
     };
     let mut text = Vec::new();
     text_summary::totals(&mut text, &summary).expect("write");
@@ -123,11 +158,7 @@ fn flame_graph_with_hostile_frames() {
 #[test]
 fn damaged_records_are_refused_one_by_one() {
     let record = records(Kind::Drops).remove(0);
-    let mut row = Row {
-        unix_ns: 0,
-        kind: "",
-        values: Vec::new(),
-    };
+    let mut row = Row::default();
     for length in 0..record.len() {
         let refused = decode::decode(&record[..length], &mut Recorded, &mut row);
         assert!(

@@ -80,3 +80,77 @@ pub fn trace_events() -> BTreeSet<String> {
     let events = read("kprobe_events") + &read("uprobe_events");
     events.lines().map(str::to_owned).collect()
 }
+
+/// How long the programs of a process ran, and how often, while statistics were on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunTime {
+    /// Nanoseconds in its programs.
+    pub ns: u64,
+    /// Runs of its programs.
+    pub runs: u64,
+}
+
+impl RunTime {
+    /// The figures of the programs that process `pid` holds now.
+    pub fn of(pid: u32) -> Self {
+        let mut programs = std::collections::BTreeMap::new();
+        for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))
+            .into_iter()
+            .flatten()
+        {
+            let path = entry.expect("list the files of the process").path();
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let number = |key: &str| {
+                let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+                let (_, value) = lines.find(|(name, _)| *name == key)?;
+                value.trim().parse::<u64>().ok()
+            };
+            // Links show the program's id as well, but not its figures.
+            if let (Some(id), Some(ns), Some(runs)) =
+                (number("prog_id"), number("run_time_ns"), number("run_cnt"))
+            {
+                programs.insert(id, Self { ns, runs });
+            }
+        }
+        let none = Self::default();
+        programs.values().fold(none, |sum, one| Self {
+            ns: sum.ns + one.ns,
+            runs: sum.runs + one.runs,
+        })
+    }
+
+    /// What was added since `earlier`, per run.
+    pub fn ns_per_run_since(self, earlier: Self) -> f64 {
+        let count = |number: u64| f64::from(u32::try_from(number).unwrap_or(u32::MAX));
+        count((self.ns - earlier.ns) / 1000) * 1000.0 / count((self.runs - earlier.runs).max(1))
+    }
+}
+
+/// The kernel keeps figures of run time as long as this lives.
+#[derive(Debug)]
+pub struct Statistics {
+    _held: std::os::fd::OwnedFd,
+}
+
+impl Statistics {
+    /// Asks the kernel to keep them (`BPF_ENABLE_STATS`).
+    pub fn enable() -> Self {
+        use std::os::fd::{FromRawFd, OwnedFd};
+        const ENABLE_STATS: i64 = 32;
+        let attributes = [0_u8; 64];
+        // SAFETY: `attributes` is as long as it is said to be, and the call only reads it.
+        let fd = unsafe {
+            libc::syscall(
+                libc::SYS_bpf,
+                ENABLE_STATS,
+                attributes.as_ptr(),
+                attributes.len(),
+            )
+        };
+        let fd = i32::try_from(fd).expect("a file descriptor is a small number");
+        assert!(fd >= 0, "statistics: {}", std::io::Error::last_os_error());
+        // SAFETY: the kernel has just made this descriptor for us.
+        let held = unsafe { OwnedFd::from_raw_fd(fd) };
+        Self { _held: held }
+    }
+}

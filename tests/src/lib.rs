@@ -5,6 +5,7 @@
 //! - [`process`]: processes with a name of their own, to be found as owners;
 //! - [`counters`]: what the kernel counted meanwhile;
 //! - [`probe`]: the netprobe under test, its events and its accounts;
+//! - [`schema`]: whether what it writes is what `netprobe schema` says;
 //! - [`skip`]: what cannot run here, and why;
 //! - [`bpf`]: whether objects of a dead process are gone.
 #![expect(
@@ -22,6 +23,7 @@ pub mod counters;
 pub mod netns;
 pub mod probe;
 pub mod process;
+pub mod schema;
 pub mod skip;
 pub mod traffic;
 

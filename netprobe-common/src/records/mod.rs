@@ -2,6 +2,7 @@
 
 pub use crate::{flow::Flow, owner::Owner};
 
+pub mod accepts;
 pub mod connects;
 pub mod conntrack;
 pub mod drops;
@@ -9,6 +10,7 @@ pub mod lifetimes;
 pub mod listeners;
 pub mod resets;
 pub mod retransmits;
+pub mod states;
 pub mod time_wait;
 
 /// `stack` of a record that carries none.

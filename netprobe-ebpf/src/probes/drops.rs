@@ -115,6 +115,9 @@ fn locate(flow: &mut Flow, sock: Option<Sock<Typed>>, skb: u64, device: u64) {
         flow.ifindex = interface;
         return;
     }
+    if device == 0 {
+        return;
+    }
     let net: u64 = Typed.field(device, Field::DevNet);
     flow.netns = Typed.field(net, Field::NetInum);
     flow.ifindex = Typed.field(device, Field::DevIfindex);

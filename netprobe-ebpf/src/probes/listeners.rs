@@ -10,7 +10,7 @@ use aya_ebpf::{
     },
 };
 use netprobe_common::{
-    counters::CountKey,
+    counters::{CountKey, DEPTHS},
     header::Kind,
     offsets::Field,
     record,
@@ -25,7 +25,7 @@ use crate::{
     emit::{Filtered, Sighting, account, publish},
     filter,
     load::{Load, Probed, Typed},
-    maps::{SYN_CHECKS, value},
+    maps::{CONFIG, COUNTS, SYN_CHECKS, add, count, counters, frozen, value},
     packet,
     sock::Sock,
 };
@@ -200,12 +200,37 @@ fn on_ack<L: Load, C: StackIdContext>(load: L, ctx: &C, sk: u64, skb: u64) {
         return;
     };
     let queues = Queues::of(sock);
+    if frozen(&CONFIG.depths) != 0 {
+        count_depth(sock, skb, &queues);
+    }
     let outcome = if queues.accept > queues.accept_limit {
         refuse(ctx, sock, skb, &queues, Stage::AckAcceptQueue)
     } else {
         Err(Filtered)
     };
     account(Kind::Listeners, outcome);
+}
+
+/// Counts how full the accept queue is, by its limit and in powers of two.
+#[inline(always)]
+fn count_depth<L: Load>(sock: Sock<L>, skb: u64, queues: &Queues) {
+    let mut flow = Flow::zeroed();
+    let _unreadable = packet::read(sock.load, skb, &mut flow);
+    flow.netns = sock.netns();
+    if !filter::admits(&flow) {
+        return;
+    }
+    let key = CountKey {
+        kind: DEPTHS,
+        code: queues.accept_limit,
+        location: u64::from(u32::BITS - queues.accept.leading_zeros()),
+        ..CountKey::zeroed()
+    };
+    if !count(&COUNTS, &key, 1)
+        && let Some(counters) = counters(Kind::Listeners)
+    {
+        add(&mut counters.map_full, 1);
+    }
 }
 
 /// For an IPv4 packet on an IPv6 listener the kernel calls the IPv4 function, which is probed too.

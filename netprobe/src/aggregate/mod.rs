@@ -1,4 +1,5 @@
 //! From readings of the kernel's maps to totals and folded stacks.
 
+pub mod connects;
 pub mod stacks;
 pub mod summary;

@@ -28,6 +28,7 @@ Examples:
 
 /// Options of `demo`.
 #[derive(Args, Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 pub(super) struct Options {
     /// The incident, as --list names it.
     #[arg(value_name = "SCENARIO", required_unless_present = "list")]

@@ -14,7 +14,7 @@ use netprobe_common::{
     record::Plain,
 };
 
-use super::{check, parse_duration, signals::Stop, watch::Watch};
+use super::{check, parse_duration, signals::Stop, stream::parse_percent, watch::Watch};
 use crate::{
     aggregate::summary,
     capture::live::{Batch, LiveRing},
@@ -56,6 +56,10 @@ pub(super) struct Options {
     /// End with exit code 4 if something at least this severe is found.
     #[arg(long, value_enum, value_name = "SEVERITY")]
     fail_on: Option<FailOn>,
+    /// What netprobe itself may cost, in percent of the machine's CPUs: it leaves out events, never
+    /// counts. 100% leaves out nothing.
+    #[arg(long, value_name = "PERCENT", default_value = "1%", value_parser = parse_percent)]
+    max_overhead: f64,
     /// Only this network namespace: inode number, process id, path or name.
     #[arg(long, value_name = "NETNS")]
     netns: Option<String>,
@@ -72,6 +76,8 @@ impl Options {
             json,
             fail_on: None,
             netns: None,
+            // Everything is to be seen, whatever it costs.
+            max_overhead: 1.0,
             only,
         }
     }
@@ -142,7 +148,7 @@ async fn watch(options: &Options, inode: Option<u32>) -> Result<Diagnosis> {
     if !options.only.is_empty() {
         namespaces.retain(|namespace| options.only.contains(&namespace.inode));
     }
-    let mut session = Session::start(&request(inode))?;
+    let mut session = Session::start(&request(inode, options.max_overhead))?;
     let mut ring = LiveRing::new(session.take_ring()?)?;
     let mut reader = Reader::new(&session);
     let is_narrowed = inode.is_some() || !options.only.is_empty();
@@ -151,7 +157,7 @@ async fn watch(options: &Options, inode: Option<u32>) -> Result<Diagnosis> {
         "ready: watching for {:?}, Ctrl-C gives the verdict at once",
         options.duration
     );
-    let keeper = Keeper::start(session);
+    let keeper = Keeper::start(session, options.max_overhead);
     until(
         &mut stop,
         begin.at + options.duration,
@@ -162,8 +168,7 @@ async fn watch(options: &Options, inode: Option<u32>) -> Result<Diagnosis> {
     stop.second_kills();
     let ended = Instant::now();
     let (mut window, gaps) = begin.watch.finish(ended - begin.at)?;
-    let cpu = cpu_time() - begin.cpu;
-    let mut session = keeper.finish()?;
+    let (mut session, spent) = keeper.finish()?;
     let missed = session.detach();
     reader.take(&ring.drain());
     window.probes = check::probes(&session, reader.decode_errors, &missed)?;
@@ -171,19 +176,20 @@ async fn watch(options: &Options, inode: Option<u32>) -> Result<Diagnosis> {
     window.events = reader.events;
     drop(session);
     let (findings, checked) = diagnose::diagnose(&window);
+    let host = host();
     log::debug!("{} detail records were left aside", reader.skipped);
     Ok(Diagnosis {
-        host: host(),
+        cost: Cost {
+            cpu_percent: spent.percent() * f64::from(u32::try_from(host.cpus).unwrap_or(u32::MAX)),
+            rss_kib: largest_rss_kib(),
+            verdict: ended.elapsed(),
+        },
+        host,
         started_unix_ns: begin.unix_ns,
         window: ended - begin.at,
         namespaces: window.namespaces.len(),
         probes: window.probes,
         gaps,
-        cost: Cost {
-            cpu_percent: cpu.as_secs_f64() / (ended - begin.at).as_secs_f64().max(0.001) * 100.0,
-            rss_kib: largest_rss_kib(),
-            verdict: ended.elapsed(),
-        },
         findings,
         checked,
     })
@@ -193,7 +199,6 @@ async fn watch(options: &Options, inode: Option<u32>) -> Result<Diagnosis> {
 struct Begin {
     at: Instant,
     unix_ns: i64,
-    cpu: Duration,
     watch: Watch,
 }
 
@@ -204,18 +209,19 @@ impl Begin {
         Ok(Self {
             at: Instant::now(),
             unix_ns: unix.map_or(0, |unix| i64::try_from(unix.as_nanos()).unwrap_or(i64::MAX)),
-            cpu: cpu_time(),
             watch,
         })
     }
 }
 
-fn request(netns: Option<u32>) -> Request {
+fn request(netns: Option<u32>, max_overhead: f64) -> Request {
     const RING: u32 = 1 << 20;
     let mut config = Config::zeroed();
     config.detail = 1;
     config.count = 1;
-    config.wake_bytes = RING / 8;
+    config.governed = u32::from(max_overhead < 1.0);
+    // The ring is looked at by the clock; nobody has to be woken.
+    config.wake_mask = u32::MAX;
     if let Some(netns) = netns {
         config.filter.netns = Number {
             value: netns,
@@ -267,11 +273,7 @@ impl Reader {
         Self {
             names,
             events: Events::default(),
-            row: Row {
-                unix_ns: 0,
-                kind: "",
-                values: Vec::new(),
-            },
+            row: Row::default(),
             decode_errors: 0,
             skipped: 0,
         }
@@ -304,15 +306,6 @@ fn host() -> Host {
         kernel: uname.release().to_string_lossy().into_owned(),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
     }
-}
-
-/// CPU time of this process so far.
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(
-        time.tv_sec.try_into().unwrap_or(0),
-        time.tv_nsec.try_into().unwrap_or(0),
-    )
 }
 
 /// `VmHWM` of `/proc/self/status`.

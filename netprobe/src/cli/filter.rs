@@ -75,6 +75,32 @@ impl Services for Machine {
 }
 
 impl Options {
+    /// What commands with other letters mean: families, a namespace, a process, an expression.
+    pub(super) fn all_of(
+        (ipv4, ipv6): (bool, bool),
+        netns: Option<String>,
+        pid: Option<u32>,
+        expression: String,
+    ) -> Self {
+        Self {
+            ipv4,
+            ipv6,
+            netns,
+            pid: pid.into_iter().collect(),
+            filter: Some(expression).filter(|text| !text.is_empty()),
+            ..Self::default()
+        }
+    }
+
+    /// Inode number of the namespace that is wanted, if any is.
+    pub(super) fn netns(&self) -> Result<Option<u32>, Error> {
+        let inode = self.netns.as_ref().map(|text| {
+            let inode = Machine.netns(text);
+            inode.map_err(|why| Error::elsewhere(format!("--netns {text}: {why}")))
+        });
+        inode.transpose()
+    }
+
     /// The one expression that all options mean together.
     pub(super) fn expression(&self) -> Result<Expression, Error> {
         let mut parts = Vec::new();
@@ -86,9 +112,7 @@ impl Options {
             };
             parts.push(test(name, "", Predicate::Family(family)));
         }
-        if let Some(text) = &self.netns {
-            let inode = Machine.netns(text);
-            let inode = inode.map_err(|why| Error::elsewhere(format!("--netns {text}: {why}")))?;
+        if let Some((text, inode)) = self.netns.as_ref().zip(self.netns()?) {
             parts.push(test("--netns", text, Predicate::Netns(inode)));
         }
         parts.push(alternatives("--port", &self.port, |text| {

@@ -8,6 +8,7 @@ use netprobe_common::header::Kind;
 
 use crate::kernel::privileges::CannotRun;
 
+mod bcc;
 mod check;
 mod demo;
 mod diagnose;
@@ -17,6 +18,8 @@ mod flame;
 mod generate;
 mod logging;
 mod open;
+mod output;
+mod schema;
 mod signals;
 mod stream;
 mod watch;
@@ -88,8 +91,14 @@ enum Command {
     Lifetimes(Lifetimes),
     /// Entries into TIME_WAIT: which connection, whose, on which side, and refusals.
     TimeWait(stream::Options),
+    /// Changes of TCP states: from which to which, after how long, whose.
+    States(stream::Options),
+    /// Connections that came in: who accepted them, after how long a wait.
+    Accepts(stream::Options),
     /// Flame graphs of where in the kernel it happens.
     Flame(flame::Options),
+    #[command(flatten)]
+    Bcc(bcc::Command),
     /// What this kernel and these privileges allow, probe by probe.
     Check(check::Options),
     /// Reproduces an incident in network namespaces of its own.
@@ -98,6 +107,8 @@ enum Command {
     /// What a process of a demo does.
     #[command(hide = true)]
     Play(demo::Play),
+    /// JSON Schema of what --json writes, for every stream.
+    Schema,
     /// Man pages and shell completions.
     #[command(hide = true)]
     Generate(generate::Options),
@@ -130,7 +141,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 /// Parses the arguments, does what they ask, and returns the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match Cli::try_parse_from(bcc::expand(arguments)) {
         Ok(cli) => cli,
         Err(error) => {
             // Help goes to stdout and ends well; a closed pipe is nobody's error.
@@ -156,16 +167,17 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Listeners(options) => stream::run(global, Kind::Listeners, options),
         Command::Conntrack(options) => stream::run(global, Kind::Conntrack, options),
         Command::Resets(options) => stream::run(global, Kind::Resets, options),
-        Command::Lifetimes(options) if options.open => {
-            let stream = &options.stream;
-            open::run(stream.filter(), stream.is_json(), options.longest)
-        }
+        Command::Lifetimes(options) if options.open => open::run(&options.stream, options.longest),
         Command::Lifetimes(options) => stream::run(global, Kind::Lifetimes, &options.stream),
         Command::TimeWait(options) => stream::run(global, Kind::TimeWait, options),
+        Command::States(options) => stream::run(global, Kind::States, options),
+        Command::Accepts(options) => stream::run(global, Kind::Accepts, options),
         Command::Flame(options) => flame::run(global, options),
+        Command::Bcc(command) => bcc::run(global, command),
         Command::Check(options) => check::run(options),
         Command::Demo(options) => demo::run(options),
         Command::Play(part) => demo::play(part),
+        Command::Schema => schema::run(),
         Command::Generate(options) => generate::run(options),
     }
 }

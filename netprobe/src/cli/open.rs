@@ -2,14 +2,15 @@
 
 use std::{
     cmp::Reverse,
-    io::{self, BufWriter, IsTerminal, Write},
+    io::Write,
     process::ExitCode,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Result;
+use rustix::time::{ClockId, clock_gettime};
 
-use super::filter;
+use super::{filter, stream};
 use crate::{
     filter::{check_columns, contradiction, matcher::Matcher},
     observe::{
@@ -17,15 +18,10 @@ use crate::{
         sockets::{self, OpenConnection},
     },
     probes,
-    render::{
-        self,
-        table::Table,
-        time::{Clock, Style},
-    },
     report::{Column, Layout, Row, Value},
 };
 
-const LAYOUT: Layout = Layout {
+pub(super) const LAYOUT: Layout = Layout {
     kind: "open",
     columns: &[
         Column::number("pid", "PID", 7, "process that holds the socket"),
@@ -65,8 +61,8 @@ const LAYOUT: Layout = Layout {
 };
 
 /// Lists them, the longest open first if that is wanted.
-pub(super) fn run(options: &filter::Options, is_json: bool, is_longest: bool) -> Result<ExitCode> {
-    let matcher = matcher(options)?;
+pub(super) fn run(options: &stream::Options, is_longest: bool) -> Result<ExitCode> {
+    let matcher = matcher(options.filter())?;
     let (mut connections, refused) = sockets::open_connections()?;
     for error in refused {
         log::warn!("not seen: {error:#}");
@@ -76,22 +72,9 @@ pub(super) fn run(options: &filter::Options, is_json: bool, is_longest: bool) ->
     } else {
         connections.sort_by_key(|connection| (connection.netns, connection.local));
     }
-    let out = io::stdout();
-    let width = out
-        .is_terminal()
-        .then(|| rustix::termios::tcgetwinsize(&out).ok())
-        .flatten()
-        .map(|size| usize::from(size.ws_col));
-    let mut out = BufWriter::new(out.lock());
-    let mut table = Table::new(LAYOUT, width);
-    let mut clock = Clock::new(if is_json {
-        Style::Rfc3339
-    } else {
-        Style::OfDay
-    });
-    if !is_json {
-        table.heading(&mut out)?;
-    }
+    let mut out = options.open()?;
+    let mut format = options.format(LAYOUT, out.width())?;
+    format.begin(&mut out)?;
     let mut owners = Owners::default();
     let unix_ns = now();
     for connection in &connections {
@@ -99,12 +82,7 @@ pub(super) fn run(options: &filter::Options, is_json: bool, is_longest: bool) ->
         if !matcher.admits(&row) {
             continue;
         }
-        let time = clock.format(unix_ns);
-        if is_json {
-            render::jsonl::row(&mut out, LAYOUT, &row, time)?;
-        } else {
-            table.row(&mut out, &row, time)?;
-        }
+        format.row(&mut out, &row)?;
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
@@ -132,6 +110,7 @@ fn row(unix_ns: i64, connection: &OpenConnection, owners: &mut Owners) -> Row {
     let count = |value: Option<u64>| value.map_or(Value::Unknown, Value::Unsigned);
     Row {
         unix_ns,
+        monotonic_ns: monotonic(),
         kind: LAYOUT.kind,
         values: vec![
             owner.map_or(Value::Unknown, |(pid, _)| Value::nonzero(pid)),
@@ -158,6 +137,11 @@ fn row(unix_ns: i64, connection: &OpenConnection, owners: &mut Owners) -> Row {
             Value::nonzero(connection.ino),
         ],
     }
+}
+
+fn monotonic() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    (now.tv_sec * 1_000_000_000 + now.tv_nsec).cast_unsigned()
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -220,4 +220,92 @@ mod tests {
             assert!(super::super::rule(id).is_some(), "{id}");
         }
     }
+
+    /// The lab of the incidents: each fix uncovers the next failure, and what is still hidden is
+    /// said to be.
+    #[test]
+    fn the_chain_of_the_lab_is_told_stage_by_stage() {
+        use crate::{
+            diagnose::{diagnose, fixtures::quiet},
+            observe::diag::{Destination, Ports},
+            report::Value,
+        };
+        let mut window = quiet();
+        window.listen(80, 10, &[0, 11, 0, 3, 11, 0, 0, 11, 0, 0]);
+        window.listen(9000, 10, &[11; 10]);
+        // Stage 1: the table is full; nothing gets further.
+        window.set("net.netfilter.nf_conntrack_max", "200");
+        window.set("net.netfilter.nf_conntrack_count", "200");
+        window.grow(&[("nf_conntrack.drop", 900), ("TcpExt.TCPSynRetrans", 300)]);
+        let (findings, checked) = diagnose(&window);
+        assert_eq!(findings[0].id, "conntrack-table-full");
+        assert_eq!(findings[1].behind, Some("conntrack-table-full"));
+        let accept = checked
+            .iter()
+            .find(|check| check.id == "accept-queue-overflow");
+        assert!(accept.is_some_and(|check| check.why.contains("once conntrack-table-full")));
+        // Stage 2: the table has room; both queues overflow, one because nobody accepts.
+        window.set("net.netfilter.nf_conntrack_max", "262144");
+        window.grow(&[("nf_conntrack.drop", -900)]);
+        window.grow(&[("TcpExt.ListenOverflows", 800)]);
+        for (port, events) in [(80, 300), (9000, 500)] {
+            let group = [
+                ("stage", Value::Word("syn-accept-queue")),
+                ("listener_port", Value::Unsigned(port)),
+            ];
+            window.total("listeners", events, &group);
+        }
+        let stage2 = window.ids();
+        assert_eq!(
+            stage2,
+            [
+                "application-not-accepting",
+                "accept-queue-overflow",
+                "syn-retransmits"
+            ]
+        );
+        // Stage 3: queues and workers are larger; nginx finds no port to its upstream.
+        window.grow(&[
+            ("TcpExt.ListenOverflows", -800),
+            ("TcpExt.TCPSynRetrans", -300),
+        ]);
+        window.events = Default::default();
+        window.set("net.ipv4.ip_local_port_range", "20000 20050");
+        window.set("net.ipv4.tcp_tw_reuse", "0");
+        let destination = Destination {
+            local: [127, 0, 0, 1].into(),
+            remote: [127, 0, 0, 1].into(),
+            port: 9000,
+        };
+        let ports = Ports {
+            time_wait: 50,
+            open: 1,
+            odd: 25,
+        };
+        window.sockets().ports.insert(destination, ports);
+        let group = [
+            ("errno", Value::Word("EADDRNOTAVAIL")),
+            ("dport", Value::Unsigned(9000)),
+        ];
+        window.total("connects", 400, &group);
+        let search = [("search_ns", Value::Unsigned(700_000))];
+        window.event("connects", 40, &search);
+        let findings = window.findings();
+        let told: Vec<_> = findings
+            .iter()
+            .map(|found| (found.id, found.behind))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("ephemeral-ports-exhausted", None),
+                ("port-search-cost", Some("ephemeral-ports-exhausted")),
+                ("time-wait-buildup", Some("ephemeral-ports-exhausted")),
+            ]
+        );
+        // Stage 4: nothing fails any more.
+        window.sockets().ports.clear();
+        window.events = Default::default();
+        assert!(window.ids().is_empty());
+    }
 }

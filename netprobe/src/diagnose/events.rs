@@ -192,9 +192,9 @@ mod tests {
 
     fn row(port: u64) -> Row {
         Row {
-            unix_ns: 0,
             kind: "drops",
             values: vec![Value::Unsigned(port)],
+            ..Row::default()
         }
     }
 

@@ -166,13 +166,13 @@ impl Window {
         let known = |name: &&str| spec.columns.iter().any(|column| column.name == *name);
         assert!(given.keys().all(known), "{kind}: {given:?}");
         let row = Row {
-            unix_ns: 0,
             kind,
             values: spec
                 .columns
                 .iter()
                 .map(|column| given.get(column.name).cloned().unwrap_or(Value::Unknown))
                 .collect(),
+            ..Row::default()
         };
         for _ in 0..times {
             self.events.add(spec.columns, &row);

@@ -279,11 +279,7 @@ fn both_parts_together_are_the_whole() {
 }
 
 fn row(record: &Drop) -> Row {
-    let mut row = Row {
-        unix_ns: 0,
-        kind: "",
-        values: Vec::new(),
-    };
+    let mut row = Row::default();
     decode(bytes_of(record), &mut Known, &mut row).unwrap();
     row
 }

@@ -236,7 +236,7 @@ impl Parser<'_> {
             "comm" => self.named(start, "the name of a process", |_, value| {
                 Ok(Predicate::Comm(Pattern::new(value.text)))
             }),
-            "reason" => self.named(start, "a drop reason", |_, value| {
+            "reason" => self.named(start, "a reason", |_, value| {
                 Ok(Predicate::Reason(Reasons::new(value.text)))
             }),
             "netns" => self.named(start, "a network namespace", Self::netns),

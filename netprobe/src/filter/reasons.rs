@@ -6,6 +6,10 @@ use super::{error::nearest, pattern::Pattern};
 pub trait KnownReasons {
     /// Every number with its name.
     fn all(&self) -> Vec<(u32, String)>;
+    /// What they are the reasons of: `drop` or `reset`.
+    fn of(&self) -> &'static str;
+    /// What the kernel puts before their names.
+    fn prefix(&self) -> &'static str;
 }
 
 /// A set of reasons.
@@ -55,14 +59,14 @@ impl Reasons {
     pub fn resolve(&mut self, known: &dyn KnownReasons) -> Result<(), String> {
         let all = known.all();
         if all.is_empty() {
-            return Err("this kernel gives no reasons for drops (5.17 and later do)".into());
+            return Err(format!("this kernel gives no {} reasons", known.of()));
         }
         let mut found = Vec::new();
         for wanted in &self.wanted {
             let before = found.len();
             let number = wanted.parse().ok();
             let name = wanted.to_uppercase().replace('-', "_");
-            let name = name.strip_prefix("SKB_DROP_REASON_").unwrap_or(&name);
+            let name = name.strip_prefix(known.prefix()).unwrap_or(&name);
             let pattern = Pattern::new(name);
             let is_meant = |code: u32, known: &str| {
                 Some(code) == number || pattern.matches(known.to_uppercase().as_bytes())
@@ -73,7 +77,7 @@ impl Reasons {
                     .cloned(),
             );
             if found.len() == before {
-                return Err(unknown(wanted, name, &all));
+                return Err(unknown(wanted, name, known.of(), &all));
             }
         }
         found.sort();
@@ -83,7 +87,7 @@ impl Reasons {
     }
 }
 
-fn unknown(wanted: &str, name: &str, all: &[(u32, String)]) -> String {
+fn unknown(wanted: &str, name: &str, of: &str, all: &[(u32, String)]) -> String {
     let names = || all.iter().map(|(_, known)| known.as_str());
     let mut near = nearest(name, names());
     if near.is_empty() && name.len() > 2 {
@@ -93,10 +97,10 @@ fn unknown(wanted: &str, name: &str, all: &[(u32, String)]) -> String {
     }
     near.truncate(5);
     if near.is_empty() {
-        return format!("this kernel knows no drop reason `{wanted}`");
+        return format!("this kernel knows no {of} reason `{wanted}`");
     }
     format!(
-        "this kernel knows no drop reason `{wanted}`; near it are {}",
+        "this kernel knows no {of} reason `{wanted}`; near it are {}",
         near.join(", ")
     )
 }
@@ -116,6 +120,14 @@ impl KnownReasons for Sample {
         ]
         .map(|(code, name)| (code, name.to_owned()))
         .into()
+    }
+
+    fn of(&self) -> &'static str {
+        "drop"
+    }
+
+    fn prefix(&self) -> &'static str {
+        "SKB_DROP_REASON_"
     }
 }
 

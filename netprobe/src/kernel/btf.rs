@@ -119,6 +119,26 @@ impl KernelBtf {
         })
     }
 
+    /// Id of a function.
+    pub fn function_id(&self, name: &str) -> Option<u32> {
+        self.id(name, |ty| matches!(ty, Type::Func(_)))
+    }
+
+    /// Id of a struct.
+    pub fn struct_id(&self, name: &str) -> Option<u32> {
+        self.id(name, |ty| matches!(ty, Type::Struct(_)))
+    }
+
+    fn id(&self, name: &str, is_meant: impl Fn(&Type) -> bool) -> Option<u32> {
+        let ids = self.index.get(name)?.iter().copied();
+        let mut meant = ids.filter(|id| {
+            self.btf
+                .resolve_type_by_id(*id)
+                .is_ok_and(|ty| is_meant(&ty))
+        });
+        meant.next()
+    }
+
     /// Argument types of a tracepoint (`btf_trace_NAME`), as C text, without `void *__data`.
     pub fn tracepoint(&self, typedef: &str) -> Option<Vec<String>> {
         self.types(typedef).iter().find_map(|ty| match ty {

@@ -63,4 +63,12 @@ impl KnownReasons for DropReasons {
             .map(|(code, name)| (*code, name.to_string()))
             .collect()
     }
+
+    fn of(&self) -> &'static str {
+        "drop"
+    }
+
+    fn prefix(&self) -> &'static str {
+        "SKB_DROP_REASON_"
+    }
 }

@@ -1,5 +1,6 @@
 //! A thread that looks after the programs while events are read elsewhere: it attaches what
-//! waits for a module, and opens and closes the windows in which candidate ports are counted.
+//! waits for a module, opens and closes the windows in which candidate ports are counted, and
+//! measures what it all costs.
 
 use std::{
     sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
@@ -9,7 +10,13 @@ use std::{
 
 use anyhow::{Result, anyhow};
 
-use super::{session::Session, windows};
+use super::{
+    cost::{self, Meter},
+    session::Session,
+    windows,
+};
+use crate::report::Cost;
+
 /// How often modules are looked for.
 const MODULES: Duration = Duration::from_secs(1);
 
@@ -17,19 +24,20 @@ const MODULES: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Keeper {
     stop: Sender<()>,
-    thread: JoinHandle<Session>,
+    thread: JoinHandle<(Session, Cost)>,
 }
 
 impl Keeper {
-    /// Hands the session to the thread.
-    pub fn start(session: Session) -> Self {
+    /// Hands the session to the thread. What netprobe costs is kept below `limit`, a share of the
+    /// machine, if the programs were told that they are governed.
+    pub fn start(session: Session, limit: f64) -> Self {
         let (stop, stopped) = mpsc::channel();
-        let thread = thread::spawn(move || keep(session, &stopped));
+        let thread = thread::spawn(move || keep(session, &stopped, limit));
         Self { stop, thread }
     }
 
-    /// Ends the thread and takes the session back.
-    pub fn finish(self) -> Result<Session> {
+    /// Ends the thread and takes the session back, with the cost of the run.
+    pub fn finish(self) -> Result<(Session, Cost)> {
         drop(self.stop);
         self.thread
             .join()
@@ -37,38 +45,81 @@ impl Keeper {
     }
 }
 
-fn keep(mut session: Session, stopped: &Receiver<()>) -> Session {
-    let mut number = 0;
-    let mut has_windows = matches!(session.windowed(), Some(attached) if attached.result.is_ok());
-    let mut next_window = Instant::now();
+fn keep(mut session: Session, stopped: &Receiver<()>, limit: f64) -> (Session, Cost) {
+    let mut meter = Meter::new(limit, &session);
+    let mut windows = Windows::of(&session, limit);
+    let mut next_modules = Instant::now();
     loop {
         session.flush_log();
-        if session.attach_modules() {
-            log::info!("a module was loaded; its probes are attached");
-        }
-        let mut wait = MODULES;
-        if has_windows {
-            if Instant::now() >= next_window {
-                number += 1;
-                match window(&mut session, number, stopped) {
-                    Ok(pause) => next_window = Instant::now() + pause,
-                    Err(error) => {
-                        log::warn!("candidate ports are not counted: {error:#}");
-                        has_windows = false;
-                    }
-                }
+        if Instant::now() >= next_modules {
+            next_modules += MODULES;
+            if session.attach_modules() {
+                log::info!("a module was loaded; its probes are attached");
             }
-            wait = wait.min(next_window.saturating_duration_since(Instant::now()));
         }
+        windows.open_if_due(&mut session, stopped);
+        let wait = windows.wait().min(cost::INTERVAL);
         match stopped.recv_timeout(wait) {
             Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => return session,
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return (session, meter.cost()),
+        }
+        // Ends early when the run does.
+        meter.measure(&mut session, |slice| {
+            let _stopping = stopped.recv_timeout(slice);
+        });
+    }
+}
+
+/// When candidate ports are counted next.
+struct Windows {
+    is_there: bool,
+    number: u64,
+    next: Instant,
+    limit: f64,
+}
+
+impl Windows {
+    fn of(session: &Session, limit: f64) -> Self {
+        Self {
+            is_there: session
+                .windowed()
+                .is_some_and(|attached| attached.result.is_ok()),
+            number: 0,
+            next: Instant::now(),
+            limit,
+        }
+    }
+
+    fn open_if_due(&mut self, session: &mut Session, stopped: &Receiver<()>) {
+        if !self.is_there || Instant::now() < self.next {
+            return;
+        }
+        self.number += 1;
+        match window(session, self.number, stopped, self.limit) {
+            Ok(pause) => self.next = Instant::now() + pause,
+            Err(error) => {
+                log::warn!("candidate ports are not counted: {error:#}");
+                self.is_there = false;
+            }
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        if self.is_there {
+            self.next.saturating_duration_since(Instant::now())
+        } else {
+            Duration::MAX
         }
     }
 }
 
 /// Opens a window, closes it, and says how long to pause.
-fn window(session: &mut Session, number: u64, stopped: &Receiver<()>) -> Result<Duration> {
+fn window(
+    session: &mut Session,
+    number: u64,
+    stopped: &Receiver<()>,
+    limit: f64,
+) -> Result<Duration> {
     let before = session.candidate_calls()?;
     let links = session.open_windowed()?;
     session.set_window(number)?;
@@ -81,5 +132,6 @@ fn window(session: &mut Session, number: u64, stopped: &Receiver<()>) -> Result<
     Ok(windows::pause(
         calls,
         u32::try_from(cpus).unwrap_or(u32::MAX),
+        limit,
     ))
 }

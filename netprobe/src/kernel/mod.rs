@@ -3,8 +3,11 @@
 pub mod attach;
 pub mod btf;
 pub mod btf_index;
+pub mod casts;
+pub mod cost;
 pub mod drop_reasons;
 pub mod fdinfo;
+pub mod governor;
 pub mod keeper;
 pub mod load;
 pub mod names;
@@ -15,4 +18,5 @@ pub mod reset_reasons;
 pub mod sampler;
 pub mod session;
 pub mod symbols;
+mod totals;
 pub mod windows;

@@ -7,7 +7,11 @@ use netprobe_common::owner::Owner;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{drop_reasons::DropReasons, reset_reasons::ResetReasons, symbols::Symbols};
-use crate::{decode::Names, observe::owners::Owners, report::Value};
+use crate::{
+    decode::Names,
+    observe::{listeners::Listeners, owners::Owners},
+    report::Value,
+};
 
 /// Looks names up in the running kernel and in `/proc`.
 pub struct LiveNames {
@@ -17,6 +21,8 @@ pub struct LiveNames {
     places: HashMap<u64, Value>,
     stacks: Option<StackTraceMap<MapData>>,
     owners: Owners,
+    listeners: Listeners,
+    shows_offsets: bool,
     clock_offset_ns: i64,
 }
 
@@ -30,6 +36,8 @@ impl LiveNames {
             places: HashMap::new(),
             stacks,
             owners: Owners::default(),
+            listeners: Listeners::default(),
+            shows_offsets: false,
             clock_offset_ns: clock_offset_ns(),
         }
     }
@@ -43,6 +51,15 @@ impl LiveNames {
         }
     }
 
+    /// Shows the frames of stacks as `function+0xoffset`.
+    #[must_use]
+    pub fn with_offsets(self, shows_offsets: bool) -> Self {
+        Self {
+            shows_offsets,
+            ..self
+        }
+    }
+
     /// Frames of a stack, innermost first, without those of BPF itself.
     pub fn frames(&mut self, id: i32) -> Option<Vec<Arc<str>>> {
         let stacks = self.stacks.as_ref()?;
@@ -50,7 +67,14 @@ impl LiveNames {
         let frames: Vec<Arc<str>> = stack
             .frames()
             .iter()
-            .map(|frame| self.symbols.lookup(frame.ip).function)
+            .map(|frame| {
+                let symbol = self.symbols.lookup(frame.ip);
+                if self.shows_offsets && symbol.is_known {
+                    Arc::from(format!("{}+{:#x}", symbol.function, symbol.offset))
+                } else {
+                    symbol.function
+                }
+            })
             .collect();
         let own = frames
             .iter()
@@ -101,6 +125,11 @@ impl Names for LiveNames {
             return Some((owner.pid, owner.comm));
         }
         self.owners.of(owner.ino)
+    }
+
+    fn listener(&mut self, netns: u32, port: u16) -> Option<(u32, [u8; 16])> {
+        let ino = self.listeners.of(netns, port)?;
+        self.owners.of(ino)
     }
 
     fn clock_offset_ns(&self) -> i64 {

@@ -47,4 +47,12 @@ impl KnownReasons for ResetReasons {
             .map(|(code, name)| (*code, name.to_string()))
             .collect()
     }
+
+    fn of(&self) -> &'static str {
+        "reset"
+    }
+
+    fn prefix(&self) -> &'static str {
+        "SK_RST_REASON_"
+    }
 }

@@ -1,6 +1,11 @@
 //! One run's programs in the kernel: loaded, attached, read out, and gone when it is dropped.
 
-use std::{collections::HashSet, os::fd::AsFd, path::Path, time::Instant};
+use std::{
+    collections::HashSet,
+    os::fd::AsFd,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
@@ -20,12 +25,14 @@ use super::{
     attach::{self, Attached, Link, Ways},
     btf::{self, KernelBtf},
     btf_index,
+    casts::{self, Casts},
     drop_reasons::{self, DropReasons},
     fdinfo::FdInfo,
     load::{self, Sizes},
     offsets,
     pod::Wire,
     reset_reasons::{self, ResetReasons},
+    totals,
 };
 use crate::{
     filter::KnownReasons,
@@ -35,6 +42,10 @@ use crate::{
 const CONNTRACK: &str = "nf_conntrack";
 /// Where it is built in, this is among the kernel's own functions.
 const CONNTRACK_FUNCTION: &str = "nf_conntrack_in";
+
+/// Counts the runs that the kernel's guard against recursion has refused. Where it can be named,
+/// typed tracepoints have that guard too (6.1; before, only trampolines had it).
+const GUARD_FUNCTION: &str = "bpf_prog_inc_misses_counter";
 
 /// What a run wants from the kernel.
 #[derive(Clone, Debug)]
@@ -52,6 +63,7 @@ pub struct Request {
 /// Programs in the kernel.
 pub struct Session {
     ebpf: Ebpf,
+    config: Config,
     btf: Option<Btf>,
     drop_reasons: DropReasons,
     reset_reasons: ResetReasons,
@@ -90,12 +102,17 @@ impl Session {
         } else {
             &drop_reasons
         })?;
-        let mut ebpf = load::load(&config, &offsets, request.sizes, &btf)?;
+        let config = Config {
+            guarded: u32::from(kernel.function(GUARD_FUNCTION).is_some()),
+            ..config
+        };
+        let mut ebpf = load::load(&config, &offsets, Casts::find(&kernel), request.sizes, &btf)?;
         reserve_other(&mut ebpf, request)?;
         let logger = open_log(&mut ebpf, &config)?;
         log::debug!("maps are ready after {:?}", started.elapsed());
         let mut session = Self {
             ebpf,
+            config,
             btf: Some(btf),
             drop_reasons,
             reset_reasons,
@@ -249,36 +266,12 @@ impl Session {
 
     /// The totals of `--count`, summed over CPUs.
     pub fn totals(&self) -> Result<Vec<(CountKey, Count)>> {
-        self.count_map("COUNTS")
+        totals::groups(&self.ebpf)
     }
 
     /// The stacks counted in the kernel, summed over CPUs.
     pub fn stack_totals(&self) -> Result<Vec<(StackKey, Count)>> {
-        self.count_map("STACK_COUNTS")
-    }
-
-    fn count_map<K: Plain>(&self, name: &str) -> Result<Vec<(K, Count)>> {
-        let map = self
-            .ebpf
-            .map(name)
-            .ok_or_else(|| anyhow!("no map {name}"))?;
-        let map: PerCpuHashMap<_, Wire<K>, Wire<Count>> = PerCpuHashMap::try_from(map)?;
-        let mut totals = Vec::new();
-        for entry in &map {
-            let (Wire(key), values) = entry.with_context(|| format!("read {name}"))?;
-            let mut sum = Count {
-                events: 0,
-                weight: 0,
-            };
-            for Wire(count) in values.iter() {
-                sum.events += count.events;
-                sum.weight += count.weight;
-            }
-            if sum.events > 0 {
-                totals.push((key, sum));
-            }
-        }
-        Ok(totals)
+        totals::stacks(&self.ebpf)
     }
 
     /// Opens (a number above 0) or closes (0) a window in which port candidates are counted.
@@ -289,6 +282,36 @@ impl Session {
             .ok_or_else(|| anyhow!("no map WINDOW"))?;
         let mut map: Array<_, u64> = Array::try_from(map)?;
         map.set(0, number, 0).context("write WINDOW")
+    }
+
+    /// The settings of the programs.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Tells the programs what to leave out, see `netprobe_common::config`.
+    pub fn set_level(&mut self, level: u32) -> Result<()> {
+        let map = self
+            .ebpf
+            .map_mut("LEVEL")
+            .ok_or_else(|| anyhow!("no map LEVEL"))?;
+        let mut map: Array<_, u32> = Array::try_from(map)?;
+        map.set(0, level, 0).context("write LEVEL")
+    }
+
+    /// How long the attached programs have run while the kernel measured, and how often; `None`
+    /// where it does not say.
+    pub fn run_time(&self) -> Option<(Duration, u64)> {
+        let attached = self.probes.iter().flat_map(|(_, hooks)| hooks);
+        let programs = attached.chain(&self.windowed).flat_map(Attached::programs);
+        let mut sum = (Duration::ZERO, 0);
+        for program in programs {
+            let fd = self.ebpf.program(program)?.fd().ok()?;
+            let info = FdInfo::read(fd.as_fd()).ok()?;
+            sum.0 += Duration::from_nanos(info.run_time_ns?);
+            sum.1 += info.run_cnt?;
+        }
+        Some(sum)
     }
 
     /// Calls of the port check since the start, over all CPUs.
@@ -362,7 +385,8 @@ fn names() -> HashSet<String> {
     let types = offsets::names()
         .chain(drop_reasons::names())
         .chain(reset_reasons::names())
-        .chain([CONNTRACK_FUNCTION]);
+        .chain(casts::names())
+        .chain([CONNTRACK_FUNCTION, GUARD_FUNCTION]);
     types.map(str::to_owned).chain(targets).collect()
 }
 

@@ -14,14 +14,14 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// What one call costs while it is counted; a trampoline is cheaper than a breakpoint.
 const CALL: Duration = Duration::from_nanos(60);
 
-/// The share of the machine that counting may take: one part in so many.
-const BUDGET: u32 = 100;
-
-/// How long to pause after a window that counted `calls` on a machine with `cpus` CPUs.
-pub fn pause(calls: u64, cpus: u32) -> Duration {
+/// How long to pause after a window that counted `calls` on a machine with `cpus` CPUs, of which
+/// counting may take this `share`.
+pub fn pause(calls: u64, cpus: u32, share: f64) -> Duration {
     let calls = u32::try_from(calls).unwrap_or(u32::MAX);
     let cost = CALL.saturating_mul(calls) / cpus.max(1);
-    cost.saturating_mul(BUDGET).clamp(SHORTEST, LONGEST)
+    Duration::try_from_secs_f64(cost.as_secs_f64() / share.max(1e-6))
+        .unwrap_or(LONGEST)
+        .clamp(SHORTEST, LONGEST)
 }
 
 #[cfg(test)]
@@ -30,9 +30,9 @@ mod tests {
 
     #[test]
     fn busy_windows_are_followed_by_long_pauses() {
-        assert_eq!(pause(0, 2), SHORTEST);
+        assert_eq!(pause(0, 2, 0.01), SHORTEST);
         // 400,000 calls of 60 ns are 24 ms, 12 ms of each of two CPUs: 1 % of 1.2 s.
-        assert_eq!(pause(400_000, 2), Duration::from_millis(1200));
-        assert_eq!(pause(u64::MAX, 1), LONGEST);
+        assert_eq!(pause(400_000, 2, 0.01), Duration::from_millis(1200));
+        assert_eq!(pause(u64::MAX, 1, 0.01), LONGEST);
     }
 }

@@ -4,6 +4,7 @@ pub mod conntrack;
 pub mod counters;
 pub mod diag;
 pub mod interfaces;
+pub mod listeners;
 pub mod namespaces;
 pub mod netlink;
 pub mod netns;

@@ -78,11 +78,48 @@ pub fn open_connections() -> Result<(Vec<OpenConnection>, Vec<anyhow::Error>)> {
     Ok((connections, refused))
 }
 
+/// A socket that listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// Its port.
+    pub port: u16,
+    /// Inode number of the socket.
+    pub ino: u64,
+}
+
+/// The listeners of every namespace that can be asked.
+pub fn listeners() -> Result<Vec<Listener>> {
+    let asked = namespaces::in_each(&namespaces::all()?, |namespace| {
+        listeners_of_this_thread(namespace.inode)
+    })?;
+    // A namespace that refuses hides its listeners; the others are still worth having.
+    Ok(asked
+        .into_iter()
+        .filter_map(|asked| asked.flatten().ok())
+        .flatten()
+        .collect())
+}
+
+fn listeners_of_this_thread(netns: u32) -> Result<Vec<Listener>> {
+    let mut sockets = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        dump(family, StateFlags::LISTEN, &mut sockets)?;
+    }
+    let listeners = sockets.iter().map(|socket| Listener {
+        netns,
+        port: socket.header.socket_id.source_port,
+        ino: u64::from(socket.header.inode),
+    });
+    Ok(listeners.collect())
+}
+
 /// The open connections of the namespace that this thread is in.
 fn of_this_thread(netns: u32) -> Result<Vec<OpenConnection>> {
     let mut sockets = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        dump(family, &mut sockets)
+        dump(family, connected(), &mut sockets)
             .with_context(|| format!("list sockets of network namespace {netns}"))?;
     }
     let is_listener = |socket: &&InetResponse| socket.header.state == TCP_LISTEN;
@@ -96,13 +133,18 @@ fn of_this_thread(netns: u32) -> Result<Vec<OpenConnection>> {
         .collect())
 }
 
-/// Asks for all sockets of a family but those in TIME_WAIT and half-open ones.
-fn dump(family: u8, sockets: &mut Vec<InetResponse>) -> Result<()> {
+/// All states but those of small sockets and of sockets that are of no use yet.
+fn connected() -> StateFlags {
+    StateFlags::all() - (StateFlags::TIME_WAIT | StateFlags::SYN_RECV | StateFlags::CLOSE)
+}
+
+/// Asks for all sockets of a family in one of these states.
+fn dump(family: u8, states: StateFlags, sockets: &mut Vec<InetResponse>) -> Result<()> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG).context("open a netlink socket")?;
     socket.bind_auto().context("bind a netlink socket")?;
     socket.connect(&SocketAddr::new(0, 0))?;
     socket
-        .send(&request(family), 0)
+        .send(&request(family, states), 0)
         .context("ask for sockets")?;
     loop {
         let (bytes, _kernel) = socket.recv_from_full().context("receive sockets")?;
@@ -112,13 +154,12 @@ fn dump(family: u8, sockets: &mut Vec<InetResponse>) -> Result<()> {
     }
 }
 
-fn request(family: u8) -> Vec<u8> {
-    let unwanted = StateFlags::TIME_WAIT | StateFlags::SYN_RECV | StateFlags::CLOSE;
+fn request(family: u8, states: StateFlags) -> Vec<u8> {
     let inet = InetRequest {
         family,
         protocol: IPPROTO_TCP,
         extensions: ExtensionFlags::INFO,
-        states: StateFlags::all() - unwanted,
+        states,
         socket_id: if family == AF_INET {
             SocketId::new_v4()
         } else {
@@ -210,7 +251,7 @@ mod tests {
         let (far, _) = listener.accept().unwrap();
         let mut found = Vec::new();
         for family in [AF_INET, AF_INET6] {
-            if dump(family, &mut found).is_err() {
+            if dump(family, connected(), &mut found).is_err() {
                 println!("SKIP this kernel does not list sockets");
                 return;
             }

@@ -10,7 +10,7 @@ use netprobe_common::{
     records::connects::{Connect, ErrnoSource, NOT_COUNTED, Outcome},
 };
 
-use super::{Hook, ProbeSpec, Via, errno, family, flow, owner, port, record};
+use super::{Hook, Keeps, ProbeSpec, Via, errno, family, flow, owner, port, record};
 use crate::{
     decode::{DecodeError, Names},
     report::{Column, Value},
@@ -67,6 +67,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         },
     ],
     needs: &[Field::SkcDaddr, Field::SkcDport, Field::SkProtocol],
+    keeps: Keeps::Connects,
     columns: &[
         Column::number("pid", "PID", 7, "process that called connect"),
         Column::text("comm", "COMM", 15, "name of that process"),

@@ -12,7 +12,7 @@ use netprobe_common::{
     records::conntrack::TableFull,
 };
 
-use super::{Hook, ProbeSpec, Via, errno, family, flow, port, record};
+use super::{Hook, Keeps, ProbeSpec, Via, errno, family, flow, port, record};
 use crate::{
     decode::{DecodeError, Names},
     report::{Column, Value},
@@ -32,6 +32,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         ]],
     }],
     needs: &[Field::TupleSaddr, Field::TupleDaddr],
+    keeps: Keeps::Nothing,
     columns: &[
         Column::text("protocol", "PROTO", 6, "IP protocol of the packet"),
         Column::text("saddr", "SADDR", 15, "source address of the connection"),

@@ -10,7 +10,9 @@ use netprobe_common::{
     records::drops::{Drop, NO_REASON},
 };
 
-use super::{Hook, KernelTest, ProbeSpec, Via, family, flow, owner, port, record, tcp_state};
+use super::{
+    Hook, Keeps, KernelTest, ProbeSpec, Via, family, flow, owner, port, record, tcp_state,
+};
 use crate::{
     decode::{DecodeError, Names},
     report::{Column, Value},
@@ -27,6 +29,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         ways: &[&[Via::TpBtf.on("kfree_skb", "drops")]],
     }],
     needs: &[Field::SkbProtocol, Field::SkbHead, Field::SkbNetworkHeader],
+    keeps: Keeps::Nothing,
     columns: &[
         Column::number("pid", "PID", 7, "process that owns the socket"),
         Column::text("comm", "COMM", 15, "name of that process"),
@@ -41,6 +44,13 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Column::text("iface", "IFACE", 10, "interface it came from or went to").wide(),
         Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
         Column::number("len", "LEN", 6, "bytes of the packet").wide(),
+        Column::number(
+            "reason_code",
+            "CODE",
+            6,
+            "number of the reason, which differs between kernels",
+        )
+        .hidden(),
         Column::number("seq", "SEQ", 10, "TCP sequence number").hidden(),
         Column::text("family", "FAMILY", 11, "ipv4, ipv6 or ipv4-mapped").hidden(),
         Column::number("ifindex", "IFINDEX", 7, "index of the interface").hidden(),
@@ -73,6 +83,10 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
         Value::name(drop.iface),
         Value::nonzero(drop.flow.netns),
         Value::Unsigned(u64::from(drop.len)),
+        match drop.reason {
+            NO_REASON => Value::Unknown,
+            reason => Value::Unsigned(u64::from(reason)),
+        },
         Value::Unsigned(u64::from(drop.seq)),
         family(&drop.flow),
         Value::nonzero(drop.flow.ifindex),

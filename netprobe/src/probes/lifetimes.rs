@@ -14,7 +14,8 @@ use netprobe_common::{
 };
 
 use super::{
-    Hook, KernelTest, ProbeSpec, Via, errno, family, flow, owner, port, record, tcp_state,
+    Hook, Keeps, KernelTest, ProbeSpec, Via, accepted_owner, errno, family, flow, owner, port,
+    record, tcp_state,
 };
 use crate::{
     decode::{DecodeError, Names},
@@ -46,6 +47,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Field::TcpBytesSent,
         Field::TcpBytesReceived,
     ],
+    keeps: Keeps::Lives,
     columns: COLUMNS,
     kernel_tests: &[KernelTest::State],
     weight: "bytes",
@@ -114,7 +116,12 @@ const COLUMNS: &[Column] = &[
 
 fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Result<(), DecodeError> {
     let life: Lifetime = record(bytes)?;
-    let [pid, comm, ino] = owner(&life.owner, names);
+    // What was accepted and aborted before anybody owned it belongs to the listener's process.
+    let [pid, comm, ino] = if life.role == Role::Server as u8 {
+        accepted_owner(&life.owner, &life.flow, names)
+    } else {
+        owner(&life.owner, names)
+    };
     values.extend([pid, comm, super::role(life.role)]);
     values.extend(flow(&life.flow));
     values.extend([

@@ -10,7 +10,7 @@ use netprobe_common::{
     records::listeners::{Refusal, Stage},
 };
 
-use super::{Hook, ProbeSpec, Via, family, flow, ip, owner, port, record};
+use super::{Hook, Keeps, ProbeSpec, Via, family, flow, ip, owner, port, record};
 use crate::{
     decode::{DecodeError, Names},
     report::{Column, Value},
@@ -56,6 +56,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         },
     ],
     needs: &[Field::SkAckBacklog, Field::SkMaxAckBacklog, Field::IcskQlen],
+    keeps: Keeps::Nothing,
     columns: &[
         Column::number("pid", "PID", 7, "process that owns the listener"),
         Column::text("comm", "COMM", 15, "name of that process"),

@@ -19,6 +19,7 @@ use crate::{
     report::{Column, Value},
 };
 
+pub mod accepts;
 pub mod connects;
 pub mod conntrack;
 pub mod drops;
@@ -26,6 +27,7 @@ pub mod lifetimes;
 pub mod listeners;
 pub mod resets;
 pub mod retransmits;
+pub mod states;
 pub mod time_wait;
 
 /// Every probe, in the order of [`Kind`].
@@ -38,6 +40,8 @@ pub static PROBES: &[&ProbeSpec] = &[
     &resets::SPEC,
     &lifetimes::SPEC,
     &time_wait::SPEC,
+    &states::SPEC,
+    &accepts::SPEC,
 ];
 
 /// A kind of event: what it means, where it comes from, how it reads.
@@ -51,6 +55,8 @@ pub struct ProbeSpec {
     pub hooks: &'static [Hook],
     /// Fields without which its events are not worth sending.
     pub needs: &'static [Field],
+    /// What its programs remember between events.
+    pub keeps: Keeps,
     /// What its rows hold.
     pub columns: &'static [Column],
     /// Tests of a filter that its programs make, beside those of the flow.
@@ -78,6 +84,19 @@ impl ProbeSpec {
 /// The probe of a kind.
 pub fn of(kind: Kind) -> &'static ProbeSpec {
     PROBES[kind as usize]
+}
+
+/// What the programs of a probe remember between events; the kernel allocates room for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// Nothing.
+    Nothing,
+    /// Connects under way.
+    Connects,
+    /// Every open connection: its age and owner.
+    Lives,
+    /// The same, and since when it is in its state.
+    States,
 }
 
 /// A test that the programs of some probes make, see `netprobe_common::filter`.
@@ -209,6 +228,20 @@ fn owner(owner: &Owner, names: &mut dyn Names) -> [Value; 3] {
         None => (Value::Unknown, Value::Unknown),
     };
     [pid, comm, Value::nonzero(owner.ino)]
+}
+
+/// As [`owner`], for a socket that was accepted: if it has no owner yet, it is the listener's.
+fn accepted_owner(owner: &Owner, flow: &Flow, names: &mut dyn Names) -> [Value; 3] {
+    let found = self::owner(owner, names);
+    if found[0] != Value::Unknown {
+        return found;
+    }
+    let [_, _, ino] = found;
+    let listener = names.listener(flow.netns, u16::from_be_bytes(flow.sport));
+    match listener {
+        Some((pid, comm)) => [Value::nonzero(pid), Value::name(comm), ino],
+        None => [Value::Unknown, Value::Unknown, ino],
+    }
 }
 
 /// Which end of a connection this machine is.

@@ -12,7 +12,9 @@ use netprobe_common::{
     records::resets::{Cause, Direction, NO_IDLE, NO_REASON, Reset},
 };
 
-use super::{Hook, KernelTest, ProbeSpec, Via, family, flow, owner, port, record, tcp_state};
+use super::{
+    Hook, Keeps, KernelTest, ProbeSpec, Via, family, flow, owner, port, record, tcp_state,
+};
 use crate::{
     decode::{DecodeError, Names},
     report::{Column, Value},
@@ -62,6 +64,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         },
     ],
     needs: &[Field::SkcDaddr, Field::SkcDport, Field::SkbProtocol],
+    keeps: Keeps::Lives,
     columns: &[
         Column::number("pid", "PID", 7, "process that owns the socket"),
         Column::text("comm", "COMM", 15, "name of that process"),

@@ -11,7 +11,7 @@ use netprobe_common::{
 };
 
 use super::{
-    Hook, KernelTest, ProbeSpec, Via, errno, family, flow, owner, port, record, tcp_state,
+    Hook, Keeps, KernelTest, ProbeSpec, Via, errno, family, flow, owner, port, record, tcp_state,
 };
 use crate::{
     decode::{DecodeError, Names},
@@ -37,6 +37,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         },
     ],
     needs: &[Field::SkcDaddr, Field::SkcDport, Field::SkbTcpGsoSegs],
+    keeps: Keeps::Nothing,
     columns: &[
         Column::number("pid", "PID", 7, "process that owns the socket"),
         Column::text("comm", "COMM", 15, "name of that process"),

@@ -12,7 +12,9 @@ use netprobe_common::{
     records::time_wait::{Outcome, TimeWait},
 };
 
-use super::{Hook, KernelTest, ProbeSpec, Via, family, flow, owner, port, record, tcp_state};
+use super::{
+    Hook, Keeps, KernelTest, ProbeSpec, Via, family, flow, owner, port, record, tcp_state,
+};
 use crate::{
     decode::{DecodeError, Names},
     report::{Column, Value},
@@ -46,6 +48,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         },
     ],
     needs: &[Field::SkcDaddr, Field::SkcDport, Field::SkProtocol],
+    keeps: Keeps::Lives,
     columns: &[
         Column::number(
             "pid",

@@ -10,7 +10,7 @@ use super::{
     time::{Clock, Style},
 };
 use crate::report::{
-    Probe,
+    Probe, Row,
     diagnosis::{Affected, Checked, Diagnosis, Evidence, Finding, Fix},
 };
 
@@ -22,6 +22,10 @@ pub fn write(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
 /// The whole object.
 fn object(diagnosis: &Diagnosis) -> Json {
     let mut clock = Clock::new(Style::Rfc3339);
+    let started = Row {
+        unix_ns: diagnosis.started_unix_ns,
+        ..Row::default()
+    };
     json!({
         "schema": "netprobe.diagnosis/1",
         "host": {
@@ -31,7 +35,7 @@ fn object(diagnosis: &Diagnosis) -> Json {
             "netprobe": env!("CARGO_PKG_VERSION"),
         },
         "window": {
-            "started": clock.format(diagnosis.started_unix_ns),
+            "started": clock.format(&started),
             "seconds": diagnosis.window.as_secs_f64(),
             "namespaces": diagnosis.namespaces,
         },
@@ -136,4 +140,69 @@ fn fix(fix: &Fix) -> Json {
 
 fn checked(checked: &Checked) -> Json {
     json!({ "id": checked.id, "verdict": checked.verdict, "why": checked.why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::diagnosis::sample as diagnosis;
+
+    /// The part of JSON Schema that ours uses.
+    fn check(schema: &Json, value: &Json, place: &str) {
+        let name = match value {
+            Json::Null => "null",
+            Json::Bool(_) => "boolean",
+            Json::Number(number) if number.is_f64() => "number",
+            Json::Number(_) => "integer",
+            Json::String(_) => "string",
+            Json::Array(_) => "array",
+            Json::Object(_) => "object",
+        };
+        let fits = |wanted: &Json| wanted == name || (wanted == "number" && name == "integer");
+        match &schema["type"] {
+            Json::Null => {}
+            Json::Array(types) => assert!(types.iter().any(fits), "{place}: {value}"),
+            wanted => assert!(fits(wanted), "{place}: {value}"),
+        }
+        if let Json::Array(words) = &schema["enum"] {
+            assert!(words.contains(value), "{place}: {value}");
+        }
+        for name in schema["required"].as_array().into_iter().flatten() {
+            let name = name.as_str().unwrap();
+            assert!(value.get(name).is_some(), "{place} has no {name}");
+        }
+        for (name, part) in value.as_object().into_iter().flatten() {
+            let known = &schema["properties"][name];
+            let other = &schema["additionalProperties"];
+            assert!(
+                !known.is_null() || *other != false,
+                "{place} may not have {name}"
+            );
+            check(if known.is_null() { other } else { known }, part, name);
+        }
+        for part in value.as_array().into_iter().flatten() {
+            check(&schema["items"], part, place);
+        }
+    }
+
+    #[test]
+    fn the_object_is_as_its_schema_says() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/diagnosis.schema.json");
+        let schema: Json = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        check(&schema, &object(&diagnosis()), "the object");
+    }
+
+    #[test]
+    fn names_that_anybody_chose_are_harmless() {
+        let mut out = Vec::new();
+        write(&mut out, &diagnosis()).unwrap();
+        let json = String::from_utf8(out).unwrap();
+        assert_eq!(json.lines().count(), 1);
+        assert!(!json.contains(['\u{1b}', '\u{202e}']), "{json}");
+        let mut out = Vec::new();
+        super::super::diagnosis::write(&mut out, &diagnosis()).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text}");
+        assert!(text.starts_with("behind conntrack-table-full: "), "{text}");
+    }
 }

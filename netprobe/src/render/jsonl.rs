@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use serde::ser::{Serialize, SerializeMap};
 use serde_json::{Map, Serializer, Value as Json, json, ser::Formatter};
 
-use super::text;
-use crate::report::{Layout, Probe, Row, Summary, Total, Value, name_bytes};
+use super::{format::Format, text, time::Clock};
+use crate::report::{Column, Cost, Layout, Probe, Row, Summary, Total, Value, name_bytes};
 
 impl Serialize for Value {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -30,20 +30,50 @@ impl Serialize for Value {
     }
 }
 
+/// Writes JSON Lines.
+#[derive(Debug)]
+pub struct Lines {
+    columns: Vec<(usize, &'static Column)>,
+    clock: Clock,
+}
+
+impl Lines {
+    /// With these columns of a layout, by position.
+    pub fn new(layout: Layout, columns: &[usize], clock: Clock) -> Self {
+        let column = |index: &usize| (*index, &layout.columns[*index]);
+        Self {
+            columns: columns.iter().map(column).collect(),
+            clock,
+        }
+    }
+}
+
+impl Format for Lines {
+    fn row(&mut self, out: &mut dyn Write, row: &Row) -> io::Result<()> {
+        let time = self.clock.format(row).trim_start();
+        let columns = &self.columns;
+        line(out, &Line { row, columns, time })
+    }
+
+    fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
+        self::summary(out, summary)
+    }
+}
+
 struct Line<'a> {
     row: &'a Row,
-    layout: Layout,
+    columns: &'a [(usize, &'static Column)],
     time: &'a str,
 }
 
 impl Serialize for Line<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.row.values.len() + 3))?;
+        let mut map = serializer.serialize_map(Some(self.columns.len() + 3))?;
         map.serialize_entry("kind", self.row.kind)?;
         map.serialize_entry("ts", self.time)?;
         map.serialize_entry("unix_ns", &self.row.unix_ns)?;
-        for (column, value) in self.layout.columns.iter().zip(&self.row.values) {
-            map.serialize_entry(column.name, value)?;
+        for (index, column) in self.columns {
+            map.serialize_entry(column.name, &self.row.values[*index])?;
         }
         map.end()
     }
@@ -82,22 +112,35 @@ pub(super) fn line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()
     out.write_all(b"\n")
 }
 
-/// Writes an event; `time` is RFC 3339.
-pub fn row(out: &mut dyn Write, layout: Layout, row: &Row, time: &str) -> io::Result<()> {
-    line(out, &Line { row, layout, time })
-}
-
 /// Writes the last line of a stream.
 pub fn summary(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
-    let object = json!({
+    let mut object = json!({
         "kind": "summary",
         "schema": "netprobe.summary/1",
         "elapsed_s": summary.elapsed.as_secs_f64(),
         "complete": summary.is_complete(),
         "probes": summary.probes.iter().map(probe_with_counters).collect::<Vec<_>>(),
         "totals": summary.totals.iter().map(total).collect::<Vec<_>>(),
+        "cost": summary.cost.as_ref().map(cost),
     });
+    if let Some(view) = &summary.connects {
+        object["connects"] = super::connects::json(view);
+    }
     line(out, &object)
+}
+
+fn cost(cost: &Cost) -> Json {
+    let [stacks, sampled, all] = cost.reduced.map(|time| time.as_secs_f64());
+    json!({
+        "machine_percent": cost.percent(),
+        "process_percent": cost.process_percent,
+        "kernel_percent": cost.kernel_percent,
+        "ns_per_run": cost.ns_per_run,
+        "limit_percent": cost.limit_percent,
+        "without_stacks_s": stacks,
+        "sampled_s": sampled,
+        "without_events_s": all,
+    })
 }
 
 /// What became of a probe, without its accounting.
@@ -128,6 +171,7 @@ fn probe_with_counters(state: &Probe) -> Json {
         "reserve_failed": counters.reserve_failed,
         "map_full": counters.map_full,
         "stack_failed": counters.stack_failed,
+        "stack_sampled_out": counters.stack_sampled_out,
     });
     json["decode_errors"] = json!(state.decode_errors);
     json["filtered_user"] = json!(state.filtered_user);

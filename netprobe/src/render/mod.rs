@@ -1,12 +1,16 @@
 //! One file per format. A renderer sees the report and writes text; it reads nothing else.
 
 pub mod check;
+pub mod connects;
+pub mod csv;
 pub mod diagnosis;
 pub mod diagnosis_json;
 pub mod explanation;
 pub mod flamegraph;
 pub mod folded;
+pub mod format;
 pub mod jsonl;
+pub mod schema;
 pub mod summary;
 pub mod table;
 pub mod text;

@@ -1,9 +1,26 @@
 //! The end of a run, for eyes: totals, what was seen and what was lost.
 
-use std::io::{self, Write};
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+};
 
-use super::text;
-use crate::report::{Probe, Summary, Total};
+use super::{format::Format, text};
+use crate::report::{Cost, Probe, Row, Summary, Total};
+
+/// Only the totals: the format of `--count`.
+#[derive(Clone, Copy, Debug)]
+pub struct Totals;
+
+impl Format for Totals {
+    fn row(&mut self, _out: &mut dyn Write, _row: &Row) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
+        totals(out, summary)
+    }
+}
 
 /// Writes totals to `out`, which is the result of `--count`.
 pub fn totals(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
@@ -67,7 +84,31 @@ pub fn footer(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
             }
         }
     }
-    Ok(())
+    match &summary.cost {
+        Some(cost) => writeln!(out, "netprobe: {}", price(cost)),
+        None => Ok(()),
+    }
+}
+
+/// What netprobe itself cost, in words.
+fn price(cost: &Cost) -> String {
+    let mut line = format!("cost {:.2} % of the machine", cost.percent());
+    match (cost.kernel_percent, cost.ns_per_run) {
+        (Some(kernel), Some(ns)) => {
+            let _infallible = write!(line, ", {kernel:.2} % in the kernel at {ns:.0} ns per run");
+        }
+        (Some(_), None) => {}
+        (None, _) => line.push_str(", run time in the kernel unknown"),
+    }
+    let what = ["no stacks", "one event of 64", "no events"];
+    for (what, time) in what.iter().zip(cost.reduced) {
+        if !time.is_zero() {
+            let seconds = time.as_secs_f64();
+            let limit = cost.limit_percent;
+            let _infallible = write!(line, "; {what} for {seconds:.1} s to keep to {limit} %");
+        }
+    }
+    line
 }
 
 fn account(probe: &Probe) -> String {
@@ -85,6 +126,7 @@ fn account(probe: &Probe) -> String {
     part(counters.sampled_out, "not shown (budget)");
     part(counters.map_full, "without their own group (map full)");
     part(counters.stack_failed, "without stack");
+    part(counters.stack_sampled_out, "without stack (sampled)");
     part(probe.decode_errors, "LOST (not decoded)");
     part(probe.missed.unwrap_or(0), "MISSED (kernel recursion guard)");
     let unexplained = counters.unexplained();

@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use super::text;
+use super::{format::Format, text, time::Clock};
 use crate::report::{Align, Column, Layout, Row, Shown, Value};
 
 /// Writes a table, line by line.
@@ -11,58 +11,85 @@ use crate::report::{Align, Column, Layout, Row, Shown, Value};
 pub struct Table {
     columns: Vec<(usize, &'static Column)>,
     stack: Option<usize>,
+    clock: Clock,
     cell: String,
     line: String,
 }
 
-/// Terminals at least this wide get the wide columns.
-const WIDE: usize = 160;
+/// The columns that a terminal of `width` characters has room for, by position; `None` when it is
+/// not one. Those that are always shown, and of the others as many as fit.
+pub fn fitting(layout: Layout, width: Option<usize>, clock: &Clock) -> Vec<usize> {
+    let width_of = |shown: Shown| {
+        let columns = layout.columns.iter();
+        let columns = columns.filter(move |column| column.shown == shown);
+        columns.map(|column| column.width + 1)
+    };
+    let always: usize = width_of(Shown::Always).sum();
+    let mut left = width
+        .unwrap_or(0)
+        .saturating_sub(clock.style().width() + 1 + always);
+    let mut fits = |column: &Column| {
+        let rest = left.checked_sub(column.width + 1);
+        // The first that does not fit ends it, so that columns do not come and go at random.
+        left = rest.unwrap_or(0);
+        rest.is_some()
+    };
+    let columns = layout.columns.iter().enumerate();
+    columns
+        .filter(|(_, column)| match column.shown {
+            Shown::Always => true,
+            Shown::Wide => fits(column),
+            Shown::Never => false,
+        })
+        .map(|(index, _)| index)
+        .collect()
+}
 
 impl Table {
-    /// A table for a terminal of `width` characters; `None` when it is not one.
-    pub fn new(layout: Layout, width: Option<usize>) -> Self {
-        let is_wide = width.is_some_and(|width| width >= WIDE);
-        let columns = layout
-            .columns
-            .iter()
-            .enumerate()
-            .filter(|(_, column)| match column.shown {
-                Shown::Always => true,
-                Shown::Wide => is_wide,
-                Shown::Never => false,
-            })
-            .collect();
+    /// A table of these columns of a layout, by position.
+    pub fn new(layout: Layout, columns: &[usize], clock: Clock) -> Self {
+        let column = |index: &usize| (*index, &layout.columns[*index]);
         Self {
-            columns,
+            columns: columns.iter().map(column).collect(),
             stack: None,
+            clock,
             cell: String::new(),
             line: String::new(),
         }
     }
 
     /// Writes the stack of each event below it.
-    pub fn show_stacks(&mut self, layout: Layout, wanted: bool) {
+    #[must_use]
+    pub fn with_stacks(self, layout: Layout) -> Self {
         let position = layout
             .columns
             .iter()
             .position(|column| column.name == "stack");
-        self.stack = position.filter(|_| wanted);
+        Self {
+            stack: position,
+            ..self
+        }
     }
 
-    /// Writes the headings.
-    pub fn heading(&mut self, out: &mut dyn Write) -> io::Result<()> {
+    fn flush(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{}", self.line.trim_end())
+    }
+}
+
+impl Format for Table {
+    fn begin(&mut self, out: &mut dyn Write) -> io::Result<()> {
         self.line.clear();
-        self.line.push_str("TIME            ");
+        let width = self.clock.style().width();
+        self.line.push_str(&format!("{:width$} ", "TIME"));
         for (_, column) in &self.columns {
             pad(&mut self.line, column.title, column);
         }
         self.flush(out)
     }
 
-    /// Writes an event; `time` is its time of day.
-    pub fn row(&mut self, out: &mut dyn Write, row: &Row, time: &str) -> io::Result<()> {
+    fn row(&mut self, out: &mut dyn Write, row: &Row) -> io::Result<()> {
         self.line.clear();
-        self.line.push_str(time);
+        self.line.push_str(self.clock.format(row));
         self.line.push(' ');
         for (index, column) in &self.columns {
             self.cell.clear();
@@ -79,10 +106,6 @@ impl Table {
             writeln!(out)?;
         }
         Ok(())
-    }
-
-    fn flush(&mut self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "{}", self.line.trim_end())
     }
 }
 

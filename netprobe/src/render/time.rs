@@ -5,6 +5,8 @@ use std::fmt::Write;
 
 use jiff::{Timestamp, tz::TimeZone};
 
+use crate::report::Row;
+
 /// How a time is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
@@ -12,6 +14,20 @@ pub enum Style {
     OfDay,
     /// `2026-11-21T15:04:05.123456789Z`, RFC 3339.
     Rfc3339,
+    /// Seconds of the monotonic clock, as in dmesg(1).
+    Monotonic,
+    /// Seconds since this reading of the monotonic clock, in nanoseconds.
+    Since(u64),
+}
+
+impl Style {
+    /// Width of a time in a table.
+    pub const fn width(self) -> usize {
+        match self {
+            Self::Rfc3339 => 30,
+            Self::OfDay | Self::Monotonic | Self::Since(_) => 15,
+        }
+    }
 }
 
 /// Writes times in one style.
@@ -29,7 +45,7 @@ impl Clock {
     pub fn new(style: Style) -> Self {
         let zone = match style {
             Style::OfDay => TimeZone::system(),
-            Style::Rfc3339 => TimeZone::UTC,
+            Style::Rfc3339 | Style::Monotonic | Style::Since(_) => TimeZone::UTC,
         };
         Self {
             style,
@@ -40,17 +56,30 @@ impl Clock {
         }
     }
 
+    /// How it writes.
+    pub const fn style(&self) -> Style {
+        self.style
+    }
+
+    /// The text of the time of an event.
+    pub fn format(&mut self, row: &Row) -> &str {
+        match self.style {
+            Style::OfDay => self.date(row.unix_ns, "%H:%M:%S"),
+            Style::Rfc3339 => self.date(row.unix_ns, "%Y-%m-%dT%H:%M:%S"),
+            Style::Monotonic => self.seconds(row.monotonic_ns.cast_signed()),
+            Style::Since(origin) => {
+                self.seconds(row.monotonic_ns.wrapping_sub(origin).cast_signed())
+            }
+        }
+    }
+
     /// The text of a time given in nanoseconds since the Unix epoch.
-    pub fn format(&mut self, unix_ns: i64) -> &str {
+    fn date(&mut self, unix_ns: i64, format: &str) -> &str {
         let second = unix_ns.div_euclid(1_000_000_000);
         let fraction = unix_ns.rem_euclid(1_000_000_000);
         if second != self.second {
             self.second = second;
             self.text.clear();
-            let format = match self.style {
-                Style::OfDay => "%H:%M:%S",
-                Style::Rfc3339 => "%Y-%m-%dT%H:%M:%S",
-            };
             let time = Timestamp::from_second(second).unwrap_or(Timestamp::UNIX_EPOCH);
             let date = time
                 .to_zoned(self.zone.clone())
@@ -62,9 +91,19 @@ impl Clock {
         self.text.truncate(self.prefix);
         let written = match self.style {
             Style::OfDay => write!(self.text, ".{:06}", fraction / 1000),
-            Style::Rfc3339 => write!(self.text, ".{fraction:09}Z"),
+            Style::Rfc3339 | Style::Monotonic | Style::Since(_) => {
+                write!(self.text, ".{fraction:09}Z")
+            }
         };
         debug_assert!(written.is_ok(), "writing to a string does not fail");
+        &self.text
+    }
+
+    fn seconds(&mut self, ns: i64) -> &str {
+        let sign = if ns < 0 { "-" } else { "" };
+        let ns = ns.unsigned_abs();
+        let (second, micros) = (ns / 1_000_000_000, ns % 1_000_000_000 / 1000);
+        self.text = format!("{:>15}", format!("{sign}{second}.{micros:06}"));
         &self.text
     }
 }
@@ -73,21 +112,40 @@ impl Clock {
 mod tests {
     use super::*;
 
+    fn shown(style: Style, unix_ns: i64, monotonic_ns: u64) -> String {
+        let row = Row {
+            unix_ns,
+            monotonic_ns,
+            ..Row::default()
+        };
+        Clock::new(style).format(&row).to_owned()
+    }
+
     #[test]
     fn times_within_and_across_seconds() {
         let mut clock = Clock::new(Style::Rfc3339);
+        for (unix_ns, expected) in [
+            (1_000_000_007, "1970-01-01T00:00:01.000000007Z"),
+            (1_900_000_000, "1970-01-01T00:00:01.900000000Z"),
+            (62_000_000_000, "1970-01-01T00:01:02.000000000Z"),
+            (-1, "1969-12-31T23:59:59.999999999Z"),
+        ] {
+            let row = Row {
+                unix_ns,
+                ..Row::default()
+            };
+            assert_eq!(clock.format(&row), expected);
+        }
+    }
+
+    #[test]
+    fn seconds_of_the_monotonic_clock_and_since_the_start() {
         assert_eq!(
-            clock.format(1_000_000_007),
-            "1970-01-01T00:00:01.000000007Z"
+            shown(Style::Monotonic, 0, 12_345_678_901),
+            "      12.345678"
         );
-        assert_eq!(
-            clock.format(1_900_000_000),
-            "1970-01-01T00:00:01.900000000Z"
-        );
-        assert_eq!(
-            clock.format(62_000_000_000),
-            "1970-01-01T00:01:02.000000000Z"
-        );
-        assert_eq!(clock.format(-1), "1969-12-31T23:59:59.999999999Z");
+        let since = Style::Since(2_000_000_000);
+        assert_eq!(shown(since, 0, 2_000_001_000), "       0.000001");
+        assert_eq!(shown(since, 0, 1_500_000_000), "      -0.500000");
     }
 }

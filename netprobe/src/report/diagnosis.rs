@@ -199,6 +199,7 @@ impl Diagnosis {
             && self.probes.iter().all(|probe| {
                 probe.state() == "attached"
                     && probe.lost() == 0
+                    && probe.counters.sampled_out == 0
                     && probe.counters.map_full == 0
                     && probe.counters.unexplained() == 0
                     && probe.missed.unwrap_or(0) == 0
@@ -221,4 +222,73 @@ pub struct Explained {
     pub recognised: &'static str,
     /// What helps, and what may go wrong with it.
     pub fixes: &'static [(&'static str, &'static str)],
+}
+
+/// One of everything, with names that somebody chose badly.
+#[cfg(test)]
+pub(crate) fn sample() -> Diagnosis {
+    let hook = |state| super::Hook {
+        sees: "something",
+        required: true,
+        state,
+    };
+    Diagnosis {
+        host: Host {
+            name: "web\u{1b}[2J".to_owned(),
+            kernel: "6.12".to_owned(),
+            cpus: 2,
+        },
+        started_unix_ns: 0,
+        window: Duration::from_secs(10),
+        namespaces: 1,
+        probes: vec![Probe {
+            name: "drops",
+            about: "",
+            weight: "",
+            hooks: vec![hook(Ok("tp_btf")), hook(Err("no".to_owned()))],
+            counters: netprobe_common::counters::Counters::ZERO,
+            decode_errors: 1,
+            filtered_user: 0,
+            missed: None,
+        }],
+        gaps: vec!["something".to_owned()],
+        cost: Cost {
+            cpu_percent: 0.5,
+            rss_kib: 1,
+            verdict: Duration::ZERO,
+        },
+        findings: vec![Finding {
+            id: "accept-queue-overflow",
+            severity: Severity::Critical,
+            confidence: Confidence::High,
+            summary: "evil\nline".to_owned(),
+            evidence: vec![Evidence {
+                text: String::new(),
+                value: Some(1.0),
+                unit: "",
+                source: String::new(),
+            }],
+            affected: vec![Affected {
+                kind: "listener",
+                name: "x".to_owned(),
+                netns: Some(1),
+                pid: None,
+                comm: Some("\u{202e}x".to_owned()),
+                address: None,
+                port: Some(80),
+            }],
+            fixes: vec![Fix {
+                kind: FixKind::Sysctl,
+                text: String::new(),
+                set: vec![("net.core.somaxconn".to_owned(), "128".to_owned())],
+                risk: "none",
+            }],
+            behind: Some("conntrack-table-full"),
+        }],
+        checked: vec![Checked {
+            id: "resets",
+            verdict: "ok",
+            why: String::new(),
+        }],
+    }
 }

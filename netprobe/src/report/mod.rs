@@ -66,6 +66,17 @@ pub enum Align {
     Right,
 }
 
+/// What the values of a column are, beside unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// A whole number.
+    Number,
+    /// Text.
+    Text,
+    /// Names of functions.
+    Stack,
+}
+
 /// When a table shows a column; other formats always have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
@@ -129,6 +140,15 @@ impl Column {
         }
     }
 
+    /// What its values are.
+    pub fn kind(&self) -> Type {
+        match self.align {
+            Align::Right => Type::Number,
+            Align::Left if self.name == "stack" => Type::Stack,
+            Align::Left => Type::Text,
+        }
+    }
+
     /// The same, only on wide terminals.
     #[must_use]
     pub const fn wide(self) -> Self {
@@ -149,10 +169,12 @@ impl Column {
 }
 
 /// One event.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
     /// When, in nanoseconds since the Unix epoch.
     pub unix_ns: i64,
+    /// The same, in nanoseconds of the monotonic clock; 0 where that is not known.
+    pub monotonic_ns: u64,
     /// The kind's name.
     pub kind: &'static str,
     /// One value per column of the kind.
@@ -243,6 +265,28 @@ impl Probe {
     }
 }
 
+/// What netprobe itself cost while it ran, in shares of the whole machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// CPU time of its own process, in percent.
+    pub process_percent: f64,
+    /// Run time of its programs in the kernel, in percent; unknown where the kernel did not say.
+    pub kernel_percent: Option<f64>,
+    /// Nanoseconds of one run of its programs; unknown where none ran while it was measured.
+    pub ns_per_run: Option<f64>,
+    /// What it may cost, in percent.
+    pub limit_percent: f64,
+    /// How long stacks, part of the events, and all events were left out to stay below that.
+    pub reduced: [Duration; 3],
+}
+
+impl Cost {
+    /// All of it that is known, in percent.
+    pub fn percent(&self) -> f64 {
+        self.process_percent + self.kernel_percent.unwrap_or(0.0)
+    }
+}
+
 /// The end of a run.
 #[derive(Clone, Debug)]
 pub struct Summary {
@@ -252,14 +296,75 @@ pub struct Summary {
     pub probes: Vec<Probe>,
     /// In-kernel totals, largest first.
     pub totals: Vec<Total>,
+    /// What it cost, where it was measured.
+    pub cost: Option<Cost>,
+    /// What the connects add up to, for `connects`.
+    pub connects: Option<ConnectView>,
+}
+
+/// What a run of `connects` adds up to. Pairs are a name or number and how many connects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConnectView {
+    /// Connects that were established.
+    pub established: u64,
+    /// Those that were not, by errno, or `closed` if the application did not wait.
+    pub failed: Vec<(String, u64)>,
+    /// Established ones by the power of two of microseconds that they took less than.
+    pub latency: Vec<(u32, u64)>,
+    /// By the number of SYNs that were sent.
+    pub attempts: Vec<(u64, u64)>,
+    /// Established ones that waited so many whole seconds for a SYN to be sent again.
+    pub steps: Vec<(u64, u64)>,
+    /// Destinations, those in trouble first.
+    pub destinations: Vec<Destination>,
+    /// All other destinations together.
+    pub other: Destination,
+}
+
+/// How connects to a destination went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Destination {
+    /// Address and port; none for several together.
+    pub end: Option<(IpAddr, u64)>,
+    /// Connects.
+    pub connects: u64,
+    /// Those that were not established.
+    pub failed: u64,
+    /// Those that nobody answered (ETIMEDOUT).
+    pub unanswered: u64,
+    /// SYNs that were sent again.
+    pub sent_again: u64,
+    /// The longest time to an outcome.
+    pub worst_ns: u64,
+}
+
+impl Destination {
+    /// Adds another destination's sums.
+    pub fn add(&mut self, other: &Self) {
+        self.connects += other.connects;
+        self.failed += other.failed;
+        self.unanswered += other.unanswered;
+        self.sent_again += other.sent_again;
+        self.worst_ns = self.worst_ns.max(other.worst_ns);
+    }
 }
 
 impl Summary {
-    /// Whether everything asked for was watched, and nothing was lost.
+    /// Whether every firing is accounted for: none skipped by the kernel, none without an outcome.
+    pub fn is_explained(&self) -> bool {
+        self.probes.iter().all(|probe| {
+            probe.counters.unexplained() == 0
+                && probe.decode_errors == 0
+                && probe.missed.unwrap_or(0) == 0
+        })
+    }
+
+    /// Whether everything asked for was watched, and nothing was lost or left out.
     pub fn is_complete(&self) -> bool {
         self.probes.iter().all(|probe| {
             probe.state() == "attached"
                 && probe.lost() == 0
+                && probe.counters.sampled_out == 0
                 && probe.counters.map_full == 0
                 && probe.counters.unexplained() == 0
                 && probe.missed.unwrap_or(0) == 0

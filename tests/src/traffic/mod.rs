@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 pub mod offload;
 pub mod packet;
+pub mod storm;
 
 /// Addresses of the connecting end.
 pub const CLIENT: (Ipv4Addr, Ipv6Addr) = ends(1);

@@ -91,7 +91,7 @@ impl Packet {
 }
 
 /// The internet checksum.
-fn checksum(bytes: &[u8]) -> [u8; 2] {
+pub(super) fn checksum(bytes: &[u8]) -> [u8; 2] {
     let words = bytes.chunks(2).map(|pair| match *pair {
         [high, low] => u32::from(u16::from_be_bytes([high, low])),
         _ => u32::from(pair[0]) << 8,

@@ -181,7 +181,7 @@ impl Request {
         connection
             .write_all(&vec![b'r'; self.request_bytes])
             .await?;
-        let mut answer = [0; 16_384];
+        let mut answer = vec![0; 16_384];
         let mut left = self.answer_bytes;
         while left > 0 {
             let got = connection.read(&mut answer).await?;

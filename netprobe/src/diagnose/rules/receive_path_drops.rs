@@ -53,13 +53,11 @@ fn check(window: &Window) -> Verdict {
             }
         }
     }
-    if !found.is_empty() {
-        return Verdict::Found(found);
+    if found.is_empty() {
+        Verdict::Ok
+    } else {
+        Verdict::Found(found)
     }
-    if window.softnet.is_empty() && window.namespaces.iter().all(|netns| netns.is_initial) {
-        return Verdict::Ok;
-    }
-    Verdict::Ok
 }
 
 fn backlog(window: &Window) -> Option<Finding> {

@@ -1,0 +1,79 @@
+//! Groups of `--count`. The busy ones have a place that is found without a lookup: in a storm
+//! nearly all events belong to a few groups, and the lookup would cost most of counting them.
+
+use netprobe_common::{
+    counters::{CountKey, OTHER, PLACES, Place},
+    header::Kind,
+    record::Plain,
+};
+
+use crate::maps::{BUSY, COUNTS, add_alone, count, is_alone, value};
+
+/// Adds an event of `weight` to its group; false if that had to be "other".
+#[inline(always)]
+pub(crate) fn count_group(kind: Kind, key: &CountKey, weight: u64) -> bool {
+    if is_alone(kind)
+        && let Some(place) = place_of(key)
+    {
+        add_alone(&mut place.count.weight, weight);
+        add_alone(&mut place.count.events, 1);
+        return true;
+    }
+    if count(&COUNTS, key, weight) {
+        return true;
+    }
+    let other = CountKey {
+        kind: key.kind,
+        code: OTHER,
+        ..CountKey::zeroed()
+    };
+    count(&COUNTS, &other, weight);
+    false
+}
+
+/// The place of `key`: it keeps the one that it finds free, to the end of the run.
+#[inline(always)]
+fn place_of(key: &CountKey) -> Option<&'static mut Place> {
+    let place = value(BUSY.get_ptr_mut(index_of(key)))?;
+    if place.count.events == 0 {
+        place.key = *key;
+        return Some(place);
+    }
+    if difference(&place.key, key) == 0 {
+        return Some(place);
+    }
+    None
+}
+
+/// Words of a key.
+const WORDS: usize = size_of::<CountKey>() / 8;
+
+/// The key's words.
+#[inline(always)]
+fn words(key: &CountKey) -> &[u64; WORDS] {
+    const { assert!(size_of::<CountKey>().is_multiple_of(8)) };
+    const { assert!(align_of::<CountKey>() == 8) };
+    // SAFETY: a key has no padding, and as many aligned words as that.
+    unsafe { &*core::ptr::from_ref(key).cast() }
+}
+
+/// Not 0 if the keys differ.
+#[inline(always)]
+fn difference(a: &CountKey, b: &CountKey) -> u64 {
+    let mut bits = 0;
+    for (a, b) in words(a).iter().zip(words(b)) {
+        bits |= a ^ b;
+    }
+    bits
+}
+
+/// Spreads keys over the places.
+#[inline(always)]
+fn index_of(key: &CountKey) -> u32 {
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut mixed = 0_u64;
+    for word in words(key) {
+        mixed = mixed.rotate_left(7) ^ word;
+    }
+    (mixed.wrapping_mul(SPREAD) >> 32) as u32 & (PLACES - 1)
+}

@@ -1,0 +1,194 @@
+//! Commands under the names of the bcc tools, for fingers and scripts that know those: the same
+//! letters, columns and formats. They show netprobe's events, so where bcc is wrong they differ;
+//! `docs/bcc.md` lists how. What bcc does not have is behind `-x`.
+
+use std::{ffi::OsString, path::Path, process::ExitCode, time::Duration};
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use netprobe_common::header::Kind;
+
+use super::{
+    Global, filter,
+    output::Output,
+    parse_duration,
+    stream::{self, Watch},
+};
+use crate::{probes, render::format::Format};
+
+mod fields;
+mod meter;
+mod tcpaccept;
+mod tcpconnect;
+mod tcpconnlat;
+mod tcpdrop;
+mod tcplife;
+mod tcpretrans;
+mod tcpstates;
+mod tcpsynbl;
+mod tcptop;
+
+/// The tools, by their bcc names.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Dropped packets with their kernel stacks, as bcc's tcpdrop prints them.
+    Tcpdrop(tcpdrop::Options),
+    /// Retransmissions, as bcc's tcpretrans prints them.
+    Tcpretrans(tcpretrans::Options),
+    /// Latency of outgoing connections, as bcc's tcpconnlat prints it.
+    Tcpconnlat(tcpconnlat::Options),
+    /// Connections that ended, as bcc's tcplife prints them.
+    Tcplife(tcplife::Options),
+    /// Depth of accept queues as histograms, as bcc's tcpsynbl prints them.
+    Tcpsynbl(tcpsynbl::Options),
+    /// Changes of TCP states, as bcc's tcpstates prints them.
+    Tcpstates(tcpstates::Options),
+    /// Bytes per connection and interval, as bcc's tcptop prints them.
+    Tcptop(tcptop::Options),
+    /// Connections that came in, as bcc's tcpaccept prints them.
+    Tcpaccept(tcpaccept::Options),
+    /// Outgoing connections as they begin, as bcc's tcpconnect prints them.
+    Tcpconnect(tcpconnect::Options),
+}
+
+/// The names under which netprobe can be called; Debian's packages end theirs in `-bpfcc`.
+const NAMES: [&str; 9] = [
+    "tcpdrop",
+    "tcpretrans",
+    "tcpconnlat",
+    "tcplife",
+    "tcpsynbl",
+    "tcpstates",
+    "tcptop",
+    "tcpaccept",
+    "tcpconnect",
+];
+
+/// The arguments with the command that the program's own name stands for, if it is one.
+pub(super) fn expand(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let called = arguments.first().map(Path::new).and_then(Path::file_name);
+    let called = called.and_then(|name| name.to_str()).unwrap_or_default();
+    let called = called.strip_suffix("-bpfcc").unwrap_or(called);
+    if let Some(name) = NAMES.iter().find(|name| **name == called) {
+        arguments[0] = "netprobe".into();
+        arguments.insert(1, name.into());
+    }
+    arguments
+}
+
+/// Runs one.
+pub(super) fn run(global: &Global, command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::Tcpdrop(options) => options.tool().run(global),
+        Command::Tcpretrans(options) => options.tool().run(global),
+        Command::Tcpconnlat(options) => options.tool().run(global),
+        Command::Tcplife(options) => options.tool().run(global),
+        Command::Tcpsynbl(options) => tcpsynbl::run(global, options),
+        Command::Tcpstates(options) => options.tool().run(global),
+        Command::Tcptop(options) => tcptop::run(global, options),
+        Command::Tcpaccept(options) => options.tool().run(global),
+        Command::Tcpconnect(options) => options.tool().run(global),
+    }
+}
+
+/// What all of them take beyond bcc, under long names only.
+#[derive(Args, Clone, Debug, Default)]
+#[group(skip)]
+struct Common {
+    /// Only IPv4.
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    ipv4: bool,
+    /// Only IPv6 (sockets).
+    #[arg(short = '6', long)]
+    ipv6: bool,
+    /// Stop after this long (beyond bcc).
+    #[arg(long, value_parser = parse_duration)]
+    duration: Option<Duration>,
+    /// Only this network namespace: inode number, process id, path or name (beyond bcc).
+    #[arg(long, value_name = "NETNS")]
+    netns: Option<String>,
+}
+
+impl Common {
+    /// The filter of the options that all tools have, of processes, and of an expression.
+    fn filter(&self, pid: Option<u32>, expression: Vec<String>) -> filter::Options {
+        filter::Options::all_of(
+            (self.ipv4, self.ipv6),
+            self.netns.clone(),
+            pid,
+            expression.join(" and "),
+        )
+    }
+}
+
+/// Any of these ports, as an expression on `sport` or `dport`.
+fn ports(side: &str, ports: &[u16]) -> Option<String> {
+    let tests: Vec<String> = ports
+        .iter()
+        .map(|port| format!("{side} = :{port}"))
+        .collect();
+    (!tests.is_empty()).then(|| format!("( {} )", tests.join(" or ")))
+}
+
+/// A tool that is a stream in another format.
+struct Tool {
+    kind: Kind,
+    filter: filter::Options,
+    duration: Option<Duration>,
+    has_stacks: bool,
+    format: Box<dyn Format>,
+}
+
+impl Tool {
+    fn run(self, global: &Global) -> Result<ExitCode> {
+        let spec = probes::of(self.kind);
+        let watch = Watch {
+            spec,
+            request: stream::base_request(global, spec, RING_KIB, self.has_stacks),
+            plan: self.filter.plan(spec)?,
+            duration: self.duration,
+            // bcc's tools leave nothing out.
+            max_overhead: 1.0,
+            shows_offsets: true,
+            format: self.format,
+            out: Output::open(None)?,
+        };
+        watch.run(global)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Room for events, in KiB.
+const RING_KIB: u32 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_the_program_is_a_command() {
+        let cases = [
+            (
+                vec!["/usr/bin/tcplife", "-w"],
+                vec!["netprobe", "tcplife", "-w"],
+            ),
+            (vec!["tcpdrop-bpfcc"], vec!["netprobe", "tcpdrop"]),
+            (vec!["/x/netprobe", "drops"], vec!["/x/netprobe", "drops"]),
+            (vec![], vec![]),
+        ];
+        for (given, expected) in cases {
+            let given = given.into_iter().map(OsString::from);
+            assert_eq!(expand(given), expected);
+        }
+    }
+
+    #[test]
+    fn ports_become_an_expression() {
+        assert_eq!(ports("sport", &[]), None);
+        assert_eq!(
+            ports("dport", &[80, 81]).unwrap(),
+            "( dport = :80 or dport = :81 )"
+        );
+    }
+}

@@ -1,0 +1,177 @@
+//! `netprobe tcpretrans`: retransmissions, or (with `-c`) how many per connection.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
+
+use clap::Args;
+use netprobe_common::header::Kind;
+
+use super::{
+    Common, Tool,
+    fields::{Fields, Times},
+};
+use crate::{
+    render::format::Format,
+    report::{Row, Summary, Value},
+};
+
+/// Options of `tcpretrans`.
+#[derive(Args, Clone, Debug)]
+pub(in super::super) struct Options {
+    #[command(flatten)]
+    common: Common,
+    /// The sequence number too.
+    #[arg(short, long)]
+    sequence: bool,
+    /// Tail loss probes as such (`L`).
+    #[arg(short, long)]
+    lossprobe: bool,
+    /// Only count, per connection, and show the counts at the end.
+    #[arg(short, long)]
+    count: bool,
+    /// More columns at the end: owner's name, cause, attempt, segments.
+    #[arg(short = 'x', long)]
+    extended: bool,
+}
+
+impl Options {
+    pub(super) fn tool(&self) -> Tool {
+        let fields = Fields::of(Kind::Retransmits);
+        let format: Box<dyn Format> = if self.count {
+            Box::new(Counts {
+                fields,
+                connections: BTreeMap::new(),
+                others: 0,
+            })
+        } else {
+            Box::new(Events {
+                fields,
+                times: Times::default(),
+                options: self.clone(),
+            })
+        };
+        Tool {
+            kind: Kind::Retransmits,
+            filter: self.common.filter(None, Vec::new()),
+            duration: self.common.duration,
+            has_stacks: false,
+            format,
+        }
+    }
+}
+
+struct Events {
+    fields: Fields,
+    times: Times,
+    options: Options,
+}
+
+impl Format for Events {
+    fn begin(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "Tracing retransmits ... Hit Ctrl-C to end")?;
+        write!(
+            out,
+            "{:<8} {:<7} {:<2} {:<20} {:1}> {:<20}",
+            "TIME", "PID", "IP", "LADDR:LPORT", "T", "RADDR:RPORT"
+        )?;
+        if self.options.sequence {
+            write!(out, " {:<12} {:<10}", "STATE", "SEQ")?;
+        } else {
+            write!(out, " {:<4}", "STATE")?;
+        }
+        if self.options.extended {
+            write!(out, " COMM             CAUSE   TRY SEGS")?;
+        }
+        writeln!(out)
+    }
+
+    fn row(&mut self, out: &mut dyn Write, row: &Row) -> io::Result<()> {
+        let fields = self.fields;
+        let is_probe = *fields.value(row, "cause") == Value::Word("tlp");
+        write!(
+            out,
+            "{:<8} {:<7} {:<2} {:<20} {:1}> {:<20}",
+            self.times.of_day(row),
+            fields.number(row, "pid"),
+            fields.ip(row),
+            fields.end(row, "saddr", "sport"),
+            if is_probe && self.options.lossprobe {
+                'L'
+            } else {
+                'R'
+            },
+            fields.end(row, "daddr", "dport"),
+        )?;
+        let state = fields.state(row, "state");
+        if self.options.sequence {
+            write!(out, " {state:<12} {}", fields.number(row, "seq"))?;
+        } else {
+            write!(out, " {state}")?;
+        }
+        if self.options.extended {
+            write!(
+                out,
+                " {:<16} {:<7} {:>3} {:>4}",
+                fields.comm(row, 16),
+                fields.text(row, "cause"),
+                fields.number(row, "attempt"),
+                fields.number(row, "segs")
+            )?;
+        }
+        writeln!(out)
+    }
+}
+
+/// Connections that are told apart; the rest is counted as one.
+const CONNECTIONS: usize = 65_536;
+
+/// Counts by family and both ends.
+struct Counts {
+    fields: Fields,
+    connections: BTreeMap<(u8, String, String), u64>,
+    others: u64,
+}
+
+impl Format for Counts {
+    fn begin(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "Tracing retransmits ... Hit Ctrl-C to end")
+    }
+
+    fn row(&mut self, _out: &mut dyn Write, row: &Row) -> io::Result<()> {
+        let fields = self.fields;
+        let end = |address, port| {
+            let address = fields.address(row, address);
+            format!("[{address}]#{}", fields.number(row, port))
+        };
+        let key = (fields.ip(row), end("saddr", "sport"), end("daddr", "dport"));
+        let has_room = self.connections.len() < CONNECTIONS;
+        match self.connections.get_mut(&key) {
+            Some(count) => *count += 1,
+            None if has_room => {
+                self.connections.insert(key, 1);
+            }
+            None => self.others += 1,
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, out: &mut dyn Write, _summary: &Summary) -> io::Result<()> {
+        writeln!(
+            out,
+            "\n{:<25} {:<25} {:<10}",
+            "LADDR:LPORT", "RADDR:RPORT", "RETRANSMITS"
+        )?;
+        let mut counts: Vec<_> = self.connections.iter().collect();
+        // As bcc: IPv4 before IPv6, the largest last.
+        counts.sort_by_key(|((ip, ..), count)| (*ip, **count));
+        for ((_, local, remote), count) in counts {
+            writeln!(out, "{local:<20} <-> {remote:<20} {count:>10}")?;
+        }
+        if self.others > 0 {
+            writeln!(out, "{:<45} {:>10}", "other connections", self.others)?;
+        }
+        Ok(())
+    }
+}

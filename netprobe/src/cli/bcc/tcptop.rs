@@ -1,0 +1,296 @@
+//! `netprobe tcptop`: bytes of each connection in each interval.
+//!
+//! The kernel counts the bytes of every connection anyway. They are asked for at each interval
+//! (`sock_diag`), and taken from the socket itself when it closes, so that short connections count
+//! and nothing runs for each message that is sent.
+
+use std::{
+    cmp::Reverse,
+    fs,
+    io::{self, Write},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use jiff::Zoned;
+use netprobe_common::header::Kind;
+
+use super::{
+    super::{Global, check, output::Output, signals::Stop, stream},
+    Common, RING_KIB,
+    meter::{Meter, Spent},
+};
+use crate::{
+    capture::live::LiveRing,
+    decode,
+    kernel::{names::LiveNames, privileges, session::Session},
+    observe::{owners::Owners, sockets},
+    probes, render,
+    report::{Row, Summary},
+};
+
+/// Options of `tcptop`.
+#[derive(Args, Clone, Debug)]
+pub(in super::super) struct Options {
+    #[command(flatten)]
+    common: Common,
+    /// Do not clear the screen.
+    #[arg(short = 'C', long)]
+    noclear: bool,
+    /// No line with the load average.
+    #[arg(short = 'S', long)]
+    nosummary: bool,
+    /// Only this process.
+    #[arg(short, long)]
+    pid: Option<u32>,
+    /// What the largest is.
+    #[arg(short, long, value_enum, default_value_t = Sort::All)]
+    sort: Sort,
+    /// At most so many connections of each family.
+    #[arg(short, long)]
+    rows: Option<usize>,
+    /// The network namespace at the end.
+    #[arg(short = 'x', long)]
+    extended: bool,
+    /// Seconds between outputs.
+    #[arg(default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    interval: u64,
+    /// How many outputs.
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+}
+
+/// By which bytes connections are sorted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Sort {
+    /// Sent and received.
+    All,
+    /// Sent.
+    Sent,
+    /// Received.
+    Received,
+}
+
+/// Shows what goes over connections until its time is over or a signal comes.
+pub(super) fn run(global: &Global, options: &Options) -> Result<ExitCode> {
+    privileges::check()?;
+    privileges::lift_memlock();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the event loop")?;
+    runtime.block_on(watch(global, options))
+}
+
+/// The running programs and what is known so far.
+struct Top<'a> {
+    options: &'a Options,
+    ring: LiveRing,
+    names: LiveNames,
+    owners: Owners,
+    meter: Meter,
+    row: Row,
+    decode_errors: u64,
+    matcher: crate::filter::matcher::Matcher,
+    netns: Option<u32>,
+}
+
+async fn watch(global: &Global, options: &Options) -> Result<ExitCode> {
+    let mut stop = Stop::listen()?;
+    let mut out = Output::open(None)?;
+    writeln!(
+        out,
+        "Tracing... Output every {} secs. Hit Ctrl-C to end",
+        options.interval
+    )?;
+    out.flush()?;
+    let (mut session, mut top) = start(global, options)?;
+    top.snapshot()?;
+    top.meter.forget_spent();
+    log::info!("ready: watching connections, Ctrl-C to stop");
+
+    let started = Instant::now();
+    let over = options.common.duration.map(|duration| started + duration);
+    let mut left = options.count;
+    let mut is_over = false;
+    while left != Some(0) && !is_over {
+        let next = Instant::now() + Duration::from_secs(options.interval);
+        let end = over.map_or(next, |over| over.min(next));
+        is_over = top.until(&mut stop, end).await? || Some(end) == over;
+        if is_over {
+            session.detach();
+            top.drain()?;
+        }
+        top.snapshot()?;
+        show(&mut out, options, &top.meter.take_spent())?;
+        left = left.map(|left| left - 1);
+    }
+    let missed = session.detach();
+    if !global.quiet {
+        let summary = Summary {
+            cost: None,
+            elapsed: started.elapsed(),
+            probes: check::probes(&session, top.decode_errors, &missed)?,
+            totals: Vec::new(),
+            connects: None,
+        };
+        render::summary::footer(&mut anstream::stderr(), &summary)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start<'a>(global: &Global, options: &'a Options) -> Result<(Session, Top<'a>)> {
+    let spec = probes::of(Kind::Lifetimes);
+    let request = stream::base_request(global, spec, RING_KIB, false);
+    let filter = options.common.filter(options.pid, Vec::new());
+    let netns = filter.netns()?;
+    let (mut session, matcher) = stream::start(&request, filter.plan(spec)?)?;
+    stream::require(&session)?;
+    let top = Top {
+        options,
+        ring: LiveRing::new(session.take_ring()?)?,
+        names: LiveNames::new(session.drop_reasons().clone(), None),
+        owners: Owners::default(),
+        meter: Meter::default(),
+        row: Row::default(),
+        decode_errors: 0,
+        matcher,
+        netns,
+    };
+    Ok((session, top))
+}
+
+impl Top<'_> {
+    /// Takes in connections that close until then; true if a signal came.
+    async fn until(&mut self, stop: &mut Stop, end: Instant) -> Result<bool> {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.wait() => return Ok(true),
+                () = tokio::time::sleep_until(end.into()) => return Ok(false),
+                batch = self.ring.next() => self.take(&batch?),
+            }
+        }
+    }
+
+    fn take(&mut self, batch: &crate::capture::live::Batch) {
+        for record in batch.records() {
+            if decode::decode(record, &mut self.names, &mut self.row).is_err() {
+                self.decode_errors += 1;
+            } else if self.matcher.admits(&self.row) {
+                self.meter.closed(&self.row);
+            }
+        }
+    }
+
+    fn drain(&mut self) -> Result<()> {
+        loop {
+            let batch = self.ring.drain();
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.take(&batch);
+        }
+    }
+
+    /// Takes in the counts of open connections.
+    fn snapshot(&mut self) -> Result<()> {
+        self.drain()?;
+        let (connections, _refused) = sockets::open_connections().context("list connections")?;
+        let wants_v4 = !self.options.common.ipv6;
+        let wants_v6 = !self.options.common.ipv4;
+        for connection in &connections {
+            let is_v4 = connection.family == "ipv4";
+            let is_wanted = if is_v4 { wants_v4 } else { wants_v6 };
+            if is_wanted && self.netns.is_none_or(|netns| netns == connection.netns) {
+                let owners = &mut self.owners;
+                let pid = self.options.pid;
+                self.meter.open(
+                    connection,
+                    |ino| {
+                        owners
+                            .of(ino)
+                            .filter(|(owner, _)| pid.is_none_or(|pid| pid == *owner))
+                    },
+                    pid.is_some(),
+                );
+            }
+        }
+        self.meter.end_snapshot();
+        Ok(())
+    }
+}
+
+fn show(out: &mut dyn Write, options: &Options, spent: &[Spent]) -> io::Result<()> {
+    if options.noclear {
+        writeln!(out)?;
+    } else {
+        // Home, and erase what is below: what clear(1) writes.
+        write!(out, "\x1b[H\x1b[2J")?;
+    }
+    if !options.nosummary {
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let now = Zoned::now();
+        writeln!(
+            out,
+            "{:<8} loadavg: {load}",
+            now.strftime("%H:%M:%S").to_string()
+        )?;
+    }
+    for (is_v6, width) in [(false, 21), (true, 32)] {
+        let family = spent.iter().filter(|spent| spent.is_v6 == is_v6);
+        block(out, options, family.collect(), width)?;
+    }
+    out.flush()
+}
+
+/// The connections of one family, the largest first.
+fn block(
+    out: &mut dyn Write,
+    options: &Options,
+    mut spent: Vec<&Spent>,
+    width: usize,
+) -> io::Result<()> {
+    spent.sort_by_key(|spent| {
+        Reverse(match options.sort {
+            Sort::All => spent.sent + spent.received,
+            Sort::Sent => spent.sent,
+            Sort::Received => spent.received,
+        })
+    });
+    spent.truncate(options.rows.unwrap_or(usize::MAX));
+    let Some(first) = spent.first() else {
+        return Ok(());
+    };
+    let (local, remote) = if first.is_v6 {
+        writeln!(out)?;
+        ("LADDR6", "RADDR6")
+    } else {
+        ("LADDR", "RADDR")
+    };
+    let extra = if options.extended { " NETNS" } else { "" };
+    writeln!(
+        out,
+        "{:<7} {:<12} {local:<width$} {remote:<width$} {:>6} {:>6}{extra}",
+        "PID", "COMM", "RX_KB", "TX_KB"
+    )?;
+    for line in spent {
+        write!(
+            out,
+            "{:<7} {:<12} {:<width$} {:<width$} {:>6} {:>6}",
+            line.pid,
+            line.comm,
+            line.local,
+            line.remote,
+            line.received / 1024,
+            line.sent / 1024
+        )?;
+        if options.extended {
+            write!(out, " {}", line.netns)?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,23 @@
+//! `netprobe schema`: JSON Schema of everything that `--json` writes line by line.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use anyhow::Result;
+
+use super::{open, stream};
+use crate::{probes::PROBES, render::schema};
+
+/// Writes the schema, from the columns that the streams themselves use.
+pub(super) fn run() -> Result<ExitCode> {
+    let probes = PROBES.iter().map(|spec| stream::layout(spec));
+    let layouts: Vec<_> = probes.chain([open::LAYOUT]).collect();
+    let names: Vec<&str> = PROBES.iter().map(|spec| spec.name()).collect();
+    let mut out = io::stdout().lock();
+    let schema = schema::of_lines(&layouts, &names);
+    serde_json::to_writer_pretty(&mut out, &schema).map_err(io::Error::from)?;
+    writeln!(out)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,239 @@
+//! `netprobe drops`, `retransmits`, `connects`, `listeners` and so on: events as they happen.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use netprobe_common::{config::Config, header::Kind, record::Plain};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{Global, filter, output::Output, parse_duration};
+use crate::{
+    kernel::{load::Sizes, session::Request},
+    probes::{self, ProbeSpec},
+    render::{
+        csv::Csv,
+        format::Format,
+        jsonl::Lines,
+        summary::Totals,
+        table::{self, Table},
+        time::{Clock, Style},
+    },
+    report::Layout,
+};
+
+mod columns;
+mod screen;
+mod watch;
+
+pub(super) use watch::{Watch, require, start};
+
+/// Options of a stream.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Options {
+    /// Stop after this long (10s, 5m, 1h30m); without it, Ctrl-C ends the run.
+    #[arg(short, long, value_parser = parse_duration)]
+    duration: Option<Duration>,
+    /// JSON Lines: one object per event, a summary last; `netprobe schema` describes them.
+    #[arg(long)]
+    json: bool,
+    /// Comma-separated values, of all columns unless --columns picks.
+    #[arg(long, conflicts_with_all = ["json", "count"])]
+    csv: bool,
+    /// Write to this file instead of standard output.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Only these columns, in this order; +NAME adds to the usual ones, `all` is all of them.
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        conflicts_with = "count"
+    )]
+    columns: Vec<String>,
+    /// How times are written; JSON and CSV have utc unless another one is asked for.
+    #[arg(long, value_name = "STYLE")]
+    timestamps: Option<Timestamps>,
+    /// Only count, in the kernel, and show totals at the end.
+    #[arg(short, long)]
+    count: bool,
+    /// The kernel stack of each event (in JSON, or as lines below the event).
+    #[arg(long, conflicts_with = "count")]
+    stack: bool,
+    #[command(flatten)]
+    filter: filter::Options,
+    /// Room for events that wait to be shown, in KiB (a power of two).
+    #[arg(long, value_name = "KIB", default_value_t = RING_KIB, value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
+    ring_kib: u32,
+    /// What netprobe itself may cost, in percent of the machine's CPUs: it leaves out stacks, then
+    /// events, never counts. 100% leaves out nothing.
+    #[arg(long, value_name = "PERCENT", default_value = "1%", value_parser = parse_percent)]
+    max_overhead: f64,
+    /// End with exit code 3 if a firing of a probe is not accounted for.
+    #[arg(long)]
+    strict: bool,
+}
+
+/// A share of the machine: `1%`, or `1`.
+pub(super) fn parse_percent(text: &str) -> Result<f64, String> {
+    let number = text.trim_end_matches('%').parse::<f64>().ok();
+    number
+        .filter(|percent| *percent > 0.0 && *percent <= 100.0)
+        .map(|percent| percent / 100.0)
+        .ok_or_else(|| "expected a percentage above 0 and up to 100, such as 1%".to_owned())
+}
+
+/// Room for events unless more is asked for, in KiB.
+const RING_KIB: u32 = 4096;
+
+/// How times are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Timestamps {
+    /// Time of day, as the wall clock here shows it.
+    Wall,
+    /// Date and time in UTC, RFC 3339.
+    Utc,
+    /// Seconds since the machine was started, as dmesg(1) shows them.
+    Monotonic,
+    /// Seconds since netprobe was started.
+    Relative,
+}
+
+impl Timestamps {
+    fn style(self) -> Style {
+        match self {
+            Self::Wall => Style::OfDay,
+            Self::Utc => Style::Rfc3339,
+            Self::Monotonic => Style::Monotonic,
+            Self::Relative => {
+                let now = clock_gettime(ClockId::Monotonic);
+                let ns = now.tv_sec * 1_000_000_000 + now.tv_nsec;
+                Style::Since(ns.cast_unsigned())
+            }
+        }
+    }
+}
+
+impl Options {
+    /// Which connections are wanted.
+    pub(super) const fn filter(&self) -> &filter::Options {
+        &self.filter
+    }
+
+    /// Where the output goes.
+    pub(super) fn open(&self) -> Result<Output> {
+        Output::open(self.output.as_deref())
+    }
+
+    /// The format of rows of `layout`.
+    pub(super) fn format(&self, layout: Layout, width: Option<usize>) -> Result<Box<dyn Format>> {
+        let is_data = self.json || self.csv;
+        let usual = if is_data {
+            Timestamps::Utc
+        } else {
+            Timestamps::Wall
+        };
+        let clock = Clock::new(self.timestamps.unwrap_or(usual).style());
+        let usual = if is_data {
+            (0..layout.columns.len()).collect()
+        } else {
+            table::fitting(layout, width, &clock)
+        };
+        let columns = columns::pick(layout, &usual, &self.columns)?;
+        Ok(if self.json {
+            Box::new(Lines::new(layout, &columns, clock))
+        } else if self.csv {
+            Box::new(Csv::new(layout, &columns, clock))
+        } else if self.stack {
+            Box::new(Table::new(layout, &columns, clock).with_stacks(layout))
+        } else {
+            Box::new(Table::new(layout, &columns, clock))
+        })
+    }
+}
+
+/// Runs a stream until its time is over or a signal comes.
+pub(super) fn run(global: &Global, kind: Kind, options: &Options) -> Result<ExitCode> {
+    let spec = probes::of(kind);
+    let plan = options.filter.plan(spec)?;
+    if options.count {
+        plan.must_fit("--count adds up")?;
+    }
+    let layout = layout(spec);
+    let out = options.open()?;
+    let format: Box<dyn Format> = if options.count && !options.json {
+        Box::new(Totals)
+    } else {
+        options.format(layout, out.width())?
+    };
+    let watch = Watch {
+        spec,
+        request: request(global, spec, options),
+        plan,
+        duration: options.duration,
+        max_overhead: options.max_overhead,
+        shows_offsets: false,
+        format,
+        out,
+    };
+    let summary = watch.run(global)?;
+    if options.strict && !summary.is_explained() {
+        return Ok(ExitCode::from(3));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn request(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Request {
+    let mut request = base_request(global, spec, options.ring_kib, options.stack);
+    request.config.governed = u32::from(options.max_overhead < 1.0);
+    if options.count {
+        request.config.detail = 0;
+        request.config.count = 1;
+        request.sizes.counts = 4096;
+        request.windowed = None;
+    }
+    request
+}
+
+/// A request for every event of a probe.
+pub(super) fn base_request(
+    global: &Global,
+    spec: &'static ProbeSpec,
+    ring_kib: u32,
+    has_stacks: bool,
+) -> Request {
+    let ring_bytes = ring_kib.next_power_of_two() * 1024;
+    let mut config = Config::zeroed();
+    config.detail = 1;
+    config.stack = u32::from(has_stacks);
+    config.log = u32::from(global.verbose > 0);
+    config.wake_mask = wake_mask(ring_bytes, spec.kind);
+    let sizes = Sizes {
+        ring_bytes,
+        stacks: if has_stacks { 16_384 } else { 1 },
+        ..Sizes::NONE
+    };
+    Request {
+        probes: vec![spec],
+        config,
+        sizes: sizes.with(spec.keeps),
+        windowed: (spec.kind == Kind::Connects).then_some(&probes::connects::CANDIDATES),
+    }
+}
+
+/// Wakes the reader often enough that the ring is an eighth full by then, if one CPU fills it.
+fn wake_mask(ring_bytes: u32, kind: Kind) -> u32 {
+    /// `BPF_RINGBUF_HDR_SZ`
+    const HEADER: usize = 8;
+    let size = u32::try_from(kind.size() + HEADER).unwrap_or(u32::MAX);
+    let records = (ring_bytes / 8 / size).max(1);
+    (1 << records.ilog2()) - 1
+}
+
+/// The columns of a probe, as renderers see them.
+pub(super) fn layout(spec: &ProbeSpec) -> Layout {
+    Layout {
+        kind: spec.name(),
+        columns: spec.columns,
+    }
+}

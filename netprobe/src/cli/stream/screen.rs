@@ -1,0 +1,118 @@
+//! From records to the output: decoded, filtered, written in a format.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+
+use super::super::{Global, output::Output};
+use crate::{
+    aggregate::connects::Connects,
+    capture::live::{Batch, LiveRing},
+    decode,
+    filter::matcher::Matcher,
+    kernel::names::LiveNames,
+    probes::ProbeSpec,
+    render::{self, format::Format},
+    report::{ConnectView, Row, Summary},
+};
+
+/// Where events go, and what became of them on the way.
+pub(super) struct Screen {
+    pub(super) names: LiveNames,
+    /// Events that could not be decoded.
+    pub(super) decode_errors: u64,
+    /// Events that the filter did not want.
+    pub(super) filtered: u64,
+    row: Row,
+    connects: Option<Connects>,
+    matcher: Option<Matcher>,
+    format: Box<dyn Format>,
+    out: Output,
+}
+
+impl Screen {
+    pub(super) fn new(
+        spec: &ProbeSpec,
+        names: LiveNames,
+        matcher: Matcher,
+        format: Box<dyn Format>,
+        out: Output,
+    ) -> Self {
+        Self {
+            names,
+            decode_errors: 0,
+            filtered: 0,
+            row: Row::default(),
+            connects: Connects::new(spec.columns),
+            matcher: Some(matcher).filter(|matcher| !matcher.is_empty()),
+            format,
+            out,
+        }
+    }
+
+    /// Writes what comes before the first event.
+    pub(super) fn begin(&mut self) -> Result<()> {
+        self.format.begin(&mut self.out)?;
+        Ok(self.out.flush()?)
+    }
+
+    /// Writes the events that are wanted.
+    pub(super) fn show(&mut self, batch: &Batch) -> Result<()> {
+        if batch.is_empty() {
+            self.names.refresh_clock();
+            self.format.idle(&mut self.out)?;
+        }
+        for record in batch.records() {
+            if let Err(error) = decode::decode(record, &mut self.names, &mut self.row) {
+                self.decode_errors += 1;
+                log::debug!("{error}");
+                continue;
+            }
+            let matcher = self.matcher.as_ref();
+            if matcher.is_some_and(|matcher| !matcher.admits(&self.row)) {
+                self.filtered += 1;
+                continue;
+            }
+            if let Some(connects) = &mut self.connects {
+                connects.add(&self.row);
+            }
+            self.format.row(&mut self.out, &self.row)?;
+        }
+        // Whoever reads along wants whole lines, and soon; the ring makes us wait long enough.
+        Ok(self.out.flush()?)
+    }
+
+    /// Shows what was still in the ring when the programs were detached.
+    pub(super) fn drain(&mut self, ring: &mut LiveRing) -> Result<()> {
+        loop {
+            let batch = ring.drain();
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.show(&batch)?;
+        }
+    }
+
+    /// What the connects add up to, if these are connects and any were shown.
+    pub(super) fn connects(&self) -> Option<ConnectView> {
+        let view = self.connects.as_ref()?.finish();
+        (!view.attempts.is_empty()).then_some(view)
+    }
+
+    /// Writes what comes after the last event, and the accounting to standard error.
+    pub(super) fn end(&mut self, summary: &Summary, global: &Global) -> Result<()> {
+        self.format.end(&mut self.out, summary)?;
+        self.out.flush()?;
+        if !global.quiet {
+            if self.out.is_terminal() {
+                // The terminal shows ^C at the end of a line of its own.
+                let _closed = writeln!(io::stderr());
+            }
+            if let Some(view) = &summary.connects {
+                render::connects::write(&mut anstream::stderr(), view)?;
+            }
+            render::summary::footer(&mut anstream::stderr(), summary)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+//! A run of one probe: attached, shown as it happens, detached, accounted for.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use netprobe_common::config::Config;
+
+use super::{
+    super::{Global, check, filter, output::Output, signals::Stop},
+    screen::Screen,
+};
+use crate::{
+    aggregate::summary,
+    capture::live::LiveRing,
+    filter::matcher::Matcher,
+    kernel::{
+        keeper::Keeper,
+        names::LiveNames,
+        privileges::{self, CannotRun},
+        session::{Request, Session},
+    },
+    probes::{self, ProbeSpec},
+    render::format::Format,
+    report::Summary,
+};
+
+/// What to run.
+pub(in super::super) struct Watch {
+    /// The probe.
+    pub(in super::super) spec: &'static ProbeSpec,
+    /// What is asked of the kernel.
+    pub(in super::super) request: Request,
+    /// Which events are wanted.
+    pub(in super::super) plan: filter::Plan,
+    /// How long; until a signal comes if it is not said.
+    pub(in super::super) duration: Option<Duration>,
+    /// What it may cost, as a share of the machine.
+    pub(in super::super) max_overhead: f64,
+    /// Whether the frames of stacks are shown with their offsets.
+    pub(in super::super) shows_offsets: bool,
+    /// How events are written.
+    pub(in super::super) format: Box<dyn Format>,
+    /// Where to.
+    pub(in super::super) out: Output,
+}
+
+impl Watch {
+    /// Runs it on an event loop of its own; says what it came to.
+    pub(in super::super) fn run(self, global: &Global) -> Result<Summary> {
+        privileges::check()?;
+        privileges::lift_memlock();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start the event loop")?;
+        runtime.block_on(self.watch(global))
+    }
+
+    async fn watch(self, global: &Global) -> Result<Summary> {
+        let mut stop = Stop::listen()?;
+        let (mut session, matcher) = start(&self.request, self.plan)?;
+        require(&session)?;
+        let mut ring = LiveRing::new(session.take_ring()?)?;
+        let has_stacks = self.request.config.stack != 0;
+        let stacks = has_stacks.then(|| session.take_stacks()).transpose()?;
+        let names = LiveNames::new(session.drop_reasons().clone(), stacks)
+            .with_reset_reasons(session.reset_reasons().clone())
+            .with_offsets(self.shows_offsets);
+        let mut screen = Screen::new(self.spec, names, matcher, self.format, self.out);
+        screen.begin()?;
+        announce(&session, self.spec);
+
+        let started = Instant::now();
+        let keeper = Keeper::start(session, self.max_overhead);
+        let deadline = self.duration.map(|duration| started + duration);
+        let ended = until(&mut stop, deadline, &mut ring, &mut screen).await;
+        stop.second_kills();
+
+        let (mut session, cost) = keeper.finish()?;
+        let missed = session.detach();
+        // A write error ends the run, but what was seen is still accounted for.
+        let drained = ended.and_then(|()| screen.drain(&mut ring));
+        let mut summary = summarize(&session, &mut screen, started.elapsed(), &missed)?;
+        summary.cost = Some(cost);
+        drained?;
+        screen.end(&summary, global)?;
+        Ok(summary)
+    }
+}
+
+/// Starts the programs with the part of the filter that they test; the other part is for us.
+pub(in super::super) fn start(request: &Request, plan: filter::Plan) -> Result<(Session, Matcher)> {
+    let mut rest = None;
+    let session = Session::start_with(request, |reasons| {
+        let (kernel, matcher) = plan.resolve(reasons)?;
+        rest = Some(matcher);
+        Ok(Config {
+            filter: kernel,
+            ..request.config
+        })
+    })?;
+    let rest = rest.context("the filter was not looked up")?;
+    Ok((session, rest))
+}
+
+/// Shows events until the time is over or a signal comes.
+async fn until(
+    stop: &mut Stop,
+    deadline: Option<Instant>,
+    ring: &mut LiveRing,
+    screen: &mut Screen,
+) -> Result<()> {
+    loop {
+        let over = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.wait() => return Ok(()),
+            () = over => return Ok(()),
+            batch = ring.next() => screen.show(&batch?)?,
+        }
+    }
+}
+
+/// A probe that was asked for by name must be there, or wait for a module.
+pub(in super::super) fn require(session: &Session) -> Result<(), CannotRun> {
+    for (spec, hooks) in session.probes() {
+        for attached in hooks {
+            let waits = attached.hook.module.is_some_and(|module| {
+                matches!(&attached.result, Err(why) if why.contains(module) && why.contains("not loaded"))
+            });
+            if let (true, false, Err(why)) = (attached.hook.required, waits, &attached.result) {
+                return Err(CannotRun::new(format!(
+                    "cannot watch {} ({}): {why}; `netprobe check` lists what works here",
+                    spec.name(),
+                    attached.hook.sees,
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn announce(session: &Session, spec: &ProbeSpec) {
+    for (_, hooks) in session.probes() {
+        for attached in hooks {
+            if let Err(why) = &attached.result {
+                log::warn!("not seen: {} ({why})", attached.hook.sees);
+            }
+        }
+    }
+    if let Some(Err(why)) = session.windowed().map(|attached| &attached.result) {
+        log::warn!("not seen: {} ({why})", probes::connects::CANDIDATES.sees);
+    }
+    log::info!("ready: watching {}, Ctrl-C to stop", spec.name());
+}
+
+fn summarize(
+    session: &Session,
+    screen: &mut Screen,
+    elapsed: Duration,
+    missed: &[Option<u64>],
+) -> Result<Summary> {
+    let mut probes = check::probes(session, screen.decode_errors, missed)?;
+    for probe in &mut probes {
+        probe.filtered_user = screen.filtered;
+    }
+    let totals = summary::totals(session.totals()?, &mut screen.names);
+    Ok(Summary {
+        elapsed,
+        probes,
+        totals,
+        connects: screen.connects(),
+        cost: None,
+    })
+}

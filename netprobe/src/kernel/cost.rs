@@ -1,0 +1,169 @@
+//! What netprobe itself costs: its CPU time, and the run time of its programs. The kernel measures
+//! the latter only on request, which costs something too, so it is asked for in short slices.
+
+use std::time::{Duration, Instant};
+
+use aya::sys::{Stats, enable_stats};
+use netprobe_common::config::LEVEL_ALL;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{governor::Governor, session::Session};
+use crate::report::Cost;
+
+/// How often the cost is measured.
+pub const INTERVAL: Duration = Duration::from_millis(500);
+/// How long the kernel measures each time.
+pub const SLICE: Duration = Duration::from_millis(20);
+
+/// The measurements of a run.
+#[derive(Debug)]
+pub struct Meter {
+    governor: Governor,
+    limit: f64,
+    cpus: f64,
+    began: Mark,
+    last: Mark,
+    slices: Slices,
+    reduced: [Duration; 3],
+}
+
+/// Sums over the slices in which the kernel measured.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slices {
+    measured: Duration,
+    run: Duration,
+    runs: u64,
+}
+
+/// A moment, and the CPU time until then.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    at: Instant,
+    cpu: Duration,
+}
+
+impl Mark {
+    fn now() -> Self {
+        let cpu = clock_gettime(ClockId::ProcessCPUTime);
+        let seconds = u64::try_from(cpu.tv_sec).unwrap_or_default();
+        let nanos = u32::try_from(cpu.tv_nsec).unwrap_or_default();
+        Self {
+            at: Instant::now(),
+            cpu: Duration::new(seconds, nanos),
+        }
+    }
+
+    /// CPUs in use since `earlier`.
+    fn cpus_since(self, earlier: Self) -> f64 {
+        let elapsed = self.at.duration_since(earlier.at).as_secs_f64();
+        self.cpu.saturating_sub(earlier.cpu).as_secs_f64() / elapsed.max(1e-9)
+    }
+}
+
+impl Meter {
+    /// Begins to measure the cost of `session`; `limit` is a share of the machine.
+    pub fn new(limit: f64, session: &Session) -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let now = Mark::now();
+        Self {
+            governor: Governor::new(limit, session.config()),
+            limit,
+            cpus: f64::from(u32::try_from(cpus).unwrap_or(u32::MAX)),
+            began: now,
+            last: now,
+            slices: Slices::default(),
+            reduced: [Duration::ZERO; 3],
+        }
+    }
+
+    /// Lets the kernel measure while `pause` waits, and tells the programs what to leave out.
+    pub fn measure(&mut self, session: &mut Session, pause: impl FnOnce(Duration)) {
+        let slice = kernel_slice(session, pause);
+        let now = Mark::now();
+        let elapsed = now.at.duration_since(self.last.at);
+        let mut share = now.cpus_since(self.last) / self.cpus;
+        self.last = now;
+        if let Some(slice) = slice {
+            self.slices.measured += slice.measured;
+            self.slices.run += slice.run;
+            self.slices.runs += slice.runs;
+            share += slice.cpus() / self.cpus;
+        }
+        let level = self.governor.level();
+        if let Some(reduced) = index(level).and_then(|index| self.reduced.get_mut(index)) {
+            *reduced += elapsed;
+        }
+        let Some(level) = self.governor.note(elapsed, share) else {
+            return;
+        };
+        if let Err(error) = session.set_level(level) {
+            log::warn!("the cost cannot be limited: {error:#}");
+            return;
+        }
+        log::warn!(
+            "cost {:.1} % of the machine, limit {:.1} %: {}",
+            share * 100.0,
+            self.limit * 100.0,
+            announcement(level)
+        );
+    }
+
+    /// The cost of the run.
+    pub fn cost(&self) -> Cost {
+        let slices = self.slices;
+        let is_known = !slices.measured.is_zero();
+        #[expect(clippy::cast_precision_loss, reason = "a mean")]
+        let ns_per_run =
+            (slices.runs > 0).then(|| slices.run.as_nanos() as f64 / slices.runs as f64);
+        Cost {
+            process_percent: Mark::now().cpus_since(self.began) / self.cpus * 100.0,
+            kernel_percent: is_known.then(|| slices.cpus() / self.cpus * 100.0),
+            ns_per_run,
+            limit_percent: self.limit * 100.0,
+            reduced: self.reduced,
+        }
+    }
+}
+
+impl Slices {
+    /// CPUs that the programs used.
+    fn cpus(self) -> f64 {
+        self.run.as_secs_f64() / self.measured.as_secs_f64().max(1e-9)
+    }
+}
+
+/// What the programs used of one slice; `None` where the kernel does not tell us.
+fn kernel_slice(session: &Session, pause: impl FnOnce(Duration)) -> Option<Slices> {
+    let statistics = match enable_stats(Stats::RunTime) {
+        Ok(statistics) => statistics,
+        Err(error) => {
+            log::debug!("run time is not measured: {error}");
+            pause(SLICE);
+            return None;
+        }
+    };
+    let began = Instant::now();
+    let (run_before, runs_before) = session.run_time()?;
+    pause(SLICE);
+    let (run, runs) = session.run_time()?;
+    let measured = began.elapsed();
+    drop(statistics);
+    Some(Slices {
+        measured,
+        run: run.saturating_sub(run_before),
+        runs: runs.saturating_sub(runs_before),
+    })
+}
+
+fn index(level: u32) -> Option<usize> {
+    usize::try_from(level.checked_sub(LEVEL_ALL + 1)?).ok()
+}
+
+fn announcement(level: u32) -> &'static str {
+    match level {
+        0 => "everything is shown again",
+        1 => "no stacks from now on",
+        2 => "one event of 64 is shown from now on, all are counted",
+        _ => "no events are shown from now on, all are counted",
+    }
+}

@@ -1,0 +1,126 @@
+//! A socket went from one TCP state to another, and how long it had been in the old one: a
+//! handshake that hangs, a connection that nobody closes, a listener that comes and goes.
+//!
+//! TIME_WAIT is kept in a small socket of its own and is not seen here; see `time-wait`. The time
+//! in a state is unknown for the first change of a socket that was there before.
+
+use std::sync::Arc;
+
+use netprobe_common::{
+    counters::{CountKey, OTHER},
+    header::Kind,
+    offsets::Field,
+    records::states::StateChange,
+};
+
+use super::{
+    Hook, Keeps, KernelTest, ProbeSpec, Via, family, flow, owner, port, record, tcp_state,
+};
+use crate::{
+    decode::{DecodeError, Names},
+    report::{Column, Value},
+};
+
+/// The probe.
+pub static SPEC: ProbeSpec = ProbeSpec {
+    kind: Kind::States,
+    about: "changes of TCP states: from which to which, after how long, whose",
+    hooks: &[
+        Hook {
+            sees: "changes of TCP states",
+            required: true,
+            module: None,
+            ways: &[&[Via::TpBtf.on("inet_sock_set_state", "states")]],
+        },
+        Hook {
+            sees: "the destruction of sockets, which frees their entries",
+            required: true,
+            module: None,
+            ways: &[&[Via::TpBtf.on("tcp_destroy_sock", "states_gone")]],
+        },
+    ],
+    needs: &[Field::SkcDaddr, Field::SkcDport, Field::SkProtocol],
+    keeps: Keeps::States,
+    columns: &[
+        Column::number(
+            "pid",
+            "PID",
+            7,
+            "process that opened the connection or listens, or else the one that closed it",
+        ),
+        Column::text("comm", "COMM", 15, "name of that process"),
+        Column::text("saddr", "LADDR", 15, "local address"),
+        Column::number("sport", "LPORT", 5, "local port"),
+        Column::text("daddr", "RADDR", 15, "remote address"),
+        Column::number("dport", "RPORT", 5, "remote port"),
+        Column::text("old_state", "OLD", 11, "TCP state before, as in ss(8)"),
+        Column::text("state", "NEW", 11, "TCP state after, as in ss(8)"),
+        Column::number(
+            "in_state_ns",
+            "IN-OLD(ns)",
+            13,
+            "time in the old state, where its beginning was seen",
+        ),
+        Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
+        Column::text(
+            "socket",
+            "SOCKET",
+            16,
+            "address of the socket in the kernel, which tells sockets apart",
+        )
+        .hidden(),
+        Column::number("uid", "UID", 6, "user that the socket belongs to").hidden(),
+        Column::text("family", "FAMILY", 11, "ipv4, ipv6 or ipv4-mapped").hidden(),
+        Column::number("ino", "INODE", 8, "inode number of the socket").hidden(),
+        Column::text(
+            "stack",
+            "STACK",
+            0,
+            "kernel functions that led here, innermost first",
+        )
+        .hidden(),
+    ],
+    kernel_tests: &[KernelTest::State],
+    weight: "ns",
+    decode,
+    group,
+    code,
+};
+
+fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Result<(), DecodeError> {
+    let change: StateChange = record(bytes)?;
+    let [pid, comm, ino] = owner(&change.owner, names);
+    values.extend([pid, comm]);
+    values.extend(flow(&change.flow));
+    values.extend([
+        tcp_state(change.old),
+        tcp_state(change.new),
+        Value::nonzero(change.in_state_ns),
+        Value::nonzero(change.flow.netns),
+        // Text, because it does not fit the numbers of every reader of JSON.
+        Value::Text(Arc::from(format!("{:x}", change.socket))),
+        Value::Unsigned(u64::from(change.uid)),
+        family(&change.flow),
+        ino,
+        names.stack(change.stack),
+    ]);
+    Ok(())
+}
+
+fn group(key: &CountKey, names: &mut dyn Names) -> Vec<(&'static str, Value)> {
+    // The kernel counts the old state in the place of a code location.
+    let old = u8::try_from(key.location).unwrap_or(0);
+    vec![
+        ("old_state", tcp_state(old)),
+        ("state", code(key.code, names)),
+        ("service_port", port(key.port)),
+        ("netns", Value::nonzero(key.netns)),
+    ]
+}
+
+fn code(code: u32, _names: &mut dyn Names) -> Value {
+    if code == OTHER {
+        return Value::Word("other");
+    }
+    tcp_state(u8::try_from(code).unwrap_or(0))
+}

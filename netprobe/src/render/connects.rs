@@ -1,0 +1,156 @@
+//! What a run of `connects` adds up to, for eyes and as JSON.
+
+use std::io::{self, Write};
+
+use serde_json::{Value as Json, json};
+
+use crate::report::{ConnectView, Destination};
+
+/// Widest bar of the histogram.
+const WIDTH: u64 = 40;
+
+/// Writes it as text.
+pub fn write(out: &mut dyn Write, view: &ConnectView) -> io::Result<()> {
+    let failed: u64 = view.failed.iter().map(|(_, count)| count).sum();
+    writeln!(
+        out,
+        "connects: {} established, {failed} not",
+        view.established
+    )?;
+    for (errno, count) in &view.failed {
+        let about = match errno.as_str() {
+            "ETIMEDOUT" => "  (nobody answered)",
+            "closed" => "  (the application did not wait)",
+            _ => "",
+        };
+        writeln!(out, "  {count:>8}  {errno}{about}")?;
+    }
+    histogram(out, view)?;
+    let again: u64 = (view.attempts.iter())
+        .filter(|(syns, _)| *syns > 1)
+        .map(|(_, count)| count)
+        .sum();
+    if again > 0 {
+        let syns = view
+            .attempts
+            .iter()
+            .map(|(syns, count)| format!("{syns} SYNs: {count}"));
+        writeln!(
+            out,
+            "SYNs were sent again: {}",
+            syns.collect::<Vec<_>>().join(", ")
+        )?;
+    }
+    if !view.steps.is_empty() {
+        let steps = view
+            .steps
+            .iter()
+            .map(|(step, count)| format!("{step} s: {count}"));
+        let steps = steps.collect::<Vec<_>>().join(", ");
+        writeln!(
+            out,
+            "established only after a lost SYN was sent again, after {steps}"
+        )?;
+    }
+    destinations(out, view)
+}
+
+/// Below each power of two of microseconds.
+fn histogram(out: &mut dyn Write, view: &ConnectView) -> io::Result<()> {
+    let Some(((first, _), (last, _))) = view.latency.first().zip(view.latency.last()) else {
+        return Ok(());
+    };
+    let most = view
+        .latency
+        .iter()
+        .map(|(_, count)| *count)
+        .max()
+        .unwrap_or(1);
+    writeln!(out, "{:>12} {:>8}", "LATENCY", "CONNECTS")?;
+    for magnitude in *first..=*last {
+        let found = view.latency.iter().find(|(known, _)| *known == magnitude);
+        let count = found.map_or(0, |(_, count)| *count);
+        let bar = "#".repeat(usize::try_from(WIDTH * count / most).unwrap_or(0));
+        let line = format!("{:>12} {count:>8} {bar}", format!("< {}", below(magnitude)));
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+fn below(magnitude: u32) -> String {
+    let us = 1_u64.checked_shl(magnitude).unwrap_or(u64::MAX);
+    match us {
+        0..1_000 => format!("{us} us"),
+        1_000..1_000_000 => format!("{}.{} ms", us / 1_000, us % 1_000 / 100),
+        _ => format!("{}.{} s", us / 1_000_000, us % 1_000_000 / 100_000),
+    }
+}
+
+fn destinations(out: &mut dyn Write, view: &ConnectView) -> io::Result<()> {
+    if view.destinations.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "{:>8} {:>8} {:>10} {:>10} {:>12}  DESTINATION",
+        "CONNECTS", "FAILED", "UNANSWERED", "SYNS-AGAIN", "WORST(ms)"
+    )?;
+    for destination in &view.destinations {
+        line(out, destination)?;
+    }
+    if view.other.connects > 0 {
+        line(out, &view.other)?;
+    }
+    Ok(())
+}
+
+fn line(out: &mut dyn Write, destination: &Destination) -> io::Result<()> {
+    writeln!(
+        out,
+        "{:>8} {:>8} {:>10} {:>10} {:>12}  {}",
+        destination.connects,
+        destination.failed,
+        destination.unanswered,
+        destination.sent_again,
+        destination.worst_ns / 1_000_000,
+        destination.end.map_or_else(
+            || "other".to_owned(),
+            |(address, port)| format!("{address} port {port}")
+        )
+    )
+}
+
+/// The same as JSON, for the summary line.
+pub fn json(view: &ConnectView) -> Json {
+    let pairs = |pairs: &[(u64, u64)], key: &str| -> Vec<Json> {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(name, count)| json!({ key: name, "connects": count }))
+            .collect()
+    };
+    let destination = |destination: &Destination| {
+        json!({
+            "daddr": destination.end.map(|(address, _)| address.to_string()),
+            "dport": destination.end.map(|(_, port)| port),
+            "connects": destination.connects,
+            "failed": destination.failed,
+            "unanswered": destination.unanswered,
+            "syns_again": destination.sent_again,
+            "worst_ns": destination.worst_ns,
+        })
+    };
+    let latency: Vec<(u64, u64)> = (view.latency.iter())
+        .map(|(magnitude, count)| (1_u64.checked_shl(*magnitude).unwrap_or(u64::MAX), *count))
+        .collect();
+    json!({
+        "established": view.established,
+        "failed": view.failed.iter()
+            .map(|(errno, count)| json!({ "errno": errno, "connects": count }))
+            .collect::<Vec<_>>(),
+        "latency": pairs(&latency, "below_us"),
+        "syn_attempts": pairs(&view.attempts, "syns"),
+        "lost_syn_steps": pairs(&view.steps, "after_s"),
+        "destinations": view.destinations.iter().map(destination).collect::<Vec<_>>(),
+        "other": destination(&view.other),
+    })
+}

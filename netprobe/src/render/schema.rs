@@ -1,0 +1,121 @@
+//! JSON Schema of JSON Lines, from the same columns that write them.
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::report::{Column, Layout, Type};
+
+/// The dialect that the schema is written in.
+const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
+
+/// The schema of one line of any kind of stream: an event, or the summary.
+pub fn of_lines(layouts: &[Layout], totals: &[&str]) -> Json {
+    let mut kinds: Map<String, Json> = layouts
+        .iter()
+        .map(|layout| (layout.kind.to_owned(), event(*layout)))
+        .collect();
+    kinds.insert("summary".to_owned(), summary(totals));
+    let any: Vec<Json> = kinds
+        .keys()
+        .map(|kind| json!({ "$ref": format!("#/$defs/{kind}") }))
+        .collect();
+    json!({
+        "$schema": DIALECT,
+        "$id": "netprobe.lines/1",
+        "title": "netprobe JSON Lines",
+        "description": "One line of `netprobe STREAM --json`. Columns may be added; none is renamed or \
+            changes its meaning within a version.",
+        "oneOf": any,
+        "$defs": kinds,
+    })
+}
+
+/// The schema of one kind of event. `--columns` may leave any column out.
+fn event(layout: Layout) -> Json {
+    let mut properties = Map::new();
+    properties.insert("kind".into(), json!({ "const": layout.kind }));
+    properties.insert(
+        "ts".into(),
+        json!({ "type": "string", "description": "when, in the style of --timestamps (RFC 3339)" }),
+    );
+    properties.insert(
+        "unix_ns".into(),
+        json!({ "type": "integer", "description": "when, in nanoseconds since 1970-01-01T00:00:00Z" }),
+    );
+    for column in layout.columns {
+        properties.insert(column.name.into(), property(column));
+    }
+    json!({
+        "type": "object",
+        "properties": properties,
+        "required": ["kind", "ts", "unix_ns"],
+        "additionalProperties": false,
+    })
+}
+
+/// Everything may be unknown, which is null.
+fn property(column: &Column) -> Json {
+    let mut property = match column.kind() {
+        Type::Number => json!({ "type": ["integer", "null"] }),
+        Type::Text => json!({ "type": ["string", "null"] }),
+        Type::Stack => json!({ "type": ["array", "null"], "items": { "type": "string" } }),
+    };
+    property["description"] = json!(column.about);
+    property
+}
+
+fn summary(totals: &[&str]) -> Json {
+    let count = json!({ "type": "integer", "minimum": 0 });
+    let names = [
+        "fired",
+        "filtered",
+        "aggregated",
+        "delivered",
+        "sampled_out",
+        "reserve_failed",
+        "map_full",
+        "stack_failed",
+    ];
+    let counters: Map<String, Json> = names
+        .iter()
+        .map(|name| ((*name).to_owned(), count.clone()))
+        .collect();
+    let probe = json!({
+        "type": "object",
+        "properties": {
+            "name": { "enum": totals },
+            "state": { "enum": ["attached", "partial", "missing"] },
+            "hooks": { "type": "array", "items": { "type": "object" } },
+            "counters": { "type": "object", "properties": counters, "required": names },
+            "decode_errors": count,
+            "filtered_user": count,
+            "shown": count,
+            "missed": { "type": ["integer", "null"] },
+            "unexplained": { "type": "integer" },
+        },
+        "required": ["name", "state", "hooks", "counters", "shown", "unexplained"],
+    });
+    let total = json!({
+        "type": "object",
+        "properties": {
+            "kind": { "enum": totals },
+            "group": { "type": "object" },
+            "events": count,
+            "weight": count,
+        },
+        "required": ["kind", "group", "events", "weight"],
+        "additionalProperties": false,
+    });
+    json!({
+        "type": "object",
+        "properties": {
+            "kind": { "const": "summary" },
+            "schema": { "const": "netprobe.summary/1" },
+            "elapsed_s": { "type": "number" },
+            "complete": { "type": "boolean" },
+            "probes": { "type": "array", "items": probe },
+            "totals": { "type": "array", "items": total },
+            "connects": { "type": "object", "description": "what the connects add up to (of `connects`)" },
+        },
+        "required": ["kind", "schema", "elapsed_s", "complete", "probes", "totals"],
+    })
+}

@@ -1,0 +1,122 @@
+//! `cargo xtask bench render`: how many records per second one core decodes and renders, from a
+//! synthetic source. The result is in `docs/performance.md`.
+#![expect(clippy::print_stdout, reason = "the result goes there")]
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use netprobe::{
+    decode::{self, NoNames},
+    probes,
+    render::{
+        csv::Csv,
+        format::Format,
+        jsonl::Lines,
+        table::{self, Table},
+        time::{Clock, Style},
+    },
+    report::{Layout, Row},
+};
+use netprobe_common::{
+    header::{Header, Kind},
+    record::{Plain, bytes_of},
+    records::{Flow, Owner, drops::Drop},
+};
+
+/// Records that are rendered in turn.
+const RECORDS: u32 = 4096;
+
+fn main() {
+    let records: Vec<Drop> = (0..RECORDS).map(record).collect();
+    let spec = probes::of(Kind::Drops);
+    let layout = Layout {
+        kind: spec.name(),
+        columns: spec.columns,
+    };
+    let mut row = Row {
+        unix_ns: 0,
+        monotonic_ns: 0,
+        kind: "",
+        values: Vec::new(),
+    };
+    let all: Vec<usize> = (0..layout.columns.len()).collect();
+    let of_day = Clock::new(Style::OfDay);
+    let usual = table::fitting(layout, None, &of_day);
+    let formats: [(&str, Box<dyn Format>); 3] = [
+        (
+            "JSON Lines",
+            Box::new(Lines::new(layout, &all, Clock::new(Style::Rfc3339))),
+        ),
+        (
+            "CSV",
+            Box::new(Csv::new(layout, &all, Clock::new(Style::Rfc3339))),
+        ),
+        ("table", Box::new(Table::new(layout, &usual, of_day))),
+    ];
+    println!("| rendered as | records/s | ns each |");
+    println!("| --- | ---: | ---: |");
+    let mut out = io::BufWriter::with_capacity(1 << 16, io::sink());
+    for (name, mut format) in formats {
+        measure(name, &records, |bytes| {
+            decode::decode(bytes, &mut NoNames, &mut row).expect("a record");
+            format.row(&mut out, &row).expect("a sink");
+        });
+    }
+}
+
+/// Renders records for a while, five times, and prints the median.
+fn measure(name: &str, records: &[Drop], mut render: impl FnMut(&[u8])) {
+    let mut figures: Vec<f64> = (0..5)
+        .map(|_| {
+            let (began, mut count) = (Instant::now(), 0_u32);
+            while began.elapsed() < Duration::from_millis(500) {
+                for record in records {
+                    render(bytes_of(record));
+                }
+                count += RECORDS;
+            }
+            began.elapsed().as_secs_f64() * 1e9 / f64::from(count)
+        })
+        .collect();
+    figures.sort_by(f64::total_cmp);
+    println!("| {name} | {:.0} | {:.0} |", 1e9 / figures[2], figures[2]);
+}
+
+fn record(index: u32) -> Drop {
+    let [_, _, high, low] = index.to_be_bytes();
+    Drop {
+        header: Header {
+            ts_ns: 1_000_000_000_000 + u64::from(index) * 1000,
+            kind: Kind::Drops as u16,
+            len: u16::try_from(size_of::<Drop>()).expect("a record is short"),
+            cpu: 0,
+        },
+        flow: Flow {
+            saddr: [10, 0, high, low, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            daddr: [10, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            sport: [high, low],
+            dport: 443_u16.to_be_bytes(),
+            family: 2,
+            protocol: 6,
+            netns: 4_026_531_840,
+            ifindex: 2,
+        },
+        owner: Owner {
+            ino: 123_456,
+            pid: 4321,
+            reserved: 0,
+            comm: *b"nginx\0\0\0\0\0\0\0\0\0\0\0",
+        },
+        location: 0xffff_ffff_8123_4567,
+        reason: 3,
+        len: 1500,
+        seq: 987_654_321,
+        stack: -1,
+        tcp_flags: 0x18,
+        state: 1,
+        iface: *b"eth0\0\0\0\0\0\0\0\0\0\0\0\0",
+        ..Drop::zeroed()
+    }
+}
