@@ -41,6 +41,7 @@ pub struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   netprobe diagnose                       what is wrong, why, and what to change
+  netprobe demo accept-queue-overflow     an incident to try it on, in namespaces of its own
   netprobe check                          what this kernel lets us see
   netprobe drops                          every dropped TCP packet, with the kernel's reason
   netprobe listeners --duration 30s       who is being turned away, by which listener
