@@ -3,7 +3,7 @@
 //! It lives in a frozen map, so that the verifier sees constants: a filter that is not set and a
 //! mode that is off cost nothing.
 
-use crate::{filter::Filter, record};
+use crate::{filter::Filter, record, samples::Sampling};
 
 /// Everything is done that was asked for.
 pub const LEVEL_ALL: u32 = 0;
@@ -44,6 +44,10 @@ record! {
         pub stack: u32,
         /// 1: aggregate kernel stacks in the kernel (flame graphs).
         pub flame: u32,
+        /// 1: send the headers of dropped packets too.
+        pub packets: u32,
+        /// 1: count by connection too.
+        pub flows: u32,
         /// 1: count how full accept queues are when connections come.
         pub depths: u32,
         /// 1: kernel-side log of rare errors.
@@ -66,5 +70,7 @@ record! {
         pub headers: HeaderTypes,
         /// Which events are wanted.
         pub filter: Filter,
+        /// What is wanted of tasks, for flame graphs.
+        pub sampling: Sampling,
     }
 }

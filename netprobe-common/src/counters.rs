@@ -85,6 +85,26 @@ record! {
     }
 }
 
+record! {
+    /// What `--count --by flow` groups by: a group, and the connection.
+    pub struct FlowKey {
+        /// The group.
+        pub key: CountKey,
+        /// Source address, IPv4 in the first four bytes.
+        pub saddr: [u8; 16],
+        /// Destination address.
+        pub daddr: [u8; 16],
+        /// Source port, network byte order.
+        pub sport: [u8; 2],
+        /// Destination port, network byte order.
+        pub dport: [u8; 2],
+        /// Address family.
+        pub family: u16,
+        /// Reserved, zero.
+        pub reserved: u16,
+    }
+}
+
 /// [`CountKey::code`] of the row that gathers what found the map full.
 pub const OTHER: u32 = 0xffff_fffe;
 

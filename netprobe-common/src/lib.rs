@@ -19,3 +19,4 @@ pub mod offsets;
 pub mod owner;
 pub mod record;
 pub mod records;
+pub mod samples;

@@ -102,6 +102,11 @@ fields! {
     NetInum = Member("net.ns.inum");
     NetMaxSynBacklog = Member("net.ipv4.sysctl_max_syn_backlog");
     NetSyncookies = Member("net.ipv4.sysctl_tcp_syncookies");
+    TaskPid = Member("task_struct.pid");
+    TaskState = Member("task_struct.__state");
+    TaskStateLong = Member("task_struct.state");
+    TaskNsproxy = Member("task_struct.nsproxy");
+    NsproxyNet = Member("nsproxy.net_ns");
     ReqNumRetrans = Member("request_sock.num_retrans");
     TupleSaddr = Conntrack("nf_conntrack_tuple.src.u3");
     TupleSport = Conntrack("nf_conntrack_tuple.src.u");

@@ -9,10 +9,11 @@ use netprobe_common::{
     config::{LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED, SAMPLE_OF},
     counters::CountKey,
     header::{Event, Header, Kind},
-    records::NO_STACK,
+    records::{Flow, NO_STACK},
 };
 
 use crate::{
+    flows,
     groups::count_group,
     maps::{CONFIG, EVENTS, add, add_alone, counters, frozen, is_alone, level},
     stacks,
@@ -22,13 +23,15 @@ use crate::{
 pub(crate) struct Filtered;
 
 /// What the aggregates need to know of an event.
-pub(crate) struct Sighting {
+pub(crate) struct Sighting<'a> {
     /// Its group in `--count`.
     pub(crate) key: CountKey,
     /// Its weight in `--count` and flame graphs.
     pub(crate) weight: u64,
     /// The name that roots its stack in a flame graph.
     pub(crate) comm: [u8; 16],
+    /// Its connection.
+    pub(crate) flow: &'a Flow,
 }
 
 /// Accounts for one firing of `kind` that a handler has looked at.
@@ -59,7 +62,7 @@ fn tally(kind: Kind, counter: &mut u64) {
 #[inline(always)]
 pub(crate) fn publish<T: Event, C: StackIdContext>(
     ctx: &C,
-    sighting: &Sighting,
+    sighting: &Sighting<'_>,
     fill: impl FnOnce(&mut T, i32),
 ) {
     let Some(counters) = counters(T::KIND) else {
@@ -74,6 +77,9 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
                 T::KIND as u16
             );
         }
+    }
+    if frozen(&CONFIG.flows) != 0 && !flows::count(sighting) {
+        add(&mut counters.map_full, 1);
     }
     let level = level();
     let mut stack = NO_STACK;

@@ -5,7 +5,9 @@
 
 use core::arch::asm;
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock};
+use aya_ebpf::helpers::{
+    bpf_probe_read_kernel, bpf_probe_read_kernel_buf, generated::bpf_skc_to_tcp_sock,
+};
 use netprobe_common::{
     config::CAST_MARK,
     offsets::{ABSENT, Field},
@@ -105,6 +107,13 @@ impl Load for Probed {
     fn cast(self, _address: u64, _kernel_type: u32) -> Option<u64> {
         None
     }
+}
+
+/// Copies kernel memory to `to`; zeroes if it is not readable.
+#[inline(always)]
+pub(crate) fn copy(address: u64, to: &mut [u8]) {
+    // SAFETY: the helper checks the address, whatever it is, and zeroes `to` if it has to.
+    let _unreadable = unsafe { bpf_probe_read_kernel_buf(address as *const u8, to) };
 }
 
 /// The offset of `field` on this kernel, a constant to the verifier.

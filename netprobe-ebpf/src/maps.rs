@@ -8,14 +8,15 @@ use core::arch::asm;
 use netprobe_common::{
     config::{Config, HeaderTypes, LEVEL_ALL},
     counters::{
-        Candidates, Count, CountKey, Counters, PLACES, Place, SAMPLED_PLACES, SampledPlace,
-        StackKey,
+        Candidates, Count, CountKey, Counters, FlowKey, PLACES, Place, SAMPLED_PLACES,
+        SampledPlace, StackKey,
     },
     filter::Filter,
     header::Kind,
     offsets::Offsets,
     record::Plain,
     records::Owner,
+    samples::Sampling,
 };
 
 use crate::{lives::Life, probes::connects::Pending};
@@ -27,6 +28,8 @@ pub(crate) static CONFIG: Config = Config {
     count: 0,
     stack: 0,
     flame: 0,
+    packets: 0,
+    flows: 0,
     depths: 0,
     log: 0,
     wake_mask: 0,
@@ -41,6 +44,7 @@ pub(crate) static CONFIG: Config = Config {
         tcp: 0,
     },
     filter: Filter::NONE,
+    sampling: Sampling::NONE,
 };
 
 /// Where this kernel keeps its fields; user space overrides it before loading.
@@ -59,6 +63,11 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> =
 /// `--count`. Full: the event is counted under `OTHER` of its kind, which always exists.
 #[map]
 pub(crate) static COUNTS: PerCpuHashMap<CountKey, Count> = PerCpuHashMap::with_max_entries(4096, 0);
+
+/// `--count --by flow`. Full: the event is counted under `OTHER` of its kind, which always exists.
+#[map]
+pub(crate) static FLOW_COUNTS: PerCpuHashMap<FlowKey, Count> =
+    PerCpuHashMap::with_max_entries(16_384, 0);
 
 /// Busy groups of `--count`, found without a lookup. Taken: the group is counted in `COUNTS`.
 #[map]

@@ -1,6 +1,9 @@
 //! A TCP packet's own headers, which are there also when no socket is.
 
-use netprobe_common::{offsets::Field, records::Flow};
+use netprobe_common::{
+    offsets::Field,
+    records::{Flow, drops::HEAD},
+};
 
 use crate::{
     load::{Load, Probed},
@@ -23,6 +26,14 @@ pub(crate) struct Tcp {
 #[inline(always)]
 pub(crate) fn is_ipv4<L: Load>(load: L, skb: u64) -> bool {
     load.field::<u16>(skb, Field::SkbProtocol) == ETH_P_IP
+}
+
+/// Copies the beginning of a packet, from its IP header on.
+#[inline(always)]
+pub(crate) fn copy<L: Load>(load: L, skb: u64, head: &mut [u8; HEAD]) {
+    let start: u64 = load.field(skb, Field::SkbHead);
+    let network: u16 = load.field(skb, Field::SkbNetworkHeader);
+    crate::load::copy(start + u64::from(network), head);
 }
 
 /// Reads addresses and ports of the TCP packet in `skb` into `flow`; `None` if it is not one.

@@ -104,6 +104,8 @@ pub fn decode(bytes: &[u8], names: &mut dyn Names, row: &mut Row) -> Result<(), 
     })?;
     let kind = kind(bytes)?;
     row.values.clear();
+    row.packet.clear();
+    row.packet.extend_from_slice(probes::packet(kind, bytes));
     row.kind = kind.name();
     row.monotonic_ns = header.ts_ns;
     row.unix_ns = header

@@ -12,3 +12,4 @@ pub mod observe;
 pub mod probes;
 pub mod render;
 pub mod report;
+pub mod symbols;

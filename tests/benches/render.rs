@@ -2,13 +2,10 @@
 //! synthetic source. The result is in `docs/performance.md`.
 #![expect(clippy::print_stdout, reason = "the result goes there")]
 
-use std::{
-    io,
-    time::{Duration, Instant},
-};
+use std::{io, time::Duration};
 
 use netprobe::{
-    decode::{self, NoNames},
+    decode::{self, Names},
     probes,
     render::{
         csv::Csv,
@@ -17,13 +14,14 @@ use netprobe::{
         table::{self, Table},
         time::{Clock, Style},
     },
-    report::{Layout, Row},
+    report::{Layout, Row, Value},
 };
 use netprobe_common::{
     header::{Header, Kind},
     record::{Plain, bytes_of},
     records::{Flow, Owner, drops::Drop},
 };
+use rustix::time::{ClockId, clock_gettime};
 
 /// Records that are rendered in turn.
 const RECORDS: u32 = 4096;
@@ -40,6 +38,10 @@ fn main() {
         monotonic_ns: 0,
         kind: "",
         values: Vec::new(),
+    };
+    let mut names = Known {
+        reason: Value::Text("NO_SOCKET".into()),
+        place: Value::Text("tcp_v4_rcv+0x91".into()),
     };
     let all: Vec<usize> = (0..layout.columns.len()).collect();
     let of_day = Clock::new(Style::OfDay);
@@ -60,7 +62,7 @@ fn main() {
     let mut out = io::BufWriter::with_capacity(1 << 16, io::sink());
     for (name, mut format) in formats {
         measure(name, &records, |bytes| {
-            decode::decode(bytes, &mut NoNames, &mut row).expect("a record");
+            decode::decode(bytes, &mut names, &mut row).expect("a record");
             format.row(&mut out, &row).expect("a sink");
         });
     }
@@ -70,18 +72,54 @@ fn main() {
 fn measure(name: &str, records: &[Drop], mut render: impl FnMut(&[u8])) {
     let mut figures: Vec<f64> = (0..5)
         .map(|_| {
-            let (began, mut count) = (Instant::now(), 0_u32);
-            while began.elapsed() < Duration::from_millis(500) {
+            let (began, mut count) = (cpu_time(), 0_u32);
+            while cpu_time() - began < Duration::from_millis(500) {
                 for record in records {
                     render(bytes_of(record));
                 }
                 count += RECORDS;
             }
-            began.elapsed().as_secs_f64() * 1e9 / f64::from(count)
+            (cpu_time() - began).as_secs_f64() * 1e9 / f64::from(count)
         })
         .collect();
     figures.sort_by(f64::total_cmp);
     println!("| {name} | {:.0} | {:.0} |", 1e9 / figures[2], figures[2]);
+}
+
+/// CPU time of this process: other load on the machine does not count.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    let seconds = u64::try_from(time.tv_sec).expect("a time since the start");
+    let nanos = u32::try_from(time.tv_nsec).expect("less than a second");
+    Duration::new(seconds, nanos)
+}
+
+/// Names that are looked up once, as those of a live kernel.
+struct Known {
+    reason: Value,
+    place: Value,
+}
+
+impl Names for Known {
+    fn drop_reason(&mut self, _code: u32) -> Value {
+        self.reason.clone()
+    }
+
+    fn symbol(&mut self, _address: u64) -> Value {
+        self.place.clone()
+    }
+
+    fn stack(&mut self, _id: i32) -> Value {
+        Value::Unknown
+    }
+
+    fn owner(&mut self, owner: &Owner) -> Option<(u32, [u8; 16])> {
+        Some((owner.pid, owner.comm))
+    }
+
+    fn clock_offset_ns(&self) -> i64 {
+        1_700_000_000_000_000_000
+    }
 }
 
 fn record(index: u32) -> Drop {

@@ -226,3 +226,29 @@ fn what_is_left_out_to_keep_the_cost_low_is_announced_and_counted() {
         run.complaints
     );
 }
+
+#[test]
+fn privileges_that_are_not_needed_any_more_are_given_up() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    // BPF, PERFMON, SYS_ADMIN, SYS_PTRACE, DAC_READ_SEARCH, SYSLOG, NET_ADMIN; see capability.h.
+    let kept: u64 = [39, 38, 21, 19, 2, 34, 12].map(|bit| 1 << bit).iter().sum();
+    let probe = Probe::start(&["drops", "--json"]);
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", probe.id())).expect("its threads");
+    let paths: Vec<_> = tasks
+        .map(|task| task.expect("a thread").path().join("status"))
+        .collect();
+    wait_until("every thread has given up what it does not need", || {
+        paths.iter().all(|path| {
+            let status = std::fs::read_to_string(path).expect("the status of a thread");
+            let mut lines = status.lines().filter_map(|line| line.split_once(":\t"));
+            let mut has = |set: &str| {
+                let (_, bits) = lines.find(|(name, _)| *name == set).expect("a set");
+                u64::from_str_radix(bits, 16).expect("a set of bits")
+            };
+            has("CapPrm") & !kept == 0 && has("CapEff") & !kept == 0
+        })
+    });
+    probe.stop();
+}

@@ -4,6 +4,8 @@
 mod golden;
 mod incident;
 
+use std::time::Duration;
+
 use netprobe::{
     aggregate::{stacks::Folder, summary},
     decode::{self, DecodeError},
@@ -17,7 +19,7 @@ use netprobe::{
         table::{self, Table},
         time::{Clock, Style},
     },
-    report::{Column, Cost, Flame, Layout, Row, Shown, Summary},
+    report::{Column, Cost, Flame, Layout, Palette, Profile, Row, Shown, Summary},
 };
 use netprobe_common::header::Kind;
 
@@ -105,7 +107,7 @@ fn a_wider_terminal_shows_more_until_all_is_shown() {
 #[test]
 fn totals_and_accounting_of_a_run_that_lost_some() {
     let summary = Summary {
-        elapsed: std::time::Duration::from_millis(2500),
+        elapsed: Duration::from_millis(2500),
         probes: probe_states(),
         totals: summary::totals(counts(), &mut Recorded),
         cost: Some(Cost {
@@ -113,7 +115,7 @@ fn totals_and_accounting_of_a_run_that_lost_some() {
             kernel_percent: Some(0.5),
             ns_per_run: Some(58.4),
             limit_percent: 1.0,
-            reduced: [0, 1500, 0].map(std::time::Duration::from_millis),
+            reduced: [0, 1500, 0].map(Duration::from_millis),
         }),
         connects: None,
     };
@@ -136,13 +138,21 @@ fn flame_graph_with_hostile_frames() {
         title: "Packet Drop Stacks".to_owned(),
         subtitle: "host, Linux 6.12, 10.0 s".to_owned(),
         unit: "packets",
+        palette: Palette::Hot,
+        profile: Profile {
+            name: "packets",
+            unit: "count",
+            elapsed: Duration::from_secs(10),
+            unix_ns: 0,
+            period_ns: 0,
+        },
         stacks: folder.finish(),
     };
     let mut text = Vec::new();
     folded::write(&mut text, &flame).expect("write");
     matches_golden("drops.folded", &text);
     let mut svg = Vec::new();
-    flamegraph::write(&mut svg, &flame).expect("draw");
+    flamegraph::write(&mut svg, &flame, flamegraph::Style::default()).expect("draw");
     let svg = String::from_utf8(svg).expect("UTF-8");
     assert!(
         !svg.contains("<script>alert"),

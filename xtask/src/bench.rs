@@ -9,8 +9,12 @@ use crate::{process, workspace};
 /// Run the benchmarks.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only the benchmark of this name
+    /// Only the benchmark of this name: storm (root; beside bpftrace if that is installed),
+    /// start (root), render
     name: Option<String>,
+    /// For the benchmark itself, such as a part of the name of a case
+    #[arg(last = true)]
+    arguments: Vec<String>,
 }
 
 /// Runs the command.
@@ -19,6 +23,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     cargo.current_dir(workspace::root()).arg("bench");
     if let Some(name) = &args.name {
         cargo.args(["--bench", name]);
+    }
+    if !args.arguments.is_empty() {
+        cargo.arg("--").args(&args.arguments);
     }
     process::run(&mut cargo)?;
     Ok(ExitCode::SUCCESS)

@@ -1,7 +1,7 @@
 //! A packet that the kernel threw away.
 
 use super::{Flow, Owner};
-use crate::header::Header;
+use crate::header::{Event, Header, Kind};
 use crate::record;
 
 record! {
@@ -33,6 +33,23 @@ record! {
         pub iface: [u8; 16],
     }
 }
+
+record! {
+    /// A dropped packet with the beginning of it.
+    pub struct DropPacket {
+        /// What it is without it.
+        pub drop: Drop,
+        /// The packet from its IP header on.
+        pub head: [u8; HEAD],
+    }
+}
+
+impl Event for DropPacket {
+    const KIND: Kind = Kind::Drops;
+}
+
+/// Bytes that are kept of a packet: the longest headers of IPv4 and TCP.
+pub const HEAD: usize = 120;
 
 /// `reason` on kernels whose `kfree_skb` tracepoint carries none.
 pub const NO_REASON: u32 = u32::MAX;

@@ -125,6 +125,7 @@ fn report<L: Load, C: StackIdContext>(
         key,
         weight: waited_ns,
         comm: [0; 16],
+        flow: &flow,
     };
     publish::<Accept, _>(ctx, &sighting, |record, stack| {
         record.flow = flow;

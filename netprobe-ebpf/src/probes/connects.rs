@@ -425,6 +425,7 @@ fn try_finish<L: Load, C: StackIdContext>(
             key,
             weight: latency_ns,
             comm,
+            flow: &flow,
         },
         |record, stack| {
             record.flow = flow;

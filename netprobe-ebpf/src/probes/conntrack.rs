@@ -65,6 +65,7 @@ fn try_conntrack(ctx: &RetProbeContext) -> Result<(), Filtered> {
             key,
             weight: 1,
             comm: [0; 16],
+            flow: &flow,
         },
         |record, stack| {
             record.flow = flow;

@@ -1,27 +1,32 @@
-//! What the CPUs are doing: kernel stacks sampled by a timer, for flame graphs.
+//! What the CPUs are doing: stacks sampled at a steady rate, for flame graphs.
 
-use aya_ebpf::{
-    helpers::bpf_get_current_comm, macros::perf_event, programs::PerfEventContext,
-    programs::tracing::StackIdContext,
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::perf_event, programs::PerfEventContext};
+
+use crate::{
+    maps::{add, count},
+    sampling::{TASK_STACKS, admits, stack, tally},
 };
-use netprobe_common::counters::{SAMPLE, StackKey};
-
-use crate::maps::{STACK_COUNTS, STACKS, count};
 
 #[perf_event]
 pub(crate) fn cpu(ctx: PerfEventContext) -> i32 {
-    let stack = match ctx.get_stackid(&STACKS, 0) {
-        Ok(id) => id as i32,
-        Err(errno) => errno,
+    let Some(tally) = tally() else {
+        return 0;
     };
-    let key = StackKey {
-        kind: SAMPLE,
-        code: 0,
-        stack,
-        reserved: 0,
-        comm: bpf_get_current_comm().unwrap_or([0; 16]),
-    };
-    // The reader compares the sum with the samples it asked for.
-    let _full = count(&STACK_COUNTS, &key, 1);
+    add(&mut tally.taken, 1);
+    if bpf_get_current_pid_tgid() == 0 {
+        add(&mut tally.idle, 1);
+        return 0;
+    }
+    if !admits() {
+        add(&mut tally.filtered, 1);
+        return 0;
+    }
+    let key = stack(&ctx, tally);
+    if count(&TASK_STACKS, &key, 1) {
+        add(&mut tally.counted, 1);
+    } else {
+        add(&mut tally.map_full, 1);
+        add(&mut tally.map_full_weight, 1);
+    }
     0
 }

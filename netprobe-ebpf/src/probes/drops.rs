@@ -9,7 +9,7 @@ use netprobe_common::{
     record::Plain,
     records::{
         Flow,
-        drops::{Drop, NO_REASON},
+        drops::{Drop, DropPacket, NO_REASON},
     },
 };
 
@@ -17,6 +17,7 @@ use crate::{
     emit::{Filtered, Sighting, account, publish},
     filter,
     load::{Load, Typed, has},
+    maps::{CONFIG, frozen},
     packet,
     probes::arguments::argument,
     sock::{AF_INET, AF_INET6, Sock},
@@ -63,8 +64,9 @@ fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
         key,
         weight: u64::from(len),
         comm: [0; 16],
+        flow: &flow,
     };
-    publish::<Drop, _>(ctx, &sighting, |record, stack| {
+    let fill = |record: &mut Drop, stack: i32| {
         record.flow = flow;
         record.location = location;
         record.reason = reason;
@@ -79,7 +81,15 @@ fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
         {
             sock.owner(&mut record.owner);
         }
-    });
+    };
+    if frozen(&CONFIG.packets) == 0 {
+        publish::<Drop, _>(ctx, &sighting, fill);
+    } else {
+        publish::<DropPacket, _>(ctx, &sighting, |record, stack| {
+            fill(&mut record.drop, stack);
+            packet::copy(Typed, skb, &mut record.head);
+        });
+    }
     Ok(())
 }
 

@@ -126,6 +126,7 @@ fn try_lifetimes(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8) -> Resu
         key,
         weight: bytes.sent + bytes.received,
         comm: [0; 16],
+        flow: &flow,
     };
     publish::<Lifetime, _>(ctx, &sighting, |record, stack| {
         record.flow = flow;

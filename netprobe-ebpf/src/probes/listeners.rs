@@ -301,6 +301,7 @@ fn refuse<L: Load, C: StackIdContext>(
             key,
             weight: 1,
             comm: [0; 16],
+            flow: &flow,
         },
         |record, stack| {
             record.flow = flow;

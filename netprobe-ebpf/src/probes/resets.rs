@@ -325,6 +325,7 @@ fn report<L: Load, C: StackIdContext>(
         key,
         weight: 1,
         comm: [0; 16],
+        flow: &flow,
     };
     publish::<Reset, _>(ctx, &sighting, |record, stack| {
         record.flow = *flow;

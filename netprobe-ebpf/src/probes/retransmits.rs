@@ -64,6 +64,7 @@ fn try_retransmits(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
         key: key(&flow, cause),
         weight,
         comm: [0; 16],
+        flow: &flow,
     };
     publish::<Retransmit, _>(ctx, &sighting, |record, stack| {
         record.flow = flow;
@@ -96,6 +97,7 @@ fn try_retransmits_synack(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
         key: key(&flow, Cause::SynAck),
         weight: 1,
         comm: [0; 16],
+        flow: &flow,
     };
     publish::<Retransmit, _>(ctx, &sighting, |record, stack| {
         record.flow = flow;

@@ -87,6 +87,7 @@ fn try_states(
         key,
         weight: in_state_ns,
         comm: [0; 16],
+        flow: &flow,
     };
     publish::<StateChange, _>(ctx, &sighting, |record, stack| {
         record.flow = flow;

@@ -137,6 +137,7 @@ fn report<L: Load, C: StackIdContext>(
         key,
         weight: 1,
         comm: [0; 16],
+        flow: &flow,
     };
     publish::<TimeWait, _>(ctx, &sighting, |record, stack| {
         record.flow = flow;

@@ -75,9 +75,8 @@ impl Options {
             duration,
             json,
             fail_on: None,
+            max_overhead: 0.01,
             netns: None,
-            // Everything is to be seen, whatever it costs.
-            max_overhead: 1.0,
             only,
         }
     }

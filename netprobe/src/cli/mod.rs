@@ -96,7 +96,7 @@ enum Command {
     States(stream::Options),
     /// Connections that came in: who accepted them, after how long a wait.
     Accepts(stream::Options),
-    /// Flame graphs of where in the kernel it happens.
+    /// Flame graphs: what CPUs do, where tasks wait, where in the kernel it happens.
     Flame(flame::Options),
     #[command(flatten)]
     Bcc(bcc::Command),
@@ -113,6 +113,17 @@ enum Command {
     /// Man pages and shell completions.
     #[command(hide = true)]
     Generate(generate::Options),
+    /// Looks up names of functions for another netprobe.
+    #[command(hide = true, name = crate::symbols::client::COMMAND)]
+    SymbolWorker(SymbolWorker),
+}
+
+/// Options of the symbol worker.
+#[derive(Args, Clone, Debug)]
+struct SymbolWorker {
+    /// Symbol tables only.
+    #[arg(long)]
+    no_debug_info: bool,
 }
 
 /// Options of `lifetimes`.
@@ -180,6 +191,10 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Play(part) => demo::play(part),
         Command::Schema => schema::run(),
         Command::Generate(options) => generate::run(options),
+        Command::SymbolWorker(options) => {
+            crate::symbols::worker::run(!options.no_debug_info)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

@@ -112,6 +112,7 @@ fn row(unix_ns: i64, connection: &OpenConnection, owners: &mut Owners) -> Row {
         unix_ns,
         monotonic_ns: monotonic(),
         kind: LAYOUT.kind,
+        packet: Vec::new(),
         values: vec![
             owner.map_or(Value::Unknown, |(pid, _)| Value::nonzero(pid)),
             owner.map_or(Value::Unknown, |(_, comm)| Value::name(comm)),
@@ -148,7 +149,7 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {
         i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)

@@ -124,6 +124,11 @@ pub fn open(ebpf: &mut Ebpf, way: &[Attach]) -> Result<Vec<Link>> {
     way.iter().map(|attach| open_one(ebpf, attach)).collect()
 }
 
+/// Attaches programs that were prepared, for as long as they are loaded.
+pub fn link_all(ebpf: &mut Ebpf, way: &[Attach]) -> Result<()> {
+    way.iter().try_for_each(|attach| link(ebpf, attach))
+}
+
 fn open_one(ebpf: &mut Ebpf, attach: &Attach) -> Result<Link> {
     Ok(match program(ebpf, attach)? {
         Program::FEntry(program) => {

@@ -12,6 +12,7 @@ use anyhow::{Result, anyhow};
 
 use super::{
     cost::{self, Meter},
+    privileges,
     session::Session,
     windows,
 };
@@ -29,8 +30,10 @@ pub struct Keeper {
 
 impl Keeper {
     /// Hands the session to the thread. What netprobe costs is kept below `limit`, a share of the
-    /// machine, if the programs were told that they are governed.
+    /// machine, if the programs were told that they are governed. From here on this process has
+    /// only the privileges that it still needs.
     pub fn start(session: Session, limit: f64) -> Self {
+        privileges::reduce();
         let (stop, stopped) = mpsc::channel();
         let thread = thread::spawn(move || keep(session, &stopped, limit));
         Self { stop, thread }

@@ -25,10 +25,18 @@ pub struct Sizes {
     pub stacks: u32,
     /// Groups of `--count`.
     pub counts: u32,
+    /// Connections that `--count --by flow` tells apart.
+    pub flow_counts: u32,
     /// Groups of stacks, for flame graphs.
     pub stack_counts: u32,
     /// Connects under way, and sockets whose owner is remembered.
     pub connects: u32,
+    /// Groups of samples or blocks, for flame graphs.
+    pub task_stacks: u32,
+    /// Distinct stacks whose place in the first map was taken.
+    pub more_stacks: u32,
+    /// Tasks that are blocked at a time.
+    pub blocked: u32,
     /// Open connections whose age and owner are remembered.
     pub lives: u32,
     /// Sockets of which it is remembered since when they are in their state.
@@ -41,10 +49,14 @@ impl Sizes {
         ring_bytes: 1 << 16,
         stacks: 1,
         counts: 64,
+        flow_counts: 1,
         stack_counts: 1,
         connects: 1,
         lives: 1,
         states: 1,
+        task_stacks: 1,
+        more_stacks: 1,
+        blocked: 1,
     };
 
     /// With room for what the programs of a probe remember.
@@ -94,10 +106,14 @@ pub fn load(
         .map_max_entries("EVENTS", sizes.ring_bytes)
         .map_max_entries("STACKS", sizes.stacks)
         .map_max_entries("COUNTS", sizes.counts)
+        .map_max_entries("FLOW_COUNTS", sizes.flow_counts)
         .map_max_entries("STACK_COUNTS", sizes.stack_counts)
         .map_max_entries("CONNECTS", sizes.connects)
         .map_max_entries("OWNERS", sizes.connects)
         .map_max_entries("LIVES", sizes.lives)
+        .map_max_entries("TASK_STACKS", sizes.task_stacks)
+        .map_max_entries("MORE_STACKS", sizes.more_stacks)
+        .map_max_entries("BLOCKED", sizes.blocked)
         .map_max_entries("STATES", sizes.states)
         .load(&casts.written_into(OBJECT))
         .map_err(|error| privileges::explain(error.into()))

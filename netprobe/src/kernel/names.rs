@@ -76,11 +76,7 @@ impl LiveNames {
                 }
             })
             .collect();
-        let own = frames
-            .iter()
-            .rposition(|name| is_bpf(name))
-            .map_or(0, |last| last + 1);
-        Some(frames[own..].to_vec())
+        Some(without_own(&frames).to_vec())
     }
 
     /// Reads the clock again, which may have been set meanwhile.
@@ -135,6 +131,15 @@ impl Names for LiveNames {
     fn clock_offset_ns(&self) -> i64 {
         self.clock_offset_ns
     }
+}
+
+/// A stack, innermost first, without the frames of BPF itself.
+pub fn without_own(frames: &[Arc<str>]) -> &[Arc<str>] {
+    let own = frames
+        .iter()
+        .rposition(|name| is_bpf(name))
+        .map_or(0, |last| last + 1);
+    &frames[own..]
 }
 
 /// Frames that tracing itself puts between the traced function and our program.

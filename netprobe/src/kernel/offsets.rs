@@ -89,6 +89,8 @@ mod tests {
             let may_lack = matches!(
                 field,
                 Field::SkbTcpTwIsn
+                    | Field::TaskState
+                    | Field::TaskStateLong
                     | Field::ArgDropReason
                     | Field::ArgDropSock
                     | Field::ArgRetransmitErr

@@ -89,6 +89,44 @@ pub fn explain(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
+/// What is still needed once the programs are attached.
+const KEPT: [Capability; 7] = [
+    // Maps are read and written, and programs attached to modules that are loaded later.
+    Capability::CAP_BPF,
+    Capability::CAP_PERFMON,
+    // Before 5.8 it was all of these; today BPF statistics and entering namespaces.
+    Capability::CAP_SYS_ADMIN,
+    // Owners of sockets are found in `/proc/PID/fd` of everybody.
+    Capability::CAP_SYS_PTRACE,
+    Capability::CAP_DAC_READ_SEARCH,
+    // Addresses in `/proc/kallsyms`.
+    Capability::CAP_SYSLOG,
+    // Sockets of all users.
+    Capability::CAP_NET_ADMIN,
+];
+
+/// Gives up every other capability, for this thread and those that it starts from here on: whoever
+/// takes us over through hostile input gets no more than we need.
+pub fn reduce() {
+    if let Err(error) = try_reduce() {
+        log::debug!("privileges stay as they are: {error}");
+    }
+}
+
+fn try_reduce() -> Result<(), caps::errors::CapsError> {
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    let kept = permitted
+        .intersection(&KEPT.into_iter().collect())
+        .copied()
+        .collect();
+    caps::set(None, CapSet::Effective, &kept)?;
+    caps::set(None, CapSet::Permitted, &kept)?;
+    if let Err(error) = rustix::thread::set_no_new_privs(true) {
+        log::debug!("programs that we start could gain privileges: {error}");
+    }
+    Ok(())
+}
+
 /// Lifts the limit on locked memory, which BPF maps count against before 5.11.
 pub fn lift_memlock() {
     use rustix::process::{Resource, Rlimit, setrlimit};

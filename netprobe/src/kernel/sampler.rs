@@ -1,34 +1,140 @@
-//! Samples what every CPU is doing, by a timer of its own.
+//! Samples what every CPU is doing, at a steady rate, also on CPUs that come later; and where the
+//! blocks of tasks are seen.
+
+use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
     programs::{
-        PerfEvent,
-        perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
+        PerfEvent, ProgramError,
+        perf_event::{HardwareEvent, PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent},
     },
     util::online_cpus,
 };
 
 use super::session::Session;
+use crate::probes::{Hook, Via};
 
-/// Attaches the sampler to all CPUs that are online; each sample stands for `period_ns`.
-pub fn start(session: &mut Session, period_ns: u64) -> Result<usize> {
-    let program: &mut PerfEvent = session
+/// Tasks that leave a CPU and come back.
+pub static OFF_CPU: Hook = Hook {
+    sees: "tasks that block",
+    required: true,
+    module: None,
+    ways: &[&[Via::TpBtf.on("sched_switch", "off_cpu")]],
+};
+
+/// What makes a CPU take a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// The cycle counter of the CPU, which also sees code that has interrupts off.
+    Cycles,
+    /// A timer, where there is no such counter.
+    CpuClock,
+}
+
+impl Clock {
+    /// Its name in the subtitle, as perf(1) calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cycles => "cycles",
+            Self::CpuClock => "cpu-clock",
+        }
+    }
+}
+
+/// A running sampler. It ends with the session's programs.
+#[derive(Debug)]
+pub struct Sampler {
+    clock: Clock,
+    hertz: u64,
+    only: Vec<u32>,
+    sampled: BTreeSet<u32>,
+}
+
+impl Sampler {
+    /// Samples all CPUs that are online, or those of `only` if it names any.
+    pub fn start(session: &mut Session, hertz: u64, only: &[u32]) -> Result<Self> {
+        program(session)?.load().context("load the sampler")?;
+        let mut sampler = Self {
+            clock: Clock::Cycles,
+            hertz,
+            only: only.to_vec(),
+            sampled: BTreeSet::new(),
+        };
+        let cpus = sampler.wanted_cpus()?;
+        let first = *cpus
+            .first()
+            .context("none of the CPUs of --cpu is online")?;
+        if let Err(error) = sampler.attach(session, first) {
+            log::debug!("no hardware cycles: {error}");
+            sampler.clock = Clock::CpuClock;
+            sampler
+                .attach(session, first)
+                .with_context(|| format!("sample CPU {first} (needs CAP_PERFMON)"))?;
+        }
+        sampler.sampled.insert(first);
+        sampler.follow(session)?;
+        Ok(sampler)
+    }
+
+    /// What makes a CPU take a sample.
+    pub const fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// CPUs that are being sampled.
+    pub fn cpus(&self) -> usize {
+        self.sampled.len()
+    }
+
+    /// Samples the CPUs that have come since the last time; those that went have lost their timer.
+    pub fn follow(&mut self, session: &mut Session) -> Result<()> {
+        let online = self.wanted_cpus()?;
+        self.sampled.retain(|cpu| online.contains(cpu));
+        for cpu in online {
+            if self.sampled.contains(&cpu) {
+                continue;
+            }
+            match self.attach(session, cpu) {
+                Ok(()) => {
+                    self.sampled.insert(cpu);
+                }
+                // It may have gone again; it is tried the next time.
+                Err(error) => log::debug!("CPU {cpu} is not sampled: {error}"),
+            }
+        }
+        Ok(())
+    }
+
+    fn wanted_cpus(&self) -> Result<Vec<u32>> {
+        let mut cpus = online_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?;
+        cpus.retain(|cpu| self.only.is_empty() || self.only.contains(cpu));
+        Ok(cpus)
+    }
+
+    fn attach(&self, session: &mut Session, cpu: u32) -> Result<()> {
+        let (event, policy) = match self.clock {
+            Clock::Cycles => (
+                PerfEventConfig::Hardware(HardwareEvent::CpuCycles),
+                SamplePolicy::Frequency(self.hertz),
+            ),
+            Clock::CpuClock => (
+                PerfEventConfig::Software(SoftwareEvent::CpuClock),
+                SamplePolicy::Period(1_000_000_000 / self.hertz),
+            ),
+        };
+        let scope = PerfEventScope::AllProcessesOneCpu { cpu };
+        program(session)?.attach(event, scope, policy, false)?;
+        Ok(())
+    }
+}
+
+fn program(session: &mut Session) -> Result<&mut PerfEvent> {
+    let program = session
         .ebpf()
         .program_mut("cpu")
-        .ok_or_else(|| anyhow!("the object has no program cpu"))?
-        .try_into()?;
-    program.load().context("load the sampler")?;
-    let cpus = online_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?;
-    for cpu in &cpus {
-        program
-            .attach(
-                PerfEventConfig::Software(SoftwareEvent::CpuClock),
-                PerfEventScope::AllProcessesOneCpu { cpu: *cpu },
-                SamplePolicy::Period(period_ns),
-                true,
-            )
-            .with_context(|| format!("sample CPU {cpu} (needs CAP_PERFMON)"))?;
-    }
-    Ok(cpus.len())
+        .ok_or_else(|| anyhow!("the object has no program cpu"))?;
+    program
+        .try_into()
+        .map_err(|error: ProgramError| anyhow!(error))
 }

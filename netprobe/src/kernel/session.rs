@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    hash::Hash,
     os::fd::AsFd,
     path::Path,
     time::{Duration, Instant},
@@ -16,7 +17,7 @@ use aya_log::EbpfLogger;
 use log::Log;
 use netprobe_common::{
     config::Config,
-    counters::{Count, CountKey, Counters, OTHER, StackKey},
+    counters::{Count, CountKey, Counters, FlowKey, OTHER, StackKey},
     header::Kind,
     record::Plain,
 };
@@ -28,6 +29,7 @@ use super::{
     casts::{self, Casts},
     drop_reasons::{self, DropReasons},
     fdinfo::FdInfo,
+    link_info,
     load::{self, Sizes},
     offsets,
     pod::Wire,
@@ -36,6 +38,7 @@ use super::{
 };
 use crate::{
     filter::KnownReasons,
+    kernel::sampler::OFF_CPU,
     probes::{self, Hook, PROBES, ProbeSpec, Via},
 };
 
@@ -202,6 +205,15 @@ impl Session {
         }
     }
 
+    /// Attaches the windowed hook for the rest of the run.
+    pub fn attach_windowed(&mut self) -> Result<()> {
+        match self.windowed.as_ref().map(|attached| &attached.result) {
+            Some(Ok(way)) => attach::link_all(&mut self.ebpf, way),
+            Some(Err(why)) => Err(anyhow!("{why}")),
+            None => Err(anyhow!("not asked for")),
+        }
+    }
+
     /// The probes asked for and what became of their hooks.
     pub fn probes(&self) -> &[(&'static ProbeSpec, Vec<Attached>)] {
         &self.probes
@@ -269,9 +281,19 @@ impl Session {
         totals::groups(&self.ebpf)
     }
 
+    /// The totals of `--count --by flow`, summed over CPUs.
+    pub fn flow_totals(&self) -> Result<Vec<(FlowKey, Count)>> {
+        totals::flows(&self.ebpf)
+    }
+
     /// The stacks counted in the kernel, summed over CPUs.
     pub fn stack_totals(&self) -> Result<Vec<(StackKey, Count)>> {
         totals::stacks(&self.ebpf)
+    }
+
+    /// A map of counts, summed over CPUs.
+    pub(super) fn counted<K: Plain + Eq + Hash>(&self, name: &str) -> Result<Vec<(K, Count)>> {
+        totals::counted(&self.ebpf, name)
     }
 
     /// Opens (a number above 0) or closes (0) a window in which port candidates are counted.
@@ -339,22 +361,26 @@ impl Session {
                 attach::unload(&mut self.ebpf, hook);
             }
         }
+        if let Some(windowed) = &self.windowed {
+            attach::unload(&mut self.ebpf, windowed.hook);
+        }
         attach::unload_sampler(&mut self.ebpf);
         missed
     }
 
     /// Firings of a probe's programs that the kernel skipped because one was running on that CPU
-    /// already; `None` where the kernel does not say.
+    /// already, or a kprobe was; `None` where the kernel does not say.
     pub fn missed(&self, hooks: &[Attached]) -> Option<u64> {
+        let of_links = link_info::missed();
         let mut sum = Some(0);
         for program in hooks.iter().flat_map(Attached::programs) {
             let Some(program) = self.ebpf.program(program) else {
                 continue;
             };
             let Ok(fd) = program.fd() else { continue };
-            let missed = FdInfo::read(fd.as_fd())
-                .ok()
-                .and_then(|info| info.recursion_misses);
+            let info = FdInfo::read(fd.as_fd()).unwrap_or_default();
+            let of_link = info.id.and_then(|id| of_links.get(&id)).unwrap_or(&0);
+            let missed = info.recursion_misses.map(|missed| missed + of_link);
             sum = sum.zip(missed).map(|(a, b)| a + b);
         }
         sum
@@ -375,7 +401,7 @@ fn damaged() -> anyhow::Error {
 
 /// Everything that is asked of the kernel's BTF, by name.
 fn names() -> HashSet<String> {
-    let extra = std::iter::once(&probes::connects::CANDIDATES);
+    let extra = [&probes::connects::CANDIDATES, &OFF_CPU];
     let hooks = PROBES.iter().flat_map(|spec| spec.hooks).chain(extra);
     let targets = hooks.flat_map(|hook| hook.ways.iter().flat_map(|way| way.iter()));
     let targets = targets.map(|attach| match attach.via {
@@ -400,28 +426,35 @@ fn open_log(ebpf: &mut Ebpf, config: &Config) -> Result<Option<EbpfLogger<&'stat
     ))
 }
 
-/// Makes sure that the row which gathers overflow has its place.
+/// Makes sure that the rows which gather overflow have their place.
 fn reserve_other(ebpf: &mut Ebpf, request: &Request) -> Result<()> {
-    let map = ebpf
-        .map_mut("COUNTS")
-        .ok_or_else(|| anyhow!("no map COUNTS"))?;
-    let mut map: PerCpuHashMap<_, Wire<CountKey>, Wire<Count>> = PerCpuHashMap::try_from(map)?;
     for spec in &request.probes {
         let key = CountKey {
             kind: spec.kind as u32,
             code: OTHER,
             ..CountKey::zeroed()
         };
-        let cpus = aya::util::nr_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?;
-        let zeroes = vec![
-            Wire(Count {
-                events: 0,
-                weight: 0
-            });
-            cpus
-        ];
-        let values = aya::maps::PerCpuValues::try_from(zeroes)?;
-        map.insert(Wire(key), values, 0).context("write COUNTS")?;
+        reserve(ebpf, "COUNTS", key)?;
+        let key = FlowKey {
+            key,
+            ..FlowKey::zeroed()
+        };
+        if request.config.flows != 0 {
+            reserve(ebpf, "FLOW_COUNTS", key)?;
+        }
     }
     Ok(())
+}
+
+fn reserve<K: Plain>(ebpf: &mut Ebpf, name: &str, key: K) -> Result<()> {
+    let map = ebpf.map_mut(name).ok_or_else(|| anyhow!("no map {name}"))?;
+    let mut map: PerCpuHashMap<_, Wire<K>, Wire<Count>> = PerCpuHashMap::try_from(map)?;
+    let cpus = aya::util::nr_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?;
+    let none = Count {
+        events: 0,
+        weight: 0,
+    };
+    let zeroes = aya::maps::PerCpuValues::try_from(vec![Wire(none); cpus])?;
+    map.insert(Wire(key), zeroes, 0)
+        .with_context(|| format!("write {name}"))
 }

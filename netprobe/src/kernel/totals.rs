@@ -8,7 +8,7 @@ use aya::{
     maps::{PerCpuArray, PerCpuHashMap},
 };
 use netprobe_common::{
-    counters::{Count, CountKey, PLACES, Place, SAMPLED_PLACES, SampledPlace, StackKey},
+    counters::{Count, CountKey, FlowKey, PLACES, Place, SAMPLED_PLACES, SampledPlace, StackKey},
     record::Plain,
 };
 
@@ -40,6 +40,16 @@ pub(super) fn stacks(ebpf: &Ebpf) -> Result<Vec<(StackKey, Count)>> {
         totals.entry(key).or_insert(Count::NONE).add(&place.owed);
     })?;
     Ok(some(totals))
+}
+
+/// The map `name`.
+pub(super) fn counted<K: Plain + Eq + Hash>(ebpf: &Ebpf, name: &str) -> Result<Vec<(K, Count)>> {
+    Ok(some(hash(ebpf, name)?))
+}
+
+/// The connections of `--count --by flow`.
+pub(super) fn flows(ebpf: &Ebpf) -> Result<Vec<(FlowKey, Count)>> {
+    Ok(some(hash(ebpf, "FLOW_COUNTS")?))
 }
 
 fn some<K>(totals: HashMap<K, Count>) -> Vec<(K, Count)> {

@@ -1,5 +1,6 @@
 //! What the kernel shows when asked, beside events: counters, tables and settings.
 
+pub mod cgroups;
 pub mod conntrack;
 pub mod counters;
 pub mod diag;

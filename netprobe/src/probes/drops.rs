@@ -7,7 +7,7 @@ use netprobe_common::{
     counters::{CountKey, OTHER},
     header::Kind,
     offsets::Field,
-    records::drops::{Drop, NO_REASON},
+    records::drops::{Drop, DropPacket, NO_REASON},
 };
 
 use super::{
@@ -70,7 +70,31 @@ pub static SPEC: ProbeSpec = ProbeSpec {
     code,
 };
 
+const WITH_PACKET: usize = size_of::<DropPacket>();
+
+/// The IP and TCP headers of the packet, if the record has it.
+pub(super) fn packet(bytes: &[u8]) -> &[u8] {
+    let head = match bytes.len() {
+        WITH_PACKET => &bytes[size_of::<Drop>()..],
+        _ => return &[],
+    };
+    let ip = match head[0] >> 4 {
+        4 => usize::from(head[0] & 0xf) * 4,
+        6 => 40,
+        _ => return &[],
+    };
+    // TCP need not follow an IPv6 header at once; the shortest TCP header is there in any case.
+    let words = head.get(ip + 12).map_or(0, |byte| usize::from(byte >> 4));
+    let length = (ip + words.max(5) * 4).min(head.len());
+    &head[..length]
+}
+
 fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Result<(), DecodeError> {
+    // With a packet, the event comes first.
+    let bytes = match bytes.len() {
+        WITH_PACKET => &bytes[..size_of::<Drop>()],
+        _ => bytes,
+    };
     let drop: Drop = record(bytes)?;
     let [pid, comm, ino] = owner(&drop.owner, names);
     values.extend([pid, comm]);

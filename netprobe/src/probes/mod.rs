@@ -7,7 +7,7 @@ use std::{
 };
 
 use netprobe_common::{
-    counters::CountKey,
+    counters::{CountKey, FlowKey},
     header::Kind,
     offsets::Field,
     record::{Plain, read},
@@ -161,12 +161,21 @@ impl Via {
         }
     }
 
-    const fn on(self, target: &'static str, program: &'static str) -> Attach {
+    /// The program `program` of this type at `target`.
+    pub const fn on(self, target: &'static str, program: &'static str) -> Attach {
         Attach {
             program,
             via: self,
             target,
         }
+    }
+}
+
+/// The headers of the packet that a record of `kind` carries; none if it carries no packet.
+pub fn packet(kind: Kind, bytes: &[u8]) -> &[u8] {
+    match kind {
+        Kind::Drops => drops::packet(bytes),
+        _ => &[],
     }
 }
 
@@ -209,6 +218,19 @@ fn family(flow: &Flow) -> Value {
 /// A port of the wire.
 fn port(bytes: [u8; 2]) -> Value {
     Value::Unsigned(u64::from(u16::from_be_bytes(bytes)))
+}
+
+/// Addresses and ports of a connection that was counted: source, then destination.
+pub(crate) fn ends(key: &FlowKey) -> [Value; 4] {
+    if key.family == 0 {
+        return [const { Value::Unknown }; 4];
+    }
+    [
+        ip(key.family, key.saddr),
+        port(key.sport),
+        ip(key.family, key.daddr),
+        port(key.dport),
+    ]
 }
 
 /// The four values of [`FLOW`].

@@ -1,28 +1,99 @@
 //! A flame graph as SVG, drawn by inferno.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use anyhow::{Context, Result, bail};
 use inferno::flamegraph::{
-    self, Options,
-    color::{BasicPalette, Palette},
+    self, Direction, Options,
+    color::{BasicPalette, MultiPalette, Palette as Colours},
 };
 
-use super::folded;
-use crate::report::Flame;
+use super::{folded, layers};
+use crate::report::{Flame, Palette};
+
+/// How a graph looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Style {
+    /// The root is at the top.
+    pub is_inverted: bool,
+    /// The colours.
+    pub palette: Palette,
+}
 
 /// Draws the graph.
-pub fn write(out: &mut dyn Write, flame: &Flame) -> Result<()> {
+pub fn write(out: &mut dyn Write, flame: &Flame, style: Style) -> Result<()> {
     if flame.stacks.is_empty() {
         bail!("no stacks were collected, so there is nothing to draw");
     }
     let lines: Vec<String> = flame.stacks.iter().map(folded::line).collect();
+    let mut colours = layers::palette(&lines);
+    let mut options = options(&flame.title, &flame.subtitle, flame.unit, style);
+    if style.palette == Palette::Tcp {
+        options.palette_map = Some(&mut colours);
+    }
+    lines_to(out, &mut options, &lines, style)
+}
+
+/// Draws the difference of two profiles, given as lines with two weights.
+pub fn write_difference(
+    out: &mut dyn Write,
+    title: &str,
+    subtitle: &str,
+    lines: &[String],
+    style: Style,
+) -> Result<()> {
+    if lines.is_empty() {
+        bail!("both profiles are empty, so there is nothing to draw");
+    }
+    let mut options = options(title, subtitle, "samples", style);
+    lines_to(out, &mut options, lines, style)
+}
+
+fn lines_to(
+    out: &mut dyn Write,
+    options: &mut Options<'_>,
+    lines: &[String],
+    style: Style,
+) -> Result<()> {
+    let lines = lines.iter().map(String::as_str);
+    if style.palette != Palette::Tcp {
+        return flamegraph::from_lines(options, lines, out).context("draw the flame graph");
+    }
+    let mut svg = Vec::new();
+    flamegraph::from_lines(options, lines, &mut svg).context("draw the flame graph")?;
+    with_legend(out, &svg).context("draw the legend")
+}
+
+fn options<'a>(title: &str, subtitle: &str, unit: &str, style: Style) -> Options<'a> {
     let mut options = Options::default();
-    options.title.clone_from(&flame.title);
-    options.subtitle = Some(flame.subtitle.clone());
-    flame.unit.clone_into(&mut options.count_name);
-    options.colors = Palette::Basic(BasicPalette::Hot);
+    title.clone_into(&mut options.title);
+    options.subtitle = Some(subtitle.to_owned());
+    unit.clone_into(&mut options.count_name);
     options.hash = true;
-    flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), out)
-        .context("draw the flame graph")
+    options.colors = match style.palette {
+        Palette::Hot | Palette::Tcp => Colours::Basic(BasicPalette::Hot),
+        Palette::Mem => Colours::Basic(BasicPalette::Mem),
+        Palette::Red => Colours::Basic(BasicPalette::Red),
+        Palette::Aqua => Colours::Basic(BasicPalette::Aqua),
+        Palette::Java => Colours::Multi(MultiPalette::Java),
+        Palette::Io => Colours::Basic(BasicPalette::Io),
+    };
+    if style.is_inverted {
+        options.direction = Direction::Inverted;
+    }
+    options
+}
+
+/// Adds the legend of the layers at the end of a finished picture.
+fn with_legend(out: &mut dyn Write, svg: &[u8]) -> io::Result<()> {
+    let end = b"</svg>";
+    // The outermost element is the last to be closed.
+    let at = svg
+        .windows(end.len())
+        .rposition(|window| window == end)
+        .unwrap_or(svg.len());
+    // A picture that is drawn inside of another closes twice; the legend goes inside.
+    out.write_all(&svg[..at])?;
+    out.write_all(layers::legend().as_bytes())?;
+    out.write_all(&svg[at..])
 }

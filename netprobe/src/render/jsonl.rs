@@ -5,7 +5,11 @@ use std::io::{self, Write};
 use serde::ser::{Serialize, SerializeMap};
 use serde_json::{Map, Serializer, Value as Json, json, ser::Formatter};
 
-use super::{format::Format, text, time::Clock};
+use super::{
+    format::Format,
+    text,
+    time::{Clock, Style},
+};
 use crate::report::{Column, Cost, Layout, Probe, Row, Summary, Total, Value, name_bytes};
 
 impl Serialize for Value {
@@ -14,7 +18,7 @@ impl Serialize for Value {
             Self::Unknown => serializer.serialize_none(),
             Self::Unsigned(number) => serializer.serialize_u64(*number),
             Self::Signed(number) => serializer.serialize_i64(*number),
-            Self::Ip(address) => serializer.collect_str(address),
+            Self::Ip(address) => serializer.serialize_str(text::Address::of(*address).as_str()),
             Self::Word(word) => serializer.serialize_str(word),
             Self::Stack(frames) => serializer.collect_seq(frames.iter().map(AsRef::<str>::as_ref)),
             Self::Text(text) => serializer.serialize_str(text),
@@ -106,10 +110,17 @@ impl Formatter for Harmless {
     }
 }
 
+/// Most lines are shorter.
+const TYPICAL_LINE: usize = 768;
+
 /// Writes one line.
 pub(super) fn line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
-    value.serialize(&mut Serializer::with_formatter(&mut *out, Harmless))?;
-    out.write_all(b"\n")
+    // All at once: a value is written in a hundred small pieces, which are cheap only where the
+    // compiler knows where they go.
+    let mut bytes = Vec::with_capacity(TYPICAL_LINE);
+    value.serialize(&mut Serializer::with_formatter(&mut bytes, Harmless))?;
+    bytes.push(b'\n');
+    out.write_all(&bytes)
 }
 
 /// Writes the last line of a stream.
@@ -126,6 +137,21 @@ pub fn summary(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
     if let Some(view) = &summary.connects {
         object["connects"] = super::connects::json(view);
     }
+    line(out, &object)
+}
+
+/// Writes the totals of an interval that ended at `unix_ns`.
+pub fn interval(out: &mut dyn Write, unix_ns: i64, totals: &[Total]) -> io::Result<()> {
+    let row = Row {
+        unix_ns,
+        ..Row::default()
+    };
+    let object = json!({
+        "kind": "interval",
+        "ts": Clock::new(Style::Rfc3339).format(&row),
+        "unix_ns": unix_ns,
+        "totals": totals.iter().map(total).collect::<Vec<_>>(),
+    });
     line(out, &object)
 }
 

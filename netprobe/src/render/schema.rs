@@ -14,6 +14,7 @@ pub fn of_lines(layouts: &[Layout], totals: &[&str]) -> Json {
         .map(|layout| (layout.kind.to_owned(), event(*layout)))
         .collect();
     kinds.insert("summary".to_owned(), summary(totals));
+    kinds.insert("interval".to_owned(), interval(totals));
     let any: Vec<Json> = kinds
         .keys()
         .map(|kind| json!({ "$ref": format!("#/$defs/{kind}") }))
@@ -94,7 +95,39 @@ fn summary(totals: &[&str]) -> Json {
         },
         "required": ["name", "state", "hooks", "counters", "shown", "unexplained"],
     });
-    let total = json!({
+    json!({
+        "type": "object",
+        "properties": {
+            "kind": { "const": "summary" },
+            "schema": { "const": "netprobe.summary/1" },
+            "elapsed_s": { "type": "number" },
+            "complete": { "type": "boolean" },
+            "probes": { "type": "array", "items": probe },
+            "totals": { "type": "array", "items": total(totals) },
+            "connects": { "type": "object", "description": "what the connects add up to (of `connects`)" },
+        },
+        "required": ["kind", "schema", "elapsed_s", "complete", "probes", "totals"],
+    })
+}
+
+/// What `--count --interval` shows at each interval.
+fn interval(totals: &[&str]) -> Json {
+    json!({
+        "type": "object",
+        "properties": {
+            "kind": { "const": "interval" },
+            "ts": { "type": "string", "description": "the end of the interval" },
+            "unix_ns": { "type": "integer", "description": "the same in nanoseconds" },
+            "totals": { "type": "array", "items": total(totals), "description": "what was added" },
+        },
+        "required": ["kind", "ts", "unix_ns", "totals"],
+        "additionalProperties": false,
+    })
+}
+
+fn total(totals: &[&str]) -> Json {
+    let count = json!({ "type": "integer", "minimum": 0 });
+    json!({
         "type": "object",
         "properties": {
             "kind": { "enum": totals },
@@ -104,18 +137,5 @@ fn summary(totals: &[&str]) -> Json {
         },
         "required": ["kind", "group", "events", "weight"],
         "additionalProperties": false,
-    });
-    json!({
-        "type": "object",
-        "properties": {
-            "kind": { "const": "summary" },
-            "schema": { "const": "netprobe.summary/1" },
-            "elapsed_s": { "type": "number" },
-            "complete": { "type": "boolean" },
-            "probes": { "type": "array", "items": probe },
-            "totals": { "type": "array", "items": total },
-            "connects": { "type": "object", "description": "what the connects add up to (of `connects`)" },
-        },
-        "required": ["kind", "schema", "elapsed_s", "complete", "probes", "totals"],
     })
 }

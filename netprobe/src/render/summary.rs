@@ -5,7 +5,11 @@ use std::{
     io::{self, Write},
 };
 
-use super::{format::Format, text};
+use super::{
+    format::Format,
+    text,
+    time::{Clock, Style},
+};
 use crate::report::{Cost, Probe, Row, Summary, Total};
 
 /// Only the totals: the format of `--count`.
@@ -45,6 +49,27 @@ pub fn totals(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
                 group(total)
             )?;
         }
+    }
+    Ok(())
+}
+
+/// Writes the totals of an interval that ended at `unix_ns`.
+pub fn interval(
+    out: &mut dyn Write,
+    unix_ns: i64,
+    weight: &str,
+    totals: &[Total],
+) -> io::Result<()> {
+    let row = Row {
+        unix_ns,
+        ..Row::default()
+    };
+    let mut clock = Clock::new(Style::OfDay);
+    let weight = weight.to_uppercase();
+    writeln!(out, "{:>10} {weight:>12}  {}", "EVENTS", clock.format(&row))?;
+    for total in totals {
+        let (events, weight) = (total.events, total.weight);
+        writeln!(out, "{events:>10} {weight:>12}  {}", group(total))?;
     }
     Ok(())
 }

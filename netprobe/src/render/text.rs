@@ -1,7 +1,10 @@
 //! Values as text. Names that anybody may choose (tasks, interfaces, symbols) never reach a
 //! terminal or a file unescaped.
 
-use std::fmt::{self, Write};
+use std::{
+    fmt::{self, Write},
+    net::IpAddr,
+};
 
 use crate::report::{Value, name_bytes};
 
@@ -14,7 +17,7 @@ pub fn push(out: &mut String, value: &Value) {
         Value::Unknown => out.write_str(UNKNOWN),
         Value::Unsigned(number) => write!(out, "{number}"),
         Value::Signed(number) => write!(out, "{number}"),
-        Value::Ip(address) => write!(out, "{address}"),
+        Value::Ip(address) => out.write_str(Address::of(*address).as_str()),
         Value::Word(word) => out.write_str(word),
         Value::Text(text) => escape(out, text),
         Value::Name(name) => escape(out, &String::from_utf8_lossy(name_bytes(name))),
@@ -33,6 +36,71 @@ pub fn harmless(text: &str) -> String {
     let written = escape(&mut out, text);
     debug_assert!(written.is_ok(), "writing to a string does not fail");
     out
+}
+
+/// An address as text, without the machinery of formatting where it is IPv4: there is one at each
+/// end of every event.
+#[derive(Debug)]
+pub(super) struct Address {
+    bytes: [u8; LONGEST_ADDRESS],
+    length: usize,
+}
+
+/// `ffff:…:255.255.255.255`
+const LONGEST_ADDRESS: usize = 45;
+
+impl Address {
+    /// Writes `address`.
+    pub(super) fn of(address: IpAddr) -> Self {
+        let mut written = Self {
+            bytes: [0; LONGEST_ADDRESS],
+            length: 0,
+        };
+        match address {
+            IpAddr::V4(address) => {
+                let [a, b, c, d] = address.octets();
+                written.number(a);
+                for octet in [b, c, d] {
+                    written.push(b'.');
+                    written.number(octet);
+                }
+            }
+            IpAddr::V6(address) => {
+                let fits = write!(written, "{address}");
+                debug_assert!(fits.is_ok(), "an address is short");
+            }
+        }
+        written
+    }
+
+    /// The text.
+    pub(super) fn as_str(&self) -> &str {
+        str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
+    }
+
+    fn number(&mut self, number: u8) {
+        if number >= 100 {
+            self.push(b'0' + number / 100);
+        }
+        if number >= 10 {
+            self.push(b'0' + number / 10 % 10);
+        }
+        self.push(b'0' + number % 10);
+    }
+
+    fn push(&mut self, byte: u8) {
+        if let Some(place) = self.bytes.get_mut(self.length) {
+            *place = byte;
+            self.length += 1;
+        }
+    }
+}
+
+impl Write for Address {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.bytes().for_each(|byte| self.push(byte));
+        Ok(())
+    }
 }
 
 /// Names of the flags from the lowest bit up (RFC 9293, 3.1), joined as bcc does.
@@ -86,6 +154,23 @@ mod tests {
         let mut out = String::new();
         push(&mut out, &Value::Name(bytes));
         out
+    }
+
+    #[test]
+    fn addresses_are_written_as_the_standard_library_does() {
+        for text in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "10.20.30.255",
+            "255.255.255.255",
+            "::",
+            "fe80::1:2",
+            "::ffff:255.255.255.255",
+            "2001:db8:1111:2222:3333:4444:5555:6666",
+        ] {
+            let address: IpAddr = text.parse().expect("an address");
+            assert_eq!(Address::of(address).as_str(), address.to_string());
+        }
     }
 
     #[test]

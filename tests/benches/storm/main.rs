@@ -28,7 +28,7 @@ const SLICE: Duration = Duration::from_millis(50);
 const RATE: u64 = 500_000;
 
 fn main() {
-    let wanted = env::args().nth(1).filter(|name| !name.starts_with('-'));
+    let wanted = env::args().skip(1).find(|name| !name.starts_with('-'));
     let rounds = env::var("ROUNDS")
         .ok()
         .and_then(|rounds| rounds.parse().ok());

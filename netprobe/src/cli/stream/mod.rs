@@ -9,6 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::{Global, filter, output::Output, parse_duration};
 use crate::{
+    filter::Error,
     kernel::{load::Sizes, session::Request},
     probes::{self, ProbeSpec},
     render::{
@@ -23,6 +24,8 @@ use crate::{
 };
 
 mod columns;
+mod count;
+mod pcap;
 mod screen;
 mod watch;
 
@@ -57,6 +60,18 @@ pub(super) struct Options {
     /// Only count, in the kernel, and show totals at the end.
     #[arg(short, long)]
     count: bool,
+    /// With --count: group by these, such as reason, dport, netns, flow; see the names in the totals.
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', requires = "count")]
+    by: Vec<String>,
+    /// With --count: show what was added in each interval too.
+    #[arg(long, value_parser = parse_duration, requires = "count")]
+    interval: Option<Duration>,
+    /// With --by: so many groups, the rest as one.
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "by")]
+    top: usize,
+    /// Of `drops`: write the headers of the packets to this file, as pcapng, with the reason as comment.
+    #[arg(long, value_name = "FILE", conflicts_with = "count")]
+    pcap: Option<PathBuf>,
     /// The kernel stack of each event (in JSON, or as lines below the event).
     #[arg(long, conflicts_with = "count")]
     stack: bool,
@@ -156,8 +171,16 @@ impl Options {
 pub(super) fn run(global: &Global, kind: Kind, options: &Options) -> Result<ExitCode> {
     let spec = probes::of(kind);
     let plan = options.filter.plan(spec)?;
+    if options.pcap.is_some() && kind != Kind::Drops {
+        let name = kind.name();
+        return Err(Error::elsewhere(format!("--pcap: `{name}` has no packets")).into());
+    }
     if options.count {
         plan.must_fit("--count adds up")?;
+    }
+    if options.interval.is_some() || !options.by.is_empty() {
+        let request = request(global, spec, options);
+        return count::run(global, spec, options, plan, request);
     }
     let layout = layout(spec);
     let out = options.open()?;
@@ -165,6 +188,10 @@ pub(super) fn run(global: &Global, kind: Kind, options: &Options) -> Result<Exit
         Box::new(Totals)
     } else {
         options.format(layout, out.width())?
+    };
+    let format = match &options.pcap {
+        Some(path) => Box::new(pcap::Pcap::create(path, layout, format)?),
+        None => format,
     };
     let watch = Watch {
         spec,
@@ -186,6 +213,7 @@ pub(super) fn run(global: &Global, kind: Kind, options: &Options) -> Result<Exit
 fn request(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Request {
     let mut request = base_request(global, spec, options.ring_kib, options.stack);
     request.config.governed = u32::from(options.max_overhead < 1.0);
+    request.config.packets = u32::from(options.pcap.is_some());
     if options.count {
         request.config.detail = 0;
         request.config.count = 1;

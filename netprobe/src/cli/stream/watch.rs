@@ -145,7 +145,7 @@ pub(in super::super) fn require(session: &Session) -> Result<(), CannotRun> {
     Ok(())
 }
 
-fn announce(session: &Session, spec: &ProbeSpec) {
+pub(super) fn announce(session: &Session, spec: &ProbeSpec) {
     for (_, hooks) in session.probes() {
         for attached in hooks {
             if let Err(why) = &attached.result {

@@ -1,0 +1,93 @@
+//! Where tasks wait: the stack with which each leaves its CPU, and how long it stays away.
+//!
+//! A task that was only preempted is not blocked. The time ends when the task runs again, so that
+//! waiting for a CPU after the wake-up is part of it.
+
+use aya_ebpf::{
+    helpers::bpf_get_current_pid_tgid, macros::btf_tracepoint, programs::BtfTracePointContext,
+};
+use netprobe_common::{
+    offsets::Field,
+    samples::{Blocked, Tally},
+};
+
+use crate::{
+    emit::now,
+    load::{Load, Typed, has},
+    maps::{CONFIG, add, count, frozen, value},
+    sampling::{BLOCKED, TASK_STACKS, admits, stack, tally},
+};
+
+/// The task's last time on a CPU is over.
+const TASK_DEAD: u32 = 0x80;
+
+#[btf_tracepoint(function = "sched_switch")]
+pub(crate) fn off_cpu(ctx: BtfTracePointContext) -> i32 {
+    let Some(tally) = tally() else {
+        return 0;
+    };
+    let next: u64 = ctx.arg(2);
+    end(tally, Typed.field(next, Field::TaskPid));
+    begin(&ctx, tally);
+    0
+}
+
+/// The running task leaves its CPU.
+#[inline(always)]
+fn begin(ctx: &BtfTracePointContext, tally: &mut Tally) {
+    let is_preempted: u64 = ctx.arg(0);
+    let previous: u64 = ctx.arg(1);
+    let thread = bpf_get_current_pid_tgid() as u32;
+    let state = state(previous);
+    // What is dead does not wait for anything.
+    if is_preempted & 1 != 0 || thread == 0 || state == 0 || state & TASK_DEAD != 0 {
+        return;
+    }
+    add(&mut tally.taken, 1);
+    if !admits() {
+        add(&mut tally.filtered, 1);
+        return;
+    }
+    let blocked = Blocked {
+        since_ns: now(),
+        stack: stack(ctx, tally),
+    };
+    if BLOCKED.insert(thread, blocked, 0).is_err() {
+        // How long it will have been blocked nobody will know.
+        add(&mut tally.map_full, 1);
+    }
+}
+
+/// The state of a task; 0 is running.
+#[inline(always)]
+fn state(task: u64) -> u32 {
+    if has(Field::TaskState) {
+        Typed.field(task, Field::TaskState)
+    } else {
+        let state: u64 = Typed.field(task, Field::TaskStateLong);
+        state as u32
+    }
+}
+
+/// The task `thread` runs again.
+#[inline(always)]
+fn end(tally: &mut Tally, thread: u32) {
+    let Some(blocked) = value(BLOCKED.get_ptr_mut(thread)) else {
+        return;
+    };
+    let Blocked { since_ns, stack } = *blocked;
+    if BLOCKED.remove(thread).is_err() {
+        return;
+    }
+    let blocked_ns = now().saturating_sub(since_ns);
+    let least_ns = u64::from(frozen(&CONFIG.sampling.min_block_us)) * 1000;
+    let most_ns = u64::from(frozen(&CONFIG.sampling.max_block_us)) * 1000;
+    if blocked_ns < least_ns || blocked_ns > most_ns {
+        add(&mut tally.short, 1);
+    } else if count(&TASK_STACKS, &stack, blocked_ns) {
+        add(&mut tally.counted, 1);
+    } else {
+        add(&mut tally.map_full, 1);
+        add(&mut tally.map_full_weight, blocked_ns);
+    }
+}

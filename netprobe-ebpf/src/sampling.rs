@@ -1,0 +1,147 @@
+//! What the programs that look at tasks share: which tasks are wanted, and where their stacks go.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task},
+    macros::map,
+    maps::{HashMap, PerCpuArray, PerCpuHashMap, Queue, StackTrace},
+    programs::tracing::StackIdContext,
+};
+use netprobe_common::{
+    counters::Count,
+    offsets::Field,
+    record::Plain,
+    samples::{Blocked, COLLISION, NOT_ASKED, SECOND_MAP, Tally, TaskStack, Wanted, WantedKey},
+};
+
+use crate::{
+    emit,
+    load::{Load, Probed},
+    maps::{CONFIG, STACKS, add, frozen, value},
+    task,
+};
+
+/// Which tasks are wanted, filled in before the programs are attached.
+#[map]
+static WANTED: HashMap<WantedKey, u32> = HashMap::with_max_entries(4096, 0);
+
+/// Stacks whose place in `STACKS` another one had. Full or colliding: counted as `collisions`.
+#[map]
+static MORE_STACKS: StackTrace = StackTrace::with_max_entries(4096, 0);
+
+/// Samples and blocks by stack. Full: counted as `map_full`.
+#[map]
+pub(crate) static TASK_STACKS: PerCpuHashMap<TaskStack, Count> =
+    PerCpuHashMap::with_max_entries(8192, 0);
+
+/// Blocked tasks, by thread id. Full: counted as `map_full`.
+#[map]
+pub(crate) static BLOCKED: HashMap<u32, Blocked> = HashMap::with_max_entries(8192, 0);
+
+/// Accounting. Cannot be full.
+#[map]
+static TALLY: PerCpuArray<Tally> = PerCpuArray::with_max_entries(1, 0);
+
+/// Processes that were seen. Full: the process is not announced, and its symbols are only looked
+/// up at the end.
+#[map]
+static PROCESSES: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
+
+/// Processes that were seen and not yet announced to user space. Full: as `PROCESSES`.
+#[map]
+static SIGHTED: Queue<u32> = Queue::with_max_entries(4096, 0);
+
+/// The accounting of this CPU.
+#[inline(always)]
+pub(crate) fn tally() -> Option<&'static mut Tally> {
+    value(TALLY.get_ptr_mut(0))
+}
+
+/// Whether the running task is wanted.
+#[inline(always)]
+pub(crate) fn admits() -> bool {
+    admits_id(Wanted::Pid, || u64::from(task::pid()))
+        && admits_id(Wanted::Tid, || bpf_get_current_pid_tgid() & 0xffff_ffff)
+        && admits_id(Wanted::Cpu, || u64::from(emit::cpu()))
+        && admits_id(Wanted::Cgroup, cgroup)
+        && admits_id(Wanted::Netns, || u64::from(netns()))
+        && admits_key(Wanted::Comm, || WantedKey::of_name(&task::comm()))
+}
+
+#[inline(always)]
+fn admits_id(wanted: Wanted, id: impl FnOnce() -> u64) -> bool {
+    admits_key(wanted, || WantedKey::of_id(wanted, id()))
+}
+
+#[inline(always)]
+fn admits_key(wanted: Wanted, key: impl FnOnce() -> WantedKey) -> bool {
+    frozen(&CONFIG.sampling.wanted) & wanted.bit() == 0 || WANTED.get_ptr(key()).is_some()
+}
+
+#[inline(always)]
+fn cgroup() -> u64 {
+    // SAFETY: no arguments, no effects.
+    unsafe { bpf_get_current_cgroup_id() }
+}
+
+/// The network namespace of the running task; 0 for one that is exiting.
+#[inline(always)]
+fn netns() -> u32 {
+    // SAFETY: no arguments, no effects.
+    let task = unsafe { bpf_get_current_task() };
+    let proxy: u64 = Probed.field(task, Field::TaskNsproxy);
+    let net: u64 = Probed.field(proxy, Field::NsproxyNet);
+    if proxy == 0 || net == 0 {
+        return 0;
+    }
+    Probed.field(net, Field::NetInum)
+}
+
+/// Where the running task is, in the kernel and above.
+#[inline(always)]
+pub(crate) fn stack<C: StackIdContext>(ctx: &C, tally: &mut Tally) -> TaskStack {
+    const BPF_F_USER_STACK: u64 = 1 << 8;
+    let mut key = TaskStack::zeroed();
+    key.kernel = NOT_ASKED;
+    key.user = NOT_ASKED;
+    if frozen(&CONFIG.sampling.kernel) != 0 {
+        key.kernel = stack_id(ctx, tally, 0);
+    }
+    key.pid = task::pid();
+    if frozen(&CONFIG.sampling.user) != 0 {
+        key.user = stack_id(ctx, tally, BPF_F_USER_STACK);
+        announce(key.pid);
+    }
+    if frozen(&CONFIG.sampling.netns) != 0 {
+        key.netns = netns();
+    }
+    key.comm = task::comm();
+    key
+}
+
+/// Tells user space of a process when it is first seen, so that it may look at its mappings while
+/// they are there.
+#[inline(always)]
+fn announce(pid: u32) {
+    if PROCESSES.get_ptr(pid).is_none() && PROCESSES.insert(pid, 1, 0).is_ok() {
+        let _full = SIGHTED.push(pid, 0);
+    }
+}
+
+/// Keeps a stack. If another one has its place, there is a place in a second map.
+#[inline(always)]
+fn stack_id<C: StackIdContext>(ctx: &C, tally: &mut Tally, flags: u64) -> i32 {
+    let errno = match ctx.get_stackid(&STACKS, flags) {
+        Ok(id) => return id as i32,
+        Err(errno) => errno,
+    };
+    if errno != COLLISION {
+        return errno;
+    }
+    match ctx.get_stackid(&MORE_STACKS, flags) {
+        Ok(id) => (id as i32) | SECOND_MAP,
+        Err(errno) => {
+            add(&mut tally.collisions, 1);
+            errno
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! `netprobe flame diff`: what has changed between two profiles.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use super::draw::{self, Look};
+use crate::{
+    render::{flamegraph, folded, pprof},
+    report::{Folded, Palette},
+};
+
+/// Options of `diff`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Options {
+    /// The first profile: folded stacks or pprof.
+    before: PathBuf,
+    /// The second; its widths are drawn. Red has grown, blue has shrunk.
+    after: PathBuf,
+    /// Scale the first to the sum of the second, as for windows of different lengths.
+    #[arg(short, long)]
+    normalize: bool,
+    /// File to write, - for stdout.
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    output: PathBuf,
+    /// Folded stacks with two weights instead of SVG.
+    #[arg(long)]
+    folded: bool,
+    #[command(flatten)]
+    look: Look,
+}
+
+/// Draws the difference.
+pub(super) fn run(options: &Options) -> Result<ExitCode> {
+    let (before, after) = (read(&options.before)?, read(&options.after)?);
+    let (total_before, total_after) = (total(&before), total(&after));
+    let scale = |weight: u64| {
+        if options.normalize && total_before > 0 {
+            u128::from(weight) * u128::from(total_after) / u128::from(total_before)
+        } else {
+            u128::from(weight)
+        }
+    };
+    let mut weights: BTreeMap<String, (u128, u64)> = BTreeMap::new();
+    for stack in &before {
+        weights.entry(names(stack)).or_default().0 += scale(stack.weight);
+    }
+    for stack in &after {
+        weights.entry(names(stack)).or_default().1 += stack.weight;
+    }
+    let lines: Vec<String> = weights
+        .iter()
+        .map(|(names, (before, after))| format!("{names} {before} {after}"))
+        .collect();
+    let mut out = draw::open(&options.output)?;
+    let drawn = if options.folded {
+        lines
+            .iter()
+            .try_for_each(|line| writeln!(out, "{line}"))
+            .map_err(Into::into)
+    } else {
+        let subtitle = format!(
+            "{} ({total_before}) to {} ({total_after}){}; red has grown, blue has shrunk",
+            name(&options.before),
+            name(&options.after),
+            if options.normalize {
+                ", normalized"
+            } else {
+                ""
+            }
+        );
+        let title = options.look.title("Differential Flame Graph");
+        let style = options.look.style(Palette::Hot);
+        flamegraph::write_difference(&mut out, &title, &subtitle, &lines, style)
+    };
+    let written = drawn.and_then(|()| out.flush().map_err(Into::into));
+    written.with_context(|| format!("write {}", options.output.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+fn total(stacks: &[Folded]) -> u64 {
+    stacks.iter().map(|stack| stack.weight).sum()
+}
+
+/// The frames of a stack as folded text has them.
+fn names(stack: &Folded) -> String {
+    let line = folded::line(stack);
+    line.rsplit_once(' ')
+        .map_or_else(String::new, |(names, _)| names.to_owned())
+}
+
+fn read(path: &Path) -> Result<Vec<Folded>> {
+    let bytes = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    let stacks = if pprof::is_packed(&bytes) {
+        pprof::read(&bytes)
+    } else {
+        String::from_utf8(bytes)
+            .context("neither folded text nor a compressed pprof profile")
+            .and_then(|text| parse(&text))
+    };
+    stacks.with_context(|| format!("read {}", path.display()))
+}
+
+fn parse(text: &str) -> Result<Vec<Folded>> {
+    let mut stacks = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        if line.trim().is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let parsed = line
+            .trim_end()
+            .rsplit_once(' ')
+            .and_then(|(frames, weight)| {
+                // Other tools may write fractions.
+                let weight = weight.split('.').next()?.parse().ok()?;
+                let frames = frames.split(';').map(Into::into).collect();
+                Some(Folded { frames, weight })
+            });
+        let Some(stack) = parsed else {
+            bail!("line {number} is no folded stack");
+        };
+        stacks.push(stack);
+    }
+    Ok(stacks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folded_text_is_read_line_by_line() {
+        let stacks = parse("a;b c 3\n\n# comment\nd 1.5\n").unwrap();
+        assert_eq!(names(&stacks[0]), "a;b c");
+        assert_eq!((stacks[0].weight, stacks[1].weight), (3, 1));
+        let wrong = parse("a;b 3\na;b\n").unwrap_err();
+        assert_eq!(wrong.to_string(), "line 2 is no folded stack");
+    }
+}

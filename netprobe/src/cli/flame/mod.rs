@@ -1,0 +1,229 @@
+//! `netprobe flame`: where it happens and who does it, as a flame graph.
+//!
+//! Two kinds of graphs are collected here: [`events`] are counted by the stack in which the kernel
+//! saw them, [`tasks`] by what tasks were doing, sampled or blocked. Both end in [`draw`].
+
+use std::{
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use netprobe_common::header::Kind;
+
+use super::{Global, filter, parse_duration};
+use crate::{kernel::privileges, report::Profile};
+
+mod diff;
+mod draw;
+mod events;
+mod naming;
+mod progress;
+mod tasks;
+mod wanted;
+
+/// Options of `flame`.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Examples:\n  netprobe flame cpu -o cpu.svg --duration 30s\n  netprobe flame offcpu --comm 'php-fpm*' --min-block 1ms -o waits.svg\n  netprobe flame port-search --folded | less\n  netprobe flame diff before.folded after.folded -o diff.svg"
+)]
+pub(super) struct Options {
+    #[command(subcommand)]
+    graph: Graph,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Graph {
+    /// What the CPUs are doing, user and kernel; width is samples.
+    Cpu(Samples),
+    /// Where tasks wait: blocked until they run again; width is microseconds.
+    Offcpu(Blocks),
+    /// Where TCP packets are dropped, by reason; width is packets.
+    Drops(Events),
+    /// What makes TCP send again, by cause; width is segments.
+    Retransmits(Events),
+    /// Who resets connections, by reason; width is resets.
+    Resets(Events),
+    /// Time spent looking for a local port in connect(); width is nanoseconds.
+    PortSearch(PortSearch),
+    /// Tasks that wait in accept() for connections; width is microseconds.
+    AcceptWait(Blocks),
+    /// What has changed between two profiles, folded or pprof.
+    Diff(diff::Options),
+}
+
+/// Options of every graph that is collected.
+#[derive(Args, Clone, Debug)]
+#[group(skip)]
+struct Common {
+    /// Stop after this long; Ctrl-C draws what was collected until then.
+    #[arg(short, long, value_parser = parse_duration, default_value = "10s")]
+    duration: Duration,
+    #[command(flatten)]
+    draw: draw::Options,
+    #[command(flatten)]
+    filter: filter::Options,
+}
+
+/// Options of graphs of events.
+#[derive(Args, Clone, Debug)]
+struct Events {
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Options of `cpu`.
+#[derive(Args, Clone, Debug)]
+struct Samples {
+    /// Samples per second and CPU.
+    #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    freq: u64,
+    #[command(flatten)]
+    tasks: wanted::Options,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Options of `port-search`.
+#[derive(Args, Clone, Debug)]
+struct PortSearch {
+    /// Samples per second and CPU.
+    #[arg(short = 'F', long, value_name = "HZ", default_value_t = 997, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    freq: u64,
+    #[command(flatten)]
+    tasks: wanted::Options,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Options of graphs of blocked time.
+#[derive(Args, Clone, Debug)]
+struct Blocks {
+    /// Leave out blocks that are shorter.
+    #[arg(short = 'm', long, value_name = "TIME", value_parser = parse_block, default_value = "0")]
+    min_block: Duration,
+    /// Leave out blocks that are longer.
+    #[arg(short = 'M', long, value_name = "TIME", value_parser = parse_block, default_value = "1h")]
+    max_block: Duration,
+    #[command(flatten)]
+    tasks: wanted::Options,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// A duration that the programs can hold: up to an hour, in microseconds.
+fn parse_block(text: &str) -> Result<Duration, String> {
+    let duration = match text.strip_suffix("us") {
+        Some(number) => number
+            .parse()
+            .map(Duration::from_micros)
+            .map_err(|error| format!("{error}"))?,
+        None => parse_duration(text)?,
+    };
+    if duration > Duration::from_hours(1) {
+        return Err("blocks are at most an hour long".to_owned());
+    }
+    Ok(duration)
+}
+
+/// Collects, then draws.
+pub(super) fn run(global: &Global, options: &Options) -> Result<ExitCode> {
+    match &options.graph {
+        Graph::Cpu(samples) => {
+            let source = tasks::Source::Samples {
+                hertz: samples.freq,
+            };
+            of_tasks(global, tasks::cpu(source), &samples.tasks, &samples.common)
+        }
+        Graph::PortSearch(samples) => {
+            let source = tasks::Source::Samples {
+                hertz: samples.freq,
+            };
+            let graph = tasks::port_search(source);
+            of_tasks(global, graph, &samples.tasks, &samples.common)
+        }
+        Graph::Offcpu(blocks) => {
+            let graph = tasks::offcpu(blocks.source());
+            of_tasks(global, graph, &blocks.tasks, &blocks.common)
+        }
+        Graph::AcceptWait(blocks) => {
+            let graph = tasks::accept_wait(blocks.source());
+            of_tasks(global, graph, &blocks.tasks, &blocks.common)
+        }
+        Graph::Drops(options) => of_events(global, Kind::Drops, &options.common),
+        Graph::Retransmits(options) => of_events(global, Kind::Retransmits, &options.common),
+        Graph::Resets(options) => of_events(global, Kind::Resets, &options.common),
+        Graph::Diff(options) => diff::run(options),
+    }
+}
+
+impl Blocks {
+    const fn source(&self) -> tasks::Source {
+        tasks::Source::Blocks {
+            least: self.min_block,
+            most: self.max_block,
+        }
+    }
+}
+
+fn of_events(global: &Global, kind: Kind, common: &Common) -> Result<ExitCode> {
+    let plan = events::plan(kind, &common.filter)?;
+    prepare()?;
+    // The file is opened before the wait: a mistake in its path shows at once.
+    let out = draw::Output::open(&common.draw)?;
+    let flame = runtime()?.block_on(events::collect(global, kind, plan, common.duration))?;
+    out.draw(&flame)
+}
+
+fn of_tasks(
+    global: &Global,
+    graph: tasks::Graph,
+    tasks: &wanted::Options,
+    common: &Common,
+) -> Result<ExitCode> {
+    let wanted = tasks.wanted(&common.filter)?;
+    prepare()?;
+    let out = draw::Output::open(&common.draw)?;
+    let run = tasks::Run {
+        graph,
+        wanted,
+        duration: common.duration,
+    };
+    let flame = runtime()?.block_on(tasks::collect(global, run))?;
+    out.draw(&flame)
+}
+
+fn prepare() -> Result<()> {
+    privileges::check()?;
+    privileges::lift_memlock();
+    Ok(())
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the event loop")
+}
+
+/// Host and kernel, for subtitles.
+fn host() -> String {
+    let host = rustix::system::uname();
+    let host = host.nodename().to_string_lossy();
+    format!("{host}, Linux {}", super::check::kernel_release())
+}
+
+/// What was measured in a window that ends now.
+fn profile(name: &'static str, unit: &'static str, elapsed: Duration) -> Profile {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    Profile {
+        name,
+        unit,
+        elapsed,
+        unix_ns: since.map_or(0, |since| {
+            i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+        }),
+        period_ns: 0,
+    }
+}

@@ -1,0 +1,250 @@
+//! From the addresses of a stack to the frames that are drawn: thread, user functions, functions
+//! of the kernel. What has no name, and where a stack was cut, is drawn as such and explained.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use netprobe_common::samples::TaskStack;
+
+use crate::{
+    kernel::{
+        names::without_own,
+        symbols::Symbols,
+        task_stacks::{Addresses, TaskStacks},
+    },
+    render::text,
+    report::Value,
+    symbols::{Missing, background::Background, client::Found},
+};
+
+/// Functions that nothing of the program calls: a stack that ends in one is whole.
+const ROOTS: [&str; 13] = [
+    "_start",
+    "main",
+    "__libc_start_main",
+    "__libc_start_main_impl",
+    "__libc_start_call_main",
+    "start_thread",
+    "clone",
+    "clone3",
+    "__clone",
+    "__clone3",
+    "runtime.goexit.abi0",
+    "runtime.mstart",
+    "_dl_start_user",
+];
+
+/// A share of unnamed frames, or of cut stacks, above which it is explained.
+const EXPLAIN_PERCENT: u64 = 20;
+
+/// Names stacks.
+pub(super) struct Naming {
+    stacks: TaskStacks,
+    kernel: Symbols,
+    worker: Option<Background>,
+    found: Found,
+    read: HashMap<i32, Addresses>,
+    /// Weight of user frames, all and by why they have no name.
+    weighed: u64,
+    nameless: BTreeMap<(Missing, String), u64>,
+    /// Weight of user stacks, all and cut ones by thread name.
+    stacks_weighed: u64,
+    cut: BTreeMap<String, u64>,
+}
+
+impl Naming {
+    pub(super) fn start(stacks: TaskStacks, wants_user: bool) -> Self {
+        Self {
+            stacks,
+            kernel: Symbols::new(),
+            worker: wants_user.then(|| Background::start(true)),
+            found: Found::new(),
+            read: HashMap::new(),
+            weighed: 0,
+            nameless: BTreeMap::new(),
+            stacks_weighed: 0,
+            cut: BTreeMap::new(),
+        }
+    }
+
+    /// Reads the names of the kernel's functions, which takes a while.
+    pub(super) fn warm_up(&mut self) {
+        self.kernel.lookup(u64::MAX);
+    }
+
+    /// Has the worker look at the processes that were seen for the first time.
+    pub(super) fn see_new_processes(&mut self) {
+        while let Some(pid) = self.stacks.sighted() {
+            if let Some(worker) = &self.worker {
+                worker.see(pid);
+            }
+        }
+    }
+
+    /// Asks for the names of all user functions in `stacks`, without waiting for them.
+    pub(super) fn ask(&mut self, stacks: &[TaskStack]) {
+        for stack in stacks {
+            if let (Some(worker), Addresses::Known { ips, .. }) = (
+                &mut self.worker,
+                read(&mut self.read, &self.stacks, stack.user),
+            ) {
+                worker.ask(stack.pid, call_sites(ips));
+            }
+        }
+    }
+
+    /// Waits for the names of all user functions in `stacks`. The worker is gone then, and its
+    /// memory with it.
+    pub(super) fn resolve(&mut self, stacks: &[TaskStack]) {
+        self.see_new_processes();
+        self.ask(stacks);
+        if let Some(worker) = self.worker.take() {
+            self.found = worker.finish();
+        }
+    }
+
+    /// The frames of a stack, from its root.
+    pub(super) fn frames(&mut self, stack: &TaskStack, weight: u64) -> Vec<Arc<str>> {
+        let mut comm = String::new();
+        text::push(&mut comm, &Value::name(stack.comm));
+        let mut frames = vec![Arc::from(comm.as_str())];
+        match self.addresses(stack.user) {
+            Addresses::None => {}
+            Addresses::Known { ips, is_cut } => {
+                frames.extend(self.user_frames(stack.pid, &comm, &ips, is_cut, weight));
+            }
+            Addresses::Collision => frames.push(Arc::from("[user stack lost: collision]")),
+            Addresses::Failed(errno) => {
+                frames.push(Arc::from(format!("[user stack lost: errno {errno}]")));
+            }
+        }
+        match self.addresses(stack.kernel) {
+            Addresses::None => {}
+            Addresses::Known { ips, is_cut } => {
+                if is_cut {
+                    frames.push(Arc::from("[truncated]_[k]"));
+                }
+                let names: Vec<Arc<str>> = call_sites(&ips)
+                    .map(|address| self.kernel.lookup(address).function)
+                    .collect();
+                let names = without_own(&names);
+                frames.extend(
+                    names
+                        .iter()
+                        .rev()
+                        .map(|name| Arc::from(format!("{name}_[k]"))),
+                );
+            }
+            Addresses::Collision => frames.push(Arc::from("[kernel stack lost: collision]_[k]")),
+            Addresses::Failed(errno) => {
+                frames.push(Arc::from(format!("[kernel stack lost: errno {errno}]_[k]")));
+            }
+        }
+        frames
+    }
+
+    fn user_frames(
+        &mut self,
+        pid: u32,
+        comm: &str,
+        ips: &[u64],
+        is_cut: bool,
+        weight: u64,
+    ) -> Vec<Arc<str>> {
+        let mut innermost_first: Vec<Arc<str>> = Vec::new();
+        let mut is_whole = false;
+        for address in call_sites(ips) {
+            let Some(names) = self.found.get(&(pid, address)) else {
+                break;
+            };
+            let depth = innermost_first.len();
+            if depth > 0 && names.missing == Some(Missing::Unmapped) {
+                break;
+            }
+            let is_root = names.frames.iter().any(|name| ROOTS.contains(&&**name));
+            if is_whole && !is_root {
+                break;
+            }
+            is_whole |= is_root;
+            innermost_first.extend(names.frames.iter().rev().map(|name| Arc::from(&**name)));
+            self.weighed += weight;
+            if let Some(missing) = names.missing {
+                let module = names.frames[0].clone();
+                *self.nameless.entry((missing, module)).or_default() += weight;
+            }
+        }
+        // The C library without symbols: what called main, or began the thread.
+        is_whole |= innermost_first.len() > 1
+            && innermost_first
+                .last()
+                .is_some_and(|name| name.starts_with("[libc.so") || name.starts_with("[libc-"));
+        self.stacks_weighed += weight;
+        if !is_whole || is_cut {
+            *self.cut.entry(comm.to_owned()).or_default() += weight;
+            innermost_first.push(Arc::from("[truncated]"));
+        }
+        innermost_first.reverse();
+        innermost_first
+    }
+
+    fn addresses(&mut self, id: i32) -> Addresses {
+        read(&mut self.read, &self.stacks, id).clone()
+    }
+
+    /// Says why names are missing or stacks are cut, where that is much, and what helps.
+    pub(super) fn complain(&self) {
+        let nameless: u64 = self.nameless.values().sum();
+        if nameless * 100 > self.weighed * EXPLAIN_PERCENT {
+            log::warn!(
+                "{} % of the user frames have no name:",
+                nameless * 100 / self.weighed
+            );
+            for ((missing, module), weight) in largest(&self.nameless) {
+                let percent = weight * 100 / self.weighed;
+                log::warn!("  {percent} % {}: {}", shown(module), missing.advice());
+            }
+        }
+        let cut: u64 = self.cut.values().sum();
+        if cut * 100 > self.stacks_weighed * EXPLAIN_PERCENT {
+            let names: Vec<String> = largest(&self.cut)
+                .iter()
+                .map(|(comm, _)| shown(comm))
+                .collect();
+            log::warn!(
+                "{} % of the user stacks are [truncated] ({}): built without frame pointers; \
+                 -fno-omit-frame-pointer keeps them",
+                cut * 100 / self.stacks_weighed,
+                names.join(", ")
+            );
+        }
+    }
+}
+
+/// Reads a stack, each once.
+fn read<'a>(known: &'a mut HashMap<i32, Addresses>, stacks: &TaskStacks, id: i32) -> &'a Addresses {
+    known.entry(id).or_insert_with(|| stacks.read(id))
+}
+
+/// The largest few.
+fn largest<K: Clone + Ord>(weights: &BTreeMap<K, u64>) -> Vec<(&K, u64)> {
+    let mut sorted: Vec<(&K, u64)> = weights.iter().map(|(key, weight)| (key, *weight)).collect();
+    sorted.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
+    sorted.truncate(5);
+    sorted
+}
+
+/// A name that anybody chose, for a terminal.
+fn shown(name: &str) -> String {
+    let mut shown = String::new();
+    text::push(&mut shown, &Value::Text(Arc::from(name)));
+    shown
+}
+
+/// Where the calls are: a return address is one after its call, perhaps in the next function.
+fn call_sites(ips: &[u64]) -> impl Iterator<Item = u64> {
+    ips.iter()
+        .enumerate()
+        .map(|(depth, ip)| if depth == 0 { *ip } else { ip.wrapping_sub(1) })
+}

@@ -1,0 +1,386 @@
+//! Graphs of what tasks do: sampled while they run, or timed while they are blocked. The kernel
+//! adds up; here is the run around it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use netprobe_common::{
+    config::Config,
+    record::Plain,
+    samples::{Sampling, TaskStack},
+};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{
+    super::{Global, signals::Stop},
+    host,
+    naming::Naming,
+    profile,
+    progress::Window,
+    wanted::Wanted,
+};
+use crate::{
+    aggregate::stacks::Folder,
+    kernel::{
+        load::Sizes,
+        sampler::{OFF_CPU, Sampler},
+        session::{Request, Session},
+        task_stacks::{self, Collected, TaskStacks},
+    },
+    report::{Flame, Palette, Profile},
+};
+
+/// How often new processes and new CPUs are looked for.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Where the stacks come from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source {
+    /// A sample so often per CPU.
+    Samples {
+        /// Samples per second.
+        hertz: u64,
+    },
+    /// Blocks between these lengths.
+    Blocks {
+        /// Shorter ones are left out.
+        least: Duration,
+        /// Longer ones are left out.
+        most: Duration,
+    },
+}
+
+/// A graph of tasks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Graph {
+    source: Source,
+    title: &'static str,
+    unit: &'static str,
+    palette: Palette,
+    /// Only what is under one of these functions of the kernel; all if there are none.
+    within: &'static [&'static str],
+}
+
+pub(super) const fn cpu(source: Source) -> Graph {
+    Graph {
+        source,
+        title: "CPU Flame Graph",
+        unit: "samples",
+        palette: Palette::Java,
+        within: &[],
+    }
+}
+
+pub(super) const fn port_search(source: Source) -> Graph {
+    Graph {
+        source,
+        title: "connect() Port-Search Cost",
+        unit: "ns",
+        palette: Palette::Hot,
+        within: &[
+            "inet_hash_connect",
+            "inet6_hash_connect",
+            "__inet_hash_connect",
+        ],
+    }
+}
+
+pub(super) const fn offcpu(source: Source) -> Graph {
+    Graph {
+        source,
+        title: "Off-CPU Time Flame Graph",
+        unit: "us",
+        palette: Palette::Io,
+        within: &[],
+    }
+}
+
+pub(super) const fn accept_wait(source: Source) -> Graph {
+    Graph {
+        source,
+        title: "Time Blocked in accept()",
+        unit: "us",
+        palette: Palette::Io,
+        within: &["inet_csk_accept", "inet_csk_wait_for_connect"],
+    }
+}
+
+/// What to collect.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) graph: Graph,
+    pub(super) wanted: Wanted,
+    pub(super) duration: Duration,
+}
+
+/// Collects until the time is over or a signal comes.
+pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
+    let mut stop = Stop::listen()?;
+    let mut session = Session::start(&request(&run))?;
+    task_stacks::want(&mut session, &run.wanted.keys)?;
+    let stacks = TaskStacks::take(&mut session)?;
+    let mut naming = Naming::start(stacks, run.wanted.sampling.user != 0);
+    let mut sampler = attach(&mut session, &run)?;
+    log::info!(
+        "ready: collecting stacks for {:?}, Ctrl-C draws at once",
+        run.duration
+    );
+    let mut window = Window::begin(global, run.duration);
+    // While the window is open, so that it is done when it closes.
+    naming.warm_up();
+    let mut early = Early::of(run.duration);
+    window
+        .wait(&mut stop, TICK, |is_due| {
+            naming.see_new_processes();
+            follow(sampler.as_mut(), &mut session);
+            if early.is_due() {
+                ask_early(&mut naming, &session);
+            }
+            if is_due {
+                progress(&mut session)
+            } else {
+                String::new()
+            }
+        })
+        .await;
+    stop.second_kills();
+    let elapsed = window.elapsed();
+    let ended = Instant::now();
+    let ended_ns = monotonic_ns();
+    session.detach();
+    log::debug!("detached {:?} after the end", ended.elapsed());
+    let collected = task_stacks::collected(&mut session)?;
+    let source = match &sampler {
+        Some(sampler) => format!(
+            "{} Hz {} on {} CPUs",
+            hertz(&run.graph),
+            sampler.clock().name(),
+            sampler.cpus()
+        ),
+        None => String::from("sched_switch"),
+    };
+    log::debug!("collected {:?} after the end", ended.elapsed());
+    let flame = fold(
+        &run,
+        &collected,
+        naming,
+        &source,
+        Ended { elapsed, ended_ns },
+    );
+    log::debug!("folded {:?} after the end", ended.elapsed());
+    Ok(flame)
+}
+
+/// When to ask for the names of what was collected until then, so that little is left at the end.
+struct Early {
+    next: Instant,
+    last: Instant,
+}
+
+impl Early {
+    const EVERY: Duration = Duration::from_secs(4);
+    const BEFORE_END: Duration = Duration::from_millis(800);
+
+    fn of(duration: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            next: now + Duration::from_secs(1),
+            last: now + duration.saturating_sub(Self::BEFORE_END),
+        }
+    }
+
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        if now < self.next {
+            return false;
+        }
+        let regular = now + Self::EVERY;
+        self.next = if now < self.last {
+            regular.min(self.last)
+        } else {
+            regular
+        };
+        true
+    }
+}
+
+fn ask_early(naming: &mut Naming, session: &Session) {
+    match task_stacks::stacks(session) {
+        Ok(stacks) => naming.ask(&stacks),
+        Err(error) => log::debug!("stacks until now: {error:#}"),
+    }
+}
+
+fn request(run: &Run) -> Request {
+    let mut config = Config::zeroed();
+    config.sampling = run.wanted.sampling;
+    let mut sizes = Sizes {
+        stacks: 16_384,
+        more_stacks: 8192,
+        task_stacks: 16_384,
+        ..Sizes::NONE
+    };
+    let mut windowed = None;
+    if let Source::Blocks { least, most } = run.graph.source {
+        let micros = |duration: Duration| u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
+        config.sampling = Sampling {
+            min_block_us: micros(least),
+            max_block_us: micros(most),
+            ..config.sampling
+        };
+        sizes.blocked = 16_384;
+        windowed = Some(&OFF_CPU);
+    }
+    Request {
+        probes: Vec::new(),
+        config,
+        sizes,
+        windowed,
+    }
+}
+
+fn attach(session: &mut Session, run: &Run) -> Result<Option<Sampler>> {
+    match run.graph.source {
+        Source::Samples { hertz } => Ok(Some(Sampler::start(session, hertz, &run.wanted.cpus)?)),
+        Source::Blocks { .. } => {
+            session.attach_windowed()?;
+            Ok(None)
+        }
+    }
+}
+
+fn follow(sampler: Option<&mut Sampler>, session: &mut Session) {
+    if let Some(sampler) = sampler
+        && let Err(error) = sampler.follow(session)
+    {
+        log::debug!("CPUs that came: {error:#}");
+    }
+}
+
+fn progress(session: &mut Session) -> String {
+    match task_stacks::tally(session) {
+        Ok(tally) => format!(", {} collected", tally.counted),
+        Err(_) => String::new(),
+    }
+}
+
+const fn hertz(graph: &Graph) -> u64 {
+    match graph.source {
+        Source::Samples { hertz } => hertz,
+        Source::Blocks { .. } => 0,
+    }
+}
+
+impl Graph {
+    /// The width of so many samples, or of so long a time.
+    const fn weight(&self, events: u64, ns: u64) -> u64 {
+        match self.source {
+            Source::Samples { hertz } if !self.within.is_empty() => {
+                events * (1_000_000_000 / hertz)
+            }
+            Source::Samples { .. } => events,
+            Source::Blocks { .. } => ns / 1000,
+        }
+    }
+
+    fn wants(&self, frames: &[Arc<str>]) -> bool {
+        self.within.is_empty()
+            || frames.iter().any(|frame| {
+                frame
+                    .strip_suffix("_[k]")
+                    .is_some_and(|function| self.within.contains(&function))
+            })
+    }
+}
+
+/// When the window ended.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    elapsed: Duration,
+    ended_ns: u64,
+}
+
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap_or_default()
+}
+
+/// Blocks that have not ended: they count as long as they have lasted.
+fn lasting(run: &Run, collected: &Collected, ended_ns: u64) -> Vec<(TaskStack, u64)> {
+    let Source::Blocks { least, most } = run.graph.source else {
+        return Vec::new();
+    };
+    let blocks = collected.lasting.iter().map(|blocked| {
+        let ns = ended_ns.saturating_sub(blocked.since_ns);
+        (blocked.stack, ns)
+    });
+    blocks
+        .filter(|(_, ns)| (least..=most).contains(&Duration::from_nanos(*ns)))
+        .collect()
+}
+
+fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ended: Ended) -> Flame {
+    let graph = &run.graph;
+    let lasting = lasting(run, collected, ended.ended_ns);
+    let counted = collected
+        .stacks
+        .iter()
+        .map(|(stack, count)| (*stack, count.events, count.weight));
+    let lasting = lasting.iter().map(|(stack, ns)| (*stack, 1, *ns));
+    let wanted: Vec<_> = counted
+        .chain(lasting)
+        .filter(|(stack, _, _)| run.wanted.admits(stack))
+        .collect();
+    let stacks: Vec<TaskStack> = wanted.iter().map(|(stack, _, _)| *stack).collect();
+    naming.resolve(&stacks);
+    let mut folder = Folder::default();
+    let mut drawn = 0;
+    for (stack, events, ns) in &wanted {
+        let weight = graph.weight(*events, *ns);
+        let frames = naming.frames(stack, weight);
+        if graph.wants(&frames) {
+            drawn += events;
+            folder.add(frames, weight);
+        }
+    }
+    let tally = &collected.tally;
+    let not_kept = graph.weight(tally.map_full, tally.map_full_weight);
+    folder.add(vec![Arc::from("[not kept: the map is full]")], not_kept);
+    naming.complain();
+    let what = match graph.source {
+        Source::Samples { .. } => "samples",
+        Source::Blocks { .. } => "blocks",
+    };
+    let lost = tally.map_full + tally.collisions;
+    log::debug!(
+        "{tally:?}, unexplained {}",
+        tally.unexplained(u64::try_from(collected.lasting.len()).unwrap_or_default())
+    );
+    Flame {
+        title: graph.title.to_owned(),
+        subtitle: format!(
+            "{}, {:.1} s, {source}, {drawn} {what}, {lost} without stack",
+            host(),
+            ended.elapsed.as_secs_f64()
+        ),
+        unit: graph.unit,
+        palette: graph.palette,
+        profile: profile_of(graph, ended.elapsed),
+        stacks: folder.finish(),
+    }
+}
+
+fn profile_of(graph: &Graph, elapsed: Duration) -> Profile {
+    let mut profile = match graph.unit {
+        "us" => profile("off_cpu", "microseconds", elapsed),
+        "ns" => profile("port_search", "nanoseconds", elapsed),
+        unit => profile(unit, "count", elapsed),
+    };
+    if let Source::Samples { hertz } = graph.source {
+        profile.period_ns = 1_000_000_000 / hertz;
+    }
+    profile
+}

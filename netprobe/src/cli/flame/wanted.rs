@@ -1,0 +1,246 @@
+//! Which tasks are wanted. Ids are tested in the kernel; names and what else an expression asks,
+//! after the kernel has added up by process, name and namespace.
+
+use anyhow::Result;
+use clap::Args;
+use netprobe_common::samples::{Sampling, TaskStack, Wanted as Kind, WantedKey};
+
+use super::super::filter;
+use crate::{
+    filter::{Error, Expression, Predicate, check_columns, contradiction, matcher::Matcher},
+    observe::cgroups,
+    report::{Column, Row, Value},
+};
+
+/// What is known of a task.
+const COLUMNS: &[Column] = &[
+    Column::number("pid", "PID", 7, "process"),
+    Column::text("comm", "COMM", 15, "name of the thread"),
+    Column::number("netns", "NETNS", 10, "network namespace (inode number)"),
+];
+
+/// Options of graphs of tasks.
+#[derive(Args, Clone, Debug)]
+#[group(skip)]
+pub(super) struct Options {
+    /// Only kernel stacks.
+    #[arg(short = 'K', long, conflicts_with = "user_only")]
+    kernel_only: bool,
+    /// Only user stacks.
+    #[arg(short = 'U', long)]
+    user_only: bool,
+    /// Only these threads.
+    #[arg(long, value_name = "TID", value_delimiter = ',', help_heading = "Filters", value_parser = clap::value_parser!(u32).range(1..))]
+    tid: Vec<u32>,
+    /// Only tasks of this cgroup and those below it, as a path (/sys/fs/cgroup may be left out).
+    #[arg(long, value_name = "PATH", help_heading = "Filters")]
+    cgroup: Option<String>,
+    /// Only these CPUs: 0,2-5.
+    #[arg(short = 'C', long, value_name = "CPUS", help_heading = "Filters", value_delimiter = ',', value_parser = parse_cpus)]
+    cpu: Vec<Cpus>,
+}
+
+/// A range of CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cpus {
+    first: u32,
+    last: u32,
+}
+
+fn parse_cpus(text: &str) -> Result<Cpus, String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let number = |text: &str| {
+        text.parse::<u32>()
+            .ok()
+            .filter(|cpu| *cpu < 4096)
+            .ok_or_else(|| format!("{text} is not the number of a CPU"))
+    };
+    let (first, last) = (number(first)?, number(last)?);
+    if first > last {
+        return Err(format!("{first} comes after {last}"));
+    }
+    Ok(Cpus { first, last })
+}
+
+/// What the options mean.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// For the programs, without what the graph itself sets.
+    pub(super) sampling: Sampling,
+    /// What the programs look for.
+    pub(super) keys: Vec<WantedKey>,
+    /// The CPUs, all if there are none.
+    pub(super) cpus: Vec<u32>,
+    matcher: Matcher,
+}
+
+impl Wanted {
+    /// Whether the whole filter wants the task.
+    pub(super) fn admits(&self, task: &TaskStack) -> bool {
+        self.matcher.admits(&Row {
+            unix_ns: 0,
+            packet: Vec::new(),
+            monotonic_ns: 0,
+            kind: "",
+            values: vec![
+                Value::nonzero(task.pid),
+                Value::name(task.comm),
+                Value::nonzero(task.netns),
+            ],
+        })
+    }
+}
+
+impl Options {
+    /// Puts these options and those of every filter together.
+    pub(super) fn wanted(&self, filter: &filter::Options) -> Result<Wanted> {
+        let expression = filter.expression()?;
+        check_columns(&expression, "task", |name| {
+            COLUMNS.iter().any(|column| column.name == name)
+        })?;
+        contradiction::check(&expression)?;
+        let mut keys: Vec<WantedKey> = Vec::new();
+        for part in expression.conjuncts() {
+            // Keys of one kind are alternatives to the programs, so one part of each kind is theirs.
+            if let Some(found) = keys_of(part)
+                && !keys.iter().any(|key| key.kind == found[0].kind)
+            {
+                keys.extend(found);
+            }
+        }
+        let mut add = |kind, id| keys.push(WantedKey::of_id(kind, id));
+        for tid in &self.tid {
+            add(Kind::Tid, u64::from(*tid));
+        }
+        if let Some(path) = &self.cgroup {
+            let found = cgroups::below(path)
+                .map_err(|why| Error::elsewhere(format!("--cgroup {path}: {why}")))?;
+            found.into_iter().for_each(|id| add(Kind::Cgroup, id));
+        }
+        let cpus: Vec<u32> = self
+            .cpu
+            .iter()
+            .flat_map(|range| range.first..=range.last)
+            .collect();
+        for cpu in &cpus {
+            add(Kind::Cpu, u64::from(*cpu));
+        }
+        let mut sampling = Sampling::NONE;
+        sampling.kernel = u32::from(!self.user_only);
+        sampling.user = u32::from(!self.kernel_only);
+        sampling.wanted = keys.iter().fold(0, |bits, key| bits | 1 << key.kind);
+        sampling.netns = u32::from(asks_netns(&expression));
+        Ok(Wanted {
+            sampling,
+            keys,
+            cpus,
+            matcher: Matcher::new(expression, COLUMNS),
+        })
+    }
+}
+
+/// The keys of a part that any of them satisfies; none if it asks for anything else.
+fn keys_of(part: &Expression) -> Option<Vec<WantedKey>> {
+    let mut keys: Vec<WantedKey> = Vec::new();
+    let one_kind = part.each(&mut |test| {
+        let key = match &test.predicate {
+            Predicate::Pid(pid) => WantedKey::of_id(Kind::Pid, u64::from(*pid)),
+            Predicate::Netns(inode) => WantedKey::of_id(Kind::Netns, u64::from(*inode)),
+            Predicate::Comm(pattern) => WantedKey::of_name(&padded(pattern.exact().ok_or(())?)?),
+            _ => return Err(()),
+        };
+        let fits = !test.is_negated && keys.iter().all(|other| other.kind == key.kind);
+        keys.push(key);
+        if fits { Ok(()) } else { Err(()) }
+    });
+    let is_any = !matches!(part, Expression::And(_));
+    (one_kind.is_ok() && is_any && !keys.is_empty()).then_some(keys)
+}
+
+/// A name as the kernel keeps it.
+fn padded(name: &str) -> Result<[u8; 16], ()> {
+    let mut padded = [0; 16];
+    let place = padded.get_mut(..name.len()).ok_or(())?;
+    place.copy_from_slice(name.as_bytes());
+    if padded[15] != 0 { Err(()) } else { Ok(padded) }
+}
+
+fn asks_netns(expression: &Expression) -> bool {
+    let asked = expression.each(&mut |test| match test.predicate {
+        Predicate::Netns(_) => Err(()),
+        _ => Ok(()),
+    });
+    asked.is_err()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        tasks: Options,
+        #[command(flatten)]
+        filter: filter::Options,
+    }
+
+    fn wanted(words: &[&str]) -> Wanted {
+        let line = Line::parse_from([&["netprobe"], words].concat());
+        line.tasks.wanted(&line.filter).unwrap()
+    }
+
+    fn task(pid: u32, comm: &[u8]) -> TaskStack {
+        let mut name = [0; 16];
+        name[..comm.len()].copy_from_slice(comm);
+        TaskStack {
+            kernel: 0,
+            user: 0,
+            pid,
+            netns: 0,
+            comm: name,
+        }
+    }
+
+    #[test]
+    fn ids_go_to_the_kernel_and_names_do_not() {
+        let wanted = wanted(&["--pid", "5,6", "--comm", "php*", "--tid", "9"]);
+        let expected = [(Kind::Pid, 5), (Kind::Pid, 6), (Kind::Tid, 9)];
+        assert_eq!(
+            wanted.keys,
+            expected.map(|(kind, id)| WantedKey::of_id(kind, id))
+        );
+        assert_eq!(wanted.sampling.wanted, Kind::Pid.bit() | Kind::Tid.bit());
+        assert!(wanted.admits(&task(6, b"php-fpm")));
+        assert!(!wanted.admits(&task(6, b"nginx")));
+        assert!(!wanted.admits(&task(7, b"php-fpm")));
+    }
+
+    #[test]
+    fn what_excludes_ids_is_not_for_the_kernel() {
+        let wanted = wanted(&["--filter", "not pid 5 and (pid 6 or comm x)"]);
+        assert_eq!(wanted.keys, []);
+        assert!(wanted.admits(&task(7, b"x")));
+        assert!(!wanted.admits(&task(5, b"x")));
+    }
+
+    #[test]
+    fn exact_names_go_to_the_kernel() {
+        let wanted = wanted(&["--comm", "nginx,redis"]);
+        assert_eq!(
+            wanted.keys[0],
+            WantedKey::of_name(b"nginx\0\0\0\0\0\0\0\0\0\0\0")
+        );
+        assert_eq!(wanted.keys.len(), 2);
+        assert_eq!(wanted.sampling.wanted, Kind::Comm.bit());
+    }
+
+    #[test]
+    fn cpus_are_lists_of_ranges() {
+        assert_eq!(wanted(&["--cpu", "0,2-4"]).cpus, [0, 2, 3, 4]);
+        for wrong in ["x", "3-1", "-1", "5000"] {
+            assert!(parse_cpus(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The few parts of the protocol buffer encoding that pprof needs.
+
+/// A message that is being written.
+#[derive(Debug, Default)]
+pub(super) struct Message(Vec<u8>);
+
+impl Message {
+    /// A number, left out if it is 0.
+    pub(super) fn number(&mut self, field: u64, number: u64) {
+        if number != 0 {
+            self.varint(field << 3);
+            self.varint(number);
+        }
+    }
+
+    /// A string or an embedded message.
+    pub(super) fn bytes(&mut self, field: u64, bytes: &[u8]) {
+        self.varint(field << 3 | 2);
+        self.varint(bytes.len() as u64);
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// An embedded message.
+    pub(super) fn message(&mut self, field: u64, message: &Self) {
+        self.bytes(field, &message.0);
+    }
+
+    /// Numbers, packed.
+    pub(super) fn numbers(&mut self, field: u64, numbers: &[u64]) {
+        let mut packed = Self::default();
+        for number in numbers {
+            packed.varint(*number);
+        }
+        self.message(field, &packed);
+    }
+
+    /// What was written.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    fn varint(&mut self, mut number: u64) {
+        while number >= 0x80 {
+            self.0.push((number & 0x7f) as u8 | 0x80);
+            number >>= 7;
+        }
+        self.0.push(number as u8);
+    }
+}
+
+/// A field that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Field<'a> {
+    /// A number.
+    Number(u64),
+    /// A string, an embedded message or packed numbers.
+    Bytes(&'a [u8]),
+}
+
+/// Reads the fields of a message; damaged ones end it with `None`.
+pub(super) fn fields(mut bytes: &[u8]) -> Option<Vec<(u64, Field<'_>)>> {
+    let mut fields = Vec::new();
+    while !bytes.is_empty() {
+        let key = varint(&mut bytes)?;
+        let field = match key & 7 {
+            0 => Field::Number(varint(&mut bytes)?),
+            1 => Field::Bytes(take(&mut bytes, 8)?),
+            2 => {
+                let length = usize::try_from(varint(&mut bytes)?).ok()?;
+                Field::Bytes(take(&mut bytes, length)?)
+            }
+            5 => Field::Bytes(take(&mut bytes, 4)?),
+            _ => return None,
+        };
+        fields.push((key >> 3, field));
+    }
+    Some(fields)
+}
+
+/// The numbers of a repeated field, packed or single.
+pub(super) fn numbers(field: Field<'_>) -> Option<Vec<u64>> {
+    match field {
+        Field::Number(number) => Some(vec![number]),
+        Field::Bytes(mut bytes) => {
+            let mut numbers = Vec::new();
+            while !bytes.is_empty() {
+                numbers.push(varint(&mut bytes)?);
+            }
+            Some(numbers)
+        }
+    }
+}
+
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+    let (taken, rest) = bytes.split_at_checked(length)?;
+    *bytes = rest;
+    Some(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_read_as_they_were_written() {
+        let mut message = Message::default();
+        message.number(1, 300);
+        message.number(2, 0);
+        message.bytes(3, b"name");
+        message.numbers(4, &[0, 127, 128, u64::MAX]);
+        let bytes = message.into_bytes();
+        let fields = fields(&bytes).unwrap();
+        assert_eq!(fields[0], (1, Field::Number(300)));
+        assert_eq!(fields[1], (3, Field::Bytes(b"name")));
+        assert_eq!(numbers(fields[2].1).unwrap(), [0, 127, 128, u64::MAX]);
+        for length in 1..bytes.len() {
+            // Damaged or not, it ends.
+            let _fields = super::fields(&bytes[..length]);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! netprobe's side of the symbol worker: starts it, asks, waits only so long, and goes on without
+//! names where it does not answer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io::{BufRead, BufReader, Read, Write},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use std::os::unix::process::CommandExt;
+
+use super::protocol::{Answer, Missing, Names, Request};
+
+/// Name of the hidden command that the worker is.
+pub const COMMAND: &str = "symbol-worker";
+/// Its option to leave debug information alone.
+pub const NO_DEBUG_INFO: &str = "--no-debug-info";
+
+/// Addresses asked for at a time; the question must fit into a pipe.
+const BATCH: usize = 1000;
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(6);
+/// Workers that may fail before no more are started.
+const MOST_FAILURES: u32 = 4;
+/// Bytes of a line that are read.
+const LINE_BYTES: u64 = 1 << 17;
+
+/// The names that were found: by process and address.
+pub type Found = HashMap<(u32, u64), Names>;
+
+/// Asks a worker, and another one if that fails.
+#[derive(Debug)]
+pub struct Client {
+    worker: Option<Worker>,
+    failures: u32,
+    uses_debug_info: bool,
+}
+
+#[derive(Debug)]
+struct Worker {
+    child: Child,
+    input: ChildStdin,
+    answers: Receiver<Answer>,
+}
+
+impl Client {
+    /// Starts a worker.
+    pub fn start(uses_debug_info: bool) -> Self {
+        let mut client = Self {
+            worker: None,
+            failures: 0,
+            uses_debug_info,
+        };
+        client.restart();
+        client
+    }
+
+    /// Has the worker look at a process while it lives.
+    pub fn see(&mut self, pid: u32) {
+        if let Some(worker) = &mut self.worker
+            && let Err(error) = worker.ask(&Request::See(pid))
+        {
+            self.fail(&format!("{error:#}"));
+        }
+    }
+
+    /// Names for all addresses, by process.
+    pub fn resolve(&mut self, wanted: &BTreeMap<u32, BTreeSet<u64>>) -> Found {
+        let mut found = Found::new();
+        for (pid, addresses) in wanted {
+            let addresses: Vec<u64> = addresses.iter().copied().collect();
+            for batch in addresses.chunks(BATCH) {
+                // A worker that failed with debug information may do without.
+                if !self.resolve_batch(*pid, batch, &mut found) {
+                    self.resolve_batch(*pid, batch, &mut found);
+                }
+                for address in batch {
+                    found.entry((*pid, *address)).or_insert_with(stopped);
+                }
+            }
+        }
+        found
+    }
+
+    /// Asks for a batch; false if the worker failed.
+    fn resolve_batch(&mut self, pid: u32, batch: &[u64], found: &mut Found) -> bool {
+        let Some(worker) = &mut self.worker else {
+            return true;
+        };
+        let until = Instant::now() + PATIENCE;
+        let mut names = |address, names| {
+            found.insert((pid, address), names);
+        };
+        match worker.resolve(pid, batch, until, &mut names) {
+            Ok(()) => true,
+            Err(error) => {
+                self.fail(&format!("process {pid}: {error:#}"));
+                false
+            }
+        }
+    }
+
+    /// Does away with a worker, and starts another one that does less.
+    fn fail(&mut self, why: &str) {
+        log::warn!("the symbol worker was stopped; some names will be missing ({why})");
+        self.worker = None;
+        self.failures += 1;
+        self.uses_debug_info = false;
+        if self.failures < MOST_FAILURES {
+            self.restart();
+        }
+    }
+
+    fn restart(&mut self) {
+        match Worker::start(self.uses_debug_info) {
+            Ok(worker) => self.worker = Some(worker),
+            Err(error) => log::warn!("functions of processes get no names: {error:#}"),
+        }
+    }
+}
+
+fn stopped() -> Names {
+    Names {
+        frames: vec!["[unknown]".to_owned()],
+        missing: Some(Missing::Stopped),
+    }
+}
+
+impl Worker {
+    fn start(uses_debug_info: bool) -> Result<Self> {
+        let mut command = Command::new("/proc/self/exe");
+        command.arg(COMMAND);
+        if !uses_debug_info {
+            command.arg(NO_DEBUG_INFO);
+        }
+        // In a group of its own, so that Ctrl-C does not reach it.
+        let mut child = command
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("start the symbol worker")?;
+        let input = child.stdin.take().context("its input is a pipe")?;
+        let output = child.stdout.take().context("its output is a pipe")?;
+        // A question that does not fit into the pipe shows that it hangs.
+        fcntl_setfl(&input, fcntl_getfl(&input)? | OFlags::NONBLOCK)?;
+        Ok(Self {
+            child,
+            input,
+            answers: read_answers(output),
+        })
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<()> {
+        let line = request.line();
+        self.input
+            .write_all(line.as_bytes())
+            .context("it does not take the question")
+    }
+
+    fn resolve(
+        &mut self,
+        pid: u32,
+        addresses: &[u64],
+        until: Instant,
+        each: &mut impl FnMut(u64, Names),
+    ) -> Result<()> {
+        self.ask(&Request::Resolve(pid, addresses.to_vec()))?;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.answers.recv_timeout(left).context("no answer")? {
+                Answer::Names(address, names) => each(address, names),
+                Answer::Done => return Ok(()),
+            }
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if let Err(error) = self.child.kill() {
+            log::debug!("kill the symbol worker: {error}");
+        }
+        // One that hangs in a read from a network drive dies when that ends; nobody waits for it.
+        for _look in 0..20 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        log::debug!("the symbol worker hangs; it dies when what it waits for ends");
+    }
+}
+
+/// Reads answers in a thread that ends with the worker.
+fn read_answers(output: ChildStdout) -> Receiver<Answer> {
+    let (sender, answers) = mpsc::sync_channel(4096);
+    thread::spawn(move || {
+        let mut reader = BufReader::with_capacity(1 << 16, output);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = reader
+                .by_ref()
+                .take(LINE_BYTES)
+                .read_until(b'\n', &mut line);
+            if !matches!(read, Ok(1..)) {
+                return;
+            }
+            let Some(answer) = Answer::parse(&String::from_utf8_lossy(&line)) else {
+                return;
+            };
+            if sender.send(answer).is_err() {
+                return;
+            }
+        }
+    });
+    answers
+}

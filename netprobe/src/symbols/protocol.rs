@@ -1,0 +1,210 @@
+//! What goes between netprobe and its symbol worker: lines of text, tabs between the parts.
+//!
+//! `see PID` asks to look at the mappings of a process now, which has no answer. `resolve PID
+//! ADDRESS…` is answered by a line for each address, in any order, and by `done`. Both sides
+//! treat what they read as coming from a stranger.
+
+use std::fmt;
+
+/// Names for one address, outermost function first; those after the first were inlined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// Names with their FlameGraph suffix.
+    pub frames: Vec<String>,
+    /// Why it has no real name, if it has none.
+    pub missing: Option<Missing>,
+}
+
+/// Why an address has no name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Missing {
+    /// Nothing executable is mapped there: no return address at all.
+    Unmapped,
+    /// The file has no symbol for it.
+    Stripped,
+    /// Code that was made at run time, and nobody wrote down its names.
+    Jit,
+    /// The process had ended before anybody could look.
+    Exited,
+    /// The file could not be read: no permission, or gone.
+    Unreadable,
+    /// It is no regular file of a local file system, so it was not opened.
+    NotRegular,
+    /// The worker was stopped, for it took too long or too much memory.
+    Stopped,
+}
+
+impl Missing {
+    /// All reasons.
+    pub const ALL: [Self; 7] = [
+        Self::Unmapped,
+        Self::Stripped,
+        Self::Jit,
+        Self::Exited,
+        Self::Unreadable,
+        Self::NotRegular,
+        Self::Stopped,
+    ];
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Unmapped => "unmapped",
+            Self::Stripped => "stripped",
+            Self::Jit => "jit",
+            Self::Exited => "exited",
+            Self::Unreadable => "unreadable",
+            Self::NotRegular => "not-regular",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// What it means and how to get the names, for people.
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::Unmapped => {
+                "no code at the address: the stack was followed through code without frame pointers"
+            }
+            Self::Stripped => {
+                "the file has no symbols: install its -dbgsym or -debuginfo package, or build with -g"
+            }
+            Self::Jit => {
+                "made at run time: have it write /tmp/perf-PID.map (node --perf-basic-prof, java with \
+                 perf-map-agent, php opcache.jit_debug=0x10, python -X perf)"
+            }
+            Self::Exited => "the process had ended: sample longer, or start netprobe before it",
+            Self::Unreadable => "the file is gone or cannot be read: run as root in its namespace",
+            Self::NotRegular => "not a regular file of a local file system: not opened on purpose",
+            Self::Stopped => "the symbol worker took too long or too much memory and was stopped",
+        }
+    }
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.word())
+    }
+}
+
+/// A line from netprobe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    /// Look at what the process has mapped now.
+    See(u32),
+    /// Name these addresses of the process.
+    Resolve(u32, Vec<u64>),
+}
+
+impl Request {
+    pub(super) fn line(&self) -> String {
+        match self {
+            Self::See(pid) => format!("see\t{pid}\n"),
+            Self::Resolve(pid, addresses) => {
+                let mut line = format!("resolve\t{pid}");
+                for address in addresses {
+                    line.push_str(&format!("\t{address:x}"));
+                }
+                line.push('\n');
+                line
+            }
+        }
+    }
+
+    pub(super) fn parse(line: &str) -> Option<Self> {
+        let mut parts = line.trim_end_matches('\n').split('\t');
+        let word = parts.next()?;
+        let pid = parts.next()?.parse().ok()?;
+        match word {
+            "see" => Some(Self::See(pid)),
+            "resolve" => {
+                let addresses = parts.map(|part| u64::from_str_radix(part, 16).ok());
+                Some(Self::Resolve(pid, addresses.collect::<Option<_>>()?))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A line from the worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The names for an address.
+    Names(u64, Names),
+    /// The request is answered.
+    Done,
+}
+
+impl Answer {
+    pub(super) fn line(&self) -> String {
+        match self {
+            Self::Names(address, names) => {
+                let why = names.missing.map_or("", Missing::word);
+                let mut line = format!("{address:x}\t{why}");
+                for frame in &names.frames {
+                    line.push('\t');
+                    line.extend(frame.chars().map(|character| match character {
+                        character if character.is_control() => '_',
+                        character => character,
+                    }));
+                }
+                line.push('\n');
+                line
+            }
+            Self::Done => "done\n".to_owned(),
+        }
+    }
+
+    pub(super) fn parse(line: &str) -> Option<Self> {
+        let line = line.trim_end_matches('\n');
+        if line == "done" {
+            return Some(Self::Done);
+        }
+        let mut parts = line.split('\t');
+        let address = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let why = parts.next()?;
+        let missing = Missing::ALL
+            .into_iter()
+            .find(|missing| missing.word() == why);
+        let frames: Vec<String> = parts.map(str::to_owned).collect();
+        let is_whole = !frames.is_empty() && (missing.is_some() || why.is_empty());
+        is_whole.then_some(Self::Names(address, Names { frames, missing }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_as_they_were_written() {
+        for request in [Request::See(7), Request::Resolve(1, vec![0, u64::MAX])] {
+            assert_eq!(Request::parse(&request.line()), Some(request));
+        }
+        let names = |missing| Names {
+            frames: vec!["main".into(), "inner_[i]".into()],
+            missing,
+        };
+        let whys = Missing::ALL.into_iter().map(Some).chain([None]);
+        for missing in whys {
+            let answer = Answer::Names(0x7f00, names(missing));
+            assert_eq!(Answer::parse(&answer.line()), Some(answer));
+        }
+        assert_eq!(Answer::parse(&Answer::Done.line()), Some(Answer::Done));
+    }
+
+    #[test]
+    fn separators_in_names_stay_inside() {
+        let answer = Answer::Names(
+            1,
+            Names {
+                frames: vec!["a\tb\nc".into()],
+                missing: None,
+            },
+        );
+        let line = answer.line();
+        assert_eq!(line, "1\t\ta_b_c\n");
+        for wrong in ["", "x\t\ta", "1\tso\ta", "1\t", "see\t-1", "resolve\t1\tzz"] {
+            assert_eq!(Answer::parse(wrong), None, "{wrong}");
+            assert_eq!(Request::parse(wrong), None, "{wrong}");
+        }
+    }
+}
