@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -14,7 +15,7 @@ use netprobe_common::{
     record::Plain,
 };
 
-use super::{check, parse_duration, signals::Stop, stream::parse_percent, watch::Watch};
+use super::{check, culprit, parse_duration, signals::Stop, stream::parse_percent, watch::Watch};
 use crate::{
     aggregate::summary,
     capture::live::{Batch, LiveRing},
@@ -53,6 +54,9 @@ pub(super) struct Options {
     /// One JSON object (schema netprobe.diagnosis/1) instead of text.
     #[arg(long)]
     json: bool,
+    /// Draw the stacks of the first finding as a flame graph into this file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// End with exit code 4 if something at least this severe is found.
     #[arg(long, value_enum, value_name = "SEVERITY")]
     fail_on: Option<FailOn>,
@@ -75,6 +79,7 @@ impl Options {
             duration,
             json,
             fail_on: None,
+            svg: None,
             max_overhead: 0.01,
             netns: None,
             only,
@@ -147,9 +152,12 @@ async fn watch(options: &Options, inode: Option<u32>) -> Result<Diagnosis> {
     if !options.only.is_empty() {
         namespaces.retain(|namespace| options.only.contains(&namespace.inode));
     }
-    let mut session = Session::start(&request(inode, options.max_overhead))?;
+    let mut session = Session::start(&request(inode, options))?;
     let mut ring = LiveRing::new(session.take_ring()?)?;
-    let mut reader = Reader::new(&session);
+    let stacks = options.svg.as_ref().map(|_| session.take_stacks());
+    let names = LiveNames::new(session.drop_reasons().clone(), stacks.transpose()?)
+        .with_reset_reasons(session.reset_reasons().clone());
+    let mut reader = Reader::new(names);
     let is_narrowed = inode.is_some() || !options.only.is_empty();
     let begin = Begin::now(namespaces, is_narrowed)?;
     log::info!(
@@ -165,33 +173,66 @@ async fn watch(options: &Options, inode: Option<u32>) -> Result<Diagnosis> {
     )
     .await;
     stop.second_kills();
-    let ended = Instant::now();
-    let (mut window, gaps) = begin.watch.finish(ended - begin.at)?;
-    let (mut session, spent) = keeper.finish()?;
-    let missed = session.detach();
-    reader.take(&ring.drain());
-    window.probes = check::probes(&session, reader.decode_errors, &missed)?;
-    reader.events.totals = summary::totals(session.totals()?, &mut reader.names);
-    window.events = reader.events;
-    drop(session);
-    let (findings, checked) = diagnose::diagnose(&window);
-    let host = host();
-    log::debug!("{} detail records were left aside", reader.skipped);
-    Ok(Diagnosis {
-        cost: Cost {
-            cpu_percent: spent.percent() * f64::from(u32::try_from(host.cpus).unwrap_or(u32::MAX)),
-            rss_kib: largest_rss_kib(),
-            verdict: ended.elapsed(),
-        },
-        host,
-        started_unix_ns: begin.unix_ns,
-        window: ended - begin.at,
-        namespaces: window.namespaces.len(),
-        probes: window.probes,
-        gaps,
-        findings,
-        checked,
-    })
+    let run = Run {
+        keeper,
+        ring,
+        reader,
+        begin,
+    };
+    run.finish(options)
+}
+
+/// A run whose window has just ended.
+struct Run {
+    keeper: Keeper,
+    ring: LiveRing,
+    reader: Reader,
+    begin: Begin,
+}
+
+impl Run {
+    /// Takes everything down, reads it out, and asks the rules.
+    fn finish(self, options: &Options) -> Result<Diagnosis> {
+        let Self {
+            keeper,
+            mut ring,
+            mut reader,
+            begin,
+        } = self;
+        let ended = Instant::now();
+        let (mut window, gaps) = begin.watch.finish(ended - begin.at)?;
+        let (mut session, spent) = keeper.finish()?;
+        let missed = session.detach();
+        reader.take(&ring.drain());
+        window.probes = check::probes(&session, reader.decode_errors, &missed)?;
+        reader.events.totals = summary::totals(session.totals()?, &mut reader.names);
+        window.events = reader.events;
+        let stacks = session.stack_totals()?;
+        drop(session);
+        let (findings, checked) = diagnose::diagnose(&window);
+        let host = host();
+        log::debug!("{} detail records were left aside", reader.skipped);
+        let diagnosis = Diagnosis {
+            cost: Cost {
+                cpu_percent: spent.percent()
+                    * f64::from(u32::try_from(host.cpus).unwrap_or(u32::MAX)),
+                rss_kib: largest_rss_kib(),
+                verdict: ended.elapsed(),
+            },
+            host,
+            started_unix_ns: begin.unix_ns,
+            window: ended - begin.at,
+            namespaces: window.namespaces.len(),
+            probes: window.probes,
+            gaps,
+            findings,
+            checked,
+        };
+        if let Some(path) = &options.svg {
+            culprit::draw(path, &diagnosis, &stacks, &mut reader.names)?;
+        }
+        Ok(diagnosis)
+    }
 }
 
 /// The moment from which on everything counts.
@@ -213,12 +254,13 @@ impl Begin {
     }
 }
 
-fn request(netns: Option<u32>, max_overhead: f64) -> Request {
+fn request(netns: Option<u32>, options: &Options) -> Request {
     const RING: u32 = 1 << 20;
     let mut config = Config::zeroed();
     config.detail = 1;
     config.count = 1;
-    config.governed = u32::from(max_overhead < 1.0);
+    config.governed = u32::from(options.max_overhead < 1.0);
+    config.flame = u32::from(options.svg.is_some());
     // The ring is looked at by the clock; nobody has to be woken.
     config.wake_mask = u32::MAX;
     if let Some(netns) = netns {
@@ -231,6 +273,8 @@ fn request(netns: Option<u32>, max_overhead: f64) -> Request {
         probes: PROBES.to_vec(),
         config,
         sizes: Sizes {
+            stacks: if options.svg.is_some() { 8192 } else { 1 },
+            stack_counts: if options.svg.is_some() { 8192 } else { 1 },
             ring_bytes: RING,
             counts: 4096,
             connects: 16_384,
@@ -266,9 +310,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(session: &Session) -> Self {
-        let names = LiveNames::new(session.drop_reasons().clone(), None)
-            .with_reset_reasons(session.reset_reasons().clone());
+    fn new(names: LiveNames) -> Self {
         Self {
             names,
             events: Events::default(),

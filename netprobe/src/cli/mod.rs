@@ -10,6 +10,7 @@ use crate::kernel::privileges::CannotRun;
 
 mod bcc;
 mod check;
+mod culprit;
 mod demo;
 mod diagnose;
 mod explain;

@@ -23,7 +23,9 @@ use crate::{
 
 /// The shortest time between two glances.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// Glances may take one part in so many of the time of a CPU.
+/// The longest: whether a queue is full all the time must be seen within a few seconds.
+const LONGEST: Duration = Duration::from_millis(400);
+/// Otherwise glances may take one part in so many of the time of a CPU.
 const SHARE: u32 = 200;
 
 /// The watch, while it goes on.
@@ -162,7 +164,8 @@ fn glance_until(mut watched: Vec<Namespaced>, stopped: &Receiver<()>) -> Vec<Nam
             let glance = entered.map_or_else(|_gone| Glance::default(), |()| snapshot::glance());
             namespaced.glances.add_glance(glance);
         }
-        let pause = SHORTEST.max(begin.elapsed().saturating_mul(SHARE));
+        let pause = begin.elapsed().saturating_mul(SHARE);
+        let pause = pause.clamp(SHORTEST, LONGEST);
         match stopped.recv_timeout(pause) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return watched,

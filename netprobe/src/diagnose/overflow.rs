@@ -31,6 +31,15 @@ pub(super) struct Overflow {
 }
 
 impl Overflow {
+    /// Whether there were too few looks to tell a short queue from a slow application.
+    pub(super) fn is_undecided(&self) -> bool {
+        self.longest_pause.is_none()
+            && self
+                .queue
+                .as_ref()
+                .is_none_or(|queue| queue.depths.len() < LEAST_SAMPLES)
+    }
+
     /// Whether the queue was full whenever one looked, but for what had just been accepted: then
     /// nobody empties it, or only one by one.
     pub(super) fn is_pinned(&self) -> bool {

@@ -105,7 +105,10 @@ pub fn all() -> Result<Vec<Namespace>> {
             keep(File::open(entry.path().join("ns/net")), None);
         }
     }
-    let initial = fs::metadata("/proc/1/ns/net").map(|metadata| metadata.ino());
+    let initial = fs::metadata("/proc/1/ns/net")
+        // Not everybody may look at process 1; netprobe is in its namespace, as a rule.
+        .or_else(|_hidden| fs::metadata("/proc/self/ns/net"))
+        .map(|metadata| metadata.ino());
     let mut namespaces: Vec<Namespace> = found.into_values().collect();
     for namespace in &mut namespaces {
         namespace.is_initial =

@@ -10,6 +10,8 @@ use crate::report::{
 
 /// Lines are no longer than this.
 const WIDTH: usize = 100;
+/// Lines that continue another are indented no further.
+const LARGEST_INDENT: usize = 9;
 /// Most findings that are shown at length; the others get a line each.
 const AT_LENGTH: usize = 2;
 /// Most of those that are hit, and of the evidence, that are shown.
@@ -131,7 +133,7 @@ fn hit(affected: &Affected) -> String {
 fn wrapped(out: &mut dyn Write, lead: &str, text: &str) -> io::Result<()> {
     let text = harmless(text);
     let mut line = lead.to_owned();
-    let indent = " ".repeat(lead.chars().count());
+    let indent = " ".repeat(lead.chars().count().min(LARGEST_INDENT));
     let mut is_empty = true;
     for word in text.split(' ') {
         if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {

@@ -9,7 +9,7 @@ use super::super::{
     sizing::{PERSIST, roomy},
     window::{Netns, Window},
 };
-use crate::report::diagnosis::{Finding, Severity};
+use crate::report::diagnosis::{Confidence, Finding, Severity};
 
 pub(super) static RULE: Rule = Rule {
     id: "accept-queue-overflow",
@@ -72,19 +72,33 @@ fn describe(window: &Window, netns: &Netns, overflow: &Overflow) -> Finding {
         },
     };
     let rate = window.rate(overflow.refused);
+    let (confidence, why) = if overflow.is_undecided() {
+        (
+            Confidence::Low,
+            "it was not looked at often enough to tell a short queue from an application that does not accept",
+        )
+    } else {
+        (
+            overflow.confidence,
+            "its accept queue is too short for the bursts",
+        )
+    };
     let found = finding(
         RULE.id,
         Severity::Critical,
-        overflow.confidence,
+        confidence,
         format!(
-            "{who}{} turned away {} connection attempts in {:.0} s: its accept queue is too short for the bursts",
+            "{who}{} turned away {} connection attempts in {:.0} s: {why}",
             netns.place(),
             overflow.refused,
             window.seconds
         ),
     )
     .counted(
-        format!("{} attempts refused by a full accept queue, {rate:.1}/s", overflow.refused),
+        format!(
+            "{} attempts refused by a full accept queue, {rate:.1}/s",
+            overflow.refused
+        ),
         overflow.refused,
         "attempts",
         "TcpExt.ListenOverflows",
@@ -104,12 +118,13 @@ fn describe(window: &Window, netns: &Netns, overflow: &Overflow) -> Finding {
             )
             .measured(
                 format!(
-                    "it was full at {:.0} % of {} looks{}: the application does empty it",
+                    "it was full at {:.0} % of {} looks{}",
                     queue.full_share() * 100.0,
                     queue.depths.len(),
                     match overflow.longest_pause {
                         Some(_) => ", but taken whole now and then",
-                        None => "",
+                        None if overflow.is_undecided() => "",
+                        None => ": the application does empty it",
                     }
                 ),
                 queue.full_share() * 100.0,

@@ -1,7 +1,10 @@
 //! Connections that were quiet for a while are reset or time out when they are used again: something
 //! on the way has forgotten them.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+};
 
 use super::super::{
     Explanation, Rule, Verdict,
@@ -60,12 +63,16 @@ struct Cluster {
 fn check(window: &Window) -> Verdict {
     in_each(window, |netns| {
         window.watched_required("resets")?;
+        let own = sent_on_purpose(window);
         let mut clusters = BTreeMap::<(IpAddr, u16), Cluster>::new();
         let mut busy = BTreeMap::<(IpAddr, u16), usize>::new();
         for event in window.events.within("resets", netns.inode) {
             let Some((peer, idle_ns)) = reset(event) else {
                 continue;
             };
+            if ends(event).is_some_and(|(local, remote)| own.contains(&(remote, local))) {
+                continue;
+            }
             if idle_ns < QUIET_NS {
                 *busy.entry(peer).or_default() += 1;
                 continue;
@@ -85,6 +92,37 @@ fn check(window: &Window) -> Verdict {
             .map(|(peer, cluster)| describe(window, netns, peer, cluster))
             .collect())
     })
+}
+
+/// An address and port.
+type End = (IpAddr, u16);
+
+/// Why an end of this machine resets a connection that it knows. One that has forgotten it answers
+/// without a connection.
+const ON_PURPOSE: [&str; 9] = [
+    "data-after-close",
+    "unread-data",
+    "linger-0",
+    "disconnect",
+    "listener-closed",
+    "timeout",
+    "orphan",
+    "killed",
+    "refused",
+];
+
+/// The local and remote ends of connections that this machine reset itself, in any namespace: their
+/// peers, if they are here too, were not forgotten by anything on the way.
+fn sent_on_purpose(window: &Window) -> HashSet<(End, End)> {
+    let sent = window.events.of("resets").iter().filter(|event| {
+        event.is("direction", "sent") && ON_PURPOSE.iter().any(|cause| event.is("cause", cause))
+    });
+    sent.filter_map(ends).collect()
+}
+
+fn ends(event: &Event) -> Option<(End, End)> {
+    let end = |address, port| event.ip(address).zip(event.small::<u16>(port));
+    end("saddr", "sport").zip(end("daddr", "dport"))
 }
 
 /// The peer and the quiet time of a reset that an established connection received.
@@ -204,6 +242,37 @@ mod tests {
         assert_eq!(findings[0].id, "idle-reset");
         assert_eq!(findings[0].affected[0].port, Some(3306));
         assert_eq!(findings[0].fixes[0].set[0].1, "45");
+    }
+
+    #[test]
+    fn peers_here_that_reset_on_purpose_have_not_forgotten() {
+        let ends = |local: [u8; 4], sport, remote: [u8; 4], dport| {
+            [
+                ("saddr", Value::Ip(local.into())),
+                ("sport", Value::Unsigned(sport)),
+                ("daddr", Value::Ip(remote.into())),
+                ("dport", Value::Unsigned(dport)),
+            ]
+        };
+        for (cause, expected) in [("listener-closed", false), ("no-connection", true)] {
+            let mut window = quiet();
+            for port in 40_000..40_005 {
+                let mut sent = ends([10, 0, 0, 2], 80, [10, 0, 0, 1], port).to_vec();
+                sent.extend([
+                    ("direction", Value::Word("sent")),
+                    ("cause", Value::Word(cause)),
+                ]);
+                window.event("resets", 1, &sent);
+                let mut received = ends([10, 0, 0, 1], port, [10, 0, 0, 2], 80).to_vec();
+                received.extend([
+                    ("direction", Value::Word("received")),
+                    ("state", Value::Word("ESTAB")),
+                    ("idle_ns", Value::Unsigned(6_000_000_000)),
+                ]);
+                window.event("resets", 1, &received);
+            }
+            assert_eq!(window.ids().contains(&"idle-reset"), expected, "{cause}");
+        }
     }
 
     #[test]
