@@ -43,9 +43,8 @@ const SLOW_NS: u64 = 50_000;
 const HELD: f64 = 0.5;
 /// Fewer connects per second cost next to nothing.
 const MANY: f64 = 20.0;
-/// With so many ports held, all of one parity are: the share at which the kernel turns to the other,
-/// and a little more.
-const CONCLUSIVE: f64 = 0.52;
+/// With so many ports of one parity held, a search goes through thousands before it finds one.
+const CONCLUSIVE: f64 = 0.95;
 /// Fewer searches are no sample.
 const LEAST: usize = 10;
 
@@ -69,7 +68,8 @@ fn check(window: &Window) -> Verdict {
             .filter_map(|event| event.number("search_ns"))
             .collect();
         if times.len() < LEAST {
-            if held < CONCLUSIVE {
+            let fuller = ports.odd.max(ports.used() - ports.odd);
+            if ratio(u64::from(fuller) * 2, range.usable().into()) < CONCLUSIVE {
                 return Err(Gap(format!(
                     "{} of {} ports for {} are held, but the time of the search cannot be measured",
                     ports.used(),
@@ -246,5 +246,17 @@ mod tests {
         window.events = crate::diagnose::events::Events::default();
         let verdict = window.verdict("port-search-cost");
         assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
+    }
+
+    #[test]
+    fn without_its_time_a_parity_that_is_full_tells_with_little_confidence() {
+        let mut window = searching(0, 20_000);
+        window.events = crate::diagnose::events::Events::default();
+        for ports in window.sockets().ports.values_mut() {
+            ports.odd = 14_000;
+        }
+        let findings = window.findings();
+        let found = findings.iter().find(|found| found.id == "port-search-cost");
+        assert_eq!(found.map(|found| found.confidence), Some(Confidence::Low));
     }
 }
