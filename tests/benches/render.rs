@@ -36,6 +36,7 @@ fn main() {
     let mut row = Row {
         unix_ns: 0,
         monotonic_ns: 0,
+        packet: Vec::new(),
         kind: "",
         values: Vec::new(),
     };
