@@ -197,7 +197,7 @@ mod tests {
     use crate::{
         diagnose::{Verdict, fixtures::quiet, window::Window},
         observe::diag::{Destination, Ports},
-        report::Value,
+        report::{Value, diagnosis::Confidence},
     };
 
     fn searching(search_ns: u64, time_wait: u32) -> Window {
