@@ -121,7 +121,7 @@ fn pause(netns: &Netns, queue: &Queue) -> Option<u32> {
     let (count, sum) = gulps.fold((0, 0), |(count, sum), gulp| (count + 1, sum + gulp));
     let is_in_gulps = count > 0
         && admitted.len() >= LEAST_SAMPLES
-        && count * 2 <= admitted.len() as i64
+        && usize::try_from(count).is_ok_and(|count| count * 2 <= admitted.len())
         && sum >= count * i64::from(queue.listener.limit);
     let runs = admitted.split(|count| *count > 0).map(<[i64]>::len);
     let longest = runs.max().and_then(|longest| u32::try_from(longest).ok());

@@ -162,8 +162,8 @@ pub fn table() -> Result<SocketTable> {
         .iter()
         .map(|listener| listener.port)
         .collect();
-    visit(u32::MAX & !(1 << LISTEN), |socket| {
-        table.add(socket, &served)
+    visit(!(1 << LISTEN), |socket| {
+        table.add(socket, &served);
     })?;
     table.states[usize::from(LISTEN)] = table.listeners.len() as u64;
     Ok(table)

@@ -51,6 +51,7 @@ impl Processes {
 }
 
 /// Looks at every process; `wanted` are the inode numbers of the sockets whose holders matter.
+#[expect(clippy::implicit_hasher, reason = "only ours are asked for")]
 pub fn scan(wanted: &HashSet<u64>) -> Processes {
     let mut found = Processes::default();
     let begin = cpu_time();

@@ -58,8 +58,8 @@ pub fn read(name: &str) -> Option<String> {
 }
 
 /// How many ports a list such as `8080,9000-9010` reserves between `first` and `last`.
-pub fn reserved_ports(list: &str, first: u32, last: u32) -> u32 {
-    let ranges = list.split(',').filter_map(|range| {
+pub fn reserved_ports(ports: &str, first: u32, last: u32) -> u32 {
+    let ranges = ports.split(',').filter_map(|range| {
         let (from, to) = range.split_once('-').unwrap_or((range, range));
         let [from, to] = [from, to].map(|port| port.trim().parse::<u32>().ok());
         Some((from?.max(first), to?.min(last)))

@@ -115,18 +115,15 @@ fn in_short(out: &mut dyn Write, relation: &str, finding: &Finding) -> io::Resul
 }
 
 fn hit(affected: &Affected) -> String {
-    let mut text = format!("{} {}", affected.kind, affected.name);
-    if let Some(comm) = affected
+    let comm = affected
         .comm
         .as_ref()
         .filter(|comm| **comm != affected.name)
-    {
-        text.push_str(&format!(" of {comm}"));
-    }
-    if let Some(pid) = affected.pid {
-        text.push_str(&format!(" (pid {pid})"));
-    }
-    text
+        .map_or(String::new(), |comm| format!(" of {comm}"));
+    let pid = affected
+        .pid
+        .map_or(String::new(), |pid| format!(" (pid {pid})"));
+    format!("{} {}{comm}{pid}", affected.kind, affected.name)
 }
 
 /// Writes a text in lines that are not too long; what follows the first is indented like it.

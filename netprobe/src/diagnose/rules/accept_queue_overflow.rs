@@ -56,6 +56,10 @@ fn check(window: &Window) -> Verdict {
     }
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "a straight list of evidence and fixes"
+)]
 fn describe(window: &Window, netns: &Netns, overflow: &Overflow) -> Finding {
     let who = match &overflow.queue {
         Some(queue) => {

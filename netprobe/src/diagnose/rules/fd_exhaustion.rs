@@ -62,6 +62,10 @@ fn waiting<'a>(window: &'a Window, holder: &Process) -> Option<(&'a Netns, u16, 
         .max_by_key(|(_, _, waiting)| *waiting)
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "a straight list of evidence and fixes"
+)]
 fn exhausted(window: &Window, holder: &Process) -> Option<Finding> {
     let used = ratio(holder.fds, holder.fd_limit);
     if used < NEARLY || holder.sockets.is_empty() {

@@ -86,6 +86,10 @@ struct Service {
     is_incoming: bool,
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "a straight list of evidence and fixes"
+)]
 fn describe(window: &Window, netns: &Netns, dropped: u64) -> Result<Finding, Gap> {
     let sockets = netns.after.sockets.as_ref().ok_or_else(|| {
         Gap("packets were dropped by a firewall, but sockets cannot be listed".to_owned())

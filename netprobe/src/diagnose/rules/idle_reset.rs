@@ -137,6 +137,10 @@ fn reset(event: &Event) -> Option<((IpAddr, u16), u64)> {
     Some(((event.ip("daddr")?, port), event.number("idle_ns")?))
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "a straight list of evidence and fixes"
+)]
 fn describe(
     window: &Window,
     netns: &Netns,

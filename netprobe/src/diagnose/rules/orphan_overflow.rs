@@ -32,6 +32,10 @@ pub(super) static RULE: Rule = Rule {
     },
 };
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "a straight list of evidence and fixes"
+)]
 fn check(window: &Window) -> Verdict {
     in_each(window, |netns| {
         let aborted = netns.grown("TcpExt.TCPAbortOnMemory")?;

@@ -43,7 +43,8 @@ const SLOW_NS: u64 = 50_000;
 const HELD: f64 = 0.5;
 /// Fewer connects per second cost next to nothing.
 const MANY: f64 = 20.0;
-/// With so many ports of one parity held, a search goes through thousands before it finds one.
+/// With so many ports of one parity held, connect() has to look at nearly all of them before it turns
+/// to the other parity.
 const CONCLUSIVE: f64 = 0.95;
 /// Fewer searches are no sample.
 const LEAST: usize = 10;
@@ -68,8 +69,8 @@ fn check(window: &Window) -> Verdict {
             .filter_map(|event| event.number("search_ns"))
             .collect();
         if times.len() < LEAST {
-            let fuller = ports.odd.max(ports.used() - ports.odd);
-            if ratio(u64::from(fuller) * 2, range.usable().into()) < CONCLUSIVE {
+            let of_parity = ports.odd.max(ports.used() - ports.odd);
+            if ratio(of_parity.into(), u64::from(range.usable()) / 2) < CONCLUSIVE {
                 return Err(Gap(format!(
                     "{} of {} ports for {} are held, but the time of the search cannot be measured",
                     ports.used(),

@@ -60,6 +60,10 @@ fn check(window: &Window) -> Verdict {
     }
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "a straight list of evidence and fixes"
+)]
 fn backlog(window: &Window) -> Option<Finding> {
     let drops = window.softnet.iter().map(|(before, after)| {
         (

@@ -91,6 +91,10 @@ fn port(window: &Window, netns: &Netns) -> Option<u16> {
     })
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "a straight list of evidence and fixes"
+)]
 fn describe(
     window: &Window,
     netns: &Netns,

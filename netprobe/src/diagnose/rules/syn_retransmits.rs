@@ -90,6 +90,10 @@ fn silent(window: &Window, netns: &Netns, cause: &str) -> Vec<Affected> {
     hits.collect()
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "a straight list of evidence and fixes"
+)]
 fn describe(window: &Window, netns: &Netns, again: u64) -> Finding {
     let inode = netns.inode.to_string();
     let count = |cause| {
