@@ -15,6 +15,7 @@ mod drops;
 mod environments;
 mod filters;
 mod flame;
+mod flame_readers;
 mod flame_tasks;
 mod lifetimes;
 mod listeners;

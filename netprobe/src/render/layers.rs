@@ -187,7 +187,7 @@ pub(super) fn palette(lines: &[String]) -> PaletteMap {
 
 /// The legend, drawn at the left of the title.
 pub(super) fn legend() -> String {
-    let mut svg = String::from("<g id=\"legend\">");
+    let mut svg = vec!["<g id=\"legend\">".to_owned()];
     let user = [("user", USER)];
     let entries = LAYERS
         .iter()
@@ -197,15 +197,15 @@ pub(super) fn legend() -> String {
         let (column, row) = (index / 5, index % 5);
         let (x, y) = (10 + column * 150, 2 + row * 11);
         let Color { r, g, b } = colour;
-        svg.push_str(&format!(
+        svg.push(format!(
             "<rect x=\"{x}\" y=\"{y}\" width=\"9\" height=\"9\" fill=\"rgb({r},{g},{b})\"/>\
              <text x=\"{}\" y=\"{}\" style=\"font-size:9px;text-anchor:start\">{name}</text>",
             x + 13,
             y + 8
         ));
     }
-    svg.push_str("</g>");
-    svg
+    svg.push("</g>".to_owned());
+    svg.concat()
 }
 
 #[cfg(test)]

@@ -73,16 +73,12 @@ impl Background {
         let deadline = Instant::now() + PATIENCE;
         while self.waiting > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.answers.recv_timeout(left) {
-                Ok(found) => {
-                    self.found.extend(found);
-                    self.waiting -= 1;
-                }
-                Err(_) => {
-                    log::warn!("not all functions of processes were named in time");
-                    break;
-                }
-            }
+            let Ok(found) = self.answers.recv_timeout(left) else {
+                log::warn!("not all functions of processes were named in time");
+                break;
+            };
+            self.found.extend(found);
+            self.waiting -= 1;
         }
         self.found
     }

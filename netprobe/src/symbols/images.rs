@@ -125,9 +125,9 @@ impl Images {
         }
         // The link leads to the file itself, in whatever mount namespace and also if it was
         // deleted; the path is for want of the privilege to follow it.
-        let link = format!("/proc/{pid}/map_files/{:x}-{:x}", line.start, line.end);
+        let exact = format!("/proc/{pid}/map_files/{:x}-{:x}", line.start, line.end);
         let path = format!("/proc/{pid}/root{}", line.path);
-        let file = match open_regular(Path::new(&link)) {
+        let file = match open_regular(Path::new(&exact)) {
             Err(Missing::Unreadable) => {
                 let file = open_regular(Path::new(&path))?;
                 let inode = fstat(&file).map_err(|_errno| Missing::Unreadable)?.st_ino;

@@ -99,12 +99,11 @@ impl Request {
         match self {
             Self::See(pid) => format!("see\t{pid}\n"),
             Self::Resolve(pid, addresses) => {
-                let mut line = format!("resolve\t{pid}");
-                for address in addresses {
-                    line.push_str(&format!("\t{address:x}"));
-                }
-                line.push('\n');
-                line
+                let addresses: Vec<String> = addresses
+                    .iter()
+                    .map(|address| format!("\t{address:x}"))
+                    .collect();
+                format!("resolve\t{pid}{}\n", addresses.concat())
             }
         }
     }

@@ -26,7 +26,7 @@ use crate::{
     aggregate::stacks::Folder,
     kernel::{
         load::Sizes,
-        sampler::{OFF_CPU, Sampler},
+        sampler::{Clock, OFF_CPU, Sampler},
         session::{Request, Session},
         task_stacks::{self, Collected, TaskStacks},
     },
@@ -168,7 +168,11 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
         &collected,
         naming,
         &source,
-        Ended { elapsed, ended_ns },
+        Ended {
+            elapsed,
+            ended_ns,
+            sample_ns: sample_ns(&run.graph, sampler.as_ref(), &collected, elapsed),
+        },
     );
     log::debug!("folded {:?} after the end", ended.elapsed());
     Ok(flame)
@@ -275,12 +279,10 @@ const fn hertz(graph: &Graph) -> u64 {
 }
 
 impl Graph {
-    /// The width of so many samples, or of so long a time.
-    const fn weight(&self, events: u64, ns: u64) -> u64 {
+    /// The width of so many samples, which stand for `sample_ns` each, or of so long a time.
+    const fn weight(&self, events: u64, ns: u64, sample_ns: u64) -> u64 {
         match self.source {
-            Source::Samples { hertz } if !self.within.is_empty() => {
-                events * (1_000_000_000 / hertz)
-            }
+            Source::Samples { .. } if !self.within.is_empty() => events * sample_ns,
             Source::Samples { .. } => events,
             Source::Blocks { .. } => ns / 1000,
         }
@@ -301,6 +303,30 @@ impl Graph {
 struct Ended {
     elapsed: Duration,
     ended_ns: u64,
+    sample_ns: u64,
+}
+
+/// How much time a sample stands for. A timer that was late, as in a virtual machine that had to
+/// wait for its CPU, left samples out: the others stand for their time too.
+fn sample_ns(
+    graph: &Graph,
+    sampler: Option<&Sampler>,
+    collected: &Collected,
+    elapsed: Duration,
+) -> u64 {
+    let Source::Samples { hertz } = graph.source else {
+        return 0;
+    };
+    let wall_ns = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+    sampler
+        .filter(|sampler| sampler.clock() == Clock::CpuClock)
+        .and_then(|sampler| u64::try_from(sampler.cpus()).ok())
+        .and_then(|cpus| {
+            wall_ns
+                .saturating_mul(cpus)
+                .checked_div(collected.tally.taken)
+        })
+        .unwrap_or(1_000_000_000 / hertz)
 }
 
 fn monotonic_ns() -> u64 {
@@ -339,7 +365,7 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
     let mut folder = Folder::default();
     let mut drawn = 0;
     for (stack, events, ns) in &wanted {
-        let weight = graph.weight(*events, *ns);
+        let weight = graph.weight(*events, *ns, ended.sample_ns);
         let frames = naming.frames(stack, weight);
         if graph.wants(&frames) {
             drawn += events;
@@ -347,7 +373,7 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
         }
     }
     let tally = &collected.tally;
-    let not_kept = graph.weight(tally.map_full, tally.map_full_weight);
+    let not_kept = graph.weight(tally.map_full, tally.map_full_weight, ended.sample_ns);
     folder.add(vec![Arc::from("[not kept: the map is full]")], not_kept);
     naming.complain();
     let what = match graph.source {

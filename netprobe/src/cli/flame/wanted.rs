@@ -115,7 +115,9 @@ impl Options {
         if let Some(path) = &self.cgroup {
             let found = cgroups::below(path)
                 .map_err(|why| Error::elsewhere(format!("--cgroup {path}: {why}")))?;
-            found.into_iter().for_each(|id| add(Kind::Cgroup, id));
+            for id in found {
+                add(Kind::Cgroup, id);
+            }
         }
         let cpus: Vec<u32> = self
             .cpu
