@@ -2,9 +2,10 @@
 
 use crate::{complaint, netprobe};
 
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 25] = [
     "diagnose",
     "explain",
+    "demo",
     "drops",
     "retransmits",
     "connects",

@@ -3,6 +3,7 @@
 //! `NETPROBE_BIN` names the program (default: the workspace's, built for release).
 
 mod complaints;
+mod demo;
 mod explain;
 mod help;
 mod readme;

@@ -14,7 +14,7 @@ fn a_local_firewall_is_blamed_and_not_the_path() {
     let verdict = incident.verdict();
     verdict.lacks("conntrack-table-full");
     let found = verdict.first(ID);
-    found.hits("destination", &[("port", json!(SERVER_PORT))]);
+    found.hits("listener", &[("port", json!(SERVER_PORT))]);
     incident.cure();
     incident.assert_gone(ID);
 }

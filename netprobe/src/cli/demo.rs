@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
 
@@ -17,6 +17,7 @@ use crate::{
         cast::Part,
         incident::{Incident, find_tool},
     },
+    filter::Error,
     kernel::privileges::CannotRun,
 };
 
@@ -28,6 +29,7 @@ Examples:
 
 /// Options of `demo`.
 #[derive(Args, Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 pub(super) struct Options {
     /// The incident, as --list names it.
     #[arg(value_name = "SCENARIO", required_unless_present = "list")]
@@ -69,7 +71,8 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     let Some(scenario) = demo::find(id) else {
-        bail!("there is no demo of {id:?}: `netprobe demo --list` names all");
+        let why = format!("there is no demo of {id:?}: `netprobe demo --list` names all");
+        return Err(Error::elsewhere(why).into());
     };
     if !rustix::process::geteuid().is_root() {
         return Err(CannotRun::new("a demo makes network namespaces: run with sudo").into());

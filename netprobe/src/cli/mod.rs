@@ -42,6 +42,7 @@ pub struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   netprobe diagnose                       what is wrong, why, and what to change
+  netprobe demo accept-queue-overflow     an incident to try it on, in namespaces of its own
   netprobe check                          what this kernel lets us see
   netprobe drops                          every dropped TCP packet, with the kernel's reason
   netprobe listeners --duration 30s       who is being turned away, by which listener
@@ -102,14 +103,14 @@ enum Command {
     Bcc(bcc::Command),
     /// What this kernel and these privileges allow, probe by probe.
     Check(check::Options),
-    /// JSON Schema of what --json writes, for every stream.
-    Schema,
     /// Reproduces an incident in network namespaces of its own.
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::Options),
     /// What a process of a demo does.
     #[command(hide = true)]
     Play(demo::Play),
+    /// JSON Schema of what --json writes, for every stream.
+    Schema,
     /// Man pages and shell completions.
     #[command(hide = true)]
     Generate(generate::Options),
@@ -187,9 +188,9 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Flame(options) => flame::run(global, options),
         Command::Bcc(command) => bcc::run(global, command),
         Command::Check(options) => check::run(options),
-        Command::Schema => schema::run(),
         Command::Demo(options) => demo::run(options),
         Command::Play(part) => demo::play(part),
+        Command::Schema => schema::run(),
         Command::Generate(options) => generate::run(options),
         Command::SymbolWorker(options) => {
             crate::symbols::worker::run(!options.no_debug_info)?;

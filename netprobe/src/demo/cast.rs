@@ -26,7 +26,7 @@ use super::{
 
 /// How long a process may take until it is ready: in an emulated machine, filling tens of thousands
 /// of ports takes a while.
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What a process is told on its command line.

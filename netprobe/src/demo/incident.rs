@@ -18,7 +18,7 @@ use super::{
 use crate::kernel::privileges::CannotRun;
 
 /// How long an incident may take until it shows.
-const SHOWS_WITHIN: Duration = Duration::from_secs(60);
+const SHOWS_WITHIN: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// An incident that goes on until this is dropped.

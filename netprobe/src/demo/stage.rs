@@ -3,6 +3,8 @@
 //! A stage is data. It says how the incident looks and, with [`super::Scenario`], how it looks after
 //! its cure; [`super::incident`] makes it real.
 
+use std::fmt::Display;
+
 use super::{network::Host, workload::Workload};
 
 /// The set-up of an incident.
@@ -75,14 +77,14 @@ impl Stage {
 
     /// With a sysctl on one host.
     #[must_use]
-    pub fn sysctl(mut self, host: Host, name: &'static str, value: impl ToString) -> Self {
+    pub fn sysctl(mut self, host: Host, name: &'static str, value: impl Display) -> Self {
         self.sysctls.push((host, name, value.to_string()));
         self
     }
 
     /// With a sysctl that all of this machine shares: for machines that may be harmed.
     #[must_use]
-    pub fn machine(mut self, name: &'static str, value: impl ToString) -> Self {
+    pub fn machine(mut self, name: &'static str, value: impl Display) -> Self {
         self.machine.push((name, value.to_string()));
         self
     }

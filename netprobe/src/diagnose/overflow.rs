@@ -40,11 +40,12 @@ impl Overflow {
                 .is_none_or(|queue| queue.depths.len() < LEAST_SAMPLES)
     }
 
-    /// Whether the queue was full whenever one looked: then nobody empties it, or only one by one.
+    /// Whether the queue was full whenever one looked, but for what had just been accepted: then
+    /// nobody empties it, or only one by one.
     pub(super) fn is_pinned(&self) -> bool {
         self.longest_pause.is_none()
             && self.queue.as_ref().is_some_and(|queue| {
-                queue.depths.len() >= LEAST_SAMPLES && queue.full_share() >= ALWAYS
+                queue.depths.len() >= LEAST_SAMPLES && queue.nearly_full_share() >= ALWAYS
             })
     }
 }

@@ -78,6 +78,11 @@ impl Queue {
         self.share(|depth| depth >= self.listener.limit.max(1))
     }
 
+    /// The share of the times that three quarters of the queue or more were taken, from 0 to 1.
+    pub fn nearly_full_share(&self) -> f64 {
+        self.share(|depth| u64::from(depth) * 4 >= u64::from(self.listener.limit.max(1)) * 3)
+    }
+
     /// The share of the times that the queue had at most half its limit, from 0 to 1.
     pub fn slack_share(&self) -> f64 {
         self.share(|depth| depth <= self.listener.limit / 2)

@@ -24,7 +24,7 @@ fn stage(is_cured: bool) -> Stage {
         service_ms: 400,
         ..Serve::well(PORT)
     };
-    let stage = Stage::new(serve, Request::new(TARGET, 60)).sign(Sign::Answered(CLIENT_NAME, 10));
+    let stage = Stage::new(serve, Request::new(TARGET, 100)).sign(Sign::Answered(CLIENT_NAME, 10));
     if is_cured {
         return stage;
     }

@@ -32,12 +32,18 @@ const SEES_NO_END: &str = "table inet demo {
     }
 }
 ";
-/// What the table holds; the incident needs more than half of it.
-const ENTRIES: u32 = 1_000;
+/// What the table holds.
+const ENTRIES: u32 = 2_000;
+/// More than half of it is stale.
+const STALE: u32 = 1_200;
 
 fn stage(is_cured: bool) -> Stage {
     let timeout = if is_cured { 2 } else { 432_000 };
-    Stage::new(Serve::well(PORT), Request::new(TARGET, 60))
+    let request = Request {
+        before: STALE,
+        ..Request::new(TARGET, 10)
+    };
+    Stage::new(Serve::well(PORT), request)
         .firewall(Host::Server, SEES_NO_END)
         .machine("net.netfilter.nf_conntrack_max", ENTRIES)
         .sysctl(
@@ -47,5 +53,5 @@ fn stage(is_cured: bool) -> Stage {
         )
         // The last ACK of each, which is tracked, begins an entry anew.
         .sysctl(Host::Server, "net.netfilter.nf_conntrack_tcp_loose", 0)
-        .sign(Sign::Answered(CLIENT_NAME, if is_cured { 50 } else { 600 }))
+        .sign(Sign::Answered(CLIENT_NAME, 10))
 }

@@ -18,15 +18,15 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 fn stage(is_cured: bool) -> Stage {
     let serve = Serve {
-        workers: 16,
+        workers: 100,
         ..Serve::well(PORT)
     };
     let held = Request {
-        requests: if is_cured { 1 } else { 0 },
-        at_once: 16,
-        ..Request::new(TARGET, 32)
+        requests: u32::from(is_cured),
+        at_once: 100,
+        ..Request::new(TARGET, 200)
     };
-    let mut stage = Stage::new(serve, Request::new(TARGET, 5));
+    let mut stage = Stage::new(serve, Request::new(TARGET, 2));
     stage.processes.insert(
         1,
         super::process(Host::Client, "demo-holder", Workload::Request(held)),
@@ -34,5 +34,5 @@ fn stage(is_cured: bool) -> Stage {
     if is_cured {
         return stage.sign(Sign::Answered(CLIENT_NAME, 10));
     }
-    stage.sign(Sign::GaveUp(CLIENT_NAME, 10))
+    stage.sign(Sign::GaveUp(CLIENT_NAME, 15))
 }

@@ -24,6 +24,10 @@ const STRIDE: u32 = 2_654_435_761;
 
 /// A flood and its settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(
+    clippy::unsafe_derive_deserialize,
+    reason = "what is unsafe is inside tokio's macros"
+)]
 pub struct Flood {
     /// The victim.
     pub to: SocketAddrV4,

@@ -25,6 +25,10 @@ const AT_ONCE: usize = 32;
 
 /// A client and its settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(
+    clippy::unsafe_derive_deserialize,
+    reason = "what is unsafe is inside tokio's macros"
+)]
 pub struct Request {
     /// The server.
     pub to: SocketAddrV4,
@@ -151,9 +155,7 @@ impl Request {
         let patience = Duration::from_millis(self.patience_ms);
         if self.requests == 0 {
             // Nothing ever comes: it returns when the server has closed.
-            let mut byte = [0];
-            connection.read(&mut byte).await?;
-            return Ok(());
+            return until_closed(connection).await;
         }
         for number in 0..self.requests {
             if number > 0 {
@@ -170,8 +172,7 @@ impl Request {
             });
         }
         if self.parting == Parting::AfterServer {
-            let mut byte = [0];
-            timeout(patience, connection.read(&mut byte)).await??;
+            timeout(patience, until_closed(connection)).await??;
         }
         Ok(())
     }
@@ -181,7 +182,7 @@ impl Request {
         connection
             .write_all(&vec![b'r'; self.request_bytes])
             .await?;
-        let mut answer = [0; 16_384];
+        let mut answer = vec![0; 16_384];
         let mut left = self.answer_bytes;
         while left > 0 {
             let got = connection.read(&mut answer).await?;
@@ -192,6 +193,13 @@ impl Request {
         }
         Ok(())
     }
+}
+
+/// Reads, and throws away, until the peer has closed.
+async fn until_closed(connection: &mut TcpStream) -> io::Result<()> {
+    let mut thrown_away = [0; 512];
+    while connection.read(&mut thrown_away).await? > 0 {}
+    Ok(())
 }
 
 /// Makes and closes the connections that must have been there before.

@@ -30,6 +30,10 @@ const AFTER_FAILURE: Duration = Duration::from_millis(20);
 
 /// A server and its settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(
+    clippy::unsafe_derive_deserialize,
+    reason = "what is unsafe is inside tokio's macros"
+)]
 pub struct Serve {
     /// Where it listens, on all addresses.
     pub port: u16,
@@ -127,7 +131,10 @@ impl Serve {
 
     /// The next connection; with pauses, all that wait are taken before the next pause.
     async fn next(&self, listener: &TcpListener) -> io::Result<TcpStream> {
-        while self.pause_ms > 0 {
+        if self.pause_ms == 0 {
+            return Ok(listener.accept().await?.0);
+        }
+        loop {
             let waiting = poll_fn(|context| {
                 Poll::Ready(match listener.poll_accept(context) {
                     Poll::Ready(accepted) => Some(accepted),
@@ -135,14 +142,10 @@ impl Serve {
                 })
             });
             if let Some(accepted) = waiting.await {
-                return accepted.map(|(connection, _peer)| connection);
+                return Ok(accepted?.0);
             }
             sleep(Duration::from_millis(self.pause_ms)).await;
         }
-        listener
-            .accept()
-            .await
-            .map(|(connection, _peer)| connection)
     }
 
     /// Answers requests on one connection until it is closed.

@@ -198,7 +198,7 @@ mod tests {
     use crate::{
         diagnose::{Verdict, fixtures::quiet, window::Window},
         observe::diag::{Destination, Ports},
-        report::Value,
+        report::{Value, diagnosis::Confidence},
     };
 
     fn searching(search_ns: u64, time_wait: u32) -> Window {
@@ -247,5 +247,17 @@ mod tests {
         window.events = crate::diagnose::events::Events::default();
         let verdict = window.verdict("port-search-cost");
         assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
+    }
+
+    #[test]
+    fn without_its_time_a_parity_that_is_full_tells_with_little_confidence() {
+        let mut window = searching(0, 20_000);
+        window.events = crate::diagnose::events::Events::default();
+        for ports in window.sockets().ports.values_mut() {
+            ports.odd = 14_000;
+        }
+        let findings = window.findings();
+        let found = findings.iter().find(|found| found.id == "port-search-cost");
+        assert_eq!(found.map(|found| found.confidence), Some(Confidence::Low));
     }
 }
