@@ -1,7 +1,10 @@
 //! From a sighting to user space: exact counts, in-kernel aggregates, and the event itself.
 
 use aya_ebpf::{
-    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_jiffies64},
+    helpers::{
+        bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_smp_processor_id,
+        bpf_ktime_get_ns, generated::bpf_jiffies64,
+    },
     programs::tracing::StackIdContext,
 };
 use aya_log_ebpf::warn;
@@ -161,6 +164,20 @@ pub(crate) fn since(jiffies: u32) -> u64 {
     // Another CPU may have noted a tick that is not here yet.
     let ticks = if ticks > u32::MAX - 1000 { 0 } else { ticks };
     u64::from(ticks) * u64::from(frozen(&CONFIG.tick_ns))
+}
+
+/// Id of the running task's cgroup.
+#[inline(always)]
+pub(crate) fn cgroup() -> u64 {
+    // SAFETY: no arguments, no effects.
+    unsafe { bpf_get_current_cgroup_id() }
+}
+
+/// Address of the running task.
+#[inline(always)]
+pub(crate) fn task() -> u64 {
+    // SAFETY: no arguments, no effects.
+    unsafe { bpf_get_current_task() }
 }
 
 /// The CPU that runs this.

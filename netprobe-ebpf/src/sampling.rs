@@ -1,7 +1,7 @@
 //! What the programs that look at tasks share: which tasks are wanted, and where their stacks go.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task},
+    helpers::bpf_get_current_pid_tgid,
     macros::map,
     maps::{HashMap, PerCpuArray, PerCpuHashMap, Queue, StackTrace},
     programs::tracing::StackIdContext,
@@ -62,7 +62,7 @@ pub(crate) fn admits() -> bool {
     admits_id(Wanted::Pid, || u64::from(task::pid()))
         && admits_id(Wanted::Tid, || bpf_get_current_pid_tgid() & 0xffff_ffff)
         && admits_id(Wanted::Cpu, || u64::from(emit::cpu()))
-        && admits_id(Wanted::Cgroup, cgroup)
+        && admits_id(Wanted::Cgroup, emit::cgroup)
         && admits_id(Wanted::Netns, || u64::from(netns()))
         && admits_key(Wanted::Comm, || WantedKey::of_name(&task::comm()))
 }
@@ -77,17 +77,10 @@ fn admits_key(wanted: Wanted, key: impl FnOnce() -> WantedKey) -> bool {
     frozen(&CONFIG.sampling.wanted) & wanted.bit() == 0 || WANTED.get_ptr(key()).is_some()
 }
 
-#[inline(always)]
-fn cgroup() -> u64 {
-    // SAFETY: no arguments, no effects.
-    unsafe { bpf_get_current_cgroup_id() }
-}
-
 /// The network namespace of the running task; 0 for one that is exiting.
 #[inline(always)]
 fn netns() -> u32 {
-    // SAFETY: no arguments, no effects.
-    let task = unsafe { bpf_get_current_task() };
+    let task = emit::task();
     let proxy: u64 = Probed.field(task, Field::TaskNsproxy);
     let net: u64 = Probed.field(proxy, Field::NsproxyNet);
     if proxy == 0 || net == 0 {

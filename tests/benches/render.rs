@@ -68,13 +68,13 @@ fn measure(name: &str, records: &[Drop], mut render: impl FnMut(&[u8])) {
     let mut figures: Vec<f64> = (0..5)
         .map(|_| {
             let (began, mut count) = (cpu_time(), 0_u32);
-            while cpu_time() - began < Duration::from_millis(500) {
+            while cpu_time().saturating_sub(began) < Duration::from_millis(500) {
                 for record in records {
                     render(bytes_of(record));
                 }
                 count += RECORDS;
             }
-            (cpu_time() - began).as_secs_f64() * 1e9 / f64::from(count)
+            cpu_time().saturating_sub(began).as_secs_f64() * 1e9 / f64::from(count)
         })
         .collect();
     figures.sort_by(f64::total_cmp);

@@ -60,11 +60,11 @@ fn has(program: &str) -> bool {
 
 /// Draws the difference of the stacks and themselves, which needs no root.
 fn draw(folder: &Path) -> String {
-    let (folded, svg) = (folder.join("a.folded"), folder.join("a.svg"));
-    fs::write(&folded, STACKS).expect("write stacks");
+    let (stacks, svg) = (folder.join("a.folded"), folder.join("a.svg"));
+    fs::write(&stacks, STACKS).expect("write stacks");
     let drawn = Command::new(binary())
         .args(["flame", "diff"])
-        .args([&folded, &folded])
+        .args([&stacks, &stacks])
         .arg("-o")
         .arg(&svg)
         .status();

@@ -224,9 +224,10 @@ mod tests {
     /// The lab of the incidents: each fix uncovers the next failure, and what is still hidden is
     /// said to be.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one story, stage by stage")]
     fn the_chain_of_the_lab_is_told_stage_by_stage() {
         use crate::{
-            diagnose::{diagnose, fixtures::quiet},
+            diagnose::{diagnose, events::Events, fixtures::quiet},
             observe::diag::{Destination, Ports},
             report::Value,
         };
@@ -269,7 +270,7 @@ mod tests {
             ("TcpExt.ListenOverflows", -800),
             ("TcpExt.TCPSynRetrans", -300),
         ]);
-        window.events = Default::default();
+        window.events = Events::default();
         window.set("net.ipv4.ip_local_port_range", "20000 20050");
         window.set("net.ipv4.tcp_tw_reuse", "0");
         let destination = Destination {
@@ -305,7 +306,7 @@ mod tests {
         );
         // Stage 4: nothing fails any more.
         window.sockets().ports.clear();
-        window.events = Default::default();
+        window.events = Events::default();
         assert!(window.ids().is_empty());
     }
 }

@@ -226,6 +226,7 @@ pub struct Explained {
 
 /// One of everything, with names that somebody chose badly.
 #[cfg(test)]
+#[expect(clippy::too_many_lines, reason = "one of everything")]
 pub(crate) fn sample() -> Diagnosis {
     let hook = |state| super::Hook {
         sees: "something",

@@ -75,7 +75,7 @@ fn measure(case: &Case, netns: &Netns, calm: f64) -> Figures {
     drop(statistics);
     watcher.stop();
 
-    let (full, watched, cpus) = share(case, netns, Storm::full());
+    let (full, sent, cpus) = share(case, netns, Storm::full());
     let paced = Storm {
         rate: Some(RATE),
         ..Storm::full()
@@ -83,7 +83,7 @@ fn measure(case: &Case, netns: &Netns, calm: f64) -> Figures {
     let (paced, _, _) = share(case, netns, paced);
     Figures {
         ns: median(&mut slices),
-        slower: 1.0 - watched / calm,
+        slower: 1.0 - sent / calm,
         paced,
         full,
         cpus,
@@ -96,7 +96,7 @@ fn share(case: &Case, netns: &Netns, storm: Storm) -> (Option<f64>, f64, f64) {
     let watcher = Watcher::start(case);
     let before = watcher.cpu_time();
     let sent = storm.rage(netns, STORM);
-    let cpus = (watcher.cpu_time() - before).as_secs_f64() / STORM.as_secs_f64();
+    let cpus = watcher.cpu_time().saturating_sub(before).as_secs_f64() / STORM.as_secs_f64();
     let shown = watcher.stop();
     let share = shown.map(|shown| ratio(shown, sent));
     (share, rate(sent, STORM), cpus)

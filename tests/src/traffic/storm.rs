@@ -49,7 +49,7 @@ impl Storm {
                     })
                 })
                 .collect();
-            let sent = senders.into_iter().map(|sender| sender.join());
+            let sent = senders.into_iter().map(thread::ScopedJoinHandle::join);
             sent.map(|sent| sent.expect("a sender goes on to the end"))
                 .sum()
         })

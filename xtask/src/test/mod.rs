@@ -32,7 +32,7 @@ pub(crate) struct Args {
 /// What the tiers themselves need to know.
 #[derive(clap::Args)]
 struct Options {
-    /// Run the matrix on these kernels only, such as 6.12
+    /// Run the matrix on these kernels only, such as 6.12, and the scenarios on them
     #[arg(long = "kernel", value_name = "VERSION")]
     kernels: Vec<String>,
     /// Arguments for the test programs of the tiers cli, replay, live, scenarios and matrix, such as a name
@@ -54,10 +54,10 @@ enum Tier {
     Replay,
     /// Real traffic through real probes on this kernel; needs root
     Live,
-    /// Incidents reproduced, recognised and cured on this kernel; needs root
-    Scenarios,
-    /// The live tests and the scenarios inside each kernel of the matrix, in virtual machines
+    /// The live tests inside each kernel of the matrix, in virtual machines
     Matrix,
+    /// Incidents reproduced, recognised and cured: on this kernel, or in machines with --kernel
+    Scenarios,
 }
 
 impl Tier {
@@ -74,12 +74,9 @@ impl Tier {
             Self::Cli => target("cli", options),
             Self::Replay => target("replay", options),
             Self::Live => as_root("live", options),
-            Self::Scenarios => as_root("scenarios", options),
-            Self::Matrix => {
-                let mut sum = matrix::run("live", options)?;
-                sum += matrix::run("scenarios", options)?;
-                Ok(sum)
-            }
+            Self::Matrix => matrix::run("live", options),
+            Self::Scenarios if options.kernels.is_empty() => as_root("scenarios", options),
+            Self::Scenarios => matrix::run("scenarios", options),
         }
     }
 }

@@ -170,7 +170,7 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
         &source,
         Ended {
             elapsed,
-            ended_ns,
+            monotonic_ns: ended_ns,
             sample_ns: sample_ns(&run.graph, sampler.as_ref(), &collected, elapsed),
         },
     );
@@ -302,7 +302,7 @@ impl Graph {
 #[derive(Clone, Copy, Debug)]
 struct Ended {
     elapsed: Duration,
-    ended_ns: u64,
+    monotonic_ns: u64,
     sample_ns: u64,
 }
 
@@ -350,7 +350,7 @@ fn lasting(run: &Run, collected: &Collected, ended_ns: u64) -> Vec<(TaskStack, u
 
 fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ended: Ended) -> Flame {
     let graph = &run.graph;
-    let lasting = lasting(run, collected, ended.ended_ns);
+    let lasting = lasting(run, collected, ended.monotonic_ns);
     let counted = collected
         .stacks
         .iter()

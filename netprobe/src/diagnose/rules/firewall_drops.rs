@@ -200,7 +200,7 @@ mod tests {
 
     fn dropping(window: &mut Window, port: u64, packets: u64) {
         let reason = ("reason", Value::Word("NETFILTER_DROP"));
-        window.total("drops", packets, &[reason.clone()]);
+        window.total("drops", packets, std::slice::from_ref(&reason));
         let packet = [
             reason,
             ("saddr", Value::Ip([10, 0, 0, 9].into())),
