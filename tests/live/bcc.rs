@@ -11,6 +11,7 @@ use std::{
 use netprobe_tests::{
     netns::Cable,
     probe::binary,
+    process::Actor,
     skip::has_hooks,
     traffic::{CLIENT, Family, SERVER, port_of},
 };
@@ -237,10 +238,19 @@ fn tcpconnect_knows_the_port_of_a_connect_that_nobody_answers() {
     let cable = Cable::new();
     let _blackhole = cable.server.firewall("input", &format!("tcp dport {PORT}"));
     let mut tool = Tool::start("tcpconnect", &["-L", &netns(&cable, true)]);
-    let pending = cable.client.run(|| Family::V4.begin(PORT));
+    // The kernel is asked in namespaces that a process is in.
+    let mut dialler = Actor::start("dialler", |stage| {
+        cable.client.enter();
+        let pending = Family::V4.begin(PORT);
+        for byte in port_of(&pending).to_be_bytes() {
+            stage.tell(byte);
+        }
+        std::mem::forget(pending);
+    });
+    let port = u16::from_be_bytes([dialler.hear(), dialler.hear()]);
     let mut lines = BufReader::new(tool.child.stdout.take().expect("a pipe")).lines();
     let line = lines.nth(2).expect("a line").expect("text");
-    assert_eq!(words(&line)[4], port_of(&pending).to_string(), "{line}");
+    assert_eq!(words(&line)[4], port.to_string(), "{line}");
     tool.stop();
 }
 
