@@ -7,7 +7,7 @@ use std::{
     os::fd::AsFd,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use netprobe_tests::{
@@ -20,8 +20,8 @@ use serde_json::Value;
 
 use crate::verdict::{Finding, Verdict};
 
-/// How long each diagnosis watches.
-const WINDOW: &str = "3s";
+/// How often it is looked whether a demo has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// netprobe's exit code when the environment lacks what was asked for.
 const CANNOT_RUN: i32 = 3;
 
@@ -99,7 +99,7 @@ impl Incident {
     /// What netprobe says is wrong, as far as it concerns this incident's hosts.
     #[track_caller]
     pub(crate) fn verdict(&self) -> Verdict {
-        Verdict::after(WINDOW, &self.namespaces())
+        Verdict::next(&self.namespaces())
     }
 
     /// Inode numbers of the namespaces of all hosts.
@@ -179,7 +179,12 @@ impl Incident {
 
 impl Drop for Incident {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // At the end of its input it ends by itself, and puts back what it changed.
+        drop(self.cues.take());
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(self.demo.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(LOOK_EVERY);
+        }
         self.demo.kill().ok();
         self.demo.wait().ok();
     }

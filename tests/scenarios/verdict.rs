@@ -1,9 +1,8 @@
 //! What `netprobe diagnose --json` says, as far as it concerns some namespaces.
 
-use std::process::Command;
-
-use netprobe_tests::probe::binary;
 use serde_json::Value;
+
+use crate::watcher;
 
 /// A diagnosis.
 #[derive(Debug)]
@@ -17,16 +16,9 @@ pub(crate) struct Verdict {
 pub(crate) struct Finding(Value);
 
 impl Verdict {
-    /// Watches everything for a while, and keeps what concerns these namespaces or none.
-    #[track_caller]
-    pub(crate) fn after(window: &str, namespaces: &[u64]) -> Self {
-        let output = Command::new(binary())
-            .args(["diagnose", "--json", "--duration", window])
-            .output()
-            .expect("run netprobe diagnose");
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{complaint}");
-        let all: Value = serde_json::from_slice(&output.stdout).expect("a diagnosis is JSON");
+    /// What is said of the next window, as far as it concerns these namespaces or none.
+    pub(crate) fn next(namespaces: &[u64]) -> Self {
+        let all = watcher::next();
         assert_eq!(all["schema"], "netprobe.diagnosis/1");
         let findings = all["findings"].as_array().expect("findings are a list");
         let findings = findings.iter().cloned().map(Finding);

@@ -98,9 +98,14 @@ fn check(window: &Window) -> Verdict {
 /// Where the search cannot be timed: with all ports of the preferred parity held, each connect()
 /// looks at all of them before it tries the others (`__inet_hash_connect`).
 fn concluded(window: &Window, netns: &Netns, held: &str) -> Finding {
-    let rate = window.rate(netns.grown("Tcp.ActiveOpens").unwrap_or(0));
+    let inode = netns.inode.to_string();
+    let failed = [("errno", "EADDRNOTAVAIL"), ("netns", inode.as_str())];
+    // A search that fails opens nothing.
+    let searches =
+        netns.grown("Tcp.ActiveOpens").unwrap_or(0) + window.events.count("connects", &failed);
+    let rate = window.rate(searches);
     let summary = format!(
-        "connect(){} must look at thousands of local ports to find a free one, {rate:.0} times a second: {held} (concluded: the search cannot be timed here)",
+        "connect(){} looks at half of the local ports or more to find a free one, {rate:.0} times a second: {held} (concluded: the search cannot be timed here)",
         netns.place()
     );
     let found = finding(RULE.id, Severity::Warning, Confidence::Low, summary).measured(

@@ -5,7 +5,7 @@ use super::super::{
     finding::{finding, somewhere},
     in_each,
     sizing::{PERSIST, bytes, roomy},
-    window::{Netns, Window, ratio},
+    window::{Gap, Netns, Window, ratio},
 };
 use crate::report::diagnosis::{Confidence, Finding, Severity};
 
@@ -39,6 +39,9 @@ fn check(window: &Window) -> Verdict {
         let used = netns.gauge("sockstat.TCP.mem").unwrap_or(0);
         let limits = netns.sysctl_words("net.ipv4.tcp_mem");
         let inode = netns.inode.to_string();
+        if entered > 0 && limits.len() < 3 {
+            return Err(Gap("tcp_mem cannot be read".to_owned()));
+        }
         let dropped = window
             .events
             .count("drops", &[("reason", "PROTO_MEM"), ("netns", &inode)]);
