@@ -164,13 +164,31 @@ impl Incident {
         self.assert_until("gone", |verdict| verdict.finding(id).is_none());
     }
 
+    /// Waits until nothing above info is found.
     #[track_caller]
-    fn assert_until(&self, what: &str, is_so: impl Fn(&Verdict) -> bool) {
+    pub(crate) fn assert_quiet(&self) {
+        self.assert_until("quiet", Verdict::has_nothing_serious);
+    }
+
+    /// The first verdict in which this finding is first.
+    #[track_caller]
+    pub(crate) fn verdict_when(&self, id: &str) -> Verdict {
+        self.assert_until(id, |verdict| verdict.first_id() == Some(id))
+    }
+
+    /// The first verdict with this finding anywhere: timers have to run out first.
+    #[track_caller]
+    pub(crate) fn verdict_with(&self, id: &str) -> Verdict {
+        self.assert_until(id, |verdict| verdict.finding(id).is_some())
+    }
+
+    #[track_caller]
+    fn assert_until(&self, what: &str, is_so: impl Fn(&Verdict) -> bool) -> Verdict {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let verdict = self.verdict();
             if is_so(&verdict) {
-                return;
+                return verdict;
             }
             assert!(Instant::now() < deadline, "not {what}: {}", verdict.story());
         }

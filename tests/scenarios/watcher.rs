@@ -16,7 +16,7 @@ use netprobe_tests::probe::binary;
 use serde_json::Value;
 
 /// How long each window is.
-const WINDOW: &str = "2s";
+const WINDOW: &str = "1500ms";
 /// An emulated machine may be busy with the incident itself.
 const LATEST: Duration = Duration::from_secs(60);
 

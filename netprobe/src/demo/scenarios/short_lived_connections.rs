@@ -13,6 +13,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cure: "keep-alive",
     stage: || stage(false),
     cured: || stage(true),
+    later: &[],
 };
 
 fn stage(is_cured: bool) -> Stage {

@@ -8,7 +8,7 @@ use super::{
         sizing::PERSIST,
         window::{Gap, Netns, Window, endpoint, ratio},
     },
-    ephemeral_ports_exhausted::{Range, fullest},
+    ephemeral_ports_exhausted::{Range, fullest, reuses},
 };
 use crate::report::diagnosis::{Confidence, Finding, Severity};
 
@@ -70,7 +70,10 @@ fn check(window: &Window) -> Verdict {
             .collect();
         if times.len() < LEAST {
             let of_parity = ports.odd.max(ports.used() - ports.odd);
-            if ratio(of_parity.into(), u64::from(range.usable()) / 2) < CONCLUSIVE {
+            // Ports that may be taken again end a search as free ones do.
+            if reuses(netns, &destination)
+                || ratio(of_parity.into(), u64::from(range.usable()) / 2) < CONCLUSIVE
+            {
                 return Err(Gap(format!(
                     "{} of {} ports for {} are held, but the time of the search cannot be measured",
                     ports.used(),

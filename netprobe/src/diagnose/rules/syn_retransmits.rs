@@ -151,13 +151,19 @@ fn describe(window: &Window, netns: &Netns, again: u64) -> Finding {
         )
     } else {
         format!(
-            "{}{} does not answer: {again} SYNs were sent again in {:.0} s{}{}",
+            "{}{} does not answer: {again} {} were sent again in {:.0} s{}{}",
             if who.is_empty() {
                 "a destination"
             } else {
                 &who
             },
             netns.place(),
+            // Counted, but not seen as they happened.
+            if syns == 0 {
+                "SYNs or SYN-ACKs"
+            } else {
+                "SYNs"
+            },
             window.seconds,
             if timed_out > 0 {
                 format!(", {timed_out} connects timed out")
