@@ -97,6 +97,8 @@ impl Vigil {
         self.reader.events = Events::default();
         self.reader.decode_errors = 0;
         session.set_level(0)?;
+        // Ports and namespaces of long ago must not take the room of those of now.
+        session.forget_totals()?;
         let before = Tally::of(&session)?;
         let watch = Watch::start(namespaces, self.limits.is_narrowed)?;
         let unix = SystemTime::now().duration_since(UNIX_EPOCH);

@@ -281,6 +281,11 @@ impl Session {
         totals::groups(&self.ebpf)
     }
 
+    /// Makes room for other groups in the totals of `--count`, between two windows.
+    pub fn forget_totals(&mut self) -> Result<()> {
+        totals::forget_groups(&mut self.ebpf)
+    }
+
     /// The totals of `--count --by flow`, summed over CPUs.
     pub fn flow_totals(&self) -> Result<Vec<(FlowKey, Count)>> {
         totals::flows(&self.ebpf)

@@ -74,7 +74,10 @@ fn stage(cures: usize) -> Stage {
                 "20000 20999"
             },
         )
-        .sysctl(Host::Server, "net.ipv4.tcp_tw_reuse", u32::from(has_ports));
+        .sysctl(Host::Server, "net.ipv4.tcp_tw_reuse", u32::from(has_ports))
+        // A small machine has few by default.
+        .sysctl(Host::Client, "net.ipv4.tcp_max_tw_buckets", 262_144)
+        .sysctl(Host::Server, "net.ipv4.tcp_max_tw_buckets", 262_144);
     match cures {
         // The table is full by then.
         0 => stage.sign(Sign::Started(CLIENT_NAME, 600)),
