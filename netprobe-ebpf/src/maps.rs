@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use core::arch::asm;
 use netprobe_common::{
-    config::{Config, CastTypes, LEVEL_ALL},
+    config::{CastTypes, Config, LEVEL_ALL},
     counters::{
         Candidates, Count, CountKey, Counters, FlowKey, PLACES, Place, SAMPLED_PLACES,
         SampledPlace, StackKey,

@@ -1,7 +1,6 @@
 //! An incident that `netprobe demo` keeps up, and what `netprobe diagnose` says about it.
 
 use std::{
-    env,
     fs::File,
     io::{BufRead, BufReader, Read, Write},
     os::fd::AsFd,
