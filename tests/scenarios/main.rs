@@ -21,6 +21,7 @@ mod incident;
 mod lab;
 mod long_held_connections;
 mod neighbour_table_full;
+mod neighbours;
 mod orphan_overflow;
 mod path_loss;
 mod port_search_cost;
