@@ -1,8 +1,6 @@
 //! Nothing happens, and nothing is said to be wrong.
 
-use std::env;
-
-use netprobe_tests::skip::{is_root, skip};
+use netprobe_tests::skip::{is_disposable, is_root, skip};
 
 use crate::verdict::Verdict;
 
@@ -11,7 +9,7 @@ fn an_idle_machine_has_no_finding_above_info() {
     if !is_root() {
         return;
     }
-    if env::var_os("NETPROBE_DISPOSABLE").is_none_or(|value| value != "1") {
+    if !is_disposable() {
         skip("who knows what else this machine does: only on a disposable one");
         return;
     }

@@ -2,7 +2,7 @@
 
 use super::super::{
     Explanation, Rule, Verdict,
-    finding::{finding, somewhere},
+    finding::{finding, named, somewhere},
     in_each,
     sizing::{PERSIST, bytes, roomy},
     window::{Gap, Netns, Window, ratio},
@@ -46,7 +46,9 @@ fn check(window: &Window) -> Verdict {
             .events
             .count("drops", &[("reason", "PROTO_MEM"), ("netns", &inode)]);
         // The memory is that of all namespaces together, so it is told once.
-        let is_over = netns.is_initial
+        let teller = window.namespaces.iter().find(|netns| netns.is_initial);
+        let teller = teller.or_else(|| window.namespaces.first());
+        let is_over = teller.is_some_and(|teller| teller.inode == netns.inode)
             && limits
                 .get(1)
                 .is_some_and(|limit| *limit > 0 && ratio(used, *limit) >= 1.0);
@@ -111,7 +113,12 @@ fn describe(
         "packets",
         "kfree_skb",
     )
-    .hits([somewhere(netns)])
+    // Where nobody in particular was refused, it is everybody's.
+    .hits([if entered == 0 && dropped == 0 {
+        named("table", "TCP memory", None)
+    } else {
+        somewhere(netns)
+    }])
     .sysctl(
         format!("allow {} ({used} pages now, and half as much again); {PERSIST}", pages(wanted)),
         &[(
