@@ -193,7 +193,10 @@ impl Place<'_> {
     }
 
     fn filling(&self, held: f64) -> Option<Finding> {
-        if held < FILLING {
+        // Ports that may be taken again run out only when they are in use.
+        let is_reused = reuses(self.netns, &self.destination)
+            && ratio(self.ports.open.into(), self.range.usable().into()) < FILLING;
+        if held < FILLING || is_reused {
             return None;
         }
         let before = self.netns.before.sockets.as_ref()?;

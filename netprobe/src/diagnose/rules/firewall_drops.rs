@@ -153,6 +153,9 @@ fn describe(window: &Window, netns: &Netns, drops: &Drops) -> Result<Finding, Ga
             add(&mut services, event, &listening);
         }
     }
+    if services.is_empty() {
+        services = by_port(window, netns, &listening)?;
+    }
     let mut services: Vec<_> = services.into_iter().collect();
     services.sort_by_key(|(_, service)| std::cmp::Reverse((service.is_wanted, service.packets)));
     let worst = services.first();
@@ -224,6 +227,40 @@ fn describe(window: &Window, netns: &Netns, drops: &Drops) -> Result<Finding, Ga
         "tracing is verbose on a busy machine",
     );
     Ok(found)
+}
+
+/// The listeners that packets were for, by the ports of the totals, where none was seen as it happened.
+fn by_port(
+    window: &Window,
+    netns: &Netns,
+    listening: &HashSet<u16>,
+) -> Result<BTreeMap<(IpAddr, u16), Service>, Gap> {
+    let inode = netns.inode.to_string();
+    let group = [("netns", inode.as_str())];
+    let groups = window.events.groups("drops", &group);
+    let ports = groups
+        .filter(|total| is_netfilter(|name| value(&total.group, name)))
+        .filter_map(|total| match value(&total.group, "dport") {
+            Value::Unsigned(port) => Some((u16::try_from(*port).ok()?, total.events)),
+            _ => None,
+        });
+    let mut services = BTreeMap::new();
+    for (port, events) in ports.filter(|(port, _)| listening.contains(port)) {
+        let anywhere = IpAddr::from(std::net::Ipv4Addr::UNSPECIFIED);
+        let service: &mut Service = services.entry((anywhere, port)).or_default();
+        service.packets = service
+            .packets
+            .saturating_add(u32::try_from(events).unwrap_or(u32::MAX));
+        service.is_wanted = true;
+        service.is_incoming = true;
+    }
+    if services.is_empty() {
+        return Err(Gap(
+            "packets were dropped by netfilter, but none was seen closely enough to say whose"
+                .to_owned(),
+        ));
+    }
+    Ok(services)
 }
 
 fn add(services: &mut BTreeMap<(IpAddr, u16), Service>, event: &Event, listening: &HashSet<u16>) {
@@ -333,6 +370,22 @@ mod tests {
         full(&mut window, 300);
         window.total("conntrack", 300, &[("protocol", Value::Word("tcp"))]);
         assert_eq!(window.ids(), ["conntrack-table-full", "firewall-drops"]);
+    }
+
+    #[test]
+    fn where_every_event_was_lost_the_totals_tell_the_listener_or_nobody_is_named() {
+        let lost = |port| {
+            let mut window = quiet();
+            window.listen(80, 128, &[0; 10]);
+            let reason = ("reason", Value::Word("NETFILTER_DROP"));
+            window.total("drops", 30, &[reason, ("dport", Value::Unsigned(port))]);
+            window
+        };
+        let findings = lost(80).findings();
+        assert_eq!(findings[0].severity, Severity::Critical);
+        assert_eq!(findings[0].affected[0].port, Some(80));
+        let verdict = lost(23).verdict("firewall-drops");
+        assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
     }
 
     #[test]

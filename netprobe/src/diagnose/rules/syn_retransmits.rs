@@ -25,8 +25,8 @@ pub(super) static RULE: Rule = Rule {
                 firewall or conntrack on either machine, or the path.",
         recognised: "TCPSynRetrans grew; events name the destination. Whether a listener, the firewall or conntrack of this \
                      machine is at fault is told by their own findings, which come first. It is said to be the path or the \
-                     peer only where no SYN of this namespace was dropped in it (kfree_skb, conntrack), and no listener or \
-                     conntrack of any namespace that was watched dropped one (ListenDrops, TCPReqQFullDrop, drop).",
+                     peer only where no SYN was seen to be dropped in any namespace of this machine (kfree_skb, conntrack), and no \
+                     listener or conntrack of those that were watched counted one (ListenDrops, TCPReqQFullDrop, drop).",
         fixes: &[
             (
                 "look at the other end (netprobe diagnose there): listener, firewall, conntrack",
@@ -96,19 +96,17 @@ fn silent(window: &Window, netns: &Netns, cause: &str) -> Vec<Affected> {
 }
 
 /// Whether none of what drops SYNs within this machine has dropped any, and all of it was looked at.
-fn is_elsewhere(window: &Window, netns: &Netns) -> bool {
+fn is_elsewhere(window: &Window) -> bool {
     const SYN: u8 = 2;
-    let inode = netns.inode.to_string();
-    let here = [("netns", inode.as_str())];
-    let mut dropped = window.events.within("drops", netns.inode).peekable();
-    let is_sample = dropped.peek().is_some() || window.events.count("drops", &here) == 0;
+    // The other end, or a router, may be in another namespace of this machine.
+    let mut dropped = window.events.of("drops").iter().peekable();
+    let is_sample = dropped.peek().is_some() || window.events.count("drops", &[]) == 0;
     let is_syn =
         |event: &Event| matches!(event.value("flags"), Value::TcpFlags(flags) if flags & SYN > 0);
     let is_sent = window.watched_required("drops").is_ok()
         && is_sample
         && !dropped.any(is_syn)
-        && window.events.count("conntrack", &here) == 0;
-    // The other end may be in another namespace of this machine.
+        && window.events.count("conntrack", &[]) == 0;
     let counters = [
         "TcpExt.ListenDrops",
         "TcpExt.TCPReqQFullDrop",
@@ -170,7 +168,7 @@ fn describe(window: &Window, netns: &Netns, again: u64) -> Finding {
             } else {
                 String::new()
             },
-            if is_elsewhere(window, netns) {
+            if is_elsewhere(window) {
                 "; nobody on this machine was seen to drop them: the path or the peer"
             } else {
                 ""
