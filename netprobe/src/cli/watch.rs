@@ -100,13 +100,7 @@ impl Watch {
         } else {
             gaps(&namespaces)
         };
-        // This thread is where netprobe was started: in the initial namespace, as a rule.
-        let machine = Netns {
-            is_initial: true,
-            before: self.machine,
-            after: snapshot::of_the_machine(),
-            ..Netns::default()
-        };
+        let machine = machine(self.machine);
         let mut seen = Vec::new();
         let mut vanished = Vec::new();
         for ((namespace, (before, glances)), after) in namespaces.into_iter().zip(rest).zip(after) {
@@ -147,6 +141,17 @@ impl Watch {
             ..Window::default()
         };
         Ok((window, gaps))
+    }
+}
+
+/// The machine at the end of the window, from where netprobe was started: in the initial namespace, as
+/// a rule.
+fn machine(before: Snapshot) -> Netns {
+    Netns {
+        is_initial: true,
+        before,
+        after: snapshot::of_the_machine(),
+        ..Netns::default()
     }
 }
 
