@@ -18,7 +18,7 @@ use serde_json::Value;
 /// How long each window is.
 const WINDOW: &str = "1500ms";
 /// An emulated machine may be busy with the incident itself.
-const LATEST: Duration = Duration::from_secs(60);
+const LATEST: Duration = Duration::from_mins(1);
 
 static WATCHER: Mutex<Option<Watcher>> = Mutex::new(None);
 
