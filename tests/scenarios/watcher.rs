@@ -2,6 +2,7 @@
 //! would who tries one fix after the other.
 
 use std::{
+    env, fs,
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
     sync::{
@@ -37,6 +38,30 @@ pub(crate) fn next() -> Value {
     while watcher.verdicts.try_recv().is_ok() {}
     watcher.hear();
     watcher.hear()
+}
+
+/// The flame graph that a diagnosis draws of what it finds first.
+#[track_caller]
+pub(crate) fn drawing() -> String {
+    let file = env::temp_dir().join(format!("netprobe-culprit-{}.svg", std::process::id()));
+    let output = Command::new(binary())
+        // In an emulated machine stacks would soon be left out.
+        .args([
+            "diagnose",
+            "--quiet",
+            "--duration",
+            "2s",
+            "--max-overhead",
+            "100%",
+            "--svg",
+        ])
+        .arg(&file)
+        .output()
+        .expect("run netprobe diagnose");
+    assert!(output.status.success(), "{output:?}");
+    let text = fs::read_to_string(&file);
+    fs::remove_file(&file).ok();
+    text.unwrap_or_else(|why| panic!("nothing was drawn ({why}): {output:?}"))
 }
 
 impl Watcher {
