@@ -127,8 +127,9 @@ fn ends(event: &Event) -> Option<(End, End)> {
 
 /// The peer and the quiet time of a reset that an established connection received.
 fn reset(event: &Event) -> Option<((IpAddr, u16), u64)> {
-    let is_open = event.is("state", "ESTAB") || event.is("state", "CLOSE-WAIT");
-    if !event.is("direction", "received") || !is_open {
+    // In CLOSE-WAIT the peer had closed in order before: an answer that came too late, not a connection
+    // that somebody forgot.
+    if !event.is("direction", "received") || !event.is("state", "ESTAB") {
         return None;
     }
     let [sport, dport] = ["sport", "dport"].map(|name| event.small::<u16>(name));
@@ -216,9 +217,16 @@ fn describe(
 
 #[cfg(test)]
 mod tests {
-    use crate::{diagnose::fixtures::quiet, report::Value};
+    use crate::{
+        diagnose::{fixtures::quiet, window::Window},
+        report::Value,
+    };
 
-    fn resets(idle_s: &[f64]) -> crate::diagnose::window::Window {
+    fn resets(idle_s: &[f64]) -> Window {
+        resets_in("ESTAB", idle_s)
+    }
+
+    fn resets_in(state: &'static str, idle_s: &[f64]) -> Window {
         let mut window = quiet();
         for idle_s in idle_s {
             #[expect(
@@ -228,7 +236,7 @@ mod tests {
             )]
             let reset = [
                 ("direction", Value::Word("received")),
-                ("state", Value::Word("ESTAB")),
+                ("state", Value::Word(state)),
                 ("sport", Value::Unsigned(41_000)),
                 ("daddr", Value::Ip([10, 0, 0, 2].into())),
                 ("dport", Value::Unsigned(3306)),
@@ -289,5 +297,13 @@ mod tests {
                 .contains(&"idle-reset")
         );
         assert!(!resets(&[90.0, 91.0]).ids().contains(&"idle-reset"));
+    }
+
+    #[test]
+    fn answers_that_come_long_after_the_peer_has_closed_are_not_forgotten_connections() {
+        let late = resets_in("CLOSE-WAIT", &[27.0, 28.0, 29.0, 31.0]);
+        assert!(!late.ids().contains(&"idle-reset"));
+        let forgotten = resets(&[27.0, 28.0, 29.0, 31.0]);
+        assert!(forgotten.ids().contains(&"idle-reset"));
     }
 }
