@@ -16,6 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     super::{Global, signals::Stop},
+    copies::Counting,
     host,
     naming::Naming,
     profile,
@@ -35,6 +36,12 @@ use crate::{
 
 /// How often new processes and new CPUs are looked for.
 const TICK: Duration = Duration::from_millis(50);
+
+/// Bytes of the ring for copied stacks: what is copied in a quarter of a second.
+const COPY_RING_BYTES: u32 = 4 << 20;
+/// Bytes of user stacks that are copied per second at most, on all CPUs; the others are followed by
+/// frame pointers.
+const COPIED_PER_SECOND: u64 = 16 << 20;
 
 /// Where the stacks come from.
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +129,11 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
     let mut session = Session::start(&request(&run))?;
     task_stacks::want(&mut session, &run.wanted.keys)?;
     let stacks = TaskStacks::take(&mut session)?;
-    let mut naming = Naming::start(stacks, run.wanted.sampling.user != 0);
+    let counting = match run.graph.source {
+        Source::Samples { .. } => Counting::Samples,
+        Source::Blocks { .. } => Counting::Blocks,
+    };
+    let mut naming = Naming::start(stacks, run.wanted.sampling.user != 0, counting);
     let mut sampler = attach(&mut session, &run)?;
     log::info!(
         "ready: collecting stacks for {:?}, Ctrl-C draws at once",
@@ -135,6 +146,7 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
     window
         .wait(&mut stop, TICK, |is_due| {
             naming.see_new_processes();
+            naming.take_copies();
             follow(sampler.as_mut(), &mut session);
             if early.is_due() {
                 ask_early(&mut naming, &session);
@@ -213,9 +225,18 @@ impl Early {
 
 fn ask_early(naming: &mut Naming, session: &Session) {
     match task_stacks::stacks(session) {
-        Ok(stacks) => naming.ask(&stacks),
+        Ok(mut stacks) => {
+            stacks.extend(naming.unwound());
+            naming.ask(&stacks);
+        }
         Err(error) => log::debug!("stacks until now: {error:#}"),
     }
+}
+
+/// What a copied KiB costs the budget of a CPU, all of which share [`COPIED_PER_SECOND`].
+fn copy_ns_per_kib() -> u32 {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    u32::try_from(cpus * 1_000_000_000 / (COPIED_PER_SECOND >> 10)).unwrap_or(u32::MAX)
 }
 
 fn request(run: &Run) -> Request {
@@ -227,6 +248,10 @@ fn request(run: &Run) -> Request {
         task_stacks: 16_384,
         ..Sizes::NONE
     };
+    if config.sampling.copies != 0 {
+        sizes.ring_bytes = COPY_RING_BYTES;
+        config.sampling.copy_ns_per_kib = copy_ns_per_kib();
+    }
     let mut windowed = None;
     if let Source::Blocks { least, most } = run.graph.source {
         let micros = |duration: Duration| u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
@@ -335,27 +360,29 @@ fn monotonic_ns() -> u64 {
 }
 
 /// Blocks that have not ended: they count as long as they have lasted.
-fn lasting(run: &Run, collected: &Collected, ended_ns: u64) -> Vec<(TaskStack, u64)> {
+fn lasting(run: &Run, collected: &Collected, ended_ns: u64) -> Vec<(u32, TaskStack, u64)> {
     let Source::Blocks { least, most } = run.graph.source else {
         return Vec::new();
     };
-    let blocks = collected.lasting.iter().map(|blocked| {
+    let blocks = collected.lasting.iter().map(|(thread, blocked)| {
         let ns = ended_ns.saturating_sub(blocked.since_ns);
-        (blocked.stack, ns)
+        (*thread, blocked.stack, ns)
     });
     blocks
-        .filter(|(_, ns)| (least..=most).contains(&Duration::from_nanos(*ns)))
+        .filter(|(_, _, ns)| (least..=most).contains(&Duration::from_nanos(*ns)))
         .collect()
 }
 
 fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ended: Ended) -> Flame {
     let graph = &run.graph;
-    let lasting = lasting(run, collected, ended.monotonic_ns);
+    let mut lasting = lasting(run, collected, ended.monotonic_ns);
+    let copied = naming.count_copies(&mut lasting);
     let counted = collected
         .stacks
         .iter()
+        .chain(&copied)
         .map(|(stack, count)| (*stack, count.events, count.weight));
-    let lasting = lasting.iter().map(|(stack, ns)| (*stack, 1, *ns));
+    let lasting = lasting.iter().map(|(_, stack, ns)| (*stack, 1, *ns));
     let wanted: Vec<_> = counted
         .chain(lasting)
         .filter(|(stack, _, _)| run.wanted.admits(stack))
