@@ -15,6 +15,11 @@ use aya::{
 use super::session::Session;
 use crate::probes::{Hook, Via};
 
+/// How many CPUs are online now.
+pub fn online() -> usize {
+    online_cpus().map_or(1, |cpus| cpus.len())
+}
+
 /// Tasks that leave a CPU and come back.
 pub static OFF_CPU: Hook = Hook {
     sees: "tasks that block",

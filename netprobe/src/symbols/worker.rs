@@ -30,8 +30,8 @@ const ADDRESS_BYTES: u64 = 8 << 30;
 const CPU_SECONDS: u64 = 20;
 /// Bytes of a stack.
 const MOST_STACK_BYTES: usize = 1 << 16;
-/// How long the mappings of a process are believed while its stacks are unwound.
-const MAPPINGS_LAST: Duration = Duration::from_secs(1);
+/// How long the mappings of a process are believed although an address is in none of them.
+const MAPPINGS_LAST: Duration = Duration::from_millis(100);
 /// Processes that are remembered.
 const MOST_PROCESSES: usize = 4096;
 
@@ -148,8 +148,20 @@ impl Worker {
         }
     }
 
+    /// Looks at a process that is not known, or may have mapped more since: reading mappings is
+    /// what costs most.
+    fn look_again(&mut self, pid: u32, addresses: &[u64]) {
+        let is_known = self.processes.get(&pid).is_some_and(|process| {
+            let is_mapped = |address: &u64| process.at(*address).is_some();
+            process.seen.elapsed() < MAPPINGS_LAST || addresses.iter().all(is_mapped)
+        });
+        if !is_known {
+            self.see(pid);
+        }
+    }
+
     fn resolve(&mut self, pid: u32, addresses: &[u64]) -> Vec<(u64, Names)> {
-        self.see(pid);
+        self.look_again(pid, addresses);
         let mut answers = Vec::new();
         let mut by_file: HashMap<usize, (String, Vec<(u64, u64)>)> = HashMap::new();
         for address in addresses {
@@ -170,13 +182,7 @@ impl Worker {
 
     /// Follows a copied stack, and says whether other stacks of the process need copying too.
     fn unwind(&mut self, pid: u32, stack: &CopiedStack) -> Answer {
-        let is_known = self
-            .processes
-            .get(&pid)
-            .is_some_and(|process| process.seen.elapsed() < MAPPINGS_LAST);
-        if !is_known {
-            self.see(pid);
-        }
+        self.look_again(pid, &[stack.registers[INSTRUCTION_POINTER]]);
         let Some(process) = self.processes.get(&pid) else {
             let unwound = Unwound {
                 places: vec![stack.registers[INSTRUCTION_POINTER]],

@@ -8,12 +8,15 @@ use std::{
 
 use netprobe_common::{counters::Count, samples::TaskStack};
 
-use super::copies::{Copies, Counting, NOT_UNWOUND};
+use super::{
+    copies::{Copies, Counting, NOT_UNWOUND},
+    wanted::Wanted,
+};
 use crate::{
     kernel::{
         names::without_own,
         symbols::Symbols,
-        task_stacks::{Addresses, TaskStacks},
+        task_stacks::{Addresses, Sent, TaskStacks},
     },
     render::text,
     report::Value,
@@ -92,7 +95,8 @@ impl Naming {
     }
 
     /// Reads the stacks that were copied, and has them unwound.
-    pub(super) fn take_copies(&mut self) {
+    pub(super) fn take_copies(&mut self, wanted: &Wanted) {
+        self.read_copies(wanted);
         self.unwind_due(false);
         let unwound = match &mut self.worker {
             Some(worker) => worker.unwound(),
@@ -101,10 +105,18 @@ impl Naming {
         self.count_unwound(unwound);
     }
 
-    fn unwind_due(&mut self, is_last: bool) {
+    fn read_copies(&mut self, wanted: &Wanted) {
         while let Some(sent) = self.stacks.sent() {
+            if let Sent::Copy(copy, _) = &sent
+                && !wanted.admits(&copy.stack)
+            {
+                continue;
+            }
             self.copies.take(sent);
         }
+    }
+
+    fn unwind_due(&mut self, is_last: bool) {
         if let (Some(worker), Some(due)) = (&mut self.worker, self.copies.due(is_last)) {
             worker.unwind(due);
         }
@@ -122,12 +134,11 @@ impl Naming {
     /// waits until they are unwound. Takes those out of `blocked` that it has counted.
     pub(super) fn count_copies(
         &mut self,
+        wanted: &Wanted,
         blocked: &mut Vec<(u32, TaskStack, u64)>,
     ) -> Vec<(TaskStack, Count)> {
         self.see_new_processes();
-        while let Some(sent) = self.stacks.sent() {
-            self.copies.take(sent);
-        }
+        self.read_copies(wanted);
         blocked.retain(|(thread, _, ns)| !self.copies.end(*thread, *ns));
         self.unwind_due(true);
         let unwound = match &mut self.worker {

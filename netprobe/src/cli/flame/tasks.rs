@@ -27,7 +27,7 @@ use crate::{
     aggregate::stacks::Folder,
     kernel::{
         load::Sizes,
-        sampler::{Clock, OFF_CPU, Sampler},
+        sampler::{self, Clock, OFF_CPU, Sampler},
         session::{Request, Session},
         task_stacks::{self, Collected, TaskStacks},
     },
@@ -37,6 +37,9 @@ use crate::{
 /// How often new processes and new CPUs are looked for.
 const TICK: Duration = Duration::from_millis(50);
 
+/// Room for distinct stacks, at least and at most.
+const LEAST_STACKS: u32 = 2048;
+const MOST_STACKS: u32 = 16_384;
 /// Bytes of the ring for copied stacks: what is copied in a quarter of a second.
 const COPY_RING_BYTES: u32 = 4 << 20;
 /// Bytes of user stacks that are copied per second at most, on all CPUs; the others are followed by
@@ -146,10 +149,10 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
     window
         .wait(&mut stop, TICK, |is_due| {
             naming.see_new_processes();
-            naming.take_copies();
+            naming.take_copies(&run.wanted);
             follow(sampler.as_mut(), &mut session);
             if early.is_due() {
-                ask_early(&mut naming, &session);
+                ask_early(&mut naming, &session, &run.wanted);
             }
             if is_due {
                 progress(&mut session)
@@ -223,9 +226,10 @@ impl Early {
     }
 }
 
-fn ask_early(naming: &mut Naming, session: &Session) {
+fn ask_early(naming: &mut Naming, session: &Session, wanted: &Wanted) {
     match task_stacks::stacks(session) {
         Ok(mut stacks) => {
+            stacks.retain(|stack| wanted.admits(stack));
             stacks.extend(naming.unwound());
             naming.ask(&stacks);
         }
@@ -233,19 +237,35 @@ fn ask_early(naming: &mut Naming, session: &Session) {
     }
 }
 
+/// Stacks that can be seen, as far as maps have to keep room for them: the kernel takes the room
+/// at once, which is most of what it costs to start. Blocks have no bound but the maps'.
+fn most_stacks(run: &Run) -> u32 {
+    let most = match run.graph.source {
+        Source::Samples { hertz } => {
+            let seconds = run.duration.as_secs().saturating_add(1);
+            hertz.saturating_mul(seconds).saturating_mul(sampler::online() as u64)
+        }
+        Source::Blocks { .. } => u64::from(MOST_STACKS),
+    };
+    // Tables of hashes are best when they are not full.
+    let most = u32::try_from(most.saturating_mul(2)).unwrap_or(MOST_STACKS);
+    most.clamp(LEAST_STACKS, MOST_STACKS).next_power_of_two()
+}
+
 /// What a copied KiB costs the budget of a CPU, all of which share [`COPIED_PER_SECOND`].
 fn copy_ns_per_kib() -> u32 {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let cpus = sampler::online() as u64;
     u32::try_from(cpus * 1_000_000_000 / (COPIED_PER_SECOND >> 10)).unwrap_or(u32::MAX)
 }
 
 fn request(run: &Run) -> Request {
     let mut config = Config::zeroed();
     config.sampling = run.wanted.sampling;
+    let stacks = most_stacks(run);
     let mut sizes = Sizes {
-        stacks: 16_384,
-        more_stacks: 8192,
-        task_stacks: 16_384,
+        stacks,
+        more_stacks: stacks / 2,
+        task_stacks: stacks,
         ..Sizes::NONE
     };
     if config.sampling.copies != 0 {
@@ -376,7 +396,7 @@ fn lasting(run: &Run, collected: &Collected, ended_ns: u64) -> Vec<(u32, TaskSta
 fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ended: Ended) -> Flame {
     let graph = &run.graph;
     let mut lasting = lasting(run, collected, ended.monotonic_ns);
-    let copied = naming.count_copies(&mut lasting);
+    let copied = naming.count_copies(&run.wanted, &mut lasting);
     let counted = collected
         .stacks
         .iter()
