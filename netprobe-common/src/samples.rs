@@ -149,7 +149,7 @@ record! {
 pub const PAGE: usize = 4096;
 /// Pages of a user stack that are copied at most; with the rest of the record they have to be less
 /// than the 32 KiB that the kernel allows a per-CPU value.
-pub const COPY_PAGES: usize = 6;
+pub const COPY_PAGES: usize = 7;
 
 record! {
     /// The beginning of a copied user stack; as many pages as were readable follow.
