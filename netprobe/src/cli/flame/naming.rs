@@ -328,8 +328,9 @@ impl Naming {
                 .map(|(comm, _)| shown(comm))
                 .collect();
             log::warn!(
-                "{} % of the user stacks are [truncated] ({}): built without frame pointers; \
-                 -fno-omit-frame-pointer keeps them",
+                "{} % of the user stacks are [truncated] ({}): deeper than what is copied of them, of \
+                 processes that had ended, or of code without unwind tables; built with \
+                 -fno-omit-frame-pointer they are whole",
                 cut * 100 / self.stacks_weighed,
                 names.join(", ")
             );
