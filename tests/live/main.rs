@@ -6,6 +6,7 @@
 mod accepts;
 mod accounting;
 mod bcc;
+mod burner;
 mod connect_view;
 mod connects;
 mod conntrack;
@@ -16,7 +17,9 @@ mod environments;
 mod filters;
 mod flame;
 mod flame_readers;
+mod flame_perf;
 mod flame_tasks;
+mod flame_unwind;
 mod lifetimes;
 mod listeners;
 mod pcap;
