@@ -9,7 +9,7 @@ fn a_connection_for_each_request_is_noticed_and_keep_alive_ends_it() {
     let Some(mut incident) = Incident::provoke(ID) else {
         return;
     };
-    let verdict = incident.verdict();
+    let verdict = incident.verdict_with(ID);
     // As it is, nothing is wrong: hundreds of connections a second within all limits.
     verdict.is_quiet();
     verdict.first(ID);
