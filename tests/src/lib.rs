@@ -19,6 +19,7 @@ use std::{
 };
 
 pub mod bpf;
+pub mod cgroup;
 pub mod counters;
 pub mod netns;
 pub mod probe;

@@ -155,8 +155,7 @@ async fn watch(options: &Options, inode: Option<u32>) -> Result<Diagnosis> {
     let mut session = Session::start(&request(inode, options))?;
     let mut ring = LiveRing::new(session.take_ring()?)?;
     let stacks = options.svg.as_ref().map(|_| session.take_stacks());
-    let names = LiveNames::new(session.drop_reasons().clone(), stacks.transpose()?)
-        .with_reset_reasons(session.reset_reasons().clone());
+    let names = LiveNames::of(&session, stacks.transpose()?);
     let mut reader = Reader::new(names);
     let is_narrowed = inode.is_some() || !options.only.is_empty();
     let begin = Begin::now(namespaces, is_narrowed)?;
@@ -278,6 +277,7 @@ fn request(netns: Option<u32>, options: &Options) -> Request {
             ring_bytes: RING,
             counts: 4096,
             connects: 16_384,
+            owners: 16_384,
             lives: 65_536,
             ..Sizes::NONE
         },
