@@ -15,6 +15,9 @@ use aya::{
 use super::session::Session;
 use crate::probes::{Hook, Via};
 
+/// The program that takes samples.
+pub(super) const PROGRAM: &str = "cpu";
+
 /// Tasks that leave a CPU and come back.
 pub static OFF_CPU: Hook = Hook {
     sees: "tasks that block",
@@ -132,7 +135,7 @@ impl Sampler {
 fn program(session: &mut Session) -> Result<&mut PerfEvent> {
     let program = session
         .ebpf()
-        .program_mut("cpu")
+        .program_mut(PROGRAM)
         .ok_or_else(|| anyhow!("the object has no program cpu"))?;
     program
         .try_into()
