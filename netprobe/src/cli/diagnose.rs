@@ -219,6 +219,7 @@ fn request(netns: Option<u32>, options: &Options) -> Request {
             ring_bytes: RING,
             counts: 4096,
             connects: 16_384,
+            owners: 16_384,
             lives: 65_536,
             ..Sizes::NONE
         },

@@ -78,8 +78,7 @@ impl Vigil {
         let ring = LiveRing::new(session.take_ring()?)?;
         let wants_stacks = request.config.flame != 0;
         let stacks = wants_stacks.then(|| session.take_stacks());
-        let names = LiveNames::new(session.drop_reasons().clone(), stacks.transpose()?)
-            .with_reset_reasons(session.reset_reasons().clone());
+        let names = LiveNames::of(&session, stacks.transpose()?);
         Ok(Self {
             programs: Programs::Unattended(Box::new(session)),
             ring,

@@ -6,8 +6,8 @@ use netprobe_common::{
     counters::Count,
     record::read,
     samples::{
-        BlockEnd, Blocked, COLLISION, COPIED, NO_SUCH_STACK, NOT_ASKED, PAGE, SECOND_MAP, STACK_DEPTH, StackCopy, Tally, TaskStack,
-        WantedKey,
+        BlockEnd, Blocked, COLLISION, COPIED, NO_SUCH_STACK, NOT_ASKED, PAGE, SECOND_MAP,
+        STACK_DEPTH, StackCopy, Tally, TaskStack, WantedKey,
     },
 };
 

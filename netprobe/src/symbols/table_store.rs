@@ -61,7 +61,10 @@ impl TableStore {
         let Content::File(number, _) = mapping.content else {
             return false;
         };
-        let tables = self.files.get(&number).and_then(|tables| tables.as_ref().ok());
+        let tables = self
+            .files
+            .get(&number)
+            .and_then(|tables| tables.as_ref().ok());
         tables.is_some_and(|tables| !tables.keeps_frame_pointers())
     }
 }

@@ -243,7 +243,9 @@ fn most_stacks(run: &Run) -> u32 {
     let most = match run.graph.source {
         Source::Samples { hertz } => {
             let seconds = run.duration.as_secs().saturating_add(1);
-            hertz.saturating_mul(seconds).saturating_mul(sampler::online() as u64)
+            hertz
+                .saturating_mul(seconds)
+                .saturating_mul(sampler::online() as u64)
         }
         Source::Blocks { .. } => u64::from(MOST_STACKS),
     };
