@@ -110,6 +110,7 @@ fields! {
     TaskPid = Member("task_struct.pid");
     TaskState = Member("task_struct.__state");
     TaskStateLong = Member("task_struct.state");
+    TaskStack = Member("task_struct.stack");
     TaskNsproxy = Member("task_struct.nsproxy");
     NsproxyNet = Member("nsproxy.net_ns");
     ReqNumRetrans = Member("request_sock.num_retrans");

@@ -72,6 +72,13 @@ pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
     unsafe { core::slice::from_raw_parts(core::ptr::from_ref(value).cast(), size_of::<T>()) }
 }
 
+/// The bytes of `value`, to be written.
+#[inline(always)]
+pub fn bytes_of_mut<T: Plain>(value: &mut T) -> &mut [u8] {
+    // SAFETY: `T` has no padding and no invalid bit patterns.
+    unsafe { core::slice::from_raw_parts_mut(core::ptr::from_mut(value).cast(), size_of::<T>()) }
+}
+
 #[cfg(test)]
 #[expect(unreachable_pub, reason = "records are public, also here")]
 mod tests {

@@ -19,6 +19,10 @@ record! {
         pub min_block_us: u32,
         /// Longer ones neither.
         pub max_block_us: u32,
+        /// 1: user stacks are copied, to be unwound in user space, unless the process is in `FRAMED`.
+        pub copies: u32,
+        /// What a copied KiB costs of each CPU's budget, in nanoseconds: the inverse of a rate.
+        pub copy_ns_per_kib: u32,
     }
 }
 
@@ -31,6 +35,8 @@ impl Sampling {
         netns: 0,
         min_block_us: 0,
         max_block_us: 0,
+        copies: 0,
+        copy_ns_per_kib: 0,
     };
 }
 
@@ -123,6 +129,9 @@ pub const COLLISION: i32 = -17;
 /// Stacks of this kind were not asked for.
 pub const NOT_ASKED: i32 = -1000;
 
+/// The stack was copied: it is in the ring, under the id of the thread.
+pub const COPIED: i32 = -1001;
+
 /// Frames of a stack that the kernel keeps; a stack that has as many was cut.
 pub const STACK_DEPTH: usize = 127;
 
@@ -136,11 +145,53 @@ record! {
     }
 }
 
+/// Bytes of a page of a user stack.
+pub const PAGE: usize = 4096;
+/// Pages of a user stack that are copied at most; with the rest of the record they have to be less
+/// than the 32 KiB that the kernel allows a per-CPU value.
+pub const COPY_PAGES: usize = 7;
+
+record! {
+    /// The beginning of a copied user stack; as many pages as were readable follow.
+    pub struct StackCopy {
+        /// Whose it is, its user stack being [`COPIED`].
+        pub stack: TaskStack,
+        /// Thread id.
+        pub thread: u32,
+        /// Pages that follow.
+        pub pages: u32,
+        /// The registers with which it left user mode, as the kernel keeps them (`pt_regs`).
+        pub registers: [u64; 21],
+    }
+}
+
+record! {
+    /// What the program puts together and sends: not all of the pages.
+    pub struct FullCopy {
+        /// The beginning.
+        pub head: StackCopy,
+        /// From the page on in which the stack pointer is; what is below that is not of the stack.
+        pub pages: [[u8; PAGE]; COPY_PAGES],
+    }
+}
+
+record! {
+    /// The end of a block whose user stack was copied when it began.
+    pub struct BlockEnd {
+        /// How long it lasted.
+        pub blocked_ns: u64,
+        /// Thread id.
+        pub thread: u32,
+        /// Reserved, zero.
+        pub reserved: u32,
+    }
+}
+
 record! {
     /// What became of every sample, or of every block, on one CPU.
     ///
-    /// For samples `taken == idle + filtered + counted + map_full`; for blocks
-    /// `taken == filtered + counted + map_full + short + (those that last)`.
+    /// For samples `taken == idle + filtered + counted + sent + map_full`; for blocks
+    /// `taken == filtered + counted + sent + map_full + short + (those that last)`.
     pub struct Tally {
         /// Samples taken, or blocks begun.
         pub taken: u64,
@@ -158,6 +209,12 @@ record! {
         pub short: u64,
         /// Stacks whose places were both taken, counted under a frame of their own.
         pub collisions: u64,
+        /// Sent to user space, with a copy of the user stack.
+        pub sent: u64,
+        /// User stacks that would have been copied, but for the budget or for room in the ring.
+        pub not_copied: u64,
+        /// Bytes that were copied.
+        pub copied_bytes: u64,
     }
 }
 
@@ -172,6 +229,9 @@ impl Tally {
         map_full_weight: 0,
         short: 0,
         collisions: 0,
+        sent: 0,
+        not_copied: 0,
+        copied_bytes: 0,
     };
 
     /// Adds the counts of another CPU.
@@ -184,12 +244,15 @@ impl Tally {
         self.map_full_weight += other.map_full_weight;
         self.short += other.short;
         self.collisions += other.collisions;
+        self.sent += other.sent;
+        self.not_copied += other.not_copied;
+        self.copied_bytes += other.copied_bytes;
     }
 
     /// Firings that none of the outcomes explains, with `lasting` blocks that have not ended.
     pub const fn unexplained(&self, lasting: u64) -> i64 {
-        let explained =
-            self.idle + self.filtered + self.counted + self.map_full + self.short + lasting;
+        let counted = self.counted + self.sent + self.map_full;
+        let explained = self.idle + self.filtered + counted + self.short + lasting;
         self.taken.wrapping_sub(explained).cast_signed()
     }
 }

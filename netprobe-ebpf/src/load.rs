@@ -6,7 +6,8 @@
 use core::arch::asm;
 
 use aya_ebpf::helpers::{
-    bpf_probe_read_kernel, bpf_probe_read_kernel_buf, generated::bpf_skc_to_tcp_sock,
+    bpf_probe_read_kernel, bpf_probe_read_kernel_buf, bpf_probe_read_user_buf,
+    generated::bpf_skc_to_tcp_sock,
 };
 use netprobe_common::{
     config::CAST_MARK,
@@ -114,6 +115,13 @@ impl Load for Probed {
 pub(crate) fn copy(address: u64, to: &mut [u8]) {
     // SAFETY: the helper checks the address, whatever it is, and zeroes `to` if it has to.
     let _unreadable = unsafe { bpf_probe_read_kernel_buf(address as *const u8, to) };
+}
+
+/// Copies memory of the running process to `to`; false if not all of it is readable.
+#[inline(always)]
+pub(crate) fn copy_user(address: u64, to: &mut [u8]) -> bool {
+    // SAFETY: the helper checks the address, whatever it is, and does not wait for a page.
+    unsafe { bpf_probe_read_user_buf(address as *const u8, to) }.is_ok()
 }
 
 /// The offset of `field` on this kernel, a constant to the verifier.

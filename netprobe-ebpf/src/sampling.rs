@@ -10,14 +10,16 @@ use netprobe_common::{
     counters::Count,
     offsets::Field,
     record::Plain,
-    samples::{Blocked, COLLISION, NOT_ASKED, SECOND_MAP, Tally, TaskStack, Wanted, WantedKey},
+    samples::{
+        Blocked, COLLISION, COPIED, NOT_ASKED, SECOND_MAP, Tally, TaskStack, Wanted, WantedKey,
+    },
 };
 
 use crate::{
     emit,
     load::{Load, Probed},
     maps::{CONFIG, STACKS, add, frozen, value},
-    task,
+    stack_copies, task,
 };
 
 /// Which tasks are wanted, filled in before the programs are attached.
@@ -89,7 +91,7 @@ fn netns() -> u32 {
     Probed.field(net, Field::NetInum)
 }
 
-/// Where the running task is, in the kernel and above.
+/// Where the running task is, in the kernel and above. A user stack that is [`COPIED`] is in the ring.
 #[inline(always)]
 pub(crate) fn stack<C: StackIdContext>(ctx: &C, tally: &mut Tally) -> TaskStack {
     const BPF_F_USER_STACK: u64 = 1 << 8;
@@ -100,14 +102,18 @@ pub(crate) fn stack<C: StackIdContext>(ctx: &C, tally: &mut Tally) -> TaskStack 
         key.kernel = stack_id(ctx, tally, 0);
     }
     key.pid = task::pid();
-    if frozen(&CONFIG.sampling.user) != 0 {
-        key.user = stack_id(ctx, tally, BPF_F_USER_STACK);
-        announce(key.pid);
-    }
     if frozen(&CONFIG.sampling.netns) != 0 {
         key.netns = netns();
     }
     key.comm = task::comm();
+    if frozen(&CONFIG.sampling.user) != 0 {
+        announce(key.pid);
+        key.user = if stack_copies::send(&key, tally) {
+            COPIED
+        } else {
+            stack_id(ctx, tally, BPF_F_USER_STACK)
+        };
+    }
     key
 }
 

@@ -2,126 +2,13 @@
 
 use std::{
     fs,
-    io::Read,
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Stdio},
+    path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
-use netprobe_tests::{probe::Probe, skip::skip};
-
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/live/programs/burner.c");
-/// Enough for shares that are known to a point.
-const OFTEN: &str = "997";
-
-/// A burner, built with `flags` under the name `name`; none where there is no compiler.
-fn build(folder: &Path, name: &str, flags: &[&str]) -> Option<PathBuf> {
-    let program = folder.join(name);
-    let built = Command::new("gcc")
-        .args(flags)
-        .arg("-o")
-        .args([&program, Path::new(SOURCE)])
-        .status();
-    match built {
-        Ok(status) if status.success() => Some(program),
-        Ok(status) => panic!("gcc: {status}"),
-        Err(why) => {
-            skip(&format!("no gcc here ({why})"));
-            None
-        }
-    }
-}
-
-/// A running burner.
-struct Burner {
-    child: Child,
-    output: ChildStdout,
-}
-
-impl Burner {
-    fn start(program: &Path, mode: &str, seconds: u32) -> Self {
-        let mut command = Command::new(program);
-        command.args([mode, &seconds.to_string()]);
-        Self::spawn(&mut command)
-    }
-
-    fn spawn(command: &mut Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("start the burner");
-        let output = child.stdout.take().expect("its output is a pipe");
-        Self { child, output }
-    }
-
-    /// Waits until its time is spent.
-    fn wait(&mut self) {
-        let mut byte = [0];
-        self.output.read_exact(&mut byte).expect("the burner lives");
-    }
-
-    fn map(&self) -> PathBuf {
-        format!("/tmp/perf-{}.map", self.child.id()).into()
-    }
-}
-
-impl Drop for Burner {
-    fn drop(&mut self) {
-        // It may have ended by itself, and not all write a map.
-        self.child.kill().ok();
-        self.child.wait().ok();
-        fs::remove_file(self.map()).ok();
-    }
-}
-
-/// Stacks of `comm` and their weights, drawn while a burner runs.
-fn draw(graph: &[&str], burner: impl FnOnce() -> Burner) -> Vec<(String, u64)> {
-    let folder = tempfile::tempdir().expect("make a folder");
-    let file = folder.path().join("graph.folded");
-    let path = file.to_str().expect("a path of ours is text");
-    let common = ["--folded", "--duration", "60s", "-o", path];
-    let probe = Probe::start(&[&["flame"], graph, &common].concat());
-    let mut burner = burner();
-    burner.wait();
-    probe.stop_without_summary();
-    let text = fs::read_to_string(&file).expect("read the graph");
-    let stacks = text.lines().map(|line| {
-        let (stack, weight) = line.rsplit_once(' ').expect("a stack and its weight");
-        (
-            stack.to_owned(),
-            weight.parse().expect("a weight is a number"),
-        )
-    });
-    stacks.collect()
-}
-
-/// The share of the stacks with `frame`, of those with any of its kind, in percent.
-fn share(stacks: &[(String, u64)], frame: &str, kind: &str) -> f64 {
-    let weight = |name: &str| -> u64 {
-        let has = |stack: &str| stack.split(';').any(|one| one.starts_with(name));
-        let those = stacks.iter().filter(|(stack, _)| has(stack));
-        those.map(|(_, weight)| weight).sum()
-    };
-    let all = weight(kind);
-    assert!(all > 0, "no {kind}: {stacks:?}");
-    #[expect(clippy::cast_precision_loss, reason = "weights are small")]
-    let percent = 100.0 * weight(frame) as f64 / all as f64;
-    percent
-}
-
-/// The functions of `kind` have their shares, within 3 points.
-#[track_caller]
-fn assert_shares(stacks: &[(String, u64)], kind: &str) {
-    for (name, expected) in [("fifty", 50.0), ("thirty", 30.0), ("twenty", 20.0)] {
-        let share = share(stacks, &format!("{kind}{name}"), kind);
-        assert!(
-            (share - expected).abs() <= 3.0,
-            "{kind}{name}: {share:.1} % of {expected} %: {stacks:#?}"
-        );
-    }
-}
+use crate::burner::{Burner, OFTEN, assert_shares, build, draw, share};
 
 #[test]
 fn functions_have_the_shares_of_the_cpu_that_they_used() {
@@ -137,24 +24,6 @@ fn functions_have_the_shares_of_the_cpu_that_they_used() {
     assert!(whole > 97.0, "{whole:.1} % have their caller: {stacks:#?}");
     for (stack, _) in &stacks {
         assert!(stack.starts_with("burn-fp;"), "{stack}");
-    }
-}
-
-#[test]
-fn without_frame_pointers_the_innermost_function_is_right_and_the_stack_is_labelled() {
-    let folder = tempfile::tempdir().expect("make a folder");
-    let flags = ["-O2", "-g", "-fomit-frame-pointer"];
-    let Some(program) = build(folder.path(), "burn-nofp", &flags) else {
-        return;
-    };
-    let graph = ["cpu", "-U", "-F", OFTEN, "--comm", "burn-nofp"];
-    let stacks = draw(&graph, || Burner::start(&program, "run", 3));
-    assert_shares(&stacks, "burn_");
-    for (stack, _) in &stacks {
-        let functions = stack.matches("burn_").count();
-        assert!(functions <= 1, "glued to a wrong parent: {stack}");
-        let is_labelled = stack.contains("[truncated]") || stack.contains("main");
-        assert!(is_labelled, "{stack}");
     }
 }
 

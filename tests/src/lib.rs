@@ -21,6 +21,7 @@ use std::{
 pub mod bpf;
 pub mod cgroup;
 pub mod counters;
+pub mod memory;
 pub mod netns;
 pub mod probe;
 pub mod process;

@@ -2,6 +2,8 @@
 
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::perf_event, programs::PerfEventContext};
 
+use netprobe_common::samples::COPIED;
+
 use crate::{
     maps::{add, count},
     sampling::{TASK_STACKS, admits, stack, tally},
@@ -22,7 +24,9 @@ pub(crate) fn cpu(ctx: PerfEventContext) -> i32 {
         return 0;
     }
     let key = stack(&ctx, tally);
-    if count(&TASK_STACKS, &key, 1) {
+    if key.user == COPIED {
+        add(&mut tally.sent, 1);
+    } else if count(&TASK_STACKS, &key, 1) {
         add(&mut tally.counted, 1);
     } else {
         add(&mut tally.map_full, 1);

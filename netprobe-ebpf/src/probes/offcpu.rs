@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use netprobe_common::{
     offsets::Field,
-    samples::{Blocked, Tally},
+    samples::{Blocked, COPIED, Tally},
 };
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     load::{Load, Typed, has},
     maps::{CONFIG, add, count, frozen, value},
     sampling::{BLOCKED, TASK_STACKS, admits, stack, tally},
+    stack_copies,
 };
 
 /// The task's last time on a CPU is over.
@@ -84,6 +85,8 @@ fn end(tally: &mut Tally, thread: u32) {
     let most_ns = u64::from(frozen(&CONFIG.sampling.max_block_us)) * 1000;
     if blocked_ns < least_ns || blocked_ns > most_ns {
         add(&mut tally.short, 1);
+    } else if stack.user == COPIED && stack_copies::send_end(thread, blocked_ns) {
+        add(&mut tally.sent, 1);
     } else if count(&TASK_STACKS, &stack, blocked_ns) {
         add(&mut tally.counted, 1);
     } else {

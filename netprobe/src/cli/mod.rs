@@ -6,7 +6,10 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use netprobe_common::header::Kind;
 
-use crate::kernel::privileges::CannotRun;
+use crate::{
+    kernel::privileges::CannotRun,
+    symbols::client::{COMMAND, NO_DEBUG_INFO},
+};
 
 mod bcc;
 mod check;
@@ -20,9 +23,11 @@ mod generate;
 mod logging;
 mod open;
 mod output;
+mod sample;
 mod schema;
 mod signals;
 mod stream;
+mod vigil;
 mod watch;
 
 /// Says why a Linux server's TCP is failing.
@@ -114,17 +119,6 @@ enum Command {
     /// Man pages and shell completions.
     #[command(hide = true)]
     Generate(generate::Options),
-    /// Looks up names of functions for another netprobe.
-    #[command(hide = true, name = crate::symbols::client::COMMAND)]
-    SymbolWorker(SymbolWorker),
-}
-
-/// Options of the symbol worker.
-#[derive(Args, Clone, Debug)]
-struct SymbolWorker {
-    /// Symbol tables only.
-    #[arg(long)]
-    no_debug_info: bool,
 }
 
 /// Options of `lifetimes`.
@@ -154,6 +148,13 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 /// Parses the arguments, does what they ask, and returns the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // netprobe itself starts it, each time: knowing all other commands costs more than the start.
+    if let [_, command, options @ ..] = &arguments[..]
+        && command == COMMAND
+    {
+        return symbol_worker(options);
+    }
     let cli = match Cli::try_parse_from(bcc::expand(arguments)) {
         Ok(cli) => cli,
         Err(error) => {
@@ -165,6 +166,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     logging::init(&cli.global);
     match dispatch(&cli) {
         Ok(code) => code,
+        Err(error) => conclude(&error),
+    }
+}
+
+/// Looks up names of functions for another netprobe.
+fn symbol_worker(options: &[OsString]) -> ExitCode {
+    let uses_debug_info = !options.iter().any(|option| option == NO_DEBUG_INFO);
+    match crate::symbols::worker::run(uses_debug_info) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => conclude(&error),
     }
 }
@@ -192,10 +202,6 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Command::Play(part) => demo::play(part),
         Command::Schema => schema::run(),
         Command::Generate(options) => generate::run(options),
-        Command::SymbolWorker(options) => {
-            crate::symbols::worker::run(!options.no_debug_info)?;
-            Ok(ExitCode::SUCCESS)
-        }
     }
 }
 

@@ -18,6 +18,11 @@ use crate::probes::{Hook, Via};
 /// The program that takes samples.
 pub(super) const PROGRAM: &str = "cpu";
 
+/// How many CPUs are online now.
+pub fn online() -> usize {
+    online_cpus().map_or(1, |cpus| cpus.len())
+}
+
 /// Tasks that leave a CPU and come back.
 pub static OFF_CPU: Hook = Hook {
     sees: "tasks that block",

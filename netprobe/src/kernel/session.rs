@@ -303,6 +303,11 @@ impl Session {
         self.has_socket_cgroups
     }
 
+    /// Makes room for other groups in the totals of `--count`, between two windows.
+    pub fn forget_totals(&mut self) -> Result<()> {
+        totals::forget_groups(&mut self.ebpf)
+    }
+
     /// The stacks counted in the kernel, summed over CPUs.
     pub fn stack_totals(&self) -> Result<Vec<(StackKey, Count)>> {
         totals::stacks(&self.ebpf)

@@ -1,24 +1,28 @@
 //! What the programs have collected of tasks: stacks by samples or blocked time, and the accounts.
 
 use anyhow::{Context, Result, anyhow};
-use aya::maps::{HashMap, MapData, PerCpuArray, Queue, StackTraceMap};
+use aya::maps::{HashMap, MapData, PerCpuArray, Queue, RingBuf, StackTraceMap};
 use netprobe_common::{
     counters::Count,
+    record::read,
     samples::{
-        Blocked, COLLISION, NO_SUCH_STACK, NOT_ASKED, SECOND_MAP, STACK_DEPTH, Tally, TaskStack,
-        WantedKey,
+        BlockEnd, Blocked, COLLISION, COPIED, NO_SUCH_STACK, NOT_ASKED, PAGE, SECOND_MAP,
+        STACK_DEPTH, StackCopy, Tally, TaskStack, WantedKey,
     },
 };
 
 use super::{pod::Wire, session::Session};
+
+/// The place of the stack pointer among the registers.
+const STACK_POINTER: usize = 19;
 
 /// Everything that a run has collected.
 #[derive(Debug)]
 pub struct Collected {
     /// Groups of samples or blocks.
     pub stacks: Vec<(TaskStack, Count)>,
-    /// Tasks that are still blocked.
-    pub lasting: Vec<Blocked>,
+    /// Tasks that are still blocked, by thread id.
+    pub lasting: Vec<(u32, Blocked)>,
     /// What became of every firing.
     pub tally: Tally,
 }
@@ -37,6 +41,8 @@ pub enum Addresses {
     },
     /// Other stacks had its places.
     Collision,
+    /// It was copied, and nobody knows how long it lasted.
+    Unended,
     /// The kernel could not take it, with this errno.
     Failed(i32),
 }
@@ -60,12 +66,37 @@ pub struct TaskStacks {
     stacks: StackTraceMap<MapData>,
     more: StackTraceMap<MapData>,
     sighted: Queue<MapData, u32>,
+    framed: HashMap<MapData, u32, u32>,
+    ring: RingBuf<MapData>,
+}
+
+/// What the programs send of user stacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// A copy: whose, and what was on the stack from its pointer on.
+    Copy(StackCopy, Vec<u8>),
+    /// The block that began with the last copy of the thread has ended.
+    End(BlockEnd),
+}
+
+impl Sent {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() == size_of::<BlockEnd>() {
+            return read(bytes).map(Self::End);
+        }
+        let copy: StackCopy = read(bytes)?;
+        let pages = bytes.get(size_of::<StackCopy>()..)?;
+        let pointer = usize::try_from(copy.registers[STACK_POINTER]).ok()?;
+        let stack = pages.get(pointer & (PAGE - 1)..)?.to_vec();
+        Some(Self::Copy(copy, stack))
+    }
 }
 
 impl TaskStacks {
     /// Takes them; can be done once.
     pub fn take(session: &mut Session) -> Result<Self> {
         let stacks = session.take_stacks()?;
+        let ring = session.take_ring()?;
         let mut take = |name: &str| {
             let map = session.ebpf().take_map(name);
             map.ok_or_else(|| anyhow!("no map {name}"))
@@ -74,6 +105,8 @@ impl TaskStacks {
             stacks,
             more: StackTraceMap::try_from(take("MORE_STACKS")?)?,
             sighted: Queue::try_from(take("SIGHTED")?)?,
+            framed: HashMap::try_from(take("FRAMED")?)?,
+            ring,
         })
     }
 
@@ -82,11 +115,30 @@ impl TaskStacks {
         self.sighted.pop(0).ok()
     }
 
+    /// The next of what the programs have sent, if there is more.
+    pub fn sent(&mut self) -> Option<Sent> {
+        loop {
+            let item = self.ring.next()?;
+            match Sent::parse(&item) {
+                Some(sent) => return Some(sent),
+                None => log::debug!("{} bytes of the ring are no stack", item.len()),
+            }
+        }
+    }
+
+    /// Says that stacks of the process need not be copied: all its code keeps frame pointers.
+    pub fn walk(&mut self, pid: u32) {
+        if let Err(error) = self.framed.insert(pid, 1, 0) {
+            log::debug!("stacks of process {pid} are copied for nothing: {error}");
+        }
+    }
+
     /// The stack with this id.
     pub fn read(&self, id: i32) -> Addresses {
         let (map, id) = match id {
             NO_SUCH_STACK | NOT_ASKED => return Addresses::None,
             COLLISION => return Addresses::Collision,
+            COPIED => return Addresses::Unended,
             id if id < 0 => return Addresses::Failed(-id),
             id if id & SECOND_MAP != 0 => (&self.more, id & !SECOND_MAP),
             id => (&self.stacks, id),
@@ -112,8 +164,8 @@ pub fn collected(session: &mut Session) -> Result<Collected> {
     let map: HashMap<_, u32, Wire<Blocked>> = HashMap::try_from(map)?;
     let mut lasting = Vec::new();
     for entry in &map {
-        let (_thread, Wire(blocked)) = entry.context("read BLOCKED")?;
-        lasting.push(blocked);
+        let (thread, Wire(blocked)) = entry.context("read BLOCKED")?;
+        lasting.push((thread, blocked));
     }
     let tally = tally(session)?;
     Ok(Collected {

@@ -8,7 +8,9 @@ use aya::{
     maps::{Map, PerCpuArray, PerCpuHashMap},
 };
 use netprobe_common::{
-    counters::{Count, CountKey, GroupKey, PLACES, Place, SAMPLED_PLACES, SampledPlace, StackKey},
+    counters::{
+        Count, CountKey, GroupKey, OTHER, PLACES, Place, SAMPLED_PLACES, SampledPlace, StackKey,
+    },
     record::Plain,
 };
 
@@ -65,6 +67,23 @@ fn groups_in(counts: &Map, busy: &Map) -> Result<Vec<(CountKey, Count)>> {
 
 fn find<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a Map> {
     ebpf.map(name).ok_or_else(|| anyhow!("no map {name}"))
+}
+
+/// Makes room for other groups. What is counted while a group is taken out may be lost, and places
+/// keep their counts.
+pub(super) fn forget_groups(ebpf: &mut Ebpf) -> Result<()> {
+    let map = ebpf
+        .map_mut("COUNTS")
+        .ok_or_else(|| anyhow!("no map COUNTS"))?;
+    let mut map: PerCpuHashMap<_, Wire<CountKey>, Wire<Count>> = PerCpuHashMap::try_from(map)?;
+    let keys: Vec<Wire<CountKey>> = map
+        .keys()
+        .collect::<Result<_, _>>()
+        .context("read COUNTS")?;
+    for key in keys.iter().filter(|Wire(key)| key.code != OTHER) {
+        map.remove(key).context("empty COUNTS")?;
+    }
+    Ok(())
 }
 
 /// The stacks of a flame graph. What was sampled out after the last stack of its place and reason

@@ -3,12 +3,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     sync::mpsc::{self, Receiver, Sender},
     thread,
     time::{Duration, Instant},
 };
 
-use super::client::{Client, Found};
+use super::{
+    client::{Client, Found},
+    unwind::{CopiedStack, Unwound},
+};
 
 /// How long the last answers may take, once nothing else is left to do.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -18,15 +22,30 @@ const PATIENCE: Duration = Duration::from_secs(8);
 enum Ask {
     See(u32),
     Resolve(BTreeMap<u32, BTreeSet<u64>>),
+    Unwind(Vec<(u32, CopiedStack)>),
 }
+
+/// What the worker found out.
+#[derive(Debug)]
+enum Answered {
+    Names(Found),
+    Stacks(Vec<Followed>),
+}
+
+/// The functions of a copied stack and whether its process needs copying at all; `None` if the
+/// worker failed.
+pub type Followed = Option<(Unwound, bool)>;
 
 /// A running thread and what was asked of it.
 #[derive(Debug)]
 pub struct Background {
     asks: Sender<Ask>,
-    answers: Receiver<Found>,
-    /// Questions without an answer.
+    answers: Receiver<Answered>,
+    /// Questions for names without an answer.
     waiting: usize,
+    /// The same for stacks.
+    unwinding: usize,
+    unwound: Vec<Followed>,
     /// Addresses that were asked for, by process.
     asked: BTreeMap<u32, BTreeSet<u64>>,
     found: Found,
@@ -42,6 +61,8 @@ impl Background {
             asks,
             answers,
             waiting: 0,
+            unwinding: 0,
+            unwound: Vec::new(),
             asked: BTreeMap::new(),
             found: Found::new(),
         }
@@ -67,30 +88,82 @@ impl Background {
         }
     }
 
+    /// Asks for the functions of copied stacks, without waiting for them.
+    pub fn unwind(&mut self, stacks: Vec<(u32, CopiedStack)>) {
+        if self.asks.send(Ask::Unwind(stacks)).is_ok() {
+            self.unwinding += 1;
+        }
+    }
+
+    /// What was unwound since the last time, in the order in which it was asked for.
+    pub fn unwound(&mut self) -> Vec<Followed> {
+        while let Ok(answer) = self.answers.try_recv() {
+            self.take(answer);
+        }
+        mem::take(&mut self.unwound)
+    }
+
+    /// What is still to be unwound, or was until the time was over.
+    pub fn wait_unwound(&mut self) -> Vec<Followed> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.unwinding > 0 && self.take_next(deadline) {}
+        mem::take(&mut self.unwound)
+    }
+
+    /// Waits for an answer; false if there is none.
+    fn take_next(&mut self, deadline: Instant) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let answer = self.answers.recv_timeout(left);
+        answer.is_ok_and(|answer| {
+            self.take(answer);
+            true
+        })
+    }
+
+    fn take(&mut self, answer: Answered) {
+        match answer {
+            Answered::Names(found) => {
+                self.found.extend(found);
+                self.waiting -= 1;
+            }
+            Answered::Stacks(stacks) => {
+                self.unwound.extend(stacks);
+                self.unwinding -= 1;
+            }
+        }
+    }
+
     /// All names, after the worker has answered or its time was over. The worker is gone then.
     pub fn finish(mut self) -> Found {
-        drop(self.asks);
         let deadline = Instant::now() + PATIENCE;
         while self.waiting > 0 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(found) = self.answers.recv_timeout(left) else {
+            if !self.take_next(deadline) {
                 log::warn!("not all functions of processes were named in time");
                 break;
-            };
-            self.found.extend(found);
-            self.waiting -= 1;
+            }
         }
         self.found
     }
 }
 
-fn serve(uses_debug_info: bool, asked: &Receiver<Ask>, answer: &Sender<Found>) {
+fn serve(uses_debug_info: bool, asked: &Receiver<Ask>, answer: &Sender<Answered>) {
     let mut client = Client::start(uses_debug_info);
     for ask in asked {
         match ask {
             Ask::See(pid) => client.see(pid),
             Ask::Resolve(wanted) => {
-                if answer.send(client.resolve(&wanted)).is_err() {
+                if answer
+                    .send(Answered::Names(client.resolve(&wanted)))
+                    .is_err()
+                {
+                    return;
+                }
+            }
+            Ask::Unwind(stacks) => {
+                if answer
+                    .send(Answered::Stacks(client.unwind(&stacks)))
+                    .is_err()
+                {
                     return;
                 }
             }

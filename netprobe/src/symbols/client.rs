@@ -3,18 +3,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use anyhow::{Context, Result, bail};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+};
 use std::os::unix::process::CommandExt;
 
-use super::protocol::{Answer, Missing, Names, Request};
+use super::{
+    protocol::{Answer, Missing, Names, Request},
+    unwind::{CopiedStack, Unwound},
+};
 
 /// Name of the hidden command that the worker is.
 pub const COMMAND: &str = "symbol-worker";
@@ -85,6 +91,19 @@ impl Client {
             }
         }
         found
+    }
+
+    /// The functions of copied stacks, by process, and whether its stacks need copying at all;
+    /// `None` for those that the worker did not get done.
+    pub fn unwind(&mut self, stacks: &[(u32, CopiedStack)]) -> Vec<Option<(Unwound, bool)>> {
+        let mut unwound = Vec::with_capacity(stacks.len());
+        if let Some(worker) = &mut self.worker
+            && let Err(error) = worker.unwind(stacks, Instant::now() + PATIENCE, &mut unwound)
+        {
+            self.fail(&format!("unwinding: {error:#}"));
+        }
+        unwound.resize(stacks.len(), None);
+        unwound
     }
 
     /// Asks for a batch; false if the worker failed.
@@ -177,8 +196,49 @@ impl Worker {
             match self.answers.recv_timeout(left).context("no answer")? {
                 Answer::Names(address, names) => each(address, names),
                 Answer::Done => return Ok(()),
+                Answer::Stack(..) => bail!("an answer to another question"),
             }
         }
+    }
+
+    fn unwind(
+        &mut self,
+        stacks: &[(u32, CopiedStack)],
+        until: Instant,
+        unwound: &mut Vec<Option<(Unwound, bool)>>,
+    ) -> Result<()> {
+        for (pid, stack) in stacks {
+            let request = Request::Unwind(*pid, stack.bytes.len(), stack.registers);
+            self.write(request.line().as_bytes(), until)?;
+            self.write(&stack.bytes, until)?;
+        }
+        while unwound.len() < stacks.len() {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.answers.recv_timeout(left).context("no answer")? {
+                Answer::Stack(stack, needs_copies) => unwound.push(Some((stack, needs_copies))),
+                Answer::Names(..) | Answer::Done => bail!("an answer to another question"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes more than fits into a pipe.
+    fn write(&mut self, mut bytes: &[u8], until: Instant) -> Result<()> {
+        while !bytes.is_empty() {
+            match self.input.write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    let left = Timespec::try_from(left).context("a short time")?;
+                    let mut wait = [PollFd::new(&self.input, PollFlags::OUT)];
+                    if poll(&mut wait, Some(&left)).context("wait for it")? == 0 {
+                        bail!("it does not read");
+                    }
+                }
+                Err(error) => return Err(error).context("it does not take the question"),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -13,6 +13,9 @@ mod images;
 mod naming;
 mod perf_map;
 mod protocol;
+mod table_store;
+mod tables;
+pub mod unwind;
 pub mod worker;
 
 pub use protocol::{Missing, Names};

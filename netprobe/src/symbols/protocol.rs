@@ -3,8 +3,13 @@
 //! `see PID` asks to look at the mappings of a process now, which has no answer. `resolve PID
 //! ADDRESS…` is answered by a line for each address, in any order, and by `done`. Both sides
 //! treat what they read as coming from a stranger.
+//!
+//! `unwind PID BYTES REGISTER…` is followed by so many bytes of a stack, and answered by `stack
+//! whole|cut copy|walk ADDRESS…`: whether it is whole, and whether the process needs copies at all.
 
-use std::fmt;
+use std::fmt::{self, Write};
+
+use super::unwind::Unwound;
 
 /// Names for one address, outermost function first; those after the first were inlined.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +97,8 @@ pub(super) enum Request {
     See(u32),
     /// Name these addresses of the process.
     Resolve(u32, Vec<u64>),
+    /// Unwind a stack of the process, which follows: so many bytes, with these registers.
+    Unwind(u32, usize, [u64; 21]),
 }
 
 impl Request {
@@ -99,11 +106,10 @@ impl Request {
         match self {
             Self::See(pid) => format!("see\t{pid}\n"),
             Self::Resolve(pid, addresses) => {
-                let addresses: Vec<String> = addresses
-                    .iter()
-                    .map(|address| format!("\t{address:x}"))
-                    .collect();
-                format!("resolve\t{pid}{}\n", addresses.concat())
+                format!("resolve\t{pid}{}\n", hex(addresses))
+            }
+            Self::Unwind(pid, bytes, registers) => {
+                format!("unwind\t{pid}\t{bytes}{}\n", hex(registers))
             }
         }
     }
@@ -115,12 +121,31 @@ impl Request {
         match word {
             "see" => Some(Self::See(pid)),
             "resolve" => {
-                let addresses = parts.map(|part| u64::from_str_radix(part, 16).ok());
-                Some(Self::Resolve(pid, addresses.collect::<Option<_>>()?))
+                let addresses = parts.map(unhex).collect::<Option<_>>()?;
+                Some(Self::Resolve(pid, addresses))
+            }
+            "unwind" => {
+                let bytes = parts.next()?.parse().ok()?;
+                let registers: Vec<u64> = parts.map(unhex).collect::<Option<_>>()?;
+                Some(Self::Unwind(pid, bytes, registers.try_into().ok()?))
             }
             _ => None,
         }
     }
+}
+
+/// Numbers, each after a tab.
+fn hex(numbers: &[u64]) -> String {
+    let mut text = String::with_capacity(numbers.len() * 14);
+    for number in numbers {
+        // Writing to a string cannot fail.
+        let _written = write!(text, "\t{number:x}");
+    }
+    text
+}
+
+fn unhex(text: &str) -> Option<u64> {
+    u64::from_str_radix(text, 16).ok()
 }
 
 /// A line from the worker.
@@ -128,6 +153,8 @@ impl Request {
 pub(super) enum Answer {
     /// The names for an address.
     Names(u64, Names),
+    /// The functions of a stack, and whether those of its process are to be copied at all.
+    Stack(Unwound, bool),
     /// The request is answered.
     Done,
 }
@@ -148,6 +175,11 @@ impl Answer {
                 line.push('\n');
                 line
             }
+            Self::Stack(Unwound { places, is_whole }, needs_copies) => {
+                let whole = if *is_whole { "whole" } else { "cut" };
+                let how = if *needs_copies { "copy" } else { "walk" };
+                format!("stack\t{whole}\t{how}{}\n", hex(places))
+            }
             Self::Done => "done\n".to_owned(),
         }
     }
@@ -158,7 +190,16 @@ impl Answer {
             return Some(Self::Done);
         }
         let mut parts = line.split('\t');
-        let address = u64::from_str_radix(parts.next()?, 16).ok()?;
+        let first = parts.next()?;
+        if first == "stack" {
+            let (whole, how) = (parts.next()?, parts.next()?);
+            let unwound = Unwound {
+                places: parts.map(unhex).collect::<Option<_>>()?,
+                is_whole: whole == "whole",
+            };
+            return Some(Self::Stack(unwound, how == "copy"));
+        }
+        let address = unhex(first)?;
         let why = parts.next()?;
         let missing = Missing::ALL
             .into_iter()
@@ -175,7 +216,11 @@ mod tests {
 
     #[test]
     fn lines_are_read_as_they_were_written() {
-        for request in [Request::See(7), Request::Resolve(1, vec![0, u64::MAX])] {
+        for request in [
+            Request::See(7),
+            Request::Resolve(1, vec![0, u64::MAX]),
+            Request::Unwind(2, 4096, [u64::MAX; 21]),
+        ] {
             assert_eq!(Request::parse(&request.line()), Some(request));
         }
         let names = |missing| Names {
@@ -185,6 +230,10 @@ mod tests {
         let whys = Missing::ALL.into_iter().map(Some).chain([None]);
         for missing in whys {
             let answer = Answer::Names(0x7f00, names(missing));
+            assert_eq!(Answer::parse(&answer.line()), Some(answer));
+        }
+        for (is_whole, places) in [(true, vec![1, u64::MAX]), (false, Vec::new())] {
+            let answer = Answer::Stack(Unwound { places, is_whole }, is_whole);
             assert_eq!(Answer::parse(&answer.line()), Some(answer));
         }
         assert_eq!(Answer::parse(&Answer::Done.line()), Some(Answer::Done));
@@ -201,7 +250,15 @@ mod tests {
         );
         let line = answer.line();
         assert_eq!(line, "1\t\ta_b_c\n");
-        for wrong in ["", "x\t\ta", "1\tso\ta", "1\t", "see\t-1", "resolve\t1\tzz"] {
+        for wrong in [
+            "",
+            "x\t\ta",
+            "1\tso\ta",
+            "1\t",
+            "see\t-1",
+            "resolve\t1\tzz",
+            "unwind\t1\t8\t0",
+        ] {
             assert_eq!(Answer::parse(wrong), None, "{wrong}");
             assert_eq!(Request::parse(wrong), None, "{wrong}");
         }

@@ -6,7 +6,8 @@
 use std::{
     collections::HashMap,
     fs,
-    io::{self, BufRead, BufWriter, Write},
+    io::{self, BufRead, BufReader, BufWriter, Read, Write},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -17,6 +18,8 @@ use super::{
     naming::Naming,
     perf_map,
     protocol::{Answer, Missing, Names, Request},
+    table_store::TableStore,
+    unwind::{Code, CopiedStack, INSTRUCTION_POINTER, Unwound, unwind},
 };
 
 /// Bytes of private memory; mapped files do not count.
@@ -25,6 +28,10 @@ const MEMORY_BYTES: u64 = 96 << 20;
 const ADDRESS_BYTES: u64 = 8 << 30;
 /// Seconds of processor time.
 const CPU_SECONDS: u64 = 20;
+/// Bytes of a stack.
+const MOST_STACK_BYTES: usize = 1 << 16;
+/// How long the mappings of a process are believed although an address is in none of them.
+const MAPPINGS_LAST: Duration = Duration::from_millis(100);
 /// Processes that are remembered.
 const MOST_PROCESSES: usize = 4096;
 
@@ -34,6 +41,8 @@ struct Process {
     /// When it was started, which tells it from a later one with the same id.
     started: String,
     mappings: Vec<Mapping>,
+    /// When the mappings were read.
+    seen: Instant,
 }
 
 /// What the worker knows.
@@ -41,6 +50,7 @@ struct Process {
 struct Worker {
     images: Images,
     naming: Naming,
+    tables: TableStore,
     processes: HashMap<u32, Process>,
 }
 
@@ -50,12 +60,16 @@ pub fn run(uses_debug_info: bool) -> Result<()> {
     let mut worker = Worker {
         images: Images::default(),
         naming: Naming::new(uses_debug_info),
+        tables: TableStore::default(),
         processes: HashMap::new(),
     };
     let mut out = BufWriter::new(io::stdout().lock());
-    for line in io::stdin().lock().lines() {
-        let line = line.context("read a request")?;
-        match Request::parse(&line).context("not a request")? {
+    let mut input = BufReader::with_capacity(1 << 16, io::stdin().lock());
+    let mut line = String::new();
+    while input.read_line(&mut line).context("read a request")? > 0 {
+        let request = Request::parse(&line).context("not a request")?;
+        line.clear();
+        match request {
             Request::See(pid) => worker.see(pid),
             Request::Resolve(pid, addresses) => {
                 for (address, names) in worker.resolve(pid, &addresses) {
@@ -63,6 +77,17 @@ pub fn run(uses_debug_info: bool) -> Result<()> {
                 }
                 out.write_all(Answer::Done.line().as_bytes())?;
                 out.flush()?;
+            }
+            Request::Unwind(pid, length, registers) => {
+                let mut bytes = vec![0; length.min(MOST_STACK_BYTES)];
+                input.read_exact(&mut bytes).context("read a stack")?;
+                let stack = CopiedStack { registers, bytes };
+                let answer = worker.unwind(pid, &stack);
+                out.write_all(answer.line().as_bytes())?;
+                // More may be in the pipe, whose answers go together.
+                if input.buffer().is_empty() {
+                    out.flush()?;
+                }
             }
         }
     }
@@ -87,6 +112,18 @@ fn limit() -> Result<()> {
     Ok(())
 }
 
+impl Process {
+    /// The mapping that an address is in.
+    fn at(&self, address: u64) -> Option<&Mapping> {
+        // As the kernel lists them: by address.
+        let after = self
+            .mappings
+            .partition_point(|mapping| mapping.start <= address);
+        let mapping = self.mappings.get(after.checked_sub(1)?)?;
+        (address < mapping.end).then_some(mapping)
+    }
+}
+
 impl Worker {
     /// Remembers what a process has mapped; if it is gone, what it had mapped before.
     fn see(&mut self, pid: u32) {
@@ -102,12 +139,29 @@ impl Worker {
             return;
         }
         if let Some(mappings) = self.images.mappings(pid) {
-            self.processes.insert(pid, Process { started, mappings });
+            let process = Process {
+                started,
+                mappings,
+                seen: Instant::now(),
+            };
+            self.processes.insert(pid, process);
+        }
+    }
+
+    /// Looks at a process that is not known, or may have mapped more since: reading mappings is
+    /// what costs most.
+    fn look_again(&mut self, pid: u32, addresses: &[u64]) {
+        let is_known = self.processes.get(&pid).is_some_and(|process| {
+            let is_mapped = |address: &u64| process.at(*address).is_some();
+            process.seen.elapsed() < MAPPINGS_LAST || addresses.iter().all(is_mapped)
+        });
+        if !is_known {
+            self.see(pid);
         }
     }
 
     fn resolve(&mut self, pid: u32, addresses: &[u64]) -> Vec<(u64, Names)> {
-        self.see(pid);
+        self.look_again(pid, addresses);
         let mut answers = Vec::new();
         let mut by_file: HashMap<usize, (String, Vec<(u64, u64)>)> = HashMap::new();
         for address in addresses {
@@ -126,16 +180,39 @@ impl Worker {
         answers
     }
 
+    /// Follows a copied stack, and says whether other stacks of the process need copying too.
+    fn unwind(&mut self, pid: u32, stack: &CopiedStack) -> Answer {
+        self.look_again(pid, &[stack.registers[INSTRUCTION_POINTER]]);
+        let Some(process) = self.processes.get(&pid) else {
+            let unwound = Unwound {
+                places: vec![stack.registers[INSTRUCTION_POINTER]],
+                is_whole: false,
+            };
+            return Answer::Stack(unwound, true);
+        };
+        for mapping in &process.mappings {
+            if let Content::File(number, _) = mapping.content {
+                self.tables.read(number, &self.images);
+            }
+        }
+        let tables = &self.tables;
+        let unwound = unwind(stack, |address| match process.at(address) {
+            Some(mapping) => tables.code(mapping, address),
+            None => Code::None,
+        });
+        let needs_copies = process
+            .mappings
+            .iter()
+            .any(|mapping| tables.needs_copies(mapping));
+        Answer::Stack(unwound, needs_copies)
+    }
+
     /// Where an address is.
     fn place(&self, pid: u32, address: u64) -> Place {
         let Some(process) = self.processes.get(&pid) else {
             return Place::missing(Missing::Exited, "[unknown: exited]");
         };
-        let mapping = process
-            .mappings
-            .iter()
-            .find(|mapping| (mapping.start..mapping.end).contains(&address));
-        let Some(mapping) = mapping else {
+        let Some(mapping) = process.at(address) else {
             return Place::missing(Missing::Unmapped, "[unknown]");
         };
         match &mapping.content {
@@ -241,6 +318,7 @@ mod tests {
         let mut worker = Worker {
             images: Images::default(),
             naming: Naming::new(true),
+            tables: TableStore::default(),
             processes: HashMap::new(),
         };
         let here = our_own_functions_have_names_and_nonsense_has_none as *const () as u64;
@@ -256,6 +334,7 @@ mod tests {
         let mut worker = Worker {
             images: Images::default(),
             naming: Naming::new(false),
+            tables: TableStore::default(),
             processes: HashMap::new(),
         };
         let answers = worker.resolve(u32::MAX, &[4096]);

@@ -3,8 +3,11 @@
  * burner run SECONDS    on a CPU, in compiled functions
  * burner jit SECONDS    on a CPU, in functions made at run time, named in /tmp/perf-PID.map
  * burner wait SECONDS   blocked
+ * burner deep SECONDS   on a CPU, under more stack than anybody copies
+ * burner sys SECONDS    on a CPU, half of it in the kernel
  *
  * Says '.' when the time is spent, and stays until its input ends. */
+#include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,10 +106,42 @@ __attribute__((noinline)) void round_of_waiting(void) {
     __asm__ volatile("");
 }
 
+/* Half a KiB of stack each. */
+__attribute__((noinline)) int burn_deep(int depth, double seconds) {
+    volatile char room[512];
+    room[depth % 512] = 1;
+    if (depth == 0)
+        burn_fifty(seconds);
+    else
+        room[0] = burn_deep(depth - 1, seconds);
+    return room[depth % 512];
+}
+
+__attribute__((noinline)) void burn_reading(int file) {
+    static char room[1 << 16];
+    for (int i = 0; i < 100; i++)
+        if (read(file, room, sizeof room) < 0)
+            exit(1);
+    __asm__ volatile("");
+}
+
+static void run_reading(double seconds) {
+    int file = open("/dev/zero", O_RDONLY);
+    for (double end = used() + seconds; used() < end;) {
+        double begin = used();
+        burn_reading(file);
+        burn_fifty(used() - begin);
+    }
+}
+
 int main(int count, char **words) {
     double seconds = count > 2 ? atof(words[2]) : 1;
     if (count > 1 && !strcmp(words[1], "jit")) {
         run_jitted(seconds);
+    } else if (count > 1 && !strcmp(words[1], "deep")) {
+        burn_deep(100, seconds);
+    } else if (count > 1 && !strcmp(words[1], "sys")) {
+        run_reading(seconds);
     } else if (count > 1 && !strcmp(words[1], "wait")) {
         for (int round = 0; round < seconds * 10; round++)
             round_of_waiting();

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, BufWriter, IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -149,7 +149,7 @@ impl<'a> Output<'a> {
 }
 
 /// Opens a file for writing, - for stdout.
-pub(super) fn open(path: &PathBuf) -> Result<BufWriter<Box<dyn Write>>> {
+pub(super) fn open(path: &Path) -> Result<BufWriter<Box<dyn Write>>> {
     let out: Box<dyn Write> = if path.as_os_str() == "-" {
         Box::new(io::stdout())
     } else {

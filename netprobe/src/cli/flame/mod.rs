@@ -15,6 +15,7 @@ use netprobe_common::header::Kind;
 use super::{Global, filter, parse_duration};
 use crate::{kernel::privileges, report::Profile};
 
+mod copies;
 mod diff;
 mod draw;
 mod events;

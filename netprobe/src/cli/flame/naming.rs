@@ -6,17 +6,26 @@ use std::{
     sync::Arc,
 };
 
-use netprobe_common::samples::TaskStack;
+use netprobe_common::{counters::Count, samples::TaskStack};
 
+use super::{
+    copies::{Copies, Counting, NOT_UNWOUND},
+    wanted::Wanted,
+};
 use crate::{
     kernel::{
         names::without_own,
         symbols::Symbols,
-        task_stacks::{Addresses, TaskStacks},
+        task_stacks::{Addresses, Sent, TaskStacks},
     },
     render::text,
     report::Value,
-    symbols::{Missing, background::Background, client::Found},
+    symbols::{
+        Missing, Names,
+        background::{Background, Followed},
+        client::Found,
+        unwind::Unwound,
+    },
 };
 
 /// Functions that nothing of the program calls: a stack that ends in one is whole.
@@ -46,6 +55,7 @@ pub(super) struct Naming {
     worker: Option<Background>,
     found: Found,
     read: HashMap<i32, Addresses>,
+    copies: Copies,
     /// Weight of user frames, all and by why they have no name.
     weighed: u64,
     nameless: BTreeMap<(Missing, String), u64>,
@@ -55,13 +65,14 @@ pub(super) struct Naming {
 }
 
 impl Naming {
-    pub(super) fn start(stacks: TaskStacks, wants_user: bool) -> Self {
+    pub(super) fn start(stacks: TaskStacks, wants_user: bool, counting: Counting) -> Self {
         Self {
             stacks,
             kernel: Symbols::new(),
             worker: wants_user.then(|| Background::start(true)),
             found: Found::new(),
             read: HashMap::new(),
+            copies: Copies::new(counting),
             weighed: 0,
             nameless: BTreeMap::new(),
             stacks_weighed: 0,
@@ -83,13 +94,78 @@ impl Naming {
         }
     }
 
+    /// Reads the stacks that were copied, and has them unwound.
+    pub(super) fn take_copies(&mut self, wanted: &Wanted) {
+        self.read_copies(wanted);
+        self.unwind_due(false);
+        let unwound = match &mut self.worker {
+            Some(worker) => worker.unwound(),
+            None => Vec::new(),
+        };
+        self.count_unwound(unwound);
+    }
+
+    fn read_copies(&mut self, wanted: &Wanted) {
+        while let Some(sent) = self.stacks.sent() {
+            if let Sent::Copy(copy, _) = &sent
+                && !wanted.admits(&copy.stack)
+            {
+                continue;
+            }
+            self.copies.take(sent);
+        }
+    }
+
+    fn unwind_due(&mut self, is_last: bool) {
+        if let (Some(worker), Some(due)) = (&mut self.worker, self.copies.due(is_last)) {
+            worker.unwind(due);
+        }
+    }
+
+    fn count_unwound(&mut self, unwound: Vec<Followed>) {
+        for followed in unwound {
+            if let Some(pid) = self.copies.unwound(followed) {
+                self.stacks.walk(pid);
+            }
+        }
+    }
+
+    /// What was counted by copied stacks, those of `blocked` threads and their nanoseconds too;
+    /// waits until they are unwound. Takes those out of `blocked` that it has counted.
+    pub(super) fn count_copies(
+        &mut self,
+        wanted: &Wanted,
+        blocked: &mut Vec<(u32, TaskStack, u64)>,
+    ) -> Vec<(TaskStack, Count)> {
+        self.see_new_processes();
+        self.read_copies(wanted);
+        blocked.retain(|(thread, _, ns)| !self.copies.end(*thread, *ns));
+        self.unwind_due(true);
+        let unwound = match &mut self.worker {
+            Some(worker) => worker.wait_unwound(),
+            None => Vec::new(),
+        };
+        self.count_unwound(unwound);
+        self.copies.give_up();
+        self.copies.counts().collect()
+    }
+
+    /// Stacks that were unwound until now.
+    pub(super) fn unwound(&self) -> Vec<TaskStack> {
+        self.copies.counts().map(|(stack, _)| stack).collect()
+    }
+
     /// Asks for the names of all user functions in `stacks`, without waiting for them.
     pub(super) fn ask(&mut self, stacks: &[TaskStack]) {
         for stack in stacks {
-            if let (Some(worker), Addresses::Known { ips, .. }) = (
-                &mut self.worker,
-                read(&mut self.read, &self.stacks, stack.user),
-            ) {
+            let Some(worker) = &mut self.worker else {
+                continue;
+            };
+            if let Some(unwound) = self.copies.stack(stack.user) {
+                worker.ask(stack.pid, unwound.places.iter().copied());
+            } else if let Addresses::Known { ips, .. } =
+                read(&mut self.read, &self.stacks, stack.user)
+            {
                 worker.ask(stack.pid, call_sites(ips));
             }
         }
@@ -110,16 +186,7 @@ impl Naming {
         let mut comm = String::new();
         text::push(&mut comm, &Value::name(stack.comm));
         let mut frames = vec![Arc::from(comm.as_str())];
-        match self.addresses(stack.user) {
-            Addresses::None => {}
-            Addresses::Known { ips, is_cut } => {
-                frames.extend(self.user_frames(stack.pid, &comm, &ips, is_cut, weight));
-            }
-            Addresses::Collision => frames.push(Arc::from("[user stack lost: collision]")),
-            Addresses::Failed(errno) => {
-                frames.push(Arc::from(format!("[user stack lost: errno {errno}]")));
-            }
-        }
+        frames.extend(self.all_user_frames(stack, &comm, weight));
         match self.addresses(stack.kernel) {
             Addresses::None => {}
             Addresses::Known { ips, is_cut } => {
@@ -138,6 +205,7 @@ impl Naming {
                 );
             }
             Addresses::Collision => frames.push(Arc::from("[kernel stack lost: collision]_[k]")),
+            Addresses::Unended => {}
             Addresses::Failed(errno) => {
                 frames.push(Arc::from(format!("[kernel stack lost: errno {errno}]_[k]")));
             }
@@ -145,7 +213,48 @@ impl Naming {
         frames
     }
 
-    fn user_frames(
+    fn all_user_frames(&mut self, stack: &TaskStack, comm: &str, weight: u64) -> Vec<Arc<str>> {
+        let lost = |why: &str| vec![Arc::from(format!("[user stack lost: {why}]"))];
+        if let Some(unwound) = self.copies.stack(stack.user).cloned() {
+            return self.unwound_frames(stack.pid, comm, &unwound, weight);
+        }
+        if stack.user == NOT_UNWOUND {
+            return lost("not unwound in time");
+        }
+        match self.addresses(stack.user) {
+            Addresses::None => Vec::new(),
+            Addresses::Known { ips, is_cut } => {
+                self.walked_frames(stack.pid, comm, &ips, is_cut, weight)
+            }
+            Addresses::Collision => lost("collision"),
+            Addresses::Unended => lost("the ring was full"),
+            Addresses::Failed(errno) => lost(&format!("errno {errno}")),
+        }
+    }
+
+    /// The frames of a stack that unwind tables led through.
+    fn unwound_frames(
+        &mut self,
+        pid: u32,
+        comm: &str,
+        unwound: &Unwound,
+        weight: u64,
+    ) -> Vec<Arc<str>> {
+        let mut innermost_first: Vec<Arc<str>> = Vec::new();
+        let mut is_whole = unwound.is_whole;
+        for address in &unwound.places {
+            let Some(names) = self.found.get(&(pid, *address)) else {
+                continue;
+            };
+            is_whole |= names.frames.iter().any(|name| ROOTS.contains(&&**name));
+            innermost_first.extend(names.frames.iter().rev().map(|name| Arc::from(&**name)));
+            weigh(&mut self.nameless, &mut self.weighed, names, weight);
+        }
+        self.finish_user(comm, innermost_first, is_whole, weight)
+    }
+
+    /// The frames of a stack that frame pointers led through.
+    fn walked_frames(
         &mut self,
         pid: u32,
         comm: &str,
@@ -169,19 +278,25 @@ impl Naming {
             }
             is_whole |= is_root;
             innermost_first.extend(names.frames.iter().rev().map(|name| Arc::from(&**name)));
-            self.weighed += weight;
-            if let Some(missing) = names.missing {
-                let module = names.frames[0].clone();
-                *self.nameless.entry((missing, module)).or_default() += weight;
-            }
+            weigh(&mut self.nameless, &mut self.weighed, names, weight);
         }
         // The C library without symbols: what called main, or began the thread.
         is_whole |= innermost_first.len() > 1
             && innermost_first
                 .last()
                 .is_some_and(|name| name.starts_with("[libc.so") || name.starts_with("[libc-"));
+        self.finish_user(comm, innermost_first, is_whole && !is_cut, weight)
+    }
+
+    fn finish_user(
+        &mut self,
+        comm: &str,
+        mut innermost_first: Vec<Arc<str>>,
+        is_whole: bool,
+        weight: u64,
+    ) -> Vec<Arc<str>> {
         self.stacks_weighed += weight;
-        if !is_whole || is_cut {
+        if !is_whole {
             *self.cut.entry(comm.to_owned()).or_default() += weight;
             innermost_first.push(Arc::from("[truncated]"));
         }
@@ -213,12 +328,27 @@ impl Naming {
                 .map(|(comm, _)| shown(comm))
                 .collect();
             log::warn!(
-                "{} % of the user stacks are [truncated] ({}): built without frame pointers; \
-                 -fno-omit-frame-pointer keeps them",
+                "{} % of the user stacks are [truncated] ({}): deeper than what is copied of them, of \
+                 processes that had ended, or of code without unwind tables; built with \
+                 -fno-omit-frame-pointer they are whole",
                 cut * 100 / self.stacks_weighed,
                 names.join(", ")
             );
         }
+    }
+}
+
+/// Adds to the weight of user frames, and of those without a name.
+fn weigh(
+    nameless: &mut BTreeMap<(Missing, String), u64>,
+    all: &mut u64,
+    names: &Names,
+    weight: u64,
+) {
+    *all += weight;
+    if let Some(missing) = names.missing {
+        let module = names.frames[0].clone();
+        *nameless.entry((missing, module)).or_default() += weight;
     }
 }
 

@@ -16,6 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     super::{Global, signals::Stop},
+    copies::Counting,
     host,
     naming::Naming,
     profile,
@@ -26,7 +27,7 @@ use crate::{
     aggregate::stacks::Folder,
     kernel::{
         load::Sizes,
-        sampler::{Clock, OFF_CPU, Sampler},
+        sampler::{self, Clock, OFF_CPU, Sampler},
         session::{Request, Session},
         task_stacks::{self, Collected, TaskStacks},
     },
@@ -35,6 +36,15 @@ use crate::{
 
 /// How often new processes and new CPUs are looked for.
 const TICK: Duration = Duration::from_millis(50);
+
+/// Room for distinct stacks, at least and at most.
+const LEAST_STACKS: u32 = 2048;
+const MOST_STACKS: u32 = 16_384;
+/// Bytes of the ring for copied stacks: what is copied in a quarter of a second.
+const COPY_RING_BYTES: u32 = 4 << 20;
+/// Bytes of user stacks that are copied per second at most, on all CPUs; the others are followed by
+/// frame pointers.
+const COPIED_PER_SECOND: u64 = 16 << 20;
 
 /// Where the stacks come from.
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +132,11 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
     let mut session = Session::start(&request(&run))?;
     task_stacks::want(&mut session, &run.wanted.keys)?;
     let stacks = TaskStacks::take(&mut session)?;
-    let mut naming = Naming::start(stacks, run.wanted.sampling.user != 0);
+    let counting = match run.graph.source {
+        Source::Samples { .. } => Counting::Samples,
+        Source::Blocks { .. } => Counting::Blocks,
+    };
+    let mut naming = Naming::start(stacks, run.wanted.sampling.user != 0, counting);
     let mut sampler = attach(&mut session, &run)?;
     log::info!(
         "ready: collecting stacks for {:?}, Ctrl-C draws at once",
@@ -135,9 +149,10 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
     window
         .wait(&mut stop, TICK, |is_due| {
             naming.see_new_processes();
+            naming.take_copies(&run.wanted);
             follow(sampler.as_mut(), &mut session);
             if early.is_due() {
-                ask_early(&mut naming, &session);
+                ask_early(&mut naming, &session, &run.wanted);
             }
             if is_due {
                 progress(&mut session)
@@ -211,22 +226,54 @@ impl Early {
     }
 }
 
-fn ask_early(naming: &mut Naming, session: &Session) {
+fn ask_early(naming: &mut Naming, session: &Session, wanted: &Wanted) {
     match task_stacks::stacks(session) {
-        Ok(stacks) => naming.ask(&stacks),
+        Ok(mut stacks) => {
+            stacks.retain(|stack| wanted.admits(stack));
+            stacks.extend(naming.unwound());
+            naming.ask(&stacks);
+        }
         Err(error) => log::debug!("stacks until now: {error:#}"),
     }
+}
+
+/// Stacks that can be seen, as far as maps have to keep room for them: the kernel takes the room
+/// at once, which is most of what it costs to start. Blocks have no bound but the maps'.
+fn most_stacks(run: &Run) -> u32 {
+    let most = match run.graph.source {
+        Source::Samples { hertz } => {
+            let seconds = run.duration.as_secs().saturating_add(1);
+            hertz
+                .saturating_mul(seconds)
+                .saturating_mul(sampler::online() as u64)
+        }
+        Source::Blocks { .. } => u64::from(MOST_STACKS),
+    };
+    // Tables of hashes are best when they are not full.
+    let most = u32::try_from(most.saturating_mul(2)).unwrap_or(MOST_STACKS);
+    most.clamp(LEAST_STACKS, MOST_STACKS).next_power_of_two()
+}
+
+/// What a copied KiB costs the budget of a CPU, all of which share [`COPIED_PER_SECOND`].
+fn copy_ns_per_kib() -> u32 {
+    let cpus = sampler::online() as u64;
+    u32::try_from(cpus * 1_000_000_000 / (COPIED_PER_SECOND >> 10)).unwrap_or(u32::MAX)
 }
 
 fn request(run: &Run) -> Request {
     let mut config = Config::zeroed();
     config.sampling = run.wanted.sampling;
+    let stacks = most_stacks(run);
     let mut sizes = Sizes {
-        stacks: 16_384,
-        more_stacks: 8192,
-        task_stacks: 16_384,
+        stacks,
+        more_stacks: stacks / 2,
+        task_stacks: stacks,
         ..Sizes::NONE
     };
+    if config.sampling.copies != 0 {
+        sizes.ring_bytes = COPY_RING_BYTES;
+        config.sampling.copy_ns_per_kib = copy_ns_per_kib();
+    }
     let mut windowed = None;
     if let Source::Blocks { least, most } = run.graph.source {
         let micros = |duration: Duration| u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
@@ -335,27 +382,29 @@ fn monotonic_ns() -> u64 {
 }
 
 /// Blocks that have not ended: they count as long as they have lasted.
-fn lasting(run: &Run, collected: &Collected, ended_ns: u64) -> Vec<(TaskStack, u64)> {
+fn lasting(run: &Run, collected: &Collected, ended_ns: u64) -> Vec<(u32, TaskStack, u64)> {
     let Source::Blocks { least, most } = run.graph.source else {
         return Vec::new();
     };
-    let blocks = collected.lasting.iter().map(|blocked| {
+    let blocks = collected.lasting.iter().map(|(thread, blocked)| {
         let ns = ended_ns.saturating_sub(blocked.since_ns);
-        (blocked.stack, ns)
+        (*thread, blocked.stack, ns)
     });
     blocks
-        .filter(|(_, ns)| (least..=most).contains(&Duration::from_nanos(*ns)))
+        .filter(|(_, _, ns)| (least..=most).contains(&Duration::from_nanos(*ns)))
         .collect()
 }
 
 fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ended: Ended) -> Flame {
     let graph = &run.graph;
-    let lasting = lasting(run, collected, ended.monotonic_ns);
+    let mut lasting = lasting(run, collected, ended.monotonic_ns);
+    let copied = naming.count_copies(&run.wanted, &mut lasting);
     let counted = collected
         .stacks
         .iter()
+        .chain(&copied)
         .map(|(stack, count)| (*stack, count.events, count.weight));
-    let lasting = lasting.iter().map(|(stack, ns)| (*stack, 1, *ns));
+    let lasting = lasting.iter().map(|(_, stack, ns)| (*stack, 1, *ns));
     let wanted: Vec<_> = counted
         .chain(lasting)
         .filter(|(stack, _, _)| run.wanted.admits(stack))

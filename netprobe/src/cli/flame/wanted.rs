@@ -2,7 +2,7 @@
 //! after the kernel has added up by process, name and namespace.
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use netprobe_common::samples::{Sampling, TaskStack, Wanted as Kind, WantedKey};
 
 use super::super::filter;
@@ -29,12 +29,25 @@ pub(super) struct Options {
     /// Only user stacks.
     #[arg(short = 'U', long)]
     user_only: bool,
+    /// How the callers of user functions are found.
+    #[arg(long, value_enum, default_value_t, conflicts_with = "kernel_only")]
+    unwind: Unwind,
     /// Only these threads.
     #[arg(long, value_name = "TID", value_delimiter = ',', help_heading = "Filters", value_parser = clap::value_parser!(u32).range(1..))]
     tid: Vec<u32>,
     /// Only these CPUs: 0,2-5.
     #[arg(short = 'C', long, value_name = "CPUS", help_heading = "Filters", value_delimiter = ',', value_parser = parse_cpus)]
     cpu: Vec<Cpus>,
+}
+
+/// Ways to find the callers of user functions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Unwind {
+    /// By unwind tables, from a copy of the stack, unless all code of the process keeps frame pointers.
+    #[default]
+    Auto,
+    /// By frame pointers only; cheaper, and cut where code does not keep them.
+    FramePointers,
 }
 
 /// A range of CPUs.
@@ -128,6 +141,7 @@ impl Options {
         let mut sampling = Sampling::NONE;
         sampling.kernel = u32::from(!self.user_only);
         sampling.user = u32::from(!self.kernel_only);
+        sampling.copies = u32::from(!self.kernel_only && self.unwind == Unwind::Auto);
         sampling.wanted = keys.iter().fold(0, |bits, key| bits | 1 << key.kind);
         sampling.netns = u32::from(asks_netns(&expression));
         Ok(Wanted {

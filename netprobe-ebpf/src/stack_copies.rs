@@ -1,0 +1,142 @@
+//! Copies of user stacks, for user space to unwind: code without frame pointers does not say where
+//! its callers are, its unwind tables do.
+//!
+//! A stack is copied page by page from the stack pointer on, as far as it is in memory, within a budget of bytes
+//! per second on each CPU. Who gets no copy is told so, and follows frame pointers instead.
+
+use aya_ebpf::{
+    helpers::bpf_get_current_pid_tgid,
+    macros::map,
+    maps::{HashMap, PerCpuArray},
+};
+use netprobe_common::{
+    offsets::{ABSENT, Field},
+    record::{bytes_of, bytes_of_mut},
+    samples::{BlockEnd, COPIED, COPY_PAGES, FullCopy, PAGE, StackCopy, Tally, TaskStack},
+};
+
+use crate::{
+    emit::{now, task},
+    load::{Load, Probed, copy_user, offset_of},
+    maps::{CONFIG, EVENTS, add, frozen, value},
+};
+
+/// The copy that is being made, on this CPU. Cannot be full.
+#[map]
+static COPY: PerCpuArray<FullCopy> = PerCpuArray::with_max_entries(1, 0);
+
+/// When the copies made on this CPU are paid for, in nanoseconds. Cannot be full.
+#[map]
+static COPY_DUE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Processes whose code keeps frame pointers, as user space has found. Full: they are copied.
+#[map]
+static FRAMED: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
+
+/// What may be copied at once after a calm, as time.
+const BURST_NS: u64 = 250_000_000;
+
+/// The reader looks by itself.
+const NO_WAKEUP: u64 = 1;
+
+/// Size of a kernel stack (`THREAD_SIZE`); where it is another one, no registers are found at its end.
+const KERNEL_STACK: u64 = 16_384;
+/// What may lie between the registers and the end (`TOP_OF_KERNEL_STACK_PADDING`).
+const PADDINGS: [u64; 2] = [0, 16];
+/// Code and stack segments of a 64-bit program, and where they are in the registers.
+const USER_CODE: u64 = 0x33;
+const USER_DATA: u64 = 0x2b;
+const CODE_SEGMENT: usize = 17;
+const STACK_POINTER: usize = 19;
+const STACK_SEGMENT: usize = 20;
+
+/// Sends a copy of the user stack of the running task; false if it is to be walked instead.
+#[inline(always)]
+pub(crate) fn send(stack: &TaskStack, tally: &mut Tally) -> bool {
+    if frozen(&CONFIG.sampling.copies) == 0 || FRAMED.get_ptr(stack.pid).is_some() {
+        return false;
+    }
+    let (Some(copy), Some(due)) = (value(COPY.get_ptr_mut(0)), value(COPY_DUE.get_ptr_mut(0)))
+    else {
+        return false;
+    };
+    if !registers(&mut copy.head.registers) {
+        return false;
+    }
+    let now = now();
+    if *due > now {
+        add(&mut tally.not_copied, 1);
+        return false;
+    }
+    let pages = pages(copy);
+    if pages == 0 {
+        return false;
+    }
+    copy.head.stack = *stack;
+    copy.head.stack.user = COPIED;
+    copy.head.thread = bpf_get_current_pid_tgid() as u32;
+    copy.head.pages = pages as u32;
+    let bytes = size_of::<StackCopy>() + pages * PAGE;
+    let is_sent = bytes_of(copy)
+        .get(..bytes)
+        .is_some_and(|bytes| EVENTS.output::<[u8]>(bytes, NO_WAKEUP).is_ok());
+    if !is_sent {
+        add(&mut tally.not_copied, 1);
+        return false;
+    }
+    add(&mut tally.copied_bytes, bytes as u64);
+    let cost = ((bytes as u64) >> 10) * u64::from(frozen(&CONFIG.sampling.copy_ns_per_kib));
+    *due = now.saturating_sub(BURST_NS).max(*due) + cost;
+    true
+}
+
+/// Tells that the block of `thread`, whose stack was copied, is over.
+#[inline(always)]
+pub(crate) fn send_end(thread: u32, blocked_ns: u64) -> bool {
+    let end = BlockEnd {
+        blocked_ns,
+        thread,
+        reserved: 0,
+    };
+    EVENTS.output::<[u8]>(bytes_of(&end), NO_WAKEUP).is_ok()
+}
+
+/// The registers with which the running task left user mode, at the end of its kernel stack; false
+/// if it has none, or is not a 64-bit program.
+#[inline(always)]
+fn registers(registers: &mut [u64; 21]) -> bool {
+    if offset_of(Field::TaskStack) == ABSENT {
+        return false;
+    }
+    let stack: u64 = Probed.field(task(), Field::TaskStack);
+    for padding in PADDINGS {
+        let at = stack + KERNEL_STACK - padding - size_of_val(registers) as u64;
+        crate::load::copy(at, bytes_of_mut(registers));
+        // From 6.9 on there may be more than the segments in these words.
+        let segment = |index: usize| registers[index] & 0xffff;
+        if segment(CODE_SEGMENT) == USER_CODE && segment(STACK_SEGMENT) == USER_DATA {
+            return true;
+        }
+    }
+    false
+}
+
+/// Copies what can be read of the stack; returns how many pages.
+#[inline(always)]
+fn pages(copy: &mut FullCopy) -> usize {
+    let pointer = copy.head.registers[STACK_POINTER];
+    let inside = pointer as usize & (PAGE - 1);
+    let Some(first) = copy.pages[0].get_mut(inside..) else {
+        return 0;
+    };
+    if !copy_user(pointer, first) {
+        return 0;
+    }
+    let begin = pointer - inside as u64;
+    for page in 1..COPY_PAGES {
+        if !copy_user(begin + (page * PAGE) as u64, &mut copy.pages[page]) {
+            return page;
+        }
+    }
+    COPY_PAGES
+}

@@ -1,0 +1,270 @@
+//! From a copied stack to the return addresses in it, by the unwind tables of the code.
+//!
+//! Code without tables (made at run time, or by compilers that always keep frame pointers) is
+//! left by its frame pointer. A caller is believed only if it lies in code that is mapped; where nothing is left to
+//! believe, the stack ends and is not whole.
+
+use gimli::{
+    CfaRule, Encoding, EvaluationResult, Format, Location, Register, RegisterRule,
+    UnwindExpression, Value,
+};
+
+use super::tables::{Row, Tables};
+
+/// Registers that are followed, by their numbers in DWARF; the last is the return address.
+const REGISTERS: usize = 17;
+const FRAME_POINTER: usize = 6;
+const STACK_POINTER: usize = 7;
+const RETURN_ADDRESS: usize = 16;
+/// Registers that a function leaves as they were: rbx, rbp, r12 to r15.
+const SAVED: [usize; 6] = [3, 6, 12, 13, 14, 15];
+/// Where the kernel keeps each of them in `pt_regs`.
+const KERNEL_ORDER: [usize; REGISTERS] = [10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0, 16];
+/// The place of the instruction pointer in `pt_regs`.
+pub const INSTRUCTION_POINTER: usize = 16;
+/// Frames that are followed; deeper stacks are cut.
+const MOST_FRAMES: usize = 512;
+/// Steps of an expression.
+const MOST_STEPS: u32 = 256;
+
+/// A stack as it was copied, with the registers of its innermost function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopiedStack {
+    /// The registers in the order of the kernel's `pt_regs`.
+    pub registers: [u64; 21],
+    /// What was on the stack from the stack pointer on.
+    pub bytes: Vec<u8>,
+}
+
+/// The functions of a stack, by address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Unwound {
+    /// Where each function is, innermost first: the instruction that was interrupted, or the call.
+    pub places: Vec<u64>,
+    /// The outermost is where the thread began.
+    pub is_whole: bool,
+}
+
+/// What is at an address.
+#[derive(Debug)]
+pub(super) enum Code<'a> {
+    /// The code of a file with tables, and the place in it.
+    Tables(&'a Tables, u64),
+    /// Code that keeps frame pointers instead.
+    Bare,
+    /// Code of which it is not known where it leads.
+    Closed,
+    /// Nothing that can be run.
+    None,
+}
+
+/// Follows a stack; `code` tells what is at an address.
+pub(super) fn unwind<'a>(stack: &CopiedStack, code: impl Fn(u64) -> Code<'a>) -> Unwound {
+    let mut frame = Frame::of(stack);
+    let mut unwound = Unwound {
+        places: Vec::new(),
+        is_whole: false,
+    };
+    // A return address is one after its call, perhaps in the next function.
+    let mut is_call = false;
+    while unwound.places.len() < MOST_FRAMES {
+        let Some(ip) = frame.registers[RETURN_ADDRESS] else {
+            break;
+        };
+        let place = ip.wrapping_sub(u64::from(is_call));
+        let code_of_frame = code(place);
+        if is_call && matches!(code_of_frame, Code::None) {
+            break;
+        }
+        unwound.places.push(place);
+        let step = match code_of_frame {
+            Code::Tables(tables, place) => match tables.row(place) {
+                Some(row) => {
+                    is_call = !row.is_signal;
+                    frame.by_row(&row, tables)
+                }
+                None if tables.has_framed_code() => {
+                    is_call = true;
+                    frame.by_frame_pointer()
+                }
+                None => Step::Lost,
+            },
+            Code::Bare => {
+                is_call = true;
+                frame.by_frame_pointer()
+            }
+            Code::Closed | Code::None => Step::Lost,
+        };
+        match step {
+            Step::Caller => {}
+            Step::Root => {
+                unwound.is_whole = true;
+                break;
+            }
+            Step::Lost => break,
+        }
+    }
+    unwound
+}
+
+/// Where a step has led.
+enum Step {
+    /// To the function that called.
+    Caller,
+    /// To the beginning of the thread.
+    Root,
+    /// Nowhere that could be believed.
+    Lost,
+}
+
+/// A function that is being left.
+struct Frame<'a> {
+    registers: [Option<u64>; REGISTERS],
+    begin: u64,
+    bytes: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    fn of(stack: &'a CopiedStack) -> Self {
+        let registers = KERNEL_ORDER.map(|place| Some(stack.registers[place]));
+        Self {
+            registers,
+            begin: registers[STACK_POINTER].unwrap_or_default(),
+            bytes: &stack.bytes,
+        }
+    }
+
+    /// A word of the stack.
+    fn word(&self, address: u64) -> Option<u64> {
+        let at = usize::try_from(address.checked_sub(self.begin)?).ok()?;
+        let bytes = self.bytes.get(at..at.checked_add(8)?)?;
+        Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    }
+
+    fn by_row(&mut self, row: &Row, tables: &Tables) -> Step {
+        let Some(cfa) = self.cfa(&row.cfa, tables) else {
+            return Step::Lost;
+        };
+        let mut caller = [None; REGISTERS];
+        for register in SAVED {
+            caller[register] = self.registers[register];
+        }
+        caller[STACK_POINTER] = Some(cfa);
+        for (register, rule) in &row.registers {
+            let register = usize::from(*register);
+            if register == RETURN_ADDRESS && *rule == RegisterRule::Undefined {
+                return Step::Root;
+            }
+            if register < REGISTERS {
+                caller[register] = self.recover(register, rule, cfa, tables);
+            }
+        }
+        self.call(caller)
+    }
+
+    /// Goes to the caller, which began further up.
+    fn call(&mut self, caller: [Option<u64>; REGISTERS]) -> Step {
+        let is_further = caller[STACK_POINTER] > self.registers[STACK_POINTER];
+        self.registers = caller;
+        match self.registers[RETURN_ADDRESS] {
+            // Threads begin with nothing to return to.
+            Some(0) => Step::Root,
+            Some(_) if is_further => Step::Caller,
+            Some(_) | None => Step::Lost,
+        }
+    }
+
+    fn by_frame_pointer(&mut self) -> Step {
+        let (Some(frame), Some(stack)) =
+            (self.registers[FRAME_POINTER], self.registers[STACK_POINTER])
+        else {
+            return Step::Lost;
+        };
+        if frame < stack || !frame.is_multiple_of(8) {
+            return Step::Lost;
+        }
+        let (Some(outer), Some(address)) = (self.word(frame), self.word(frame.wrapping_add(8)))
+        else {
+            return Step::Lost;
+        };
+        let mut caller = [None; REGISTERS];
+        caller[FRAME_POINTER] = Some(outer);
+        caller[STACK_POINTER] = Some(frame.wrapping_add(16));
+        caller[RETURN_ADDRESS] = Some(address);
+        self.call(caller)
+    }
+
+    fn cfa(&self, rule: &CfaRule<usize>, tables: &Tables) -> Option<u64> {
+        match rule {
+            CfaRule::RegisterAndOffset { register, offset } => {
+                Some(self.register(*register)?.wrapping_add_signed(*offset))
+            }
+            CfaRule::Expression(expression) => self.evaluate(expression, tables, None),
+        }
+    }
+
+    fn register(&self, register: Register) -> Option<u64> {
+        *self.registers.get(usize::from(register.0))?
+    }
+
+    fn recover(
+        &self,
+        register: usize,
+        rule: &RegisterRule<usize>,
+        cfa: u64,
+        tables: &Tables,
+    ) -> Option<u64> {
+        match rule {
+            RegisterRule::SameValue => self.registers[register],
+            RegisterRule::Offset(offset) => self.word(cfa.wrapping_add_signed(*offset)),
+            RegisterRule::ValOffset(offset) => Some(cfa.wrapping_add_signed(*offset)),
+            RegisterRule::Register(other) => self.register(*other),
+            RegisterRule::Expression(expression) => {
+                self.word(self.evaluate(expression, tables, Some(cfa))?)
+            }
+            RegisterRule::ValExpression(expression) => self.evaluate(expression, tables, Some(cfa)),
+            RegisterRule::Constant(value) => Some(*value),
+            // Whatever else there may be one day is not known either.
+            _ => None,
+        }
+    }
+
+    fn evaluate(
+        &self,
+        expression: &UnwindExpression<usize>,
+        tables: &Tables,
+        initial: Option<u64>,
+    ) -> Option<u64> {
+        let encoding = Encoding {
+            address_size: 8,
+            format: Format::Dwarf32,
+            version: 4,
+        };
+        let frames = tables.frames();
+        let mut evaluation = expression.get(&frames).ok()?.evaluation(encoding);
+        evaluation.set_max_iterations(MOST_STEPS);
+        if let Some(initial) = initial {
+            evaluation.set_initial_value(initial);
+        }
+        let mut result = evaluation.evaluate().ok()?;
+        loop {
+            result = match result {
+                EvaluationResult::Complete => break,
+                EvaluationResult::RequiresMemory {
+                    address, size: 8, ..
+                } => evaluation
+                    .resume_with_memory(Value::Generic(self.word(address)?))
+                    .ok()?,
+                EvaluationResult::RequiresRegister { register, .. } => evaluation
+                    .resume_with_register(Value::Generic(self.register(register)?))
+                    .ok()?,
+                _ => return None,
+            };
+        }
+        let pieces = evaluation.as_result();
+        match pieces.first()?.location {
+            Location::Address { address } => Some(address),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! User stacks of programs without frame pointers: whole, or labelled, and never glued together wrong.
+
+use std::process::Command;
+
+use crate::burner::{Burner, OFTEN, assert_shares, build, build_rust, draw, share};
+
+const UNFRAMED: [&str; 3] = ["-O2", "-g", "-fomit-frame-pointer"];
+
+/// The share of the stacks with functions of `kind` that have `callers` side by side.
+fn share_below(stacks: &[(String, u64)], callers: &str, kind: &str) -> f64 {
+    let weight = |part: &str| -> u64 {
+        let those = stacks.iter().filter(|(stack, _)| stack.contains(part));
+        those.map(|(_, weight)| weight).sum()
+    };
+    #[expect(clippy::cast_precision_loss, reason = "weights are small")]
+    let percent = 100.0 * weight(callers) as f64 / weight(kind) as f64;
+    percent
+}
+
+#[test]
+fn without_frame_pointers_stacks_are_whole() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let Some(program) = build(folder.path(), "burn-nofp", &UNFRAMED) else {
+        return;
+    };
+    let graph = ["cpu", "-F", OFTEN, "--comm", "burn-nofp"];
+    let stacks = draw(&graph, || Burner::start(&program, "run", 3));
+    assert_shares(&stacks, "burn_");
+    let whole = share_below(&stacks, ";main;round_of_burning;burn_", ";burn_");
+    assert!(whole > 97.0, "{whole:.1} % are whole: {stacks:#?}");
+    let cut = share(&stacks, "[truncated]", "burn-nofp");
+    assert!(cut < 3.0, "{cut:.1} % are cut: {stacks:#?}");
+}
+
+#[test]
+fn without_frame_pointers_blocked_stacks_are_whole() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let Some(program) = build(folder.path(), "wait-nofp", &UNFRAMED) else {
+        return;
+    };
+    let graph = ["offcpu", "--comm", "wait-nofp"];
+    let stacks = draw(&graph, || Burner::start(&program, "wait", 2));
+    assert_shares(&stacks, "wait_");
+    let whole = share_below(&stacks, ";main;round_of_waiting;wait_", ";wait_");
+    assert!(whole > 97.0, "{whole:.1} % are whole: {stacks:#?}");
+}
+
+#[test]
+fn by_frame_pointers_only_stacks_without_them_are_labelled() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let Some(program) = build(folder.path(), "burn-walk", &UNFRAMED) else {
+        return;
+    };
+    let how = ["--unwind", "frame-pointers"];
+    let graph = [&["cpu", "-U", "-F", OFTEN, "--comm", "burn-walk"], &how[..]].concat();
+    let stacks = draw(&graph, || Burner::start(&program, "run", 1));
+    for (stack, _) in stacks.iter().filter(|(stack, _)| stack.contains("burn_")) {
+        let functions = stack.matches("burn_").count();
+        assert!(functions <= 1, "glued to a wrong parent: {stack}");
+        let is_labelled = stack.contains("[truncated]") || stack.contains("main");
+        assert!(is_labelled, "{stack}");
+    }
+}
+
+#[test]
+fn stacks_deeper_than_what_is_copied_are_labelled() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let Some(program) = build(folder.path(), "burn-deep", &UNFRAMED) else {
+        return;
+    };
+    let graph = ["cpu", "-U", "-F", OFTEN, "--comm", "burn-deep"];
+    let stacks = draw(&graph, || Burner::start(&program, "deep", 1));
+    for (stack, _) in &stacks {
+        if stack.contains(";burn_deep") {
+            let begins = stack.starts_with("burn-deep;[truncated];burn_deep;burn_deep;");
+            assert!(begins || stack.contains(";main;burn_deep"), "{stack}");
+        }
+    }
+    let cut = share(&stacks, "[truncated]", "burn-deep");
+    assert!(cut > 90.0, "{cut:.1} % are cut: {stacks:#?}");
+}
+
+#[test]
+fn functions_in_rust_have_their_shares_with_frame_pointers_and_without() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    for (name, framed) in [("burn-rs", "no"), ("burn-rs-fp", "yes")] {
+        let flags = [&*format!("-Cforce-frame-pointers={framed}")];
+        let Some(program) = build_rust(folder.path(), name, &flags) else {
+            return;
+        };
+        let graph = ["cpu", "-U", "-F", OFTEN, "--comm", name];
+        let stacks = draw(&graph, || Burner::start(&program, "run", 2));
+        assert_shares(&stacks, "burner::burn_");
+        let callers = ";burner::main;burner::round_of_burning;burner::burn_";
+        let whole = share_below(&stacks, callers, ";burner::burn_");
+        assert!(whole > 97.0, "{name}: {whole:.1} % are whole: {stacks:#?}");
+    }
+}
+
+#[test]
+fn a_program_in_a_container_has_names_and_whole_stacks() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let Some(program) = build(folder.path(), "burn-inside", &UNFRAMED) else {
+        return;
+    };
+    // The program is in a file system that only its own mount namespace has.
+    let inside = folder.path().join("inside");
+    std::fs::create_dir(&inside).expect("make a folder");
+    let script = "mount -t tmpfs tmpfs $1 && cp $0 $1/ && exec $1/burn-inside run 1";
+    let graph = ["cpu", "-U", "-F", OFTEN, "--comm", "burn-inside"];
+    let stacks = draw(&graph, || {
+        let mut command = Command::new("unshare");
+        command.args([
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-c",
+            script,
+        ]);
+        Burner::spawn(command.args([&program, &inside]))
+    });
+    assert_eq!(std::fs::read_dir(&inside).expect("look").count(), 0);
+    assert_shares(&stacks, "burn_");
+    let whole = share_below(&stacks, ";main;round_of_burning;burn_", ";burn_");
+    assert!(whole > 97.0, "{whole:.1} % are whole: {stacks:#?}");
+}
