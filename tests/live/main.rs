@@ -6,6 +6,7 @@
 mod accepts;
 mod accounting;
 mod bcc;
+mod bcc_beside;
 mod burner;
 mod connect_view;
 mod connects;

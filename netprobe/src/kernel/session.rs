@@ -293,11 +293,6 @@ impl Session {
         totals::groups(&self.ebpf)
     }
 
-    /// Makes room for other groups in the totals of `--count`, between two windows.
-    pub fn forget_totals(&mut self) -> Result<()> {
-        totals::forget_groups(&mut self.ebpf)
-    }
-
     /// What `--count` counts, to be read while somebody else has the session; can be taken once.
     pub fn take_tally(&mut self) -> Result<Tally> {
         Tally::take(&mut self.ebpf)
@@ -306,6 +301,11 @@ impl Session {
     /// Whether this kernel keeps the cgroup of a socket.
     pub const fn has_socket_cgroups(&self) -> bool {
         self.has_socket_cgroups
+    }
+
+    /// Makes room for other groups in the totals of `--count`, between two windows.
+    pub fn forget_totals(&mut self) -> Result<()> {
+        totals::forget_groups(&mut self.ebpf)
     }
 
     /// The stacks counted in the kernel, summed over CPUs.

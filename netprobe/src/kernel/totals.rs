@@ -65,6 +65,10 @@ fn groups_in(counts: &Map, busy: &Map) -> Result<Vec<(CountKey, Count)>> {
     Ok(some(totals))
 }
 
+fn find<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a Map> {
+    ebpf.map(name).ok_or_else(|| anyhow!("no map {name}"))
+}
+
 /// Makes room for other groups. What is counted while a group is taken out may be lost, and places
 /// keep their counts.
 pub(super) fn forget_groups(ebpf: &mut Ebpf) -> Result<()> {
@@ -80,10 +84,6 @@ pub(super) fn forget_groups(ebpf: &mut Ebpf) -> Result<()> {
         map.remove(key).context("empty COUNTS")?;
     }
     Ok(())
-}
-
-fn find<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a Map> {
-    ebpf.map(name).ok_or_else(|| anyhow!("no map {name}"))
 }
 
 /// The stacks of a flame graph. What was sampled out after the last stack of its place and reason

@@ -2,7 +2,8 @@
 //! the same in the same traffic, and its memory with many connections open. The method and results
 //! are in `docs/performance.md`.
 //!
-//! `ROUNDS` is how often each is measured (5), interleaved, because machines drift.
+//! `ROUNDS` is how often each is measured (5), interleaved, because machines drift; a part of the name
+//! of a comparison measures only that, and memory.
 #![expect(clippy::print_stdout, reason = "the result goes there")]
 
 mod bars;
@@ -30,7 +31,12 @@ fn main() {
     let rounds = rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(5);
     println!("| per event | netprobe | bpftrace | ratio | bar |");
     println!("| --- | ---: | ---: | ---: | ---: |");
-    for bar in BARS {
+    let wanted = env::args().skip(1).find(|name| !name.starts_with('-'));
+    let is_wanted = |bar: &&Bar| {
+        let name = wanted.as_deref();
+        name.is_none_or(|name| bar.name.contains(name))
+    };
+    for bar in BARS.iter().filter(is_wanted) {
         if bar.other.is_installed() {
             compare(bar, rounds);
         } else {
@@ -56,10 +62,17 @@ fn compare(bar: &Bar, rounds: usize) {
         ratios.push(own / other);
     }
     let [own, other, ratio] = [&mut ours, &mut others, &mut ratios].map(|all| median(all));
-    println!(
-        "| {} | {own:.0} ns | {other:.0} ns | {ratio:.2} | {} |",
-        bar.name, bar.most
-    );
+    if other > 0.0 {
+        println!(
+            "| {} | {own:.0} ns | {other:.0} ns | {ratio:.2} | {} |",
+            bar.name, bar.most
+        );
+    } else {
+        println!(
+            "| {} | {own:.0} ns | saw nothing | | {} |",
+            bar.name, bar.most
+        );
+    }
 }
 
 /// Nanoseconds of one event in the kernel.

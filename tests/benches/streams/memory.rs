@@ -7,56 +7,56 @@ use std::{
 
 use netprobe_tests::{
     netns::Netns,
+    process::Actor,
     watcher::{Case, Output, Watcher, netprobe},
 };
-use rustix::process::{Resource, Rlimit, setrlimit};
 
-/// Connections, each with two ends that are followed.
-const CONNECTIONS: u16 = 50_000;
-/// A listener for so many, so that local ports last.
-const PER_LISTENER: u16 = 10_000;
+/// Processes that have connections: one may not have as many files open everywhere.
+const PROCESSES: u16 = 6;
+/// Connections of each, with two ends that are followed.
+const CONNECTIONS: u16 = 8_334;
 const PORT: u16 = 7900;
 
 const LIFETIMES: Case = netprobe("lifetimes", &["lifetimes", "--json"], Output::Events);
 
 /// Prints what `lifetimes` takes.
 pub(crate) fn report() {
-    let files = Some(4 * u64::from(CONNECTIONS));
-    let limit = Rlimit {
-        current: files,
-        maximum: files,
-    };
-    if let Err(why) = setrlimit(Resource::Nofile, limit) {
-        println!("\nmemory: not measured, too few open files are allowed ({why})");
-        return;
-    }
     let netns = Netns::new();
     let watcher = Watcher::start(&LIFETIMES);
-    let open: Vec<(TcpStream, TcpStream)> = netns.run(connect);
+    let mut actors: Vec<Actor> = (0..PROCESSES)
+        .map(|index| {
+            Actor::start("np-many", |_| {
+                netns.enter();
+                // Open to the end of the process.
+                std::mem::forget(connect(PORT + index));
+            })
+        })
+        .collect();
+    actors.iter_mut().for_each(|actor| {
+        actor.hear();
+    });
     let live = resident(watcher.id(), "VmRSS");
-    drop(open);
+    drop(actors);
     netns.wait_for_silence();
     let most = resident(watcher.id(), "VmHWM");
-    watcher.stop();
+    let shown = watcher.stop().unwrap_or(0);
     println!(
-        "\nlifetimes: {live} MiB resident with {} live flows, at most {most} MiB when all had ended (bar: 32 MiB)",
-        2 * u32::from(CONNECTIONS)
+        "\nlifetimes: {live} MiB resident with {} live flows; at most {most} MiB when {shown} had ended (bar: 32 MiB)",
+        2 * u32::from(PROCESSES) * u32::from(CONNECTIONS)
     );
 }
 
-/// Opens all connections, over listeners of their own.
-fn connect() -> Vec<(TcpStream, TcpStream)> {
-    let mut open = Vec::new();
-    for index in 0..CONNECTIONS / PER_LISTENER {
-        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT + index);
-        let listener = TcpListener::bind(address).expect("listen");
-        for _ in 0..PER_LISTENER {
+/// Opens all connections of a process.
+fn connect(port: u16) -> Vec<(TcpStream, TcpStream)> {
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    let listener = TcpListener::bind(address).expect("listen");
+    (0..CONNECTIONS)
+        .map(|_| {
             let near = TcpStream::connect(address).expect("connect");
             let (far, _) = listener.accept().expect("accept");
-            open.push((near, far));
-        }
-    }
-    open
+            (near, far)
+        })
+        .collect()
 }
 
 /// A figure of `/proc/PID/status`, in MiB.

@@ -176,6 +176,7 @@ mod tests {
             family: "ipv4",
             state: 1,
             ino: 9,
+            cgroup: None,
             is_server: false,
             cgroup: None,
             traffic: Some(Traffic {
