@@ -23,13 +23,15 @@ pub const CAST_MARK: i32 = 0x6e70_0001;
 
 record! {
     /// Ids of the kernel's types of packet headers; all 0 where an address cannot be given a type.
-    pub struct HeaderTypes {
+    pub struct CastTypes {
         /// `struct iphdr`
         pub ipv4: u32,
         /// `struct ipv6hdr`
         pub ipv6: u32,
         /// `struct tcphdr`
         pub tcp: u32,
+        /// `struct sock`
+        pub sock: u32,
     }
 }
 
@@ -67,7 +69,7 @@ record! {
         /// limit.
         pub stack_interval_ns: u32,
         /// How packets are read without asking a helper.
-        pub headers: HeaderTypes,
+        pub headers: CastTypes,
         /// Which events are wanted.
         pub filter: Filter,
         /// What is wanted of tasks, for flame graphs.

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use core::arch::asm;
 use netprobe_common::{
-    config::{Config, HeaderTypes, LEVEL_ALL},
+    config::{CastTypes, Config, LEVEL_ALL},
     counters::{
         Candidates, Count, CountKey, Counters, FlowKey, PLACES, Place, SAMPLED_PLACES,
         SampledPlace, StackKey,
@@ -38,10 +38,11 @@ pub(crate) static CONFIG: Config = Config {
     governed: 0,
     tests_flows: 0,
     stack_interval_ns: 0,
-    headers: HeaderTypes {
+    headers: CastTypes {
         ipv4: 0,
         ipv6: 0,
         tcp: 0,
+        sock: 0,
     },
     filter: Filter::NONE,
     sampling: Sampling::NONE,

@@ -3,13 +3,15 @@
 #![expect(clippy::print_stdout, reason = "the result goes there")]
 
 use std::{
-    fs,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
     time::Instant,
 };
 
-use netprobe_tests::probe::binary;
+use netprobe_tests::{
+    memory::{maps_kib, resident_kib},
+    probe::binary,
+};
 
 const STREAMS: &[&str] = &["drops", "retransmits", "connects", "resets", "lifetimes"];
 const ROUNDS: usize = 11;
@@ -59,32 +61,10 @@ fn start(stream: &str) -> Start {
     let pid = child.id();
     let start = Start {
         ms,
-        rss_kib: number(&format!("/proc/{pid}/status"), "VmRSS"),
-        maps_kib: maps(pid) / 1024,
+        rss_kib: resident_kib(pid),
+        maps_kib: maps_kib(pid),
     };
     child.kill().expect("end netprobe");
     child.wait().expect("it ends");
     start
-}
-
-/// Memory of the maps that a process holds, in bytes.
-fn maps(pid: u32) -> u64 {
-    let entries = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("its files");
-    let paths = entries
-        .flatten()
-        .map(|entry| entry.path().display().to_string());
-    let is_map = |path: &String| fs::read_to_string(path).is_ok_and(|text| text.contains("map_id"));
-    paths
-        .filter(is_map)
-        .map(|path| number(&path, "memlock"))
-        .sum()
-}
-
-/// The number after `key:` in a file.
-fn number(path: &str, key: &str) -> u64 {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let mut lines = text.lines().filter_map(|line| line.split_once(':'));
-    let value = lines.find(|(name, _)| *name == key).map(|(_, value)| value);
-    let digits = value.and_then(|value| value.split_whitespace().next());
-    digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }

@@ -129,11 +129,7 @@ fn a_full_disk_is_a_failure_of_a_picture() {
     if !is_root() {
         return;
     }
-    // A name of its own: the program may well treat devices differently.
-    let folder = tempfile::tempdir().expect("make a folder");
-    let file = folder.path().join("full.svg");
-    symlink("/dev/full", &file).expect("make a link");
-    let path = file.to_str().expect("a path of ours is text");
+    let path = "/dev/full";
     let is_over = AtomicBool::new(false);
     let output = thread::scope(|scope| {
         // Something to draw: connects to a port where nobody listens.
@@ -146,7 +142,32 @@ fn a_full_disk_is_a_failure_of_a_picture() {
         is_over.store(true, Relaxed);
         output
     });
-    assert_complaint(&output, 1, "full.svg");
+    assert_complaint(&output, 1, path);
+}
+
+#[test]
+fn files_are_for_their_owner_only_and_links_are_not_followed() {
+    if !is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("make a folder");
+    let (file, link) = (folder.path().join("drops"), folder.path().join("link"));
+    symlink(&file, &link).expect("make a link");
+    for command in [&["drops", "--json"][..], &["flame", "drops"]] {
+        let write_to = |path: &Path| {
+            let mut arguments = vec!["-q"];
+            arguments.extend(command);
+            let path = path.to_str().expect("a path of ours is text");
+            arguments.extend(["--duration", "10ms", "-o", path]);
+            netprobe(&arguments)
+        };
+        assert_complaint(&write_to(&link), 1, "symbolic link");
+        assert!(!file.exists(), "{command:?} followed a link");
+        write_to(&file);
+        let mode = fs::metadata(&file).expect("it was written").permissions();
+        assert_eq!(mode.mode() & 0o777, 0o600);
+        fs::remove_file(&file).expect("remove it");
+    }
 }
 
 #[test]

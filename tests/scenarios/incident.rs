@@ -1,7 +1,6 @@
 //! An incident that `netprobe demo` keeps up, and what `netprobe diagnose` says about it.
 
 use std::{
-    env,
     fs::File,
     io::{BufRead, BufReader, Read, Write},
     os::fd::AsFd,
@@ -13,7 +12,7 @@ use std::{
 use netprobe_tests::{
     PATIENCE,
     probe::binary,
-    skip::{is_root, skip},
+    skip::{is_disposable, is_root, skip},
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
@@ -42,7 +41,7 @@ impl Incident {
         if !is_root() {
             return None;
         }
-        let is_disposable = env::var_os("NETPROBE_DISPOSABLE").is_some_and(|value| value == "1");
+        let is_disposable = is_disposable();
         let mut demo = Command::new(binary())
             .args(["demo", id, "--hold", "--json"])
             .args(is_disposable.then_some("--disposable"))

@@ -19,6 +19,7 @@ mod idle_reset;
 mod incident;
 mod long_held_connections;
 mod neighbour_table_full;
+mod neighbours;
 mod orphan_overflow;
 mod path_loss;
 mod port_search_cost;

@@ -20,6 +20,7 @@ use std::{
 
 pub mod bpf;
 pub mod counters;
+pub mod memory;
 pub mod netns;
 pub mod probe;
 pub mod process;

@@ -11,6 +11,11 @@ fn is_strict() -> bool {
     env::var_os("NETPROBE_REQUIRE_LIVE").is_some_and(|value| value == "1")
 }
 
+/// Whether this is a machine that only the test has, as those of the matrix.
+pub fn is_disposable() -> bool {
+    env::var_os("NETPROBE_DISPOSABLE").is_some_and(|value| value == "1")
+}
+
 /// Prints `SKIP <why>` where the harness keeps it with the name of the test; `--show-output`
 /// shows it.
 #[expect(

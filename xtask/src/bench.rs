@@ -10,7 +10,7 @@ use crate::{process, workspace};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only the benchmark of this name: storm (root; beside bpftrace if that is installed),
-    /// start (root), flame (root; beside perf if that is installed), render
+    /// bounds (root), start (root), flame (root; beside perf if that is installed), render
     name: Option<String>,
     /// For the benchmark itself, such as a part of the name of a case
     #[arg(last = true)]

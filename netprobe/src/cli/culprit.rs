@@ -1,7 +1,7 @@
 //! `diagnose --svg`: the flame graph that shows the first finding, drawn from the stacks of events
 //! that were gathered during the window.
 
-use std::{fs::File, io::BufWriter, path::Path, sync::Arc};
+use std::{io::BufWriter, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
 use netprobe_common::{
@@ -9,6 +9,7 @@ use netprobe_common::{
     header::Kind,
 };
 
+use super::output;
 use crate::{
     aggregate::stacks::Folder,
     kernel::names::LiveNames,
@@ -83,7 +84,7 @@ pub(super) fn draw(
         is_inverted: false,
         palette: flame.palette,
     };
-    let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
+    let file = output::create(path)?;
     flamegraph::write(&mut BufWriter::new(file), &flame, style)
         .with_context(|| format!("write {}", path.display()))
 }

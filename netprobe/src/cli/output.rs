@@ -1,12 +1,36 @@
 //! Where the output goes: standard output, or the file of `-o`.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{self, BufWriter, IsTerminal, Write},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+
+/// Opens a file to be written anew: as root in a directory of somebody else, so it follows no symbolic link, and what it
+/// makes only its owner may read.
+pub(super) fn create(path: &Path) -> Result<File> {
+    let opened = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path);
+    let why = |error: &io::Error| match error.raw_os_error() {
+        Some(libc::ELOOP) => format!(
+            "write {}: it is a symbolic link, name the file itself",
+            path.display()
+        ),
+        _ => format!("write {}", path.display()),
+    };
+    opened.map_err(|error| {
+        let why = why(&error);
+        anyhow::Error::new(error).context(why)
+    })
+}
 
 /// The output of a command.
 pub(super) struct Output {
@@ -20,7 +44,7 @@ impl Output {
         let Some(path) = path.filter(|path| path.as_os_str() != "-") else {
             return Ok(Self::stdout());
         };
-        let file = File::create(path).with_context(|| format!("write {}", path.display()))?;
+        let file = create(path)?;
         Ok(Self {
             writer: BufWriter::with_capacity(1 << 16, Box::new(file)),
             width: None,

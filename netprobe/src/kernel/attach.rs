@@ -8,6 +8,7 @@ use aya::{
     programs::{Program, ProgramError, fentry::FEntryLink, kprobe::KProbeLink},
 };
 
+use super::sampler;
 use crate::probes::{Attach, Hook, Via};
 
 /// What became of one hook of a probe.
@@ -256,7 +257,7 @@ fn unload_one(ebpf: &mut Ebpf, attach: &Attach) {
 
 /// Takes the CPU sampler out, if it was in.
 pub fn unload_sampler(ebpf: &mut Ebpf) {
-    if let Some(Program::PerfEvent(program)) = ebpf.program_mut("cpu")
+    if let Some(Program::PerfEvent(program)) = ebpf.program_mut(sampler::PROGRAM)
         && let Err(error) = program.unload()
         && !matches!(error, ProgramError::NotLoaded)
     {

@@ -1,13 +1,22 @@
 //! The running kernel's own description of its types (BTF): the only source of offsets,
 //! prototypes and enum names, so that no kernel version is ever guessed.
 
-use std::{fs, io::Write, os::fd::AsRawFd, path::Path};
+use std::{
+    fs::File,
+    io::Read,
+    os::fd::{AsFd, AsRawFd},
+    path::Path,
+};
 
 use anyhow::{Context, Result};
 use btf_rs::{Backend, Btf, BtfType, Type};
+use memmap2::MmapMut;
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::btf_index::Index;
+use super::{
+    btf_index::Index,
+    pod::{first_btf, kernel_btf, map_private},
+};
 
 const DIRECTORY: &str = "/sys/kernel/btf";
 
@@ -17,12 +26,57 @@ pub struct KernelBtf {
     index: Index,
 }
 
-/// The bytes of the kernel's BTF.
-pub fn read() -> Result<Vec<u8>> {
-    let path = format!("{DIRECTORY}/vmlinux");
-    fs::read(&path).with_context(|| {
-        format!("read {path} (the kernel must be built with CONFIG_DEBUG_INFO_BTF)")
-    })
+/// The kernel's BTF, in a file without a name: the library that finds types reads on demand only from a
+/// file that can be mapped, and before 6.16 the one in sysfs cannot be.
+#[derive(Debug)]
+pub struct Image {
+    file: File,
+    bytes: MmapMut,
+}
+
+impl Image {
+    /// Copies it from the kernel.
+    pub fn read() -> Result<Self> {
+        // At once where the kernel lets us; sysfs gives a page at a time.
+        if let Some(fd) = first_btf()
+            && let Some(length) = kernel_btf(fd.as_fd(), &mut [])
+        {
+            let mut image = Self::with_length(length)?;
+            if kernel_btf(fd.as_fd(), &mut image.bytes) == Some(length) {
+                return Ok(image);
+            }
+        }
+        let path = format!("{DIRECTORY}/vmlinux");
+        Self::read_sysfs(&path).with_context(|| {
+            format!("read {path} (the kernel must be built with CONFIG_DEBUG_INFO_BTF)")
+        })
+    }
+
+    fn read_sysfs(path: &str) -> Result<Self> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        let mut image = Self::with_length(usize::try_from(length)?)?;
+        file.read_exact(&mut image.bytes)?;
+        Ok(image)
+    }
+
+    fn with_length(length: usize) -> Result<Self> {
+        let memory = memfd_create("btf", MemfdFlags::CLOEXEC).context("create a memory file")?;
+        let file = File::from(memory);
+        file.set_len(length as u64).context("size a memory file")?;
+        let bytes = map_private(&file).context("map a memory file")?;
+        Ok(Self { file, bytes })
+    }
+
+    /// All of it.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Where it can be opened.
+    fn path(&self) -> String {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd())
+    }
 }
 
 /// Where a struct member is.
@@ -36,14 +90,8 @@ pub struct Member {
 
 impl KernelBtf {
     /// Prepares the kernel's BTF for questions about the names in `index`.
-    pub fn new(bytes: &[u8], index: Index) -> Result<Self> {
-        // btf-rs reads on demand only from a file that can be mapped; before 6.16 the one in
-        // sysfs cannot be.
-        let memory = memfd_create("btf", MemfdFlags::CLOEXEC).context("create a memory file")?;
-        let mut file = fs::File::from(memory);
-        file.write_all(bytes).context("copy the kernel's BTF")?;
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let btf = Btf::from_file_with_backend(path, Backend::Mmap)
+    pub fn new(image: &Image, index: Index) -> Result<Self> {
+        let btf = Btf::from_file_with_backend(image.path(), Backend::Mmap)
             .with_context(|| format!("parse {DIRECTORY}/vmlinux"))?;
         Ok(Self { btf, index })
     }
@@ -62,7 +110,7 @@ impl KernelBtf {
         match self.index.get(name) {
             Some(ids) => ids
                 .iter()
-                .filter_map(|id| self.btf.resolve_type_by_id(*id).ok())
+                .filter_map(|found| self.btf.resolve_type_by_id(found.id).ok())
                 .collect(),
             None if self.index.is_empty() => {
                 self.btf.resolve_types_by_name(name).unwrap_or_default()
@@ -130,7 +178,7 @@ impl KernelBtf {
     }
 
     fn id(&self, name: &str, is_meant: impl Fn(&Type) -> bool) -> Option<u32> {
-        let ids = self.index.get(name)?.iter().copied();
+        let ids = self.index.get(name)?.iter().map(|found| found.id);
         let mut meant = ids.filter(|id| {
             self.btf
                 .resolve_type_by_id(*id)

@@ -5,11 +5,29 @@
 
 use std::collections::{HashMap, HashSet};
 
-/// Ids of the types with each wanted name.
-pub type Index = HashMap<String, Vec<u32>>;
+/// The types with each wanted name.
+pub type Index = HashMap<String, Vec<Found>>;
+
+/// A type with a wanted name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its number, counted from one.
+    pub id: u32,
+    /// Its kind and more, see `struct btf_type`.
+    info: u32,
+    /// The type that it refers to, or its size.
+    target: u32,
+}
+
+impl Found {
+    const fn kind(self) -> u32 {
+        (self.info >> 24) & 0x1f
+    }
+}
 
 const MAGIC: u16 = 0xeb9f;
-const HEADER: usize = 24;
+const VERSION: u8 = 1;
+const HEADER: u32 = 24;
 const TYPE_HEADER: usize = 12;
 const KIND_PTR: u32 = 2;
 const KIND_TYPEDEF: u32 = 8;
@@ -18,59 +36,41 @@ const KIND_FUNC: u32 = 12;
 /// Looks for `names`; `None` if `bytes` is not BTF in this machine's byte order.
 pub(super) fn find(bytes: &[u8], names: &HashSet<String>) -> Option<Index> {
     let sections = Sections::of(bytes)?;
-    let wanted = string_offsets(sections.strings, names);
+    let wanted = Wanted::among(sections.strings, names);
     let mut index = Index::new();
-    sections.each_type(|id, header| {
-        if let Some(name) = wanted.get(&header.name) {
-            index.entry((*name).to_owned()).or_default().push(id);
+    sections.each_type(|name, found| {
+        if let Some(name) = wanted.name(name) {
+            index.entry(name.to_owned()).or_default().push(found);
         }
     })?;
     Some(index)
 }
 
-/// BTF that knows only the tracepoints and functions in `index`, under the ids that they have in
-/// `bytes`; everything else is a nameless pointer. It takes a tenth of the time to read, and of
+/// BTF that knows only the tracepoints and functions in `index`, under the ids that they have there;
+/// everything before the last of them is a nameless pointer. It takes a tenth of the time to read, and of
 /// the memory to keep.
-pub(super) fn thin(bytes: &[u8], index: &Index) -> Option<Vec<u8>> {
-    let sections = Sections::of(bytes)?;
-    let kept: HashMap<u32, &str> = index
+pub(super) fn thin(index: &Index) -> Option<Vec<u8>> {
+    let found = index
         .iter()
-        .flat_map(|(name, ids)| ids.iter().map(move |id| (*id, name.as_str())))
+        .flat_map(|(name, found)| found.iter().map(move |found| (name.as_str(), *found)));
+    let mut kept: Vec<(&str, Found)> = found
+        .filter(|(_, found)| matches!(found.kind(), KIND_FUNC | KIND_TYPEDEF))
         .collect();
+    kept.sort_unstable_by_key(|(_, found)| found.id);
     let mut strings = vec![0];
-    let mut types = Vec::with_capacity(sections.types.len() / 2);
-    sections.each_type(|id, header| {
-        let kind = header.kind();
-        let name = kept
-            .get(&id)
-            .filter(|_| kind == KIND_FUNC || kind == KIND_TYPEDEF);
-        let (offset, info, target) = match name {
-            Some(name) => {
-                let offset = u32::try_from(strings.len()).unwrap_or(0);
-                strings.extend(name.bytes().chain([0]));
-                (offset, header.info, header.target)
-            }
-            None => (0, KIND_PTR << 24, 0),
-        };
-        for word in [offset, info, target] {
-            types.extend(word.to_ne_bytes());
-        }
-    })?;
-    let (type_length, string_length) = (
-        u32::try_from(types.len()).ok()?,
-        u32::try_from(strings.len()).ok()?,
-    );
-    let mut out = bytes.get(..4)?.to_vec();
-    for word in [
-        u32::try_from(HEADER).ok()?,
-        0,
-        type_length,
-        type_length,
-        string_length,
-    ] {
-        out.extend(word.to_ne_bytes());
+    let mut types: Vec<[u32; 3]> = Vec::new();
+    for (name, found) in kept {
+        types.resize(found.id as usize - 1, [0, KIND_PTR << 24, 0]);
+        types.push([u32::try_from(strings.len()).ok()?, found.info, found.target]);
+        strings.extend(name.bytes().chain([0]));
     }
-    out.extend(types);
+    let type_length = u32::try_from(types.len() * TYPE_HEADER).ok()?;
+    let string_length = u32::try_from(strings.len()).ok()?;
+    let mut out = MAGIC.to_ne_bytes().to_vec();
+    out.extend([VERSION, 0]);
+    let header = [HEADER, 0, type_length, type_length, string_length];
+    let words = header.iter().chain(types.as_flattened());
+    out.extend(words.flat_map(|word| word.to_ne_bytes()));
     out.extend(strings);
     Some(out)
 }
@@ -79,19 +79,6 @@ pub(super) fn thin(bytes: &[u8], index: &Index) -> Option<Vec<u8>> {
 struct Sections<'a> {
     types: &'a [u8],
     strings: &'a [u8],
-}
-
-/// `struct btf_type`
-struct TypeHeader {
-    name: u32,
-    info: u32,
-    target: u32,
-}
-
-impl TypeHeader {
-    const fn kind(&self) -> u32 {
-        (self.info >> 24) & 0x1f
-    }
 }
 
 impl<'a> Sections<'a> {
@@ -110,41 +97,79 @@ impl<'a> Sections<'a> {
         })
     }
 
-    /// Visits every type with its id; `None` if one is of an unknown kind or cut short.
-    fn each_type(&self, mut visit: impl FnMut(u32, TypeHeader)) -> Option<()> {
+    /// Visits every type with the place of its name; `None` if one is of an unknown kind or cut short.
+    fn each_type(&self, mut visit: impl FnMut(u32, Found)) -> Option<()> {
         let mut at = 0;
         let mut id = 1;
         while at < self.types.len() {
-            let header = TypeHeader {
-                name: u32_at(self.types, at)?,
+            let name = u32_at(self.types, at)?;
+            let found = Found {
+                id,
                 info: u32_at(self.types, at + 4)?,
                 target: u32_at(self.types, at + 8)?,
             };
-            at += TYPE_HEADER + trailing(header.info)?;
-            visit(id, header);
+            at += TYPE_HEADER + trailing(found.info)?;
+            visit(name, found);
             id += 1;
         }
         Some(())
     }
 }
 
-/// Where each name stands in the string section, whose strings end with a zero byte.
-fn string_offsets<'a>(strings: &[u8], names: &'a HashSet<String>) -> HashMap<u32, &'a str> {
-    let wanted: HashMap<&[u8], &str> = names
-        .iter()
-        .map(|name| (name.as_bytes(), name.as_str()))
-        .collect();
-    let mut found = HashMap::new();
-    let mut offset = 0;
-    for string in strings.split(|byte| *byte == 0) {
-        if let Some(name) = wanted.get(string)
-            && let Ok(offset) = u32::try_from(offset)
-        {
-            found.insert(offset, *name);
+/// Where the wanted names stand in the string section. Almost all of its hundred thousand strings are
+/// not wanted, and almost all of those are told by their length, first and last byte.
+struct Wanted<'a> {
+    names: HashMap<u32, &'a str>,
+    /// A bit for each byte of the section, set where a wanted name begins.
+    begins: Vec<u64>,
+}
+
+impl<'a> Wanted<'a> {
+    fn among(strings: &[u8], names: &'a HashSet<String>) -> Self {
+        let by_bytes: HashMap<&[u8], &str> = names
+            .iter()
+            .map(|name| (name.as_bytes(), name.as_str()))
+            .collect();
+        let mut plausible = [false; LOOKS];
+        for name in by_bytes.keys() {
+            plausible[look(name)] = true;
         }
-        offset += string.len() + 1;
+        let mut found = Self {
+            names: HashMap::new(),
+            begins: vec![0; strings.len() / 64 + 1],
+        };
+        let mut offset = 0;
+        for string in strings.split(|byte| *byte == 0) {
+            if plausible[look(string)]
+                && let Some(name) = by_bytes.get(string)
+                && let Ok(begin) = u32::try_from(offset)
+            {
+                found.names.insert(begin, *name);
+                found.begins[offset / 64] |= 1 << (offset % 64);
+            }
+            offset += string.len() + 1;
+        }
+        found
     }
-    found
+
+    /// The wanted name that begins there.
+    fn name(&self, offset: u32) -> Option<&'a str> {
+        let word = self.begins.get(offset as usize / 64)?;
+        if word & (1 << (offset % 64)) == 0 {
+            return None;
+        }
+        self.names.get(&offset).copied()
+    }
+}
+
+/// Number of different [`look`]s, a power of two.
+const LOOKS: usize = 1 << 13;
+
+/// A number that few strings share.
+fn look(string: &[u8]) -> usize {
+    let ends = [string.first(), string.last()];
+    let [first, last] = ends.map(|byte| byte.map_or(0, |byte| usize::from(*byte)));
+    (string.len() << 8 ^ first << 5 ^ last) % LOOKS
 }
 
 /// Bytes that follow the header of a type, by its kind (`BTF_KIND_*`) and number of members.
@@ -214,21 +239,25 @@ mod tests {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
+    fn ids(index: &Index, name: &str) -> Vec<u32> {
+        index[name].iter().map(|found| found.id).collect()
+    }
+
     #[test]
     fn thin_btf_keeps_ids_and_drops_the_rest() {
         let index = find(&small(), &names(&["sock", "u8"])).unwrap();
-        let thin = thin(&small(), &index).unwrap();
+        let thin = thin(&index).unwrap();
         let again = find(&thin, &names(&["sock", "u8"])).unwrap();
         // The struct is gone, the typedef stays where it was.
-        assert_eq!(again["sock"], [3]);
+        assert_eq!(ids(&again, "sock"), [3]);
         assert!(!again.contains_key("u8"));
     }
 
     #[test]
     fn names_are_found_with_all_their_types() {
         let index = find(&small(), &names(&["sock", "u8", "missing"])).unwrap();
-        assert_eq!(index["sock"], [2, 3]);
-        assert_eq!(index["u8"], [1]);
+        assert_eq!(ids(&index, "sock"), [2, 3]);
+        assert_eq!(ids(&index, "u8"), [1]);
         assert!(!index.contains_key("missing"));
     }
 

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use netprobe_common::config::{CAST_MARK, HeaderTypes};
+use netprobe_common::config::{CAST_MARK, CastTypes};
 
 use super::btf::KernelBtf;
 
@@ -12,27 +12,29 @@ const CAST: &str = "bpf_rdonly_cast";
 const IPV4: &str = "iphdr";
 const IPV6: &str = "ipv6hdr";
 const TCP: &str = "tcphdr";
+const SOCK: &str = "sock";
 
 /// What is asked of the kernel's types, by name.
-pub(super) fn names() -> [&'static str; 4] {
-    [CAST, IPV4, IPV6, TCP]
+pub(super) fn names() -> [&'static str; 5] {
+    [CAST, IPV4, IPV6, TCP, SOCK]
 }
 
 /// The kernel function and its types; none of it where any is missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Casts {
     function: Option<u32>,
-    types: Option<HeaderTypes>,
+    types: Option<CastTypes>,
 }
 
 impl Casts {
     /// Looks them up.
     pub fn find(kernel: &KernelBtf) -> Self {
         let types = || {
-            Some(HeaderTypes {
+            Some(CastTypes {
                 ipv4: kernel.struct_id(IPV4)?,
                 ipv6: kernel.struct_id(IPV6)?,
                 tcp: kernel.struct_id(TCP)?,
+                sock: kernel.struct_id(SOCK)?,
             })
         };
         match (kernel.function_id(CAST), types()) {
@@ -45,11 +47,12 @@ impl Casts {
     }
 
     /// The types that addresses may be given.
-    pub fn types(self) -> HeaderTypes {
-        self.types.unwrap_or(HeaderTypes {
+    pub fn types(self) -> CastTypes {
+        self.types.unwrap_or(CastTypes {
             ipv4: 0,
             ipv6: 0,
             tcp: 0,
+            sock: 0,
         })
     }
 

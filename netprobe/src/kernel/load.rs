@@ -1,11 +1,16 @@
 //! The object that `cargo xtask ebpf` built, loaded with the settings of this run.
 
+use std::collections::HashSet;
+
 use anyhow::{Context, Result};
 use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned};
 use netprobe_common::{config::Config, offsets::Offsets, record::bytes_of};
-use rustix::time::{ClockId, clock_getres};
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    time::{ClockId, clock_getres},
+};
 
-use super::{casts::Casts, privileges};
+use super::{casts::Casts, object, privileges};
 use crate::probes::Keeps;
 
 /// The programs, as committed in `prebuilt/`.
@@ -81,14 +86,17 @@ impl Sizes {
     }
 }
 
-/// Creates the maps and reads the programs; none of them runs yet.
-pub fn load(
+/// Creates the maps and reads the programs that are wanted, by name; none of them runs yet.
+pub(super) fn load(
     config: &Config,
     offsets: &Offsets,
     casts: Casts,
     sizes: Sizes,
+    programs: &HashSet<&str>,
     btf: &Btf,
 ) -> Result<Ebpf> {
+    let mut object = casts.written_into(OBJECT);
+    object::keep_only(&mut object, programs)?;
     let config = Config {
         tick_ns: tick_ns(),
         headers: casts.types(),
@@ -96,7 +104,7 @@ pub fn load(
         tests_flows: u32::from(config.filter.tests_flows()),
         ..*config
     };
-    EbpfLoader::new()
+    loader()?
         // aya asks for a log only once a program was rejected. Without a level the kernel refuses
         // that second question, and the reason stays hidden behind EINVAL.
         .verifier_log_level(aya::VerifierLogLevel::DEBUG)
@@ -115,9 +123,24 @@ pub fn load(
         .map_max_entries("MORE_STACKS", sizes.more_stacks)
         .map_max_entries("BLOCKED", sizes.blocked)
         .map_max_entries("STATES", sizes.states)
-        .load(&casts.written_into(OBJECT))
+        .load(&object)
         .map_err(|error| privileges::explain(error.into()))
         .context("create the BPF maps")
+}
+
+/// aya reads all of the kernel's types when a loader is made, also one that is then given those that are needed: at
+/// start that would take longer than all else. It does without them if they cannot be opened, and for
+/// the moment nothing can.
+fn loader<'a>() -> Result<EbpfLoader<'a>> {
+    let limit = getrlimit(Resource::Nofile);
+    let none = Rlimit {
+        current: Some(0),
+        ..limit
+    };
+    setrlimit(Resource::Nofile, none).context("lower the limit of open files")?;
+    let loader = EbpfLoader::new();
+    setrlimit(Resource::Nofile, limit).context("restore the limit of open files")?;
+    Ok(loader)
 }
 
 /// Length of a jiffy, which is how coarse the coarse clock is.

@@ -12,6 +12,7 @@ pub mod keeper;
 mod link_info;
 pub mod load;
 pub mod names;
+mod object;
 pub mod offsets;
 pub mod pod;
 pub mod privileges;

@@ -77,13 +77,13 @@ mod tests {
 
     #[test]
     fn fields_of_every_kernel_are_found_in_this_one() {
-        let Ok(bytes) = btf::read() else {
+        let Ok(image) = btf::Image::read() else {
             println!("SKIP this kernel has no BTF");
             return;
         };
         let names = names().map(str::to_owned).collect();
-        let index = btf_index::find(&bytes, &names).unwrap();
-        let offsets = resolve(&KernelBtf::new(&bytes, index).unwrap());
+        let index = btf_index::find(image.bytes(), &names).unwrap();
+        let offsets = resolve(&KernelBtf::new(&image, index).unwrap());
         for field in Field::ALL {
             // Kernels from 6.10 on keep it per CPU; 5.10 has no reasons, and few give errors.
             let may_lack = matches!(

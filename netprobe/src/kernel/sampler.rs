@@ -15,6 +15,9 @@ use aya::{
 use super::session::Session;
 use crate::probes::{Hook, Via};
 
+/// The program that takes samples.
+pub(super) const PROGRAM: &str = "cpu";
+
 /// How many CPUs are online now.
 pub fn online() -> usize {
     online_cpus().map_or(1, |cpus| cpus.len())
@@ -137,7 +140,7 @@ impl Sampler {
 fn program(session: &mut Session) -> Result<&mut PerfEvent> {
     let program = session
         .ebpf()
-        .program_mut("cpu")
+        .program_mut(PROGRAM)
         .ok_or_else(|| anyhow!("the object has no program cpu"))?;
     program
         .try_into()

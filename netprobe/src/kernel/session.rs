@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     filter::KnownReasons,
-    kernel::sampler::OFF_CPU,
+    kernel::sampler::{self, OFF_CPU},
     probes::{self, Hook, PROBES, ProbeSpec, Via},
 };
 
@@ -61,6 +61,16 @@ pub struct Request {
     pub sizes: Sizes,
     /// A hook to load now and attach in windows.
     pub windowed: Option<&'static Hook>,
+}
+
+impl Request {
+    /// Names of the programs that may come to use.
+    fn programs(&self) -> HashSet<&'static str> {
+        let hooks = self.probes.iter().flat_map(|spec| spec.hooks);
+        let ways = hooks.chain(self.windowed).flat_map(|hook| hook.ways);
+        let of_hooks = ways.flat_map(|way| way.iter().map(|attach| attach.program));
+        of_hooks.chain([sampler::PROGRAM]).collect()
+    }
 }
 
 /// Programs in the kernel.
@@ -91,10 +101,7 @@ impl Session {
         configure: impl FnOnce(&dyn KnownReasons) -> Result<Config>,
     ) -> Result<Self> {
         let started = Instant::now();
-        // Kept to the end: glibc takes blocks up to the size of the largest one that was freed
-        // from a heap that does not shrink again, and this one is the largest.
-        let bytes = btf::read()?;
-        let (kernel, btf) = parse_btf(&bytes)?;
+        let (kernel, btf) = parse_btf(&btf::Image::read()?)?;
         let offsets = offsets::resolve(&kernel);
         log::debug!("types are read after {:?}", started.elapsed());
         let drop_reasons = DropReasons::read(&kernel);
@@ -109,7 +116,9 @@ impl Session {
             guarded: u32::from(kernel.function(GUARD_FUNCTION).is_some()),
             ..config
         };
-        let mut ebpf = load::load(&config, &offsets, Casts::find(&kernel), request.sizes, &btf)?;
+        let casts = Casts::find(&kernel);
+        let programs = request.programs();
+        let mut ebpf = load::load(&config, &offsets, casts, request.sizes, &programs, &btf)?;
         reserve_other(&mut ebpf, request)?;
         let logger = open_log(&mut ebpf, &config)?;
         log::debug!("maps are ready after {:?}", started.elapsed());
@@ -388,11 +397,11 @@ impl Session {
 }
 
 /// Parses the kernel's types: whole for us, thinned for aya, which only needs to find hooks.
-fn parse_btf(bytes: &[u8]) -> Result<(KernelBtf, Btf)> {
-    let index = btf_index::find(bytes, &names()).ok_or_else(damaged)?;
-    let thin = btf_index::thin(bytes, &index).ok_or_else(damaged)?;
+fn parse_btf(image: &btf::Image) -> Result<(KernelBtf, Btf)> {
+    let index = btf_index::find(image.bytes(), &names()).ok_or_else(damaged)?;
+    let thin = btf_index::thin(&index).ok_or_else(damaged)?;
     let aya = Btf::parse(&thin, aya::Endianness::default()).context("parse the thinned BTF")?;
-    Ok((KernelBtf::new(bytes, index)?, aya))
+    Ok((KernelBtf::new(image, index)?, aya))
 }
 
 fn damaged() -> anyhow::Error {

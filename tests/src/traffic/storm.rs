@@ -25,6 +25,8 @@ pub struct Storm {
     pub rate: Option<u64>,
     /// How many different connections the packets belong to; each ten to a port.
     pub flows: u32,
+    /// The one that it begins with.
+    pub first: u32,
 }
 
 impl Storm {
@@ -35,6 +37,7 @@ impl Storm {
             senders: u32::try_from(cpus).unwrap_or(1),
             rate: None,
             flows: 1,
+            first: 0,
         }
     }
 
@@ -58,7 +61,7 @@ impl Storm {
     fn send(self, index: u32, length: Duration) -> u64 {
         let socket = raw_socket();
         let mut packets = Packets::new();
-        let (began, mut sent, mut flow) = (Instant::now(), 0, index);
+        let (began, mut sent, mut flow) = (Instant::now(), 0, self.first + index);
         while began.elapsed() < length {
             if let Some(rate) = self.rate {
                 let due = began.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000;

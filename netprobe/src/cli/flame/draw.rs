@@ -1,9 +1,8 @@
 //! Where a graph goes, and in which format.
 
 use std::{
-    fs::File,
     io::{self, BufWriter, IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -11,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::{
+    cli::output,
     render::{flame_json, flamegraph, folded, pprof},
     report::{Flame, Palette},
 };
@@ -149,12 +149,11 @@ impl<'a> Output<'a> {
 }
 
 /// Opens a file for writing, - for stdout.
-pub(super) fn open(path: &PathBuf) -> Result<BufWriter<Box<dyn Write>>> {
+pub(super) fn open(path: &Path) -> Result<BufWriter<Box<dyn Write>>> {
     let out: Box<dyn Write> = if path.as_os_str() == "-" {
         Box::new(io::stdout())
     } else {
-        let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
-        Box::new(file)
+        Box::new(output::create(path)?)
     };
     Ok(BufWriter::new(out))
 }

@@ -1,0 +1,110 @@
+//! The object without the programs that a run does not use: aya reads, copies and relocates whatever it finds, and
+//! a run uses a few of fifty programs.
+
+use std::collections::{HashMap, HashSet};
+
+use anyhow::{Context, Result};
+use object::{
+    Endianness,
+    elf::{
+        FileHeader64, SHF_EXECINSTR, SHT_NULL, SHT_REL, SHT_SYMTAB, STT_FUNC, STT_NOTYPE,
+        STV_HIDDEN,
+    },
+    read::elf::{FileHeader, SectionHeader, Sym},
+};
+
+type Elf = FileHeader64<Endianness>;
+
+/// Sizes of `Elf64_Sym` and `Elf64_Shdr`, and where their type is.
+const SYMBOL: usize = 24;
+const SYMBOL_INFO: usize = 4;
+const SECTION: usize = 64;
+const SECTION_TYPE: usize = 4;
+
+/// Hides the programs of the eBPF `object` that are not `wanted`, by name.
+pub(super) fn keep_only(object: &mut [u8], wanted: &HashSet<&str>) -> Result<()> {
+    for (at, byte) in hidden(object, wanted).context("read the eBPF object")? {
+        if let Some(place) = object.get_mut(at) {
+            *place = byte;
+        }
+    }
+    Ok(())
+}
+
+/// The bytes to change: what was a function becomes a label, and a section without functions nothing.
+fn hidden(object: &[u8], wanted: &HashSet<&str>) -> Result<Vec<(usize, u8)>> {
+    let header = Elf::parse(object)?;
+    let endian = header.endian()?;
+    let sections = header.sections(endian, object)?;
+    let symbols = sections.symbols(endian, object, SHT_SYMTAB)?;
+    let table = sections.section(symbols.section())?.sh_offset(endian);
+    let table = usize::try_from(table)?;
+    let mut changes = Vec::new();
+    // Whether a section holds anything that is wanted.
+    let mut is_used: HashMap<usize, bool> = HashMap::new();
+    for (index, symbol) in symbols.enumerate() {
+        let Some(section) = symbols.symbol_section(endian, symbol, index)? else {
+            continue;
+        };
+        if symbol.st_type() != STT_FUNC {
+            continue;
+        }
+        let name = symbols.symbol_name(endian, symbol)?;
+        // What the compiler adds is hidden, as memcpy.
+        let is_wanted = symbol.st_visibility() == STV_HIDDEN
+            || str::from_utf8(name).is_ok_and(|name| wanted.contains(name));
+        *is_used.entry(section.0).or_default() |= is_wanted;
+        if !is_wanted {
+            let info = (symbol.st_info() & 0xf0) | STT_NOTYPE;
+            changes.push((table + index.0 * SYMBOL + SYMBOL_INFO, info));
+        }
+    }
+    let headers = usize::try_from(header.e_shoff(endian))?;
+    for (index, section) in sections.enumerate() {
+        let of = match section.sh_type(endian) {
+            SHT_REL => section.sh_info(endian) as usize,
+            _ if section.sh_flags(endian) & u64::from(SHF_EXECINSTR) != 0 => index.0,
+            _ => continue,
+        };
+        if is_used.get(&of) == Some(&false) {
+            let place = headers + index.0 * SECTION + SECTION_TYPE;
+            let kind = SHT_NULL.to_ne_bytes();
+            changes.extend((place..).zip(kind));
+        }
+    }
+    Ok(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use object::{Object, ObjectSymbol, SymbolKind};
+
+    use super::*;
+    use crate::kernel::load::OBJECT;
+
+    fn programs(object: &[u8]) -> Vec<String> {
+        let file = object::File::parse(object).unwrap();
+        let functions = file.symbols().filter(|symbol| {
+            symbol.kind() == SymbolKind::Text && symbol.scope() != object::SymbolScope::Linkage
+        });
+        functions
+            .map(|symbol| symbol.name().unwrap().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn only_what_is_wanted_stays_a_program() {
+        assert!(programs(OBJECT).len() > 40);
+        let mut object = OBJECT.to_vec();
+        let wanted = HashSet::from(["drops", "connects_found_k"]);
+        keep_only(&mut object, &wanted).unwrap();
+        let mut left = programs(&object);
+        left.sort();
+        assert_eq!(left, ["connects_found_k", "drops"]);
+    }
+
+    #[test]
+    fn what_is_no_object_is_an_error() {
+        assert!(keep_only(&mut [0; 100], &HashSet::new()).is_err());
+    }
+}
