@@ -132,7 +132,9 @@ fn netprobe(folder: &Path) -> Cost {
 /// Resident memory of a process and its children.
 fn resident_kib(pid: u32) -> i64 {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten();
     let mut all = children.unwrap_or_default();
     for task in threads.flatten() {
         all.push_str(&fs::read_to_string(task.path().join("children")).unwrap_or_default());
@@ -143,7 +145,9 @@ fn resident_kib(pid: u32) -> i64 {
     pids.dedup();
     let of = |pid: u32| -> Option<i64> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))?;
         line.split_whitespace().next()?.parse().ok()
     };
     pids.into_iter().filter_map(of).sum()
@@ -171,7 +175,17 @@ fn wait(child: &Child) -> Cost {
 
 fn record(folder: &Path) -> Option<Child> {
     Command::new("perf")
-        .args(["record", "-q", "-a", "-g", "-e", "cpu-clock", "-F", HERTZ, "-o"])
+        .args([
+            "record",
+            "-q",
+            "-a",
+            "-g",
+            "-e",
+            "cpu-clock",
+            "-F",
+            HERTZ,
+            "-o",
+        ])
         .arg(folder.join("perf.data"))
         .args(["--", "sleep", "10"])
         .spawn()

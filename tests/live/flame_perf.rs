@@ -34,7 +34,9 @@ fn shares(stacks: &[(BTreeSet<String>, u64)]) -> BTreeMap<String, f64> {
 fn parse(script: &str) -> Vec<(BTreeSet<String>, u64)> {
     let samples = script.split("\n\n").map(str::trim);
     let functions = |sample: &str| {
-        let frames = sample.lines().filter_map(|line| line.split_whitespace().nth(1));
+        let frames = sample
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(1));
         // What has no name there has another name here.
         let named = frames.filter(|function| !function.starts_with('['));
         named.map(plain).collect()
@@ -52,7 +54,12 @@ fn plain(function: &str) -> String {
 
 #[test]
 fn perf_sees_the_same_functions_with_the_same_shares() {
-    if Command::new("perf").arg("--version").stdout(Stdio::null()).status().is_err() {
+    if Command::new("perf")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .is_err()
+    {
         skip("no perf here: its package linux-perf is not installed");
         return;
     }
@@ -68,8 +75,19 @@ fn perf_sees_the_same_functions_with_the_same_shares() {
     let stacks = draw(&graph, || {
         let burner = Burner::start(&program, "sys", 4);
         let mut record = Command::new("perf");
-        record.args(["record", "-q", "-e", "cpu-clock", "-F", HERTZ, "--call-graph", "dwarf"]);
-        record.args(["-p", &burner.child.id().to_string(), "-o"]).arg(&data);
+        record.args([
+            "record",
+            "-q",
+            "-e",
+            "cpu-clock",
+            "-F",
+            HERTZ,
+            "--call-graph",
+            "dwarf",
+        ]);
+        record
+            .args(["-p", &burner.child.id().to_string(), "-o"])
+            .arg(&data);
         perf = Some(record.spawn().expect("start perf"));
         burner
     });

@@ -110,7 +110,15 @@ fn a_program_in_a_container_has_names_and_whole_stacks() {
     let graph = ["cpu", "-U", "-F", OFTEN, "--comm", "burn-inside"];
     let stacks = draw(&graph, || {
         let mut command = Command::new("unshare");
-        command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script]);
+        command.args([
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-c",
+            script,
+        ]);
         Burner::spawn(command.args([&program, &inside]))
     });
     assert_eq!(std::fs::read_dir(&inside).expect("look").count(), 0);

@@ -152,12 +152,18 @@ fn serve(uses_debug_info: bool, asked: &Receiver<Ask>, answer: &Sender<Answered>
         match ask {
             Ask::See(pid) => client.see(pid),
             Ask::Resolve(wanted) => {
-                if answer.send(Answered::Names(client.resolve(&wanted))).is_err() {
+                if answer
+                    .send(Answered::Names(client.resolve(&wanted)))
+                    .is_err()
+                {
                     return;
                 }
             }
             Ask::Unwind(stacks) => {
-                if answer.send(Answered::Stacks(client.unwind(&stacks))).is_err() {
+                if answer
+                    .send(Answered::Stacks(client.unwind(&stacks)))
+                    .is_err()
+                {
                     return;
                 }
             }

@@ -250,7 +250,15 @@ mod tests {
         );
         let line = answer.line();
         assert_eq!(line, "1\t\ta_b_c\n");
-        for wrong in ["", "x\t\ta", "1\tso\ta", "1\t", "see\t-1", "resolve\t1\tzz", "unwind\t1\t8\t0"] {
+        for wrong in [
+            "",
+            "x\t\ta",
+            "1\tso\ta",
+            "1\t",
+            "see\t-1",
+            "resolve\t1\tzz",
+            "unwind\t1\t8\t0",
+        ] {
             assert_eq!(Answer::parse(wrong), None, "{wrong}");
             assert_eq!(Request::parse(wrong), None, "{wrong}");
         }

@@ -1,11 +1,13 @@
 //! Unwind tables of an ELF file (`.eh_frame`, found through `.eh_frame_hdr`): for each place in its
 //! code, where the caller's registers are. Read by gimli; the file is a stranger's.
 
-use std::{cell::RefCell, collections::HashMap, fs::File, io::Cursor, os::unix::fs::FileExt, rc::Rc};
+use std::{
+    cell::RefCell, collections::HashMap, fs::File, io::Cursor, os::unix::fs::FileExt, rc::Rc,
+};
 
 use gimli::{
-    BaseAddresses, CallFrameInstruction, CfaRule, EhFrame, EhFrameHdr, EndianSlice,
-    LittleEndian, ParsedEhFrameHdr, Pointer, Register, RegisterRule, UnwindContext, UnwindSection,
+    BaseAddresses, CallFrameInstruction, CfaRule, EhFrame, EhFrameHdr, EndianSlice, LittleEndian,
+    ParsedEhFrameHdr, Pointer, Register, RegisterRule, UnwindContext, UnwindSection,
 };
 use object::{
     Object, ObjectSection, ReadCache, ReadCacheOps,
@@ -107,7 +109,9 @@ impl Tables {
             })
             .collect();
         let frames = elf.section_by_name(".eh_frame").ok_or(NoTables::Absent)?;
-        let header = elf.section_by_name(".eh_frame_hdr").ok_or(NoTables::Refused)?;
+        let header = elf
+            .section_by_name(".eh_frame_hdr")
+            .ok_or(NoTables::Refused)?;
         if header.size().saturating_add(frames.size()) > MOST_BYTES.min(room) {
             return Err(NoTables::Refused);
         }
@@ -199,10 +203,11 @@ impl Tables {
         let header = self.parsed_header()?;
         let table = header.table()?;
         let frames = self.frames();
-        let (mut seen, mut framed) = (0, 0);
+        let (mut seen, mut keeping) = (0, 0);
         let mut entries = table.iter(&self.bases);
         let many = self.header.len() / 8;
-        while let Ok(Some((_begin, at @ Pointer::Direct(_)))) = entries.nth(many / PROBED_FUNCTIONS) {
+        while let Ok(Some((_begin, at @ Pointer::Direct(_)))) = entries.nth(many / PROBED_FUNCTIONS)
+        {
             let offset = table.pointer_to_offset(at).ok()?;
             let fde = frames
                 .fde_from_offset(&self.bases, offset, EhFrame::cie_from_offset)
@@ -214,11 +219,11 @@ impl Tables {
                 | CallFrameInstruction::DefCfa { register, .. } = instruction
                     && register == FRAME_POINTER
                 {
-                    framed += 1;
+                    keeping += 1;
                     break;
                 }
             }
         }
-        Some(framed * 100 >= seen * FRAMED_PERCENT)
+        Some(keeping * 100 >= seen * FRAMED_PERCENT)
     }
 }

@@ -5,8 +5,8 @@
 //! believe, the stack ends and is not whole.
 
 use gimli::{
-    CfaRule, Encoding, EvaluationResult, Format, Location,
-    Register, RegisterRule, UnwindExpression, Value,
+    CfaRule, Encoding, EvaluationResult, Format, Location, Register, RegisterRule,
+    UnwindExpression, Value,
 };
 
 use super::tables::{Row, Tables};
@@ -159,13 +159,13 @@ impl<'a> Frame<'a> {
                 caller[register] = self.recover(register, rule, cfa, tables);
             }
         }
-        self.call(caller)
+        self.call(&caller)
     }
 
     /// Goes to the caller, which began further up.
-    fn call(&mut self, caller: [Option<u64>; REGISTERS]) -> Step {
+    fn call(&mut self, caller: &[Option<u64>; REGISTERS]) -> Step {
         let is_further = caller[STACK_POINTER] > self.registers[STACK_POINTER];
-        self.registers = caller;
+        self.registers = *caller;
         match self.registers[RETURN_ADDRESS] {
             // Threads begin with nothing to return to.
             Some(0) => Step::Root,
@@ -175,23 +175,23 @@ impl<'a> Frame<'a> {
     }
 
     fn by_frame_pointer(&mut self) -> Step {
-        let (Some(frame), Some(stack)) = (
-            self.registers[FRAME_POINTER],
-            self.registers[STACK_POINTER],
-        ) else {
+        let (Some(frame), Some(stack)) =
+            (self.registers[FRAME_POINTER], self.registers[STACK_POINTER])
+        else {
             return Step::Lost;
         };
         if frame < stack || !frame.is_multiple_of(8) {
             return Step::Lost;
         }
-        let (Some(outer), Some(address)) = (self.word(frame), self.word(frame.wrapping_add(8))) else {
+        let (Some(outer), Some(address)) = (self.word(frame), self.word(frame.wrapping_add(8)))
+        else {
             return Step::Lost;
         };
         let mut caller = [None; REGISTERS];
         caller[FRAME_POINTER] = Some(outer);
         caller[STACK_POINTER] = Some(frame.wrapping_add(16));
         caller[RETURN_ADDRESS] = Some(address);
-        self.call(caller)
+        self.call(&caller)
     }
 
     fn cfa(&self, rule: &CfaRule<usize>, tables: &Tables) -> Option<u64> {
@@ -250,7 +250,9 @@ impl<'a> Frame<'a> {
         loop {
             result = match result {
                 EvaluationResult::Complete => break,
-                EvaluationResult::RequiresMemory { address, size: 8, .. } => evaluation
+                EvaluationResult::RequiresMemory {
+                    address, size: 8, ..
+                } => evaluation
                     .resume_with_memory(Value::Generic(self.word(address)?))
                     .ok()?,
                 EvaluationResult::RequiresRegister { register, .. } => evaluation

@@ -16,7 +16,10 @@ use netprobe_common::{
 
 use crate::{
     kernel::task_stacks::Sent,
-    symbols::{background::Followed, unwind::{CopiedStack, Unwound}},
+    symbols::{
+        background::Followed,
+        unwind::{CopiedStack, Unwound},
+    },
 };
 
 /// Bytes of stacks that wait for the worker, and of those whose blocks have not ended.
@@ -193,7 +196,8 @@ impl Copies {
 
     /// The stack with this id, if it is the id of an unwound one.
     pub(super) fn stack(&self, id: i32) -> Option<&Arc<Unwound>> {
-        self.by_id.get(usize::try_from(id.wrapping_sub(FIRST)).ok()?)
+        self.by_id
+            .get(usize::try_from(id.wrapping_sub(FIRST)).ok()?)
     }
 
     /// Counts those that nobody has unwound.
