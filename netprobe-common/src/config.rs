@@ -48,8 +48,8 @@ record! {
         pub flame: u32,
         /// 1: send the headers of dropped packets too.
         pub packets: u32,
-        /// 1: count by connection too.
-        pub flows: u32,
+        /// What is counted by beyond `count`, bits of `counters::BY_FLOW` and so on; 0 is nothing.
+        pub by: u32,
         /// 1: count how full accept queues are when connections come.
         pub depths: u32,
         /// 1: kernel-side log of rare errors.

@@ -1,6 +1,6 @@
 //! Accounting and in-kernel aggregates: exact per-CPU totals, also when no event is sent.
 
-use crate::record;
+use crate::{owner::Owner, record};
 
 record! {
     /// What became of every firing of one probe, on one CPU.
@@ -86,11 +86,11 @@ record! {
 }
 
 record! {
-    /// What `--count --by flow` groups by: a group, and the connection.
-    pub struct FlowKey {
+    /// What `--count --by` groups by: a group, and whatever else was asked for; the rest is zero.
+    pub struct GroupKey {
         /// The group.
         pub key: CountKey,
-        /// Source address, IPv4 in the first four bytes.
+        /// Source address, IPv4 in the first four bytes. See [`BY_FLOW`].
         pub saddr: [u8; 16],
         /// Destination address.
         pub daddr: [u8; 16],
@@ -100,10 +100,30 @@ record! {
         pub dport: [u8; 2],
         /// Address family.
         pub family: u16,
+        /// Address family of the listener. See [`BY_LISTENER`].
+        pub listener_family: u16,
+        /// Address that the listener listens on.
+        pub listener: [u8; 16],
+        /// Who owns the socket, the inode only where the process is not known ([`BY_PROCESS`]), and
+        /// its cgroup ([`BY_CGROUP`]).
+        pub owner: Owner,
+        /// Id of the kernel stack. See [`BY_STACK`].
+        pub stack: i32,
         /// Reserved, zero.
-        pub reserved: u16,
+        pub reserved: u32,
     }
 }
+
+/// Bit of `Config::by`: by the ends of the connection.
+pub const BY_FLOW: u32 = 1;
+/// By the process that owns the socket.
+pub const BY_PROCESS: u32 = 2;
+/// By the address that the listener listens on.
+pub const BY_LISTENER: u32 = 4;
+/// By kernel stack: the event's own, or the last one taken of the same place and reason.
+pub const BY_STACK: u32 = 8;
+/// By the cgroup of the socket.
+pub const BY_CGROUP: u32 = 16;
 
 /// [`CountKey::code`] of the row that gathers what found the map full.
 pub const OTHER: u32 = 0xffff_fffe;

@@ -116,6 +116,16 @@ record! {
 }
 
 record! {
+    /// A control group (version 2), with all that are below it.
+    pub struct Cgroup {
+        /// Its id: the lower half, then the upper one.
+        pub id: [u32; 2],
+        /// [`ANY`], [`IS`] or [`IS_NOT`].
+        pub mode: u32,
+    }
+}
+
+record! {
     /// Tests that must all hold; all zero admits everything.
     pub struct Filter {
         /// Of `Flow::family`.
@@ -146,6 +156,8 @@ record! {
         pub reasons: Codes,
         /// Of the interface's name.
         pub interface: Name,
+        /// Of the cgroup of the socket, which only the kernel can look up.
+        pub cgroup: Cgroup,
     }
 }
 
@@ -174,6 +186,10 @@ impl Filter {
             mask: [0; 4],
             mode: ANY,
         },
+        cgroup: Cgroup {
+            id: [0; 2],
+            mode: ANY,
+        },
     };
 
     /// Whether any test is of flows.
@@ -183,6 +199,7 @@ impl Filter {
                 states: self.states,
                 reasons: self.reasons,
                 interface: self.interface,
+                cgroup: self.cgroup,
                 ..Self::NONE
             }
     }
@@ -256,6 +273,23 @@ impl Filter {
         let mode = setting.read(&self.interface.mode);
         let (wanted, mask) = (&self.interface.words, &self.interface.mask);
         mode == ANY || (mode == IS) == (difference(setting, &words(name), wanted, mask) == 0)
+    }
+}
+
+impl Cgroup {
+    /// The group with this id.
+    pub const fn of(id: u64, mode: u32) -> Self {
+        Self {
+            id: [id as u32, (id >> 32) as u32],
+            mode,
+        }
+    }
+
+    /// Its id.
+    #[inline(always)]
+    pub fn wanted<S: Setting>(&self, setting: S) -> u64 {
+        let [low, high] = &self.id;
+        u64::from(setting.read(low)) | u64::from(setting.read(high)) << 32
     }
 }
 

@@ -63,6 +63,11 @@ fields! {
     SkErr = Member("sock.sk_err");
     SkUid = Member("sock.sk_uid");
     SkSocket = Member("sock.sk_socket");
+    SkCgroup = Member("sock.sk_cgrp_data.cgroup");
+    SkCgroupVal = Member("sock.sk_cgrp_data.val");
+    CgroupParent = Member("cgroup.self.parent");
+    CgroupKn = Member("cgroup.kn");
+    KernfsNodeId = Member("kernfs_node.id");
     SkAckBacklog = Member("sock.sk_ack_backlog");
     SkMaxAckBacklog = Member("sock.sk_max_ack_backlog");
     SocketFile = Member("socket.file");

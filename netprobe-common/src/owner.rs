@@ -13,5 +13,7 @@ record! {
         pub reserved: u32,
         /// Name of that process's thread, NUL padded.
         pub comm: [u8; 16],
+        /// Id of the cgroup (version 2) that the socket was made in; 0 is unknown.
+        pub cgroup: u64,
     }
 }

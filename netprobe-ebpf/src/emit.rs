@@ -10,23 +10,23 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use netprobe_common::{
     config::{LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED, SAMPLE_OF},
-    counters::CountKey,
+    counters::{BY_STACK, CountKey},
     header::{Event, Header, Kind},
     records::{Flow, NO_STACK},
 };
 
 use crate::{
-    flows,
     groups::count_group,
     maps::{CONFIG, EVENTS, add, add_alone, counters, frozen, is_alone, level},
     stacks,
+    subgroups::{self, Subject},
 };
 
 /// The firing was not an event of the probe's kind, or the filter did not want it.
 pub(crate) struct Filtered;
 
 /// What the aggregates need to know of an event.
-pub(crate) struct Sighting<'a> {
+pub(crate) struct Sighting<'a, S> {
     /// Its group in `--count`.
     pub(crate) key: CountKey,
     /// Its weight in `--count` and flame graphs.
@@ -35,6 +35,8 @@ pub(crate) struct Sighting<'a> {
     pub(crate) comm: [u8; 16],
     /// Its connection.
     pub(crate) flow: &'a Flow,
+    /// Whose it is.
+    pub(crate) subject: S,
 }
 
 /// Accounts for one firing of `kind` that a handler has looked at.
@@ -65,7 +67,7 @@ fn tally(kind: Kind, counter: &mut u64) {
 #[inline(always)]
 pub(crate) fn publish<T: Event, C: StackIdContext>(
     ctx: &C,
-    sighting: &Sighting<'_>,
+    sighting: &Sighting<'_, impl Subject>,
     fill: impl FnOnce(&mut T, i32),
 ) {
     let Some(counters) = counters(T::KIND) else {
@@ -81,13 +83,19 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
             );
         }
     }
-    if frozen(&CONFIG.flows) != 0 && !flows::count(sighting) {
-        add(&mut counters.map_full, 1);
-    }
     let level = level();
+    let may_walk = level < LEVEL_NO_STACKS;
+    if frozen(&CONFIG.by) != 0 {
+        let mut stack = 0;
+        if frozen(&CONFIG.by) & BY_STACK != 0 {
+            stack = stacks::last(ctx, T::KIND, counters, sighting, may_walk);
+        }
+        if !subgroups::add(sighting, stack) {
+            add(&mut counters.map_full, 1);
+        }
+    }
     let mut stack = NO_STACK;
     if frozen(&CONFIG.stack) != 0 || frozen(&CONFIG.flame) != 0 {
-        let may_walk = level < LEVEL_NO_STACKS;
         stack = stacks::take(ctx, T::KIND, counters, sighting, may_walk);
     }
     if frozen(&CONFIG.detail) == 0 {

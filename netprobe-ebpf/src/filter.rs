@@ -6,7 +6,7 @@ use crate::maps::{CONFIG, frozen};
 
 /// Settings of the frozen configuration.
 #[derive(Clone, Copy)]
-struct Frozen;
+pub(crate) struct Frozen;
 
 impl Setting for Frozen {
     #[inline(always)]

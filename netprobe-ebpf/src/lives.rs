@@ -14,11 +14,8 @@ use netprobe_common::{
 use crate::{
     load::{Load, Typed},
     maps::{LIVES, add, counters, value},
-    sock::{
-        SOCK_DEAD, Sock, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK,
-        TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT,
-    },
-    task,
+    owners::{caller, is_aborted},
+    sock::{Sock, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT},
 };
 
 record! {
@@ -50,9 +47,7 @@ pub(crate) fn track(kind: Kind, sock: Sock<Typed>, old: u8, new: u8) {
         // Only `close` and `shutdown` lead here, in the caller's own task.
         claim(kind, sock);
     } else if new == TCP_CLOSE && old != TCP_LISTEN && old != TCP_CLOSE {
-        // Without an error it is `close` that aborts, of the socket or of its listener.
-        let is_open = old == TCP_ESTABLISHED || old == TCP_CLOSE_WAIT;
-        if is_open && sock.error() == 0 && sock.flags() & SOCK_DEAD == 0 {
+        if is_aborted(sock, old) {
             claim(kind, sock);
         }
         if let Some(life) = entry(kind, sock) {
@@ -101,17 +96,6 @@ pub(crate) fn role<L: Load>(sock: Sock<L>, life: Option<&Life>) -> u8 {
     }
 }
 
-/// The owner as it was noted, or else as the socket's file tells.
-#[inline(always)]
-pub(crate) fn owner<L: Load>(sock: Sock<L>, owner: &mut Owner) {
-    if let Some(life) = of(sock.address) {
-        *owner = life.owner;
-    }
-    if owner.ino == 0 {
-        owner.ino = sock.inode();
-    }
-}
-
 /// Nanoseconds since the connection was opened; 0 if that was not seen.
 #[inline(always)]
 pub(crate) fn age_ns(sk: u64) -> u64 {
@@ -141,16 +125,6 @@ pub(crate) fn claim(kind: Kind, sock: Sock<Typed>) {
         && life.owner.pid == 0
     {
         life.owner = caller(sock);
-    }
-}
-
-#[inline(always)]
-fn caller(sock: Sock<Typed>) -> Owner {
-    Owner {
-        ino: sock.inode(),
-        pid: task::pid(),
-        reserved: 0,
-        comm: task::comm(),
     }
 }
 

@@ -6,7 +6,8 @@
 use core::arch::asm;
 
 use aya_ebpf::helpers::{
-    bpf_probe_read_kernel, bpf_probe_read_kernel_buf, bpf_probe_read_user_buf, generated::bpf_skc_to_tcp_sock,
+    bpf_probe_read_kernel, bpf_probe_read_kernel_buf, bpf_probe_read_user_buf,
+    generated::bpf_skc_to_tcp_sock,
 };
 use netprobe_common::{
     config::CAST_MARK,

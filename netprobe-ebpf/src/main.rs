@@ -22,11 +22,11 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+mod cgroups;
+#[cfg(target_arch = "bpf")]
 mod emit;
 #[cfg(target_arch = "bpf")]
 mod filter;
-#[cfg(target_arch = "bpf")]
-mod flows;
 #[cfg(target_arch = "bpf")]
 mod groups;
 #[cfg(target_arch = "bpf")]
@@ -37,6 +37,8 @@ mod lives;
 mod load;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod owners;
 #[cfg(target_arch = "bpf")]
 mod packet;
 #[cfg(target_arch = "bpf")]
@@ -49,6 +51,8 @@ mod sock;
 mod stack_copies;
 #[cfg(target_arch = "bpf")]
 mod stacks;
+#[cfg(target_arch = "bpf")]
+mod subgroups;
 #[cfg(target_arch = "bpf")]
 mod task;
 

@@ -8,7 +8,7 @@ use core::arch::asm;
 use netprobe_common::{
     config::{CastTypes, Config, LEVEL_ALL},
     counters::{
-        Candidates, Count, CountKey, Counters, FlowKey, PLACES, Place, SAMPLED_PLACES,
+        Candidates, Count, CountKey, Counters, GroupKey, PLACES, Place, SAMPLED_PLACES,
         SampledPlace, StackKey,
     },
     filter::Filter,
@@ -29,7 +29,7 @@ pub(crate) static CONFIG: Config = Config {
     stack: 0,
     flame: 0,
     packets: 0,
-    flows: 0,
+    by: 0,
     depths: 0,
     log: 0,
     wake_mask: 0,
@@ -65,9 +65,10 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> =
 #[map]
 pub(crate) static COUNTS: PerCpuHashMap<CountKey, Count> = PerCpuHashMap::with_max_entries(4096, 0);
 
-/// `--count --by flow`. Full: the event is counted under `OTHER` of its kind, which always exists.
+/// `--count --by`, where that needs more than `COUNTS`. Full: the event is counted under `OTHER` of
+/// its kind, which always exists.
 #[map]
-pub(crate) static FLOW_COUNTS: PerCpuHashMap<FlowKey, Count> =
+pub(crate) static GROUPS: PerCpuHashMap<GroupKey, Count> =
     PerCpuHashMap::with_max_entries(16_384, 0);
 
 /// Busy groups of `--count`, found without a lookup. Taken: the group is counted in `COUNTS`.
@@ -88,8 +89,8 @@ pub(crate) static STACKS: StackTrace = StackTrace::with_max_entries(4096, 0);
 pub(crate) static STACK_COUNTS: PerCpuHashMap<StackKey, Count> =
     PerCpuHashMap::with_max_entries(8192, 0);
 
-/// Who called `connect` or `listen`, by socket address. Full: the least used entry goes, and its
-/// socket's owner is looked up by inode in user space instead.
+/// Who called `connect` or `listen`, or else closed the socket, by its address. Full: the least used
+/// entry goes, and its socket's owner is looked up by inode in user space instead.
 #[map]
 pub(crate) static OWNERS: LruHashMap<u64, Owner> = LruHashMap::with_max_entries(16384, 0);
 
@@ -102,6 +103,11 @@ pub(crate) static CONNECTS: HashMap<u64, Pending> = HashMap::with_max_entries(16
 /// connection is still reported, without its age.
 #[map]
 pub(crate) static LIVES: HashMap<u64, Life> = HashMap::with_max_entries(131_072, 0);
+
+/// Whether a cgroup is one that the filter wants, by id. Full: the least used entry goes, and is
+/// found out again.
+#[map]
+pub(crate) static CGROUPS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1024, 0);
 
 /// When each socket came to the state it is in, by socket address. Full: the least used entry
 /// goes, and the time in that state is unknown.

@@ -10,7 +10,9 @@ use netprobe_common::{
     counters::Count,
     offsets::Field,
     record::Plain,
-    samples::{Blocked, COLLISION, COPIED, NOT_ASKED, SECOND_MAP, Tally, TaskStack, Wanted, WantedKey},
+    samples::{
+        Blocked, COLLISION, COPIED, NOT_ASKED, SECOND_MAP, Tally, TaskStack, Wanted, WantedKey,
+    },
 };
 
 use crate::{

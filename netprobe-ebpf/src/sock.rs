@@ -1,14 +1,11 @@
 //! What a socket says about itself: its ends, namespace, state and owner.
 
-use netprobe_common::{
-    offsets::Field,
-    record::Plain,
-    records::{Flow, Owner},
-};
+use netprobe_common::{offsets::Field, record::Plain, records::Flow};
 
 use crate::{
-    load::Load,
-    maps::{CONFIG, OWNERS, frozen, value},
+    cgroups,
+    load::{Load, has},
+    maps::{CONFIG, frozen},
 };
 
 /// `AF_INET`.
@@ -184,13 +181,32 @@ impl<L: Load> Sock<L> {
         join([u64::from(word), 0])
     }
 
-    /// Who owns it: the task that called `connect` or `listen`, and its inode for the rest.
+    /// Whether the application has closed it.
     #[inline(always)]
-    pub(crate) fn owner(self, owner: &mut Owner) {
-        if let Some(known) = value(OWNERS.get_ptr_mut(self.address)) {
-            *owner = *known;
+    pub(crate) fn is_dead(self) -> bool {
+        self.flags() & SOCK_DEAD != 0
+    }
+
+    /// Id of the cgroup (version 2) that it was made in; 0 is unknown. Of a full socket only.
+    #[inline(always)]
+    pub(crate) fn cgroup(self) -> u64 {
+        let address = self.cgroup_address();
+        if has(Field::SkCgroup) && address != 0 {
+            let node: u64 = self.load.field(address, Field::CgroupKn);
+            return self.load.field(node, Field::KernfsNodeId);
         }
-        owner.ino = self.inode();
+        cgroups::id(address)
+    }
+
+    /// Address of that cgroup; 0 is unknown.
+    #[inline(always)]
+    pub(crate) fn cgroup_address(self) -> u64 {
+        if has(Field::SkCgroup) {
+            return self.load.field(self.untrusted(), Field::SkCgroup);
+        }
+        // A pointer unless one of the lowest bits says that it is something else (up to 5.15).
+        let value: u64 = self.load.field(self.address, Field::SkCgroupVal);
+        if value & 3 == 0 { value } else { 0 }
     }
 
     /// Its inode number as `/proc/PID/fd` shows it; 0 once it is orphaned, or before `accept`.

@@ -56,7 +56,8 @@ pub(crate) fn send(stack: &TaskStack, tally: &mut Tally) -> bool {
     if frozen(&CONFIG.sampling.copies) == 0 || FRAMED.get_ptr(stack.pid).is_some() {
         return false;
     }
-    let (Some(copy), Some(due)) = (value(COPY.get_ptr_mut(0)), value(COPY_DUE.get_ptr_mut(0))) else {
+    let (Some(copy), Some(due)) = (value(COPY.get_ptr_mut(0)), value(COPY_DUE.get_ptr_mut(0)))
+    else {
         return false;
     };
     if !registers(&mut copy.head.registers) {

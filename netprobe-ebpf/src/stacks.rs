@@ -20,11 +20,11 @@ const BURST: u64 = 256;
 /// Takes the stack of an event and adds it to the flame graph, as the configuration and the
 /// budget allow; `may_walk` is false when none is to be taken at all. Returns its id, or a negative number.
 #[inline(always)]
-pub(crate) fn take<C: StackIdContext>(
+pub(crate) fn take<C: StackIdContext, S>(
     ctx: &C,
     kind: Kind,
     counters: &mut Counters,
-    sighting: &Sighting,
+    sighting: &Sighting<'_, S>,
     may_walk: bool,
 ) -> i32 {
     let mut amount = Count {
@@ -58,6 +58,34 @@ pub(crate) fn take<C: StackIdContext>(
     stack
 }
 
+/// The stack that an event counts for: its own, or the last one that the budget allowed of its place
+/// and reason. Returns its id, or a negative number.
+#[inline(always)]
+pub(crate) fn last<C: StackIdContext, S>(
+    ctx: &C,
+    kind: Kind,
+    counters: &mut Counters,
+    sighting: &Sighting<'_, S>,
+    may_walk: bool,
+) -> i32 {
+    if !is_alone(kind) || frozen(&CONFIG.stack_interval_ns) == 0 {
+        if may_walk {
+            return walk(ctx, kind, counters);
+        }
+        add(&mut counters.stack_sampled_out, 1);
+        return NO_STACK;
+    }
+    let Some(place) = place_of(sighting, counters) else {
+        return NO_STACK;
+    };
+    if may_walk && is_due(place) {
+        place.stack = walk(ctx, kind, counters);
+    } else {
+        add_alone(&mut counters.stack_sampled_out, 1);
+    }
+    place.stack
+}
+
 #[inline(always)]
 fn walk<C: StackIdContext>(ctx: &C, kind: Kind, counters: &mut Counters) -> i32 {
     match ctx.get_stackid(&STACKS, 0) {
@@ -76,7 +104,12 @@ fn walk<C: StackIdContext>(ctx: &C, kind: Kind, counters: &mut Counters) -> i32 
 }
 
 #[inline(always)]
-fn add_to_graph(sighting: &Sighting, stack: i32, amount: &Count, counters: &mut Counters) {
+fn add_to_graph<S>(
+    sighting: &Sighting<'_, S>,
+    stack: i32,
+    amount: &Count,
+    counters: &mut Counters,
+) {
     if frozen(&CONFIG.flame) == 0 {
         return;
     }
@@ -99,7 +132,10 @@ fn add_count(key: &StackKey, amount: &Count) -> bool {
 
 /// The account of the sighting's place and reason. Whoever had it before settles first.
 #[inline(always)]
-fn place_of(sighting: &Sighting, counters: &mut Counters) -> Option<&'static mut SampledPlace> {
+fn place_of<S>(
+    sighting: &Sighting<'_, S>,
+    counters: &mut Counters,
+) -> Option<&'static mut SampledPlace> {
     const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
     let key = &sighting.key;
     let mixed = (key.location ^ u64::from(key.code) << 32).wrapping_mul(SPREAD);

@@ -53,6 +53,13 @@ pub trait Names {
     fn stack(&mut self, id: i32) -> Value;
     /// Process that owns a socket.
     fn owner(&mut self, owner: &Owner) -> Option<(u32, [u8; 16])>;
+    /// Path of the control group of a socket, from the root of version 2.
+    fn cgroup(&mut self, owner: &Owner) -> Value {
+        match owner.cgroup {
+            0 => Value::Unknown,
+            id => Value::Text(Arc::from(format!("cgroup:{id}"))),
+        }
+    }
     /// Process that listens at a port of a network namespace.
     fn listener(&mut self, _netns: u32, _port: u16) -> Option<(u32, [u8; 16])> {
         None

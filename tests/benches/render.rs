@@ -141,6 +141,7 @@ fn record(index: u32) -> Drop {
             pid: 4321,
             reserved: 0,
             comm: *b"nginx\0\0\0\0\0\0\0\0\0\0\0",
+            cgroup: 0,
         },
         location: 0xffff_ffff_8123_4567,
         reason: 3,

@@ -1,12 +1,15 @@
-//! `--count --by`: groups that the kernel counts, equal to the drops that were provoked.
+//! `--count --by`: groups that the kernel counts, equal to the events that were provoked.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use netprobe_tests::{
-    netns::Cable,
+    cgroup::Cgroup,
+    netns::{Cable, Netns},
     probe::{Probe, Run},
+    process::Actor,
     skip::has_hooks,
-    traffic::{CLIENT, Family, SERVER},
+    traffic::{CLIENT, Family, SERVER, accept_queue, storm::Storm},
+    wait_until,
 };
 use serde_json::{Value, json};
 
@@ -127,4 +130,142 @@ fn intervals_add_up_to_the_whole() {
         totals(&run).iter().map(|(_, events)| events).sum::<u64>(),
         7
     );
+}
+
+/// Opens and closes connections in the client's namespace.
+fn visit(cable: &Cable, name: &str, times: usize, group: Option<&Cgroup>) -> Actor {
+    let mut visitor = Actor::start(name, |_| {
+        cable.client.enter();
+        if let Some(group) = group {
+            group.enter();
+        }
+        for _ in 0..times {
+            drop(Family::V4.connect(PORT).expect("connect"));
+        }
+    });
+    visitor.hear();
+    visitor
+}
+
+#[test]
+fn processes_and_cgroups_are_told_apart() {
+    if !has_hooks("lifetimes", &[]) {
+        return;
+    }
+    let Some(group) = Cgroup::new() else {
+        return;
+    };
+    let cable = Cable::new();
+    let netns = cable.client.inum().to_string();
+    let options = ["--count", "--by", "process,cgroup", "--netns", &netns];
+    let probe = Probe::start(&[&["lifetimes", "--json", "--strict"], &options[..]].concat());
+    let listener = cable.server.run(|| Family::V4.listen(PORT, 64));
+    let outside = visit(&cable, "np-outside", 3, None);
+    let inside = visit(&cable, "np-inside", 5, Some(&group));
+    let others = (0..8).map(|_| listener.accept().expect("accept"));
+    drop(others.collect::<Vec<_>>());
+    cable.client.wait_for_silence();
+    let run = probe.stop();
+    let found = totals(&run);
+    for (actor, name, times) in [(&outside, "np-outside", 3), (&inside, "np-inside", 5)] {
+        let mine = found.iter().find(|(group, _)| group["comm"] == name);
+        let (group, events) = mine.unwrap_or_else(|| panic!("{name}: {found:#?}"));
+        assert_eq!(group["pid"], actor.pid(), "{name}");
+        assert_eq!(*events, times, "{name}");
+    }
+    assert_eq!(found.len(), 2, "{found:#?}");
+    let within = found.iter().filter(|(of, _)| of["cgroup"] == group.path());
+    assert_eq!(within.map(|(_, events)| events).sum::<u64>(), 5);
+    assert!(run.summary.cost.is_some(), "{:#?}", run.summary);
+    assert!(
+        run.complaints.contains("netprobe: cost "),
+        "{}",
+        run.complaints
+    );
+    drop((outside, inside));
+}
+
+#[test]
+fn a_storm_is_counted_to_the_packet_by_stack_and_by_more_flows_than_there_is_room_for() {
+    /// More than one map holds.
+    const FLOWS: u32 = 200_000;
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    let netns = Netns::new();
+    let inum = netns.inum().to_string();
+    let count = |by| {
+        let options = ["--json", "--strict", "--count", "--by", by, "--top", "4"];
+        Probe::start(&[&["drops"], &options[..], &["--netns", &inum]].concat())
+    };
+    let probes = ["stack,process", "flow"].map(count);
+    let storm = Storm {
+        flows: FLOWS,
+        ..Storm::full()
+    };
+    let sent = storm.rage(&netns, Duration::from_millis(400));
+    let [stacks, flows] = probes.map(Probe::stop);
+    for run in [&stacks, &flows] {
+        let counters = run.account("drops").counters;
+        assert_eq!(counters.aggregated, sent, "{counters:?}");
+        let counted: u64 = totals(run).iter().map(|(_, events)| events).sum();
+        assert_eq!(counted, sent, "{:#?}", run.summary.totals);
+    }
+    assert_eq!(stacks.account("drops").counters.map_full, 0);
+    for (group, events) in totals(&stacks) {
+        let frames = group["stack"].as_array();
+        let is_known = |frames: &Vec<Value>| frames.iter().any(|frame| frame == "tcp_v4_rcv");
+        assert!(frames.is_some_and(is_known), "{events} of {group:?}");
+    }
+    let others = totals(&flows)
+        .into_iter()
+        .find(|(group, _)| group.contains_key("other"));
+    assert!(others.is_some(), "{:#?}", flows.summary.totals);
+}
+
+#[test]
+fn listeners_are_told_apart_with_their_processes() {
+    if !has_hooks("listeners", &["SYNs refused"]) {
+        return;
+    }
+    let cable = Cable::new();
+    let netns = cable.server.inum().to_string();
+    let options = ["--count", "--by", "listener,process", "--netns", &netns];
+    let probe = Probe::start(&[&["listeners", "--json", "--strict"], &options[..]].concat());
+    let crowds = [Family::V4, Family::Mapped].map(|family| {
+        let port = family.port(PORT);
+        let listener = cable.server.run(|| family.listen(port, 1));
+        let begin = |count: u32| -> Vec<_> {
+            cable
+                .client
+                .run(|| (0..count).map(|_| family.begin(port)).collect())
+        };
+        let full = begin(2);
+        wait_until("the accept queue was full", || accept_queue(&listener) > 1);
+        (begin(3), full, listener)
+    });
+    wait_until("they were refused", || {
+        cable.server.counters().get("TcpExt.ListenOverflows") >= 6
+    });
+    let listeners = crowds.map(|(_, _, listener)| listener);
+    cable.client.wait_for_silence();
+    let refused = cable.server.counters().get("TcpExt.ListenOverflows");
+    let run = probe.stop();
+    let found = totals(&run);
+    for family in [Family::V4, Family::Mapped] {
+        let expected = group(&[
+            ("listener", json!(family.listener_shown())),
+            ("listener_port", json!(family.port(PORT))),
+            ("pid", json!(std::process::id())),
+        ]);
+        let is_same = |(group, _): &&(BTreeMap<String, Value>, u64)| {
+            expected
+                .iter()
+                .all(|(name, value)| group.get(name) == Some(value))
+        };
+        assert_eq!(found.iter().filter(is_same).count(), 1, "{found:#?}");
+    }
+    let counted: u64 = found.iter().map(|(_, events)| events).sum();
+    assert_eq!(i64::try_from(counted), Ok(refused), "{found:#?}");
+    drop(listeners);
 }

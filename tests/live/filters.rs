@@ -7,8 +7,10 @@ use std::{
 };
 
 use netprobe_tests::{
+    cgroup::Cgroup,
     netns::{Cable, INTERFACE, Netns},
-    probe::{Event, Probe, binary, check, number, text},
+    probe::{Event, Probe, Run, binary, check, number, text},
+    process::Actor,
     skip::{self, has_hooks},
     traffic::{
         Family,
@@ -320,4 +322,55 @@ fn what_cannot_be_counted_in_the_kernel_is_refused() {
     assert!(complaint.contains("--port 80"), "{complaint}");
     let complaint = refused(&["retransmits", "--filter", "stat established"]);
     assert!(complaint.contains("did you mean `state`"), "{complaint}");
+}
+
+#[test]
+fn sockets_of_a_cgroup_are_those_of_it_and_of_the_groups_below() {
+    if !has_hooks("lifetimes", &[]) {
+        return;
+    }
+    let Some(group) = Cgroup::new() else {
+        return;
+    };
+    let cable = Cable::new();
+    let listener = cable.server.run(|| Family::V4.listen(PORT, 8));
+    let (netns, path) = (cable.client.inum().to_string(), group.path());
+    let inside = format!("cgroup = {path}");
+    let outside = format!("cgroup != {path}");
+    // A name that nobody has sends the whole expression to user space.
+    let in_user_space = format!("cgroup {path} or comm np-nobody");
+    let probes = [&inside, &outside, &in_user_space].map(|filter| {
+        Probe::start(&["lifetimes", "--json", "--netns", &netns, "--filter", filter])
+    });
+    // Made after the programs have looked at the ones that are there.
+    let child = group.child("below");
+    let visitors = [None, Some(&group), Some(&child)].map(|group| {
+        let mut visitor = Actor::start("np-visitor", |_| {
+            cable.client.enter();
+            if let Some(group) = group {
+                group.enter();
+            }
+            drop(Family::V4.connect(PORT).expect("connect"));
+        });
+        visitor.hear();
+        drop(listener.accept().expect("accept"));
+        visitor
+    });
+    cable.client.wait_for_silence();
+    let [inside, outside, in_user_space] = probes.map(Probe::stop);
+    let seen = |run: &Run| -> BTreeSet<(u64, String)> {
+        let events = run.all().iter();
+        events
+            .map(|event| (number(event, "pid"), text(event, "cgroup").to_owned()))
+            .collect()
+    };
+    let [_, here, below] = visitors.each_ref().map(Actor::pid);
+    let expected = BTreeSet::from([(here, path), (below, child.path())]);
+    assert_eq!(seen(&inside), expected);
+    assert_eq!(seen(&in_user_space), expected);
+    assert_eq!(outside.all().len(), 1, "{:?}", outside.events);
+    assert_eq!(inside.account("lifetimes").filtered_user, 0);
+    assert_eq!(in_user_space.account("lifetimes").filtered_user, 1);
+    drop(visitors);
+    drop(child);
 }

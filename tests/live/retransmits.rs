@@ -6,6 +6,7 @@ use netprobe_tests::{
     counters::Counters,
     netns::{Cable, Netns},
     probe::{Event, Probe, Run, column_of, number, sum, text},
+    process::Actor,
     skip::has_hooks,
     traffic::{CLIENT, Family, SERVER, abort, port_of},
     wait_until,
@@ -279,5 +280,56 @@ fn timeouts_equal_tcp_timeouts_and_are_numbered() {
         let expected: Vec<u64> = (1..=attempts.len() as u64).collect();
         assert_eq!(attempts, expected, "{family:?}");
         assert!(attempts.len() >= 2, "{family:?}");
+    }
+}
+
+/// Opens a connection that nothing comes back on once `cut` is cued, and then sends.
+fn sender(cable: &Cable, name: &str) -> Actor {
+    Actor::start(name, |stage| {
+        cable.client.enter();
+        let mut connection = Family::V4.connect(PORT).expect("connect");
+        stage.tell(b'c');
+        stage.await_byte();
+        connection.write_all(&[1; 100]).expect("send");
+        // Kept open to the end of the process.
+        std::mem::forget(connection);
+    })
+}
+
+#[test]
+fn the_owner_is_known_when_its_process_has_gone() {
+    if !has_hooks("retransmits", &["who opens"]) {
+        return;
+    }
+    let cable = Cable::new();
+    let listener = cable.server.run(|| Family::V4.listen(PORT, 8));
+    let mut before = sender(&cable, "np-before");
+    before.hear();
+    let mut probe = Probe::of(&cable.client, "retransmits");
+    let mut after = sender(&cable, "np-after");
+    after.hear();
+    let accepted = [(); 2].map(|()| listener.accept().expect("accept"));
+    let blackhole = cable.server.firewall("input", &format!("tcp dport {PORT}"));
+    let pids = [before, after].map(|mut sender| {
+        sender.cue();
+        sender.hear();
+        // Killed here: its socket is orphaned, and goes on sending.
+        sender.pid()
+    });
+    probe.wait_for("both sent again", |events| {
+        pids.iter().all(|pid| {
+            let mine = events.iter().filter(|event| event["pid"] == *pid);
+            mine.filter(|event| event["state"] == "FIN-WAIT-1").count() > 1
+        })
+    });
+    drop((accepted, listener));
+    blackhole.open();
+    let run = probe.stop();
+    for event in run.all() {
+        assert!(pids.contains(&number(event, "pid")), "{event:?}");
+        assert!(
+            ["np-before", "np-after"].contains(&text(event, "comm")),
+            "{event:?}"
+        );
     }
 }

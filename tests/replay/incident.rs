@@ -55,6 +55,13 @@ impl Names for Recorded {
         (owner.pid != 0).then_some((owner.pid, owner.comm))
     }
 
+    fn cgroup(&mut self, owner: &Owner) -> Value {
+        match owner.cgroup {
+            0 => Value::Unknown,
+            _ => Value::Text(Arc::from("/system.slice/\u{1b}[1m\n.service")),
+        }
+    }
+
     fn listener(&mut self, _netns: u32, port: u16) -> Option<(u32, [u8; 16])> {
         (port == 40_000).then_some((815, name(b"listens")))
     }
@@ -125,6 +132,7 @@ fn owner(comm: &[u8]) -> Owner {
         pid: 4711,
         reserved: 0,
         comm: name(comm),
+        cgroup: 4242,
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     os::fd::AsFd,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use netprobe_tests::{
@@ -19,8 +19,8 @@ use serde_json::Value;
 
 use crate::verdict::{Finding, Verdict};
 
-/// How long each diagnosis watches.
-const WINDOW: &str = "3s";
+/// How often it is looked whether a demo has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// netprobe's exit code when the environment lacks what was asked for.
 const CANNOT_RUN: i32 = 3;
 
@@ -98,7 +98,7 @@ impl Incident {
     /// What netprobe says is wrong, as far as it concerns this incident's hosts.
     #[track_caller]
     pub(crate) fn verdict(&self) -> Verdict {
-        Verdict::after(WINDOW, &self.namespaces())
+        Verdict::next(&self.namespaces())
     }
 
     /// Inode numbers of the namespaces of all hosts.
@@ -163,13 +163,31 @@ impl Incident {
         self.assert_until("gone", |verdict| verdict.finding(id).is_none());
     }
 
+    /// Waits until nothing above info is found.
     #[track_caller]
-    fn assert_until(&self, what: &str, is_so: impl Fn(&Verdict) -> bool) {
+    pub(crate) fn assert_quiet(&self) {
+        self.assert_until("quiet", Verdict::has_nothing_serious);
+    }
+
+    /// The first verdict in which this finding is first.
+    #[track_caller]
+    pub(crate) fn verdict_when(&self, id: &str) -> Verdict {
+        self.assert_until(id, |verdict| verdict.first_id() == Some(id))
+    }
+
+    /// The first verdict with this finding anywhere: timers have to run out first.
+    #[track_caller]
+    pub(crate) fn verdict_with(&self, id: &str) -> Verdict {
+        self.assert_until(id, |verdict| verdict.finding(id).is_some())
+    }
+
+    #[track_caller]
+    fn assert_until(&self, what: &str, is_so: impl Fn(&Verdict) -> bool) -> Verdict {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let verdict = self.verdict();
             if is_so(&verdict) {
-                return;
+                return verdict;
             }
             assert!(Instant::now() < deadline, "not {what}: {}", verdict.story());
         }
@@ -178,7 +196,12 @@ impl Incident {
 
 impl Drop for Incident {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // At the end of its input it ends by itself, and puts back what it changed.
+        drop(self.cues.take());
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(self.demo.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(LOOK_EVERY);
+        }
         self.demo.kill().ok();
         self.demo.wait().ok();
     }

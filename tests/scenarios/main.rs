@@ -1,7 +1,7 @@
 //! Every incident with real traffic: it is recognised, laid at the right door, and gone when its fix
 //! is applied. One file each, called as the finding.
 //!
-//! `netprobe demo` provokes it, `netprobe diagnose` judges it, each as a user would call it. Needs
+//! `netprobe demo` provokes it, `netprobe diagnose --interval` judges it, each as a user would call it. Needs
 //! root. `NETPROBE_BIN` names the program (default: the workspace's, built for release). Run with
 //! `--test-threads=1`: the load of one incident would be a symptom in another.
 
@@ -15,8 +15,10 @@ mod fd_exhaustion;
 mod firewall_drops;
 mod half_open_established;
 mod healthy;
+mod idle;
 mod idle_reset;
 mod incident;
+mod lab;
 mod long_held_connections;
 mod neighbour_table_full;
 mod neighbours;
@@ -33,6 +35,7 @@ mod tcp_memory_pressure;
 mod time_wait_buildup;
 mod time_wait_overflow;
 mod verdict;
+mod watcher;
 
 /// Where the servers of all demos listen.
 const SERVER_PORT: u16 = 8080;

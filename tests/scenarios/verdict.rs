@@ -1,9 +1,8 @@
 //! What `netprobe diagnose --json` says, as far as it concerns some namespaces.
 
-use std::process::Command;
-
-use netprobe_tests::probe::binary;
 use serde_json::Value;
+
+use crate::watcher;
 
 /// A diagnosis.
 #[derive(Debug)]
@@ -17,23 +16,20 @@ pub(crate) struct Verdict {
 pub(crate) struct Finding(Value);
 
 impl Verdict {
-    /// Watches everything for a while, and keeps what concerns these namespaces or none.
-    #[track_caller]
-    pub(crate) fn after(window: &str, namespaces: &[u64]) -> Self {
-        let output = Command::new(binary())
-            .args(["diagnose", "--json", "--duration", window])
-            .output()
-            .expect("run netprobe diagnose");
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{complaint}");
-        let all: Value = serde_json::from_slice(&output.stdout).expect("a diagnosis is JSON");
+    /// What is said of the next window, as far as it concerns these namespaces or none.
+    pub(crate) fn next(namespaces: &[u64]) -> Self {
+        let mut verdict = Self::of_all();
+        verdict.findings.retain(|found| found.concerns(namespaces));
+        verdict
+    }
+
+    /// What is said of the next window, of every namespace.
+    pub(crate) fn of_all() -> Self {
+        let all = watcher::next();
         assert_eq!(all["schema"], "netprobe.diagnosis/1");
         let findings = all["findings"].as_array().expect("findings are a list");
-        let findings = findings.iter().cloned().map(Finding);
         Self {
-            findings: findings
-                .filter(|found| found.concerns(namespaces))
-                .collect(),
+            findings: findings.iter().cloned().map(Finding).collect(),
             all,
         }
     }
@@ -69,6 +65,32 @@ impl Verdict {
         found
     }
 
+    /// Some finding of this id names something with these fields.
+    #[track_caller]
+    pub(crate) fn hits_with(&self, id: &str, fields: &[(&str, Value)]) {
+        let mut findings = self.findings.iter().filter(|finding| finding.id() == id);
+        let has = |one: &Value| fields.iter().all(|(name, value)| one[*name] == *value);
+        let hits = findings.any(|finding| finding.affected().iter().any(has));
+        assert!(hits, "no {id} with {fields:?}: {}", self.story());
+    }
+
+    /// There is a finding of this id, but another comes first.
+    #[track_caller]
+    pub(crate) fn has_behind(&self, id: &str) {
+        assert!(self.finding(id).is_some(), "no {id}: {}", self.story());
+        assert_ne!(self.first_id(), Some(id), "{}", self.story());
+    }
+
+    /// The id of the first finding, if there is one.
+    pub(crate) fn first_id(&self) -> Option<&str> {
+        self.findings.first().map(Finding::id)
+    }
+
+    /// Whether there is nothing above info.
+    pub(crate) fn has_nothing_serious(&self) -> bool {
+        !self.findings.iter().any(Finding::is_serious)
+    }
+
     /// There is no finding of this id.
     #[track_caller]
     pub(crate) fn lacks(&self, id: &str) {
@@ -78,8 +100,7 @@ impl Verdict {
     /// There is nothing above info.
     #[track_caller]
     pub(crate) fn is_quiet(&self) {
-        let mut serious = self.findings.iter().filter(|finding| finding.is_serious());
-        assert!(serious.next().is_none(), "{}", self.story());
+        assert!(self.has_nothing_serious(), "{}", self.story());
     }
 
     /// All findings, in order.

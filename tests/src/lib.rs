@@ -19,6 +19,7 @@ use std::{
 };
 
 pub mod bpf;
+pub mod cgroup;
 pub mod counters;
 pub mod memory;
 pub mod netns;
@@ -27,6 +28,7 @@ pub mod process;
 pub mod schema;
 pub mod skip;
 pub mod traffic;
+pub mod watcher;
 
 /// Nothing that a test waits for takes longer, also in an emulated machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);

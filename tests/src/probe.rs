@@ -37,6 +37,9 @@ pub struct Summary {
     /// What `--count` counted.
     #[serde(default)]
     pub totals: Vec<Total>,
+    /// What the run cost.
+    #[serde(default)]
+    pub cost: Option<Value>,
     /// What connects add up to, of `connects`.
     #[serde(default)]
     pub connects: Option<Value>,

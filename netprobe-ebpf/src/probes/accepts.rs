@@ -15,16 +15,18 @@ use netprobe_common::{
     offsets::Field,
     record::Plain,
     records::{
-        Flow,
+        Flow, Owner,
         accepts::{Accept, NO_QUEUE, Seen},
     },
 };
 
 use crate::{
+    cgroups,
     emit::{Filtered, Sighting, account, publish},
     filter, inflight, lives,
     load::{Load, Probed, Typed},
     sock::{Sock, TCP_ESTABLISHED, TCP_SYN_RECV},
+    subgroups::Subject,
     task,
 };
 
@@ -97,6 +99,23 @@ fn on_accept<L: Load, C: StackIdContext>(load: L, ctx: &C, listener: u64, sk: u6
     }
 }
 
+/// Who accepts: the running task, once it does.
+struct Acceptor<L> {
+    sock: Sock<L>,
+    seen: Seen,
+}
+
+impl<L: Load> Subject for Acceptor<L> {
+    #[inline(always)]
+    fn owner(&self, owner: &mut Owner) {
+        if matches!(self.seen, Seen::Accepted) {
+            owner.pid = task::pid();
+            owner.comm = task::comm();
+        }
+        owner.cgroup = self.sock.cgroup();
+    }
+}
+
 #[inline(always)]
 fn report<L: Load, C: StackIdContext>(
     ctx: &C,
@@ -106,7 +125,7 @@ fn report<L: Load, C: StackIdContext>(
 ) -> Result<(), Filtered> {
     let mut flow = Flow::zeroed();
     sock.flow(&mut flow);
-    if !filter::admits(&flow) {
+    if !filter::admits(&flow) || !cgroups::admits(Some(sock)) {
         return Err(Filtered);
     }
     let waited_ns = match seen {
@@ -126,13 +145,11 @@ fn report<L: Load, C: StackIdContext>(
         weight: waited_ns,
         comm: [0; 16],
         flow: &flow,
+        subject: Acceptor { sock, seen },
     };
     publish::<Accept, _>(ctx, &sighting, |record, stack| {
         record.flow = flow;
-        if matches!(seen, Seen::Accepted) {
-            record.owner.pid = task::pid();
-            record.owner.comm = task::comm();
-        }
+        Acceptor { sock, seen }.owner(&mut record.owner);
         record.waited_ns = waited_ns;
         record.accept_queue = NO_QUEUE;
         if let Some(listener) = listener {

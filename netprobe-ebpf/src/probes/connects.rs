@@ -23,12 +23,14 @@ use netprobe_common::{
 };
 
 use crate::{
+    cgroups,
     emit::{Filtered, Sighting, account, publish},
     filter, inflight,
     load::{Load, Probed, Typed},
-    maps::{CANDIDATES, CONNECTS, OWNERS, WINDOW, add, counters, value},
-    sock::{AF_INET, AF_INET6, Sock, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, TCP_SYN_SENT},
-    task,
+    maps::{CANDIDATES, CONNECTS, WINDOW, add, counters, value},
+    owners,
+    sock::{AF_INET, AF_INET6, Sock, TCP_CLOSE, TCP_ESTABLISHED, TCP_SYN_SENT},
+    subgroups::Subject,
 };
 
 const EADDRNOTAVAIL: i32 = -99;
@@ -212,12 +214,7 @@ fn on_call<L: Load>(load: L, sk: u64, address: u64) {
 fn begin<L: Load>(sock: Sock<L>) -> Pending {
     Pending {
         start_ns: crate::emit::now(),
-        owner: Owner {
-            ino: sock.inode(),
-            pid: task::pid(),
-            reserved: 0,
-            comm: task::comm(),
-        },
+        owner: owners::caller(sock),
         candidates: NOT_COUNTED,
         ..Pending::zeroed()
     }
@@ -242,25 +239,14 @@ fn on_state(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8, new: u8) {
         pending.family = sock.family();
         pending.daddr = sock.peer_address(pending.family);
         pending.dport = Typed.field(sock.address, Field::SkcDport);
-        own(sock.address, &pending.owner);
         track(sock.address, &pending);
-    } else if new == TCP_LISTEN {
-        own(sock.address, &begin(sock).owner);
     }
+    owners::track(sock, old, new);
     if old == TCP_SYN_SENT
         && let Some(ending) = ending(sock, new)
     {
         finish(Typed, ctx, sock.address, ending);
     }
-    if new == TCP_CLOSE {
-        let _unknown = OWNERS.remove(sock.address);
-    }
-}
-
-#[inline(always)]
-fn own(sk: u64, owner: &Owner) {
-    // Full: the map evicts by itself.
-    let _evicting = OWNERS.insert(sk, owner, 0);
 }
 
 /// How SYN_SENT ended: what the socket says, or what can be concluded. `None` if it has not, or
@@ -378,6 +364,21 @@ impl Ending {
     };
 }
 
+/// Who called `connect` for this socket.
+struct Caller<L>(Sock<L>);
+
+impl<L: Load> Subject for Caller<L> {
+    #[inline(always)]
+    fn owner(&self, owner: &mut Owner) {
+        if let Some(pending) = value(CONNECTS.get_ptr_mut(self.0.address)) {
+            *owner = pending.owner;
+            owner.cgroup = self.0.cgroup();
+        } else {
+            owners::of(self.0, owner);
+        }
+    }
+}
+
 #[inline(always)]
 fn finish<L: Load, C: StackIdContext>(load: L, ctx: &C, sk: u64, ending: Ending) {
     account(Kind::Connects, try_finish(load, ctx, sk, ending));
@@ -401,7 +402,7 @@ fn try_finish<L: Load, C: StackIdContext>(
         flow.dport = pending.dport;
         to_family(&mut flow, pending.family);
     }
-    if !filter::admits(&flow) {
+    if !filter::admits(&flow) || !cgroups::admits(Some(sock)) {
         return Err(Filtered);
     }
     let latency_ns = match &pending {
@@ -426,17 +427,16 @@ fn try_finish<L: Load, C: StackIdContext>(
             weight: latency_ns,
             comm,
             flow: &flow,
+            subject: Caller(sock),
         },
         |record, stack| {
             record.flow = flow;
             record.latency_ns = latency_ns;
             record.candidates = NOT_COUNTED;
+            Caller(sock).owner(&mut record.owner);
             if let Some(pending) = pending {
-                record.owner = pending.owner;
                 record.search_ns = pending.search_ns;
                 record.candidates = pending.candidates;
-            } else {
-                sock.owner(&mut record.owner);
             }
             let retrans: u32 = sock.tcp_field(Field::TcpTotalRetrans);
             let sent = flow.sport != [0; 2] && ending.errno != EADDRNOTAVAIL;

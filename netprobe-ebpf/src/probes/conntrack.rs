@@ -66,6 +66,7 @@ fn try_conntrack(ctx: &RetProbeContext) -> Result<(), Filtered> {
             weight: 1,
             comm: [0; 16],
             flow: &flow,
+            subject: (),
         },
         |record, stack| {
             record.flow = flow;

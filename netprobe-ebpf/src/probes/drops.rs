@@ -14,11 +14,12 @@ use netprobe_common::{
 };
 
 use crate::{
+    cgroups,
     emit::{Filtered, Sighting, account, publish},
     filter,
     load::{Load, Typed, has},
     maps::{CONFIG, frozen},
-    packet,
+    owners, packet,
     probes::arguments::argument,
     sock::{AF_INET, AF_INET6, Sock},
 };
@@ -27,6 +28,20 @@ use crate::{
 #[btf_tracepoint(function = "kfree_skb")]
 pub(crate) fn drops(ctx: BtfTracePointContext) -> i32 {
     account(Kind::Drops, try_drops(&ctx));
+    0
+}
+
+// match-proto:v6.12:include/trace/events/sock.h:inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub(crate) fn drops_state(ctx: BtfTracePointContext) -> i32 {
+    owners::on_state(&ctx);
+    0
+}
+
+// match-proto:v6.12:include/trace/events/tcp.h:tcp_destroy_sock(struct sock *sk)
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+pub(crate) fn drops_gone(ctx: BtfTracePointContext) -> i32 {
+    owners::forget(ctx.arg(0));
     0
 }
 
@@ -43,8 +58,10 @@ fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
     let device: u64 = Typed.field(skb, Field::SkbDev);
     locate(&mut flow, sock, skb, device);
     let state = sock.map_or(0, Sock::state);
+    let subject = sock.filter(|_| Sock::<Typed>::is_full(state));
     if !filter::admits(&flow)
         || !filter::admits_state(state)
+        || !cgroups::admits(subject)
         || !filter::admits_interface(|| interface(&flow, device))
     {
         return Err(Filtered);
@@ -65,6 +82,7 @@ fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
         weight: u64::from(len),
         comm: [0; 16],
         flow: &flow,
+        subject,
     };
     let fill = |record: &mut Drop, stack: i32| {
         record.flow = flow;
@@ -76,10 +94,8 @@ fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
         record.stack = stack;
         record.iface = interface(&flow, device);
         record.state = state;
-        if let Some(sock) = sock
-            && Sock::<Typed>::is_full(state)
-        {
-            sock.owner(&mut record.owner);
+        if let Some(sock) = subject {
+            owners::of(sock, &mut record.owner);
         }
     };
     if frozen(&CONFIG.packets) == 0 {

@@ -13,9 +13,11 @@ use netprobe_common::{
 };
 
 use crate::{
+    cgroups,
     emit::{Filtered, Sighting, account, publish},
     filter, lives,
     load::{Load, Typed},
+    owners,
     sock::{
         SOCK_DEAD, SOCK_DONE, Sock, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_ESTABLISHED,
         TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_SENT,
@@ -103,7 +105,7 @@ fn closer(old: u8, error: i32) -> Closer {
 fn try_lifetimes(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8) -> Result<(), Filtered> {
     let mut flow = Flow::zeroed();
     sock.last_flow(&mut flow);
-    if !filter::admits(&flow) || !filter::admits_state(old) {
+    if !filter::admits(&flow) || !filter::admits_state(old) || !cgroups::admits(Some(sock)) {
         return Err(Filtered);
     }
     let error = sock.error();
@@ -127,10 +129,11 @@ fn try_lifetimes(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8) -> Resu
         weight: bytes.sent + bytes.received,
         comm: [0; 16],
         flow: &flow,
+        subject: Some(sock),
     };
     publish::<Lifetime, _>(ctx, &sighting, |record, stack| {
         record.flow = flow;
-        lives::owner(sock, &mut record.owner);
+        owners::of(sock, &mut record.owner);
         record.duration_ns = lives::age_ns(sock.address);
         record.bytes_sent = bytes.sent;
         record.bytes_received = bytes.received;

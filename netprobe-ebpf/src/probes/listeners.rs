@@ -16,18 +16,20 @@ use netprobe_common::{
     record,
     record::Plain,
     records::{
-        Flow,
+        Flow, Owner,
         listeners::{Refusal, Stage},
     },
 };
 
 use crate::{
+    cgroups,
     emit::{Filtered, Sighting, account, publish},
     filter,
     load::{Load, Probed, Typed},
     maps::{CONFIG, COUNTS, SYN_CHECKS, add, count, counters, frozen, value},
-    packet,
+    owners, packet,
     sock::Sock,
+    subgroups::Subject,
 };
 
 record! {
@@ -271,6 +273,22 @@ impl Queues {
     }
 }
 
+/// A listener, which is its own owner's business.
+struct Listener<L>(Sock<L>);
+
+impl<L: Load> Subject for Listener<L> {
+    #[inline(always)]
+    fn owner(&self, owner: &mut Owner) {
+        owners::of(self.0, owner);
+    }
+
+    #[inline(always)]
+    fn listener(&self) -> Option<([u8; 16], u16)> {
+        let family = self.0.family();
+        Some((self.0.local_address(family), family))
+    }
+}
+
 #[inline(always)]
 fn refuse<L: Load, C: StackIdContext>(
     ctx: &C,
@@ -283,7 +301,7 @@ fn refuse<L: Load, C: StackIdContext>(
     // Packet of the client; without it the listener's own end still names the victim.
     let _unreadable = packet::read(sock.load, skb, &mut flow);
     flow.netns = sock.netns();
-    if !filter::admits(&flow) {
+    if !filter::admits(&flow) || !cgroups::admits(Some(sock)) {
         return Err(Filtered);
     }
     let port: u16 = sock.load.field(sock.address, Field::SkcNum);
@@ -302,10 +320,11 @@ fn refuse<L: Load, C: StackIdContext>(
             weight: 1,
             comm: [0; 16],
             flow: &flow,
+            subject: Listener(sock),
         },
         |record, stack| {
             record.flow = flow;
-            sock.owner(&mut record.owner);
+            owners::of(sock, &mut record.owner);
             record.listener_family = sock.family();
             record.listener_addr = sock.local_address(record.listener_family);
             record.listener_port = port;

@@ -19,10 +19,11 @@ use netprobe_common::{
 };
 
 use crate::{
+    cgroups,
     emit::{Filtered, Sighting, account, publish, since},
     filter, lives,
     load::{Load, Probed, Typed, has},
-    packet,
+    owners, packet,
     probes::arguments::argument,
     sock::{
         AF_INET, AF_INET6, SOCK_DEAD, SOCK_LINGER, Sock, TCP_CLOSE, TCP_LISTEN, TCP_NEW_SYN_RECV,
@@ -304,7 +305,7 @@ fn report<L: Load, C: StackIdContext>(
     flow: &Flow,
     end: &End,
 ) -> Result<(), Filtered> {
-    if !filter::admits(flow) || !filter::admits_state(end.state) {
+    if !filter::admits(flow) || !filter::admits_state(end.state) || !cgroups::admits(sock) {
         return Err(Filtered);
     }
     let is_client = match sock {
@@ -326,12 +327,13 @@ fn report<L: Load, C: StackIdContext>(
         weight: 1,
         comm: [0; 16],
         flow,
+        subject: sock,
     };
     publish::<Reset, _>(ctx, &sighting, |record, stack| {
         record.flow = *flow;
         record.idle_ns = NO_IDLE;
         if let Some(sock) = sock {
-            lives::owner(sock, &mut record.owner);
+            owners::of(sock, &mut record.owner);
             record.age_ns = lives::age_ns(sock.address);
             if end.state != TCP_LISTEN && end.state != TCP_SYN_SENT {
                 record.idle_ns = idle_ns(sock, end.direction);

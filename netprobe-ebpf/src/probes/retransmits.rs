@@ -13,9 +13,11 @@ use netprobe_common::{
 };
 
 use crate::{
+    cgroups,
     emit::{Filtered, Sighting, account, publish},
     filter,
     load::{Load, Typed, has},
+    owners,
     probes::arguments::argument,
     sock::{Sock, TCP_NEW_SYN_RECV, TCP_SYN_SENT},
 };
@@ -40,6 +42,20 @@ pub(crate) fn retransmits_synack(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+// match-proto:v6.12:include/trace/events/sock.h:inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub(crate) fn retransmits_state(ctx: BtfTracePointContext) -> i32 {
+    owners::on_state(&ctx);
+    0
+}
+
+// match-proto:v6.12:include/trace/events/tcp.h:tcp_destroy_sock(struct sock *sk)
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+pub(crate) fn retransmits_gone(ctx: BtfTracePointContext) -> i32 {
+    owners::forget(ctx.arg(0));
+    0
+}
+
 #[inline(always)]
 fn try_retransmits(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
     let sock = Sock::new(Typed, ctx.arg(0)).ok_or(Filtered)?;
@@ -47,7 +63,7 @@ fn try_retransmits(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
     let mut flow = Flow::zeroed();
     sock.flow(&mut flow);
     let state = sock.state();
-    if !filter::admits(&flow) || !filter::admits_state(state) {
+    if !filter::admits(&flow) || !filter::admits_state(state) || !cgroups::admits(Some(sock)) {
         return Err(Filtered);
     }
     let cause = cause(sock, state);
@@ -65,10 +81,11 @@ fn try_retransmits(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
         weight,
         comm: [0; 16],
         flow: &flow,
+        subject: Some(sock),
     };
     publish::<Retransmit, _>(ctx, &sighting, |record, stack| {
         record.flow = flow;
-        sock.owner(&mut record.owner);
+        owners::of(sock, &mut record.owner);
         record.seq = Typed.field(skb, Field::SkbTcpSeq);
         record.segs = segs;
         record.err = err;
@@ -90,7 +107,10 @@ fn try_retransmits_synack(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
     let request = Sock::new(Typed, ctx.arg(1)).ok_or(Filtered)?;
     let mut flow = Flow::zeroed();
     request.flow(&mut flow);
-    if !filter::admits(&flow) || !filter::admits_state(TCP_NEW_SYN_RECV) {
+    if !filter::admits(&flow)
+        || !filter::admits_state(TCP_NEW_SYN_RECV)
+        || !cgroups::admits(Some(listener))
+    {
         return Err(Filtered);
     }
     let sighting = Sighting {
@@ -98,10 +118,11 @@ fn try_retransmits_synack(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
         weight: 1,
         comm: [0; 16],
         flow: &flow,
+        subject: Some(listener),
     };
     publish::<Retransmit, _>(ctx, &sighting, |record, stack| {
         record.flow = flow;
-        listener.owner(&mut record.owner);
+        owners::of(listener, &mut record.owner);
         record.segs = 1;
         let retrans: u8 = Typed.field(request.address, Field::ReqNumRetrans);
         record.attempt = u32::from(retrans) + 1;

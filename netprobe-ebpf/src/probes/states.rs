@@ -10,10 +10,12 @@ use netprobe_common::{
 };
 
 use crate::{
+    cgroups,
     emit::{Filtered, Sighting, account, now, publish},
     filter, lives,
     load::{Load, Typed},
     maps::{STATES, value},
+    owners,
     sock::{Sock, TCP_CLOSE, TCP_LISTEN},
 };
 
@@ -67,7 +69,7 @@ fn try_states(
 ) -> Result<(), Filtered> {
     let mut flow = Flow::zeroed();
     sock.last_flow(&mut flow);
-    if !filter::admits(&flow) || !filter::admits_state(new) {
+    if !filter::admits(&flow) || !filter::admits_state(new) || !cgroups::admits(Some(sock)) {
         return Err(Filtered);
     }
     let role = lives::role(sock, lives::of(sock.address).as_deref());
@@ -88,10 +90,11 @@ fn try_states(
         weight: in_state_ns,
         comm: [0; 16],
         flow: &flow,
+        subject: Some(sock),
     };
     publish::<StateChange, _>(ctx, &sighting, |record, stack| {
         record.flow = flow;
-        lives::owner(sock, &mut record.owner);
+        owners::of(sock, &mut record.owner);
         record.socket = sock.address;
         record.in_state_ns = in_state_ns;
         record.uid = Typed.field(sock.address, Field::SkUid);

@@ -21,9 +21,11 @@ use netprobe_common::{
 };
 
 use crate::{
+    cgroups,
     emit::{Filtered, Sighting, account, publish},
     filter, inflight, lives,
     load::{Load, Probed, Typed},
+    owners,
     probes::lifetimes::enters_time_wait,
     sock::{SOCK_DONE, Sock, TCP_CLOSE, TCP_CLOSING, TCP_FIN_WAIT2, TCP_TIME_WAIT},
 };
@@ -117,7 +119,7 @@ fn report<L: Load, C: StackIdContext>(
 ) -> Result<(), Filtered> {
     let mut flow = Flow::zeroed();
     sock.last_flow(&mut flow);
-    if !filter::admits(&flow) || !filter::admits_state(state) {
+    if !filter::admits(&flow) || !filter::admits_state(state) || !cgroups::admits(Some(sock)) {
         return Err(Filtered);
     }
     let role = lives::role(sock, lives::of(sock.address).as_deref());
@@ -138,10 +140,11 @@ fn report<L: Load, C: StackIdContext>(
         weight: 1,
         comm: [0; 16],
         flow: &flow,
+        subject: Some(sock),
     };
     publish::<TimeWait, _>(ctx, &sighting, |record, stack| {
         record.flow = flow;
-        lives::owner(sock, &mut record.owner);
+        owners::of(sock, &mut record.owner);
         record.role = role;
         record.outcome = outcome as u8;
         record.state = state;

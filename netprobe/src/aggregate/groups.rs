@@ -4,24 +4,64 @@
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use netprobe_common::{
-    counters::{Count, CountKey, FlowKey},
+    counters::{BY_CGROUP, BY_FLOW, BY_LISTENER, BY_PROCESS, BY_STACK, Count, CountKey, GroupKey},
     header::Kind,
     record::Plain,
 };
 
 use crate::{
     decode::{Names, NoNames},
-    probes,
+    probes::{self, ProbeSpec},
     report::{Total, Value},
 };
 
 /// Names of the columns that make a connection.
 const FLOW: [&str; 4] = ["saddr", "sport", "daddr", "dport"];
+/// Names of the columns that make a process.
+const PROCESS: [&str; 2] = ["pid", "comm"];
+
+/// A word for several columns, or for one that the kernel counts by only if it is asked to.
+struct Extra {
+    word: &'static str,
+    names: &'static [&'static str],
+    /// What the kernel must count by, a bit of `Config::by`.
+    by: u32,
+}
+
+const EXTRAS: [Extra; 5] = [
+    Extra {
+        word: "flow",
+        names: &FLOW,
+        by: BY_FLOW,
+    },
+    Extra {
+        word: "process",
+        names: &PROCESS,
+        by: BY_PROCESS,
+    },
+    Extra {
+        word: "listener",
+        names: &["listener", "listener_port"],
+        by: BY_LISTENER,
+    },
+    Extra {
+        word: "stack",
+        names: &["stack"],
+        by: BY_STACK,
+    },
+    Extra {
+        word: "cgroup",
+        names: &["cgroup"],
+        by: BY_CGROUP,
+    },
+];
 
 /// What to group by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct By {
     names: Vec<&'static str>,
+    /// What the kernel must count by beyond its groups, bits of `Config::by`.
+    bits: u32,
 }
 
 /// A word that nothing can be grouped by, and those that something can.
@@ -32,36 +72,52 @@ pub struct Unknown {
 }
 
 impl By {
-    /// The groups that `words` name for a kind. `flow` is all four of a connection's ends.
+    /// The groups that `words` name for a kind: what it counts by anyhow, columns of the connection
+    /// and of its owner, and words for several of these.
     pub fn new(kind: Kind, words: &[String]) -> Result<Self, Unknown> {
-        let group = (probes::of(kind).group)(&CountKey::zeroed(), &mut NoNames);
-        let mut known: Vec<&'static str> = group.iter().map(|(name, _)| *name).collect();
-        known.extend(
-            FLOW.iter()
-                .filter(|name| !group.iter().any(|(own, _)| own == *name)),
-        );
-        let mut names = Vec::new();
+        let spec = probes::of(kind);
+        let group = (spec.group)(&CountKey::zeroed(), &mut NoNames);
+        let own: Vec<&'static str> = group.iter().map(|(name, _)| *name).collect();
+        let is_column = |name: &str| spec.columns.iter().any(|column| column.name == name);
+        let extras = EXTRAS
+            .iter()
+            .filter(|extra| extra.names.iter().all(|name| is_column(name)));
+        let extras: Vec<&Extra> = extras.collect();
+        let mut by = Self {
+            names: Vec::new(),
+            bits: 0,
+        };
         for word in words {
-            if word == "flow" {
-                names.extend(FLOW);
-                continue;
+            let is_asked = |name: &&&'static str| **name == word;
+            if let Some(name) = own.iter().find(is_asked) {
+                by.names.push(name);
+            } else if let Some(extra) = extras.iter().find(|extra| extra.word == word) {
+                by.names.extend(extra.names);
+                let is_own = |name: &&str| own.contains(name);
+                by.bits |= if extra.names.iter().all(is_own) {
+                    0
+                } else {
+                    extra.by
+                };
+            } else if let Some((name, extra)) = extras.iter().find_map(|extra| {
+                let name = extra.names.iter().find(is_asked)?;
+                Some((name, extra))
+            }) {
+                by.names.push(name);
+                by.bits |= extra.by;
+            } else {
+                return Err(Unknown {
+                    known: known(&own, &extras),
+                });
             }
-            let found = known.iter().find(|name| **name == word);
-            let Some(name) = found else {
-                known.push("flow");
-                return Err(Unknown { known });
-            };
-            names.push(*name);
         }
-        names.dedup();
-        Ok(Self { names })
+        by.names.dedup();
+        Ok(by)
     }
 
-    /// Whether the kernel must tell connections apart for it.
-    pub fn needs_flows(&self, kind: Kind) -> bool {
-        let group = (probes::of(kind).group)(&CountKey::zeroed(), &mut NoNames);
-        let is_own = |name: &&str| group.iter().any(|(own, _)| own == name);
-        !self.names.iter().all(is_own)
+    /// What the kernel must count by beyond its groups, bits of `Config::by`; 0 is nothing.
+    pub const fn bits(&self) -> u32 {
+        self.bits
     }
 
     /// Joins totals that do not differ in what is asked for; the largest first, and what comes
@@ -96,22 +152,58 @@ impl By {
     }
 }
 
-/// Names what the kernel counted by connection.
-pub fn flows(counts: Vec<(FlowKey, Count)>, names: &mut dyn Names) -> Vec<Total> {
+/// All words that something can be grouped by.
+fn known(own: &[&'static str], extras: &[&Extra]) -> Vec<&'static str> {
+    let mut known = own.to_vec();
+    for extra in extras {
+        for name in extra.names.iter().chain([&extra.word]) {
+            if !known.contains(name) {
+                known.push(name);
+            }
+        }
+    }
+    known
+}
+
+/// Names what the kernel counted by `bits` of `Config::by`.
+pub fn totals(counts: Vec<(GroupKey, Count)>, bits: u32, names: &mut dyn Names) -> Vec<Total> {
     let totals = counts.into_iter().filter_map(|(key, count)| {
         let kind = u16::try_from(key.key.kind).ok().and_then(Kind::from_raw)?;
         let spec = probes::of(kind);
-        let mut group = (spec.group)(&key.key, names);
-        group.retain(|(name, _)| !FLOW.contains(name));
-        group.extend(FLOW.into_iter().zip(probes::ends(&key)));
         Some(Total {
             kind: spec.name(),
-            group,
+            group: group(spec, &key, bits, names),
             events: count.events,
             weight: count.weight,
         })
     });
     totals.collect()
+}
+
+fn group(
+    spec: &ProbeSpec,
+    key: &GroupKey,
+    bits: u32,
+    names: &mut dyn Names,
+) -> Vec<(&'static str, Value)> {
+    let mut group = (spec.group)(&key.key, names);
+    if bits & BY_FLOW != 0 {
+        group.retain(|(name, _)| !FLOW.contains(name));
+        group.extend(FLOW.into_iter().zip(probes::ends(key)));
+    }
+    if bits & BY_PROCESS != 0 {
+        group.extend(PROCESS.into_iter().zip(probes::process(key, names)));
+    }
+    if bits & BY_LISTENER != 0 {
+        group.push(("listener", probes::listener(key)));
+    }
+    if bits & BY_CGROUP != 0 {
+        group.push(("cgroup", probes::cgroup(&key.owner, names)));
+    }
+    if bits & BY_STACK != 0 {
+        group.push(("stack", names.stack(key.stack)));
+    }
+    group
 }
 
 /// What was added to each key since `before`.
@@ -180,12 +272,51 @@ mod tests {
     }
 
     #[test]
-    fn only_connections_need_to_be_told_apart() {
-        assert!(!by(&["reason", "dport", "netns"]).needs_flows(Kind::Drops));
-        assert!(by(&["flow"]).needs_flows(Kind::Drops));
-        assert!(by(&["saddr"]).needs_flows(Kind::Drops));
-        let refused = By::new(Kind::Drops, &["colour".into()]).unwrap_err();
-        assert!(refused.known.contains(&"reason") && refused.known.contains(&"flow"));
+    fn the_kernel_counts_by_more_only_where_it_must() {
+        for (kind, words, expected) in [
+            (Kind::Drops, "reason,dport,netns", 0),
+            (Kind::Drops, "flow", BY_FLOW),
+            (Kind::Drops, "saddr", BY_FLOW),
+            (Kind::Drops, "reason,process", BY_PROCESS),
+            (Kind::Drops, "comm,stack", BY_PROCESS | BY_STACK),
+            (Kind::Resets, "cgroup", BY_CGROUP),
+            (Kind::Listeners, "listener_port", 0),
+            (Kind::Listeners, "listener", BY_LISTENER),
+        ] {
+            let words: Vec<String> = words.split(',').map(str::to_owned).collect();
+            let by = By::new(kind, &words).unwrap();
+            assert_eq!(by.bits(), expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_kind_lacks_is_no_group() {
+        for (kind, word) in [
+            (Kind::Drops, "colour"),
+            (Kind::Drops, "listener"),
+            (Kind::Conntrack, "process"),
+        ] {
+            let refused = By::new(kind, &[word.into()]).unwrap_err();
+            assert!(refused.known.contains(&"flow") && refused.known.contains(&"stack"));
+            assert!(!refused.known.contains(&word));
+        }
+    }
+
+    #[test]
+    fn a_process_is_one_group_whatever_its_sockets() {
+        let count = Count {
+            events: 2,
+            weight: 3,
+        };
+        let mut key = GroupKey::zeroed();
+        key.owner.pid = 7;
+        key.owner.comm[0] = b'x';
+        let counts = vec![(key, count), (GroupKey { stack: 5, ..key }, count)];
+        let by = By::new(Kind::Drops, &["process".into()]).unwrap();
+        let joined = by.join(totals(counts, by.bits(), &mut NoNames), 9);
+        assert_eq!(joined.len(), 1);
+        assert_eq!(joined[0].events, 4);
+        assert_eq!(joined[0].group[0], ("pid", Value::Unsigned(7)));
     }
 
     #[test]

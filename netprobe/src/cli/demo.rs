@@ -188,10 +188,10 @@ fn fare(incident: &Incident, is_json: bool) -> Result<()> {
 
 /// Lets it go on until standard input ends; each line in it applies the cure.
 fn hold(scenario: &Scenario, mut incident: Incident, is_json: bool) -> Result<ExitCode> {
-    for line in io::stdin().lock().lines() {
+    for (others, line) in io::stdin().lock().lines().enumerate() {
         line.context("read standard input")?;
         fare(&incident, is_json)?;
-        incident.cure(scenario)?;
+        incident.cure(scenario, others)?;
         incident.wait_until_it_shows()?;
         introduce(scenario, &incident, is_json)?;
     }

@@ -4,7 +4,7 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -15,42 +15,39 @@ use netprobe_common::{
     record::Plain,
 };
 
-use super::{check, culprit, parse_duration, signals::Stop, stream::parse_percent, watch::Watch};
+use super::{
+    parse_duration,
+    signals::Stop,
+    stream::parse_percent,
+    vigil::{Limits, Vigil},
+};
 use crate::{
-    aggregate::summary,
-    capture::live::{Batch, LiveRing},
-    decode,
-    diagnose::{self, events::Events},
     filter::Error,
-    kernel::{
-        keeper::Keeper,
-        load::Sizes,
-        names::LiveNames,
-        privileges,
-        session::{Request, Session},
-    },
+    kernel::{load::Sizes, privileges, session::Request},
     observe::{
         namespaces::{self, Namespace},
         netns,
     },
     probes::{self, PROBES},
     render,
-    report::{
-        Row,
-        diagnosis::{Cost, Diagnosis, Host, Severity},
-    },
+    report::diagnosis::{Diagnosis, Severity},
 };
 
 /// Options of `diagnose`.
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "Examples:\n  netprobe diagnose --duration 30s\n  netprobe diagnose --json --fail-on warning\n  \
+                  netprobe diagnose --interval 5s         while you apply the fix\n  \
                   netprobe explain accept-queue-overflow"
 )]
 pub(super) struct Options {
-    /// Watch for this long; Ctrl-C gives the verdict at once.
-    #[arg(short, long, value_parser = parse_duration, default_value = "10s")]
-    duration: Duration,
+    /// Watch for this long; Ctrl-C gives the verdict at once [default: 10s; with --interval: until
+    /// Ctrl-C].
+    #[arg(short, long, value_parser = parse_duration)]
+    duration: Option<Duration>,
+    /// Give a verdict every so often, to see what a fix does.
+    #[arg(short, long, value_name = "TIME", value_parser = parse_duration, conflicts_with = "svg")]
+    interval: Option<Duration>,
     /// One JSON object (schema netprobe.diagnosis/1) instead of text.
     #[arg(long)]
     json: bool,
@@ -76,7 +73,8 @@ impl Options {
     /// Watches the namespaces of a demo.
     pub(super) fn of_demo(duration: Duration, json: bool, only: Vec<u32>) -> Self {
         Self {
-            duration,
+            duration: Some(duration),
+            interval: None,
             json,
             fail_on: None,
             svg: None,
@@ -84,6 +82,18 @@ impl Options {
             netns: None,
             only,
         }
+    }
+
+    /// The namespaces that are there now and that were asked for.
+    fn namespaces(&self, inode: Option<u32>) -> Result<Vec<Namespace>> {
+        let mut namespaces = match inode {
+            Some(inode) => vec![namespaces::find(inode)?],
+            None => namespaces::all()?,
+        };
+        if !self.only.is_empty() {
+            namespaces.retain(|namespace| self.only.contains(&namespace.inode));
+        }
+        Ok(namespaces)
     }
 }
 
@@ -107,10 +117,8 @@ impl FailOn {
     }
 }
 
-/// Records that are decoded in one go; beyond that a sample is enough, as totals are exact.
-const DECODED: usize = 1024;
-/// How often the ring is looked at.
-const TICK: Duration = Duration::from_millis(100);
+/// How long it watches unless it is told.
+const WINDOW: Duration = Duration::from_secs(10);
 
 /// Watches, then gives the verdict.
 pub(super) fn run(options: &Options) -> Result<ExitCode> {
@@ -124,134 +132,67 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("start the event loop")?;
-    let diagnosis = runtime.block_on(watch(options, inode))?;
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    if options.json {
-        render::diagnosis_json::write(&mut out, &diagnosis)?;
-    } else {
-        render::diagnosis::write(&mut out, &diagnosis)?;
-    }
-    out.flush()?;
-    let is_hit = options.fail_on.is_some_and(|fail_on| {
-        let mut findings = diagnosis.findings.iter();
-        findings.any(|finding| finding.severity >= fail_on.severity())
-    });
-    Ok(if is_hit {
+    Ok(if runtime.block_on(watch(options, inode))? {
         ExitCode::from(4)
     } else {
         ExitCode::SUCCESS
     })
 }
 
-async fn watch(options: &Options, inode: Option<u32>) -> Result<Diagnosis> {
+/// Gives a verdict for each window, until the time is over or a signal comes; true if one of them
+/// is as severe as `--fail-on` says.
+async fn watch(options: &Options, inode: Option<u32>) -> Result<bool> {
     let mut stop = Stop::listen()?;
-    let mut namespaces = match inode {
-        Some(inode) => vec![namespaces::find(inode)?],
-        None => namespaces::all()?,
-    };
-    if !options.only.is_empty() {
-        namespaces.retain(|namespace| options.only.contains(&namespace.inode));
-    }
-    let mut session = Session::start(&request(inode, options))?;
-    let mut ring = LiveRing::new(session.take_ring()?)?;
-    let stacks = options.svg.as_ref().map(|_| session.take_stacks());
-    let names = LiveNames::new(session.drop_reasons().clone(), stacks.transpose()?)
-        .with_reset_reasons(session.reset_reasons().clone());
-    let mut reader = Reader::new(names);
-    let is_narrowed = inode.is_some() || !options.only.is_empty();
-    let begin = Begin::now(namespaces, is_narrowed)?;
-    log::info!(
-        "ready: watching for {:?}, Ctrl-C gives the verdict at once",
-        options.duration
-    );
-    let keeper = Keeper::start(session, options.max_overhead);
-    until(
-        &mut stop,
-        begin.at + options.duration,
-        &mut ring,
-        &mut reader,
-    )
-    .await;
-    stop.second_kills();
-    let run = Run {
-        keeper,
-        ring,
-        reader,
-        begin,
-    };
-    run.finish(options)
-}
-
-/// A run whose window has just ended.
-struct Run {
-    keeper: Keeper,
-    ring: LiveRing,
-    reader: Reader,
-    begin: Begin,
-}
-
-impl Run {
-    /// Takes everything down, reads it out, and asks the rules.
-    fn finish(self, options: &Options) -> Result<Diagnosis> {
-        let Self {
-            keeper,
-            mut ring,
-            mut reader,
-            begin,
-        } = self;
-        let ended = Instant::now();
-        let (mut window, gaps) = begin.watch.finish(ended - begin.at)?;
-        let (mut session, spent) = keeper.finish()?;
-        let missed = session.detach();
-        reader.take(&ring.drain());
-        window.probes = check::probes(&session, reader.decode_errors, &missed)?;
-        reader.events.totals = summary::totals(session.totals()?, &mut reader.names);
-        window.events = reader.events;
-        let stacks = session.stack_totals()?;
-        drop(session);
-        let (findings, checked) = diagnose::diagnose(&window);
-        let host = host();
-        log::debug!("{} detail records were left aside", reader.skipped);
-        let diagnosis = Diagnosis {
-            cost: Cost {
-                cpu_percent: spent.percent()
-                    * f64::from(u32::try_from(host.cpus).unwrap_or(u32::MAX)),
-                rss_kib: largest_rss_kib(),
-                verdict: ended.elapsed(),
-            },
-            host,
-            started_unix_ns: begin.unix_ns,
-            window: ended - begin.at,
-            namespaces: window.namespaces.len(),
-            probes: window.probes,
-            gaps,
-            findings,
-            checked,
-        };
-        if let Some(path) = &options.svg {
-            culprit::draw(path, &diagnosis, &stacks, &mut reader.names)?;
+    // Says that there is no such namespace before anything is loaded.
+    options.namespaces(inode)?;
+    let mut vigil = Vigil::start(
+        &request(inode, options),
+        Limits {
+            overhead: options.max_overhead,
+            is_narrowed: inode.is_some() || !options.only.is_empty(),
+        },
+    )?;
+    let window = options.interval.or(options.duration).unwrap_or(WINDOW);
+    let ends = options.interval.and(options.duration);
+    let ends = ends.map(|duration| Instant::now() + duration);
+    let mut is_hit = false;
+    for number in 0_u32.. {
+        vigil.open(options.namespaces(inode)?)?;
+        if number == 0 {
+            log::info!("ready: watching for {window:?}, Ctrl-C gives the verdict at once");
         }
-        Ok(diagnosis)
+        let is_over = vigil.until(&mut stop, window).await
+            || options.interval.is_none()
+            || ends.is_some_and(|ends| Instant::now() >= ends);
+        if is_over {
+            // The next signal does not wait for the verdict.
+            Stop::listen()?.second_kills();
+        }
+        let diagnosis = vigil.close(is_over, options.svg.as_deref())?;
+        is_hit |= options.fail_on.is_some_and(|fail_on| {
+            let mut findings = diagnosis.findings.iter();
+            findings.any(|finding| finding.severity >= fail_on.severity())
+        });
+        write(options, &diagnosis)?;
+        if is_over {
+            break;
+        }
     }
+    Ok(is_hit)
 }
 
-/// The moment from which on everything counts.
-struct Begin {
-    at: Instant,
-    unix_ns: i64,
-    watch: Watch,
-}
-
-impl Begin {
-    fn now(namespaces: Vec<Namespace>, is_narrowed: bool) -> Result<Self> {
-        let watch = Watch::start(namespaces, is_narrowed)?;
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
-        Ok(Self {
-            at: Instant::now(),
-            unix_ns: unix.map_or(0, |unix| i64::try_from(unix.as_nanos()).unwrap_or(i64::MAX)),
-            watch,
-        })
+fn write(options: &Options, diagnosis: &Diagnosis) -> Result<()> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    if options.json {
+        render::diagnosis_json::write(&mut out, diagnosis)?;
+    } else {
+        render::diagnosis::write(&mut out, diagnosis)?;
+        if options.interval.is_some() {
+            writeln!(out)?;
+        }
     }
+    out.flush()?;
+    Ok(())
 }
 
 fn request(netns: Option<u32>, options: &Options) -> Request {
@@ -278,81 +219,10 @@ fn request(netns: Option<u32>, options: &Options) -> Request {
             ring_bytes: RING,
             counts: 4096,
             connects: 16_384,
+            owners: 16_384,
             lives: 65_536,
             ..Sizes::NONE
         },
         windowed: Some(&probes::connects::CANDIDATES),
     }
-}
-
-/// Reads events until the time is over or a signal comes.
-async fn until(stop: &mut Stop, deadline: Instant, ring: &mut LiveRing, reader: &mut Reader) {
-    loop {
-        let tick = (Instant::now() + TICK).min(deadline);
-        tokio::select! {
-            biased;
-            () = stop.wait() => return,
-            () = tokio::time::sleep_until(tick.into()) => reader.take(&ring.drain()),
-        }
-        if Instant::now() >= deadline {
-            return;
-        }
-    }
-}
-
-/// Turns records into a sample of events.
-struct Reader {
-    names: LiveNames,
-    events: Events,
-    row: Row,
-    decode_errors: u64,
-    skipped: u64,
-}
-
-impl Reader {
-    fn new(names: LiveNames) -> Self {
-        Self {
-            names,
-            events: Events::default(),
-            row: Row::default(),
-            decode_errors: 0,
-            skipped: 0,
-        }
-    }
-
-    fn take(&mut self, batch: &Batch) {
-        for (index, record) in batch.records().enumerate() {
-            if index >= DECODED {
-                self.skipped += 1;
-                continue;
-            }
-            let decoded = decode::kind(record).and_then(|kind| {
-                decode::decode(record, &mut self.names, &mut self.row).map(|()| kind)
-            });
-            match decoded {
-                Ok(kind) => self.events.add(probes::of(kind).columns, &self.row),
-                Err(error) => {
-                    self.decode_errors += 1;
-                    log::debug!("{error}");
-                }
-            }
-        }
-    }
-}
-
-fn host() -> Host {
-    let uname = rustix::system::uname();
-    Host {
-        name: uname.nodename().to_string_lossy().into_owned(),
-        kernel: uname.release().to_string_lossy().into_owned(),
-        cpus: std::thread::available_parallelism().map_or(1, usize::from),
-    }
-}
-
-/// `VmHWM` of `/proc/self/status`.
-fn largest_rss_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let value = line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok());
-    value.unwrap_or(0)
 }

@@ -10,8 +10,11 @@ use crate::{
         Error, Expression, Family, KnownReasons, Origin, Pattern, Predicate, Reasons, Services,
         Side, check_columns, contradiction, matcher::Matcher, parse, parse_ports, pushdown,
     },
-    observe::{netns, services},
-    probes::ProbeSpec,
+    observe::{
+        cgroups::{self, Cgroup},
+        netns, services,
+    },
+    probes::{KernelTest, ProbeSpec},
 };
 
 /// Which events are wanted. As much as possible is tested in the kernel, before an event costs
@@ -36,6 +39,12 @@ pub(super) struct Options {
     /// Only connections with one of these ports on either side: 443, 8000-8999, https.
     #[arg(long, value_name = "PORT", value_delimiter = ',')]
     port: Vec<String>,
+    /// Only sockets (or tasks) of this control group and those below it: path or id.
+    ///
+    /// Of version 2, and of the group that the socket was made in, as the kernel keeps it, or on kernels that do not, of
+    /// its process. A path may begin at the root of version 2 or with the folder that it is mounted at.
+    #[arg(long, value_name = "CGROUP")]
+    cgroup: Option<String>,
     /// Only sockets of these processes.
     #[arg(long, value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pid: Vec<u32>,
@@ -53,7 +62,7 @@ pub(super) struct Options {
     /// Tests: src, dst [=|!=] HOST[/PREFIX][:PORT]; sport, dport [=|!=|<|<=|>|>=] PORT, or a range
     /// PORT-PORT; state, exclude NAME (established, listening, connected, synchronized, bucket,
     /// big, all …); dev NAME; and beyond ss: host, port (either side), pid, comm, reason, netns,
-    /// family, listener. Joined by and, or, not, parentheses; side by side means and. Source and
+    /// family, listener, cgroup. Joined by and, or, not, parentheses; side by side means and. Source and
     /// destination are those of the event: of the packet for `drops`, `listeners` and `conntrack`,
     /// local and remote for `retransmits` and `connects`. What is unknown is equal to nothing.
     /// IPv4 addresses also mean those that IPv6 sockets use.
@@ -71,6 +80,10 @@ impl Services for Machine {
 
     fn netns(&self, text: &str) -> Result<u32, String> {
         netns::inode(text)
+    }
+
+    fn cgroup(&self, text: &str) -> Result<Cgroup, String> {
+        cgroups::find(text)
     }
 }
 
@@ -90,6 +103,12 @@ impl Options {
             filter: Some(expression).filter(|text| !text.is_empty()),
             ..Self::default()
         }
+    }
+
+    /// The control group that is wanted, and the rest: what is watched may be tasks, not sockets.
+    pub(super) fn without_cgroup(&self) -> (Option<String>, Self) {
+        let mut rest = self.clone();
+        (rest.cgroup.take(), rest)
     }
 
     /// Inode number of the namespace that is wanted, if any is.
@@ -114,6 +133,11 @@ impl Options {
         }
         if let Some((text, inode)) = self.netns.as_ref().zip(self.netns()?) {
             parts.push(test("--netns", text, Predicate::Netns(inode)));
+        }
+        if let Some(text) = &self.cgroup {
+            let group = Machine.cgroup(text);
+            let group = group.map_err(|why| Error::elsewhere(format!("--cgroup {text}: {why}")))?;
+            parts.push(test("--cgroup", text, Predicate::Cgroup(group)));
         }
         parts.push(alternatives("--port", &self.port, |text| {
             let wanted = parse_ports(text, &Machine);
@@ -196,10 +220,12 @@ impl Plan {
         })
     }
 
-    /// The part for the kernel and the part for rows, now that its reasons are known.
+    /// The part for the kernel and the part for rows, now that its reasons are known, and whether it
+    /// keeps the cgroup of a socket.
     pub(super) fn resolve(
         mut self,
         known: &dyn KnownReasons,
+        has_socket_cgroups: bool,
     ) -> Result<(filter::Filter, Matcher), Error> {
         self.expression.each_mut(&mut |test| {
             let Predicate::Reason(reasons) = &mut test.predicate else {
@@ -208,7 +234,11 @@ impl Plan {
             reasons.resolve(known).map_err(|why| Error::of(test, why))
         })?;
         contradiction::check(&self.expression)?;
-        let split = pushdown::split(&self.expression, self.spec.kernel_tests);
+        let tests = self.spec.kernel_tests.iter().copied();
+        let tests: Vec<KernelTest> = tests
+            .filter(|test| *test != KernelTest::Cgroup || has_socket_cgroups)
+            .collect();
+        let split = pushdown::split(&self.expression, &tests);
         Ok((split.kernel, Matcher::new(split.rest, self.spec.columns)))
     }
 }

@@ -23,9 +23,11 @@ mod generate;
 mod logging;
 mod open;
 mod output;
+mod sample;
 mod schema;
 mod signals;
 mod stream;
+mod vigil;
 mod watch;
 
 /// Says why a Linux server's TCP is failing.

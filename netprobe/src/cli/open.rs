@@ -14,6 +14,7 @@ use super::{filter, stream};
 use crate::{
     filter::{check_columns, contradiction, matcher::Matcher},
     observe::{
+        cgroups::{self, Paths},
         owners::Owners,
         sockets::{self, OpenConnection},
     },
@@ -55,6 +56,7 @@ pub(super) const LAYOUT: Layout = Layout {
         Column::number("retransmits", "RETR", 4, "segments sent again"),
         Column::number("srtt_us", "SRTT(us)", 8, "smoothed round-trip time").wide(),
         Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
+        probes::CGROUP,
         Column::text("family", "FAMILY", 11, "ipv4, ipv6 or ipv4-mapped").hidden(),
         Column::number("ino", "INODE", 8, "inode number of the socket").hidden(),
     ],
@@ -75,10 +77,10 @@ pub(super) fn run(options: &stream::Options, is_longest: bool) -> Result<ExitCod
     let mut out = options.open()?;
     let mut format = options.format(LAYOUT, out.width())?;
     format.begin(&mut out)?;
-    let mut owners = Owners::default();
+    let mut holders = Holders::default();
     let unix_ns = now();
     for connection in &connections {
-        let row = row(unix_ns, connection, &mut owners);
+        let row = row(unix_ns, connection, &mut holders);
         if !matcher.admits(&row) {
             continue;
         }
@@ -104,8 +106,20 @@ fn least_age(connection: &OpenConnection) -> Duration {
         .map_or(Duration::ZERO, |traffic| traffic.least_age)
 }
 
-fn row(unix_ns: i64, connection: &OpenConnection, owners: &mut Owners) -> Row {
-    let owner = owners.of(connection.ino);
+/// Who holds sockets.
+#[derive(Default)]
+struct Holders {
+    owners: Owners,
+    cgroups: Paths,
+}
+
+fn row(unix_ns: i64, connection: &OpenConnection, holders: &mut Holders) -> Row {
+    let owner = holders.owners.of(connection.ino);
+    let cgroup = match connection.cgroup {
+        Some(id) => holders.cgroups.of(id),
+        None => owner.and_then(|(pid, _)| cgroups::of_process(pid)),
+    };
+    let cgroup = cgroup.map_or(Value::Unknown, Value::Text);
     let traffic = connection.traffic;
     let count = |value: Option<u64>| value.map_or(Value::Unknown, Value::Unsigned);
     Row {
@@ -134,6 +148,7 @@ fn row(unix_ns: i64, connection: &OpenConnection, owners: &mut Owners) -> Row {
             count(traffic.map(|traffic| u64::from(traffic.retransmits))),
             count(traffic.map(|traffic| u64::from(traffic.srtt_us))),
             Value::nonzero(connection.netns),
+            cgroup,
             Value::Word(connection.family),
             Value::nonzero(connection.ino),
         ],

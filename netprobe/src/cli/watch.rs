@@ -18,6 +18,7 @@ use crate::{
         processes::{self, Processes},
         snapshot::{self, Glance, Snapshot},
         softnet::{self, Softnet},
+        sysctls,
     },
 };
 
@@ -31,6 +32,7 @@ const SHARE: u32 = 200;
 /// The watch, while it goes on.
 pub(super) struct Watch {
     is_narrowed: bool,
+    machine: Snapshot,
     softnet: Vec<Softnet>,
     processes: Processes,
     stop: Sender<()>,
@@ -73,6 +75,7 @@ impl Watch {
         let thread = thread::spawn(move || glance_until(watched, &stopped));
         Ok(Self {
             is_narrowed,
+            machine: snapshot::of_the_machine(),
             softnet: softnet::read(),
             processes,
             stop,
@@ -97,18 +100,26 @@ impl Watch {
         } else {
             gaps(&namespaces)
         };
+        let machine = machine(self.machine);
         let mut seen = Vec::new();
+        let mut vanished = Vec::new();
         for ((namespace, (before, glances)), after) in namespaces.into_iter().zip(rest).zip(after) {
             match after {
-                Ok(after) => seen.push(Netns {
-                    inode: namespace.inode,
-                    name: namespace.name,
-                    is_initial: namespace.is_initial,
-                    before,
-                    after,
-                    ..glances
-                }),
-                Err(error) => gaps.push(format!("{error:#}")),
+                Ok(mut after) => {
+                    sysctls::complete(&mut after.sysctls, &machine.after.sysctls);
+                    seen.push(Netns {
+                        inode: namespace.inode,
+                        name: namespace.name,
+                        is_initial: namespace.is_initial,
+                        before,
+                        after,
+                        ..glances
+                    });
+                }
+                Err(error) => {
+                    vanished.push(namespace.inode);
+                    gaps.push(format!("{error:#}"));
+                }
             }
         }
         let processes = scan(&seen.iter().map(|netns| &netns.after).collect::<Vec<_>>());
@@ -119,6 +130,8 @@ impl Watch {
         let window = Window {
             seconds: elapsed.as_secs_f64(),
             namespaces: seen,
+            vanished,
+            machine: Some(machine),
             softnet: softnet.collect(),
             processes_before: self.processes,
             processes,
@@ -128,6 +141,17 @@ impl Watch {
             ..Window::default()
         };
         Ok((window, gaps))
+    }
+}
+
+/// The machine at the end of the window, from where netprobe was started: in the initial namespace, as
+/// a rule.
+fn machine(before: Snapshot) -> Netns {
+    Netns {
+        is_initial: true,
+        before,
+        after: snapshot::of_the_machine(),
+        ..Netns::default()
     }
 }
 

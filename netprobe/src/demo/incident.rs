@@ -63,9 +63,14 @@ impl Incident {
         Ok(incident)
     }
 
-    /// Applies the cure: settings change, and processes whose settings change start again.
-    pub fn cure(&mut self, scenario: &Scenario) -> Result<()> {
-        self.become_((scenario.cured)())
+    /// Applies the cure, or the one after so many others: settings change, and processes whose
+    /// settings change start again.
+    pub fn cure(&mut self, scenario: &Scenario, others: usize) -> Result<()> {
+        let cures = [scenario.cured]
+            .into_iter()
+            .chain(scenario.later.iter().copied());
+        let stage = cures.take(others + 1).last().unwrap_or(scenario.cured);
+        self.become_(stage())
     }
 
     /// Changes what differs between the stage that is and `stage`.

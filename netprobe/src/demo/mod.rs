@@ -31,6 +31,8 @@ pub struct Scenario {
     pub stage: fn() -> Stage,
     /// The same with the cure applied.
     pub cured: fn() -> Stage,
+    /// What is left to cure when the cure has uncovered the next incident, step by step.
+    pub later: &'static [fn() -> Stage],
 }
 
 /// The incident of this id.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::window::Netns;
+use super::window::{Netns, Window};
 use crate::report::diagnosis::{Affected, Confidence, Evidence, Finding, Fix, FixKind, Severity};
 
 /// Begins a finding.
@@ -54,6 +54,15 @@ impl Finding {
             source: source.to_owned(),
         });
         self
+    }
+
+    /// Adds since when a counter grows, at least.
+    #[must_use]
+    pub(super) fn since(self, window: &Window, netns: &Netns, counter: &'static str) -> Self {
+        match netns.since(counter, window.seconds) {
+            Some((so_far, text)) => self.counted(text, so_far, "events", counter),
+            None => self,
+        }
     }
 
     /// Adds who is hit.

@@ -209,3 +209,50 @@ fn a_quiet_machine_has_no_findings_and_every_rule_has_looked() {
         assert_eq!(check.verdict, "ok", "{}: {}", check.id, check.why);
     }
 }
+
+#[test]
+fn counters_that_go_backwards_are_never_an_incident() {
+    let mut window = quiet();
+    for count in window.netns().before.counters.values_mut() {
+        *count = 1000;
+    }
+    let (findings, checked) = diagnose(&window);
+    assert_eq!(findings, []);
+    let unsure = checked
+        .iter()
+        .filter(|check| check.verdict == "not-enough-data");
+    assert!(unsure.count() >= 8, "{checked:?}");
+}
+
+#[test]
+fn a_module_that_was_loaded_meanwhile_has_no_past_to_compare_with() {
+    let mut window = quiet();
+    window.set("net.netfilter.nf_conntrack_max", "200");
+    window.set("net.netfilter.nf_conntrack_count", "200");
+    window.grow(&[("nf_conntrack.drop", 1000)]);
+    let before = &mut window.netns().before.counters;
+    before.retain(|name, _| !name.starts_with("nf_conntrack."));
+    let verdict = window.verdict("conntrack-table-full");
+    assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
+}
+
+#[test]
+fn nothing_is_said_to_be_in_order_after_a_busy_namespace_has_vanished() {
+    let verdicts = |window: &Window| {
+        let (findings, checked) = diagnose(window);
+        assert_eq!(findings, []);
+        let unsure = |verdict: &str| checked.iter().all(|check| check.verdict == verdict);
+        (unsure("ok"), unsure("not-enough-data"))
+    };
+    let mut window = quiet();
+    window.vanished = vec![77];
+    // It was idle: what was seen is all there was.
+    assert_eq!(verdicts(&window), (true, false));
+    window.events.totals.push(Total {
+        kind: "connects",
+        group: vec![("netns", Value::Unsigned(77))],
+        events: 1,
+        weight: 0,
+    });
+    assert_eq!(verdicts(&window), (false, true));
+}

@@ -84,7 +84,10 @@ pub fn diagnose(window: &Window) -> (Vec<Finding>, Vec<Checked>) {
     let mut checked = Vec::new();
     for rule in RULES {
         let (verdict, why) = match (rule.check)(window) {
-            Verdict::Ok => ("ok", String::new()),
+            Verdict::Ok => match vanished(window) {
+                Some(Gap(why)) => ("not-enough-data", why),
+                None => ("ok", String::new()),
+            },
             Verdict::OkBecause(why) => ("ok", why),
             Verdict::NotEnoughData(why) => ("not-enough-data", why),
             Verdict::Found(found) => {
@@ -104,6 +107,27 @@ pub fn diagnose(window: &Window) -> (Vec<Finding>, Vec<Checked>) {
     causality::order(&mut findings);
     causality::mark_hidden(&findings, &mut checked);
     (findings, checked)
+}
+
+/// A namespace that ended in the window although it was busy: nobody can say that nothing was wrong
+/// in it, as its counters went with it.
+fn vanished(window: &Window) -> Option<Gap> {
+    window.vanished.iter().find_map(|inode| {
+        let group = [("netns", inode.to_string())];
+        let group = group.each_ref().map(|(name, word)| (*name, word.as_str()));
+        let mut totals = window.events.totals.iter();
+        let is_busy = totals.any(|total| {
+            window
+                .events
+                .groups(total.kind, &group)
+                .any(|total| total.events > 0)
+        });
+        is_busy.then(|| {
+            Gap(format!(
+                "namespace {inode} ended in the window, and its counters with it"
+            ))
+        })
+    })
 }
 
 /// Asks in each namespace. What was found counts more than what could not be seen elsewhere.

@@ -24,6 +24,10 @@ pub struct Window {
     pub seconds: f64,
     /// Every network namespace that was there from the beginning to the end.
     pub namespaces: Vec<Netns>,
+    /// Inode numbers of those that were there at the beginning only.
+    pub vanished: Vec<u32>,
+    /// Counters and settings that the whole machine has, also where it is not among the namespaces.
+    pub machine: Option<Netns>,
     /// The receive backlog of each CPU, before and after.
     pub softnet: Vec<(Softnet, Softnet)>,
     /// Processes with sockets at the beginning.
@@ -134,6 +138,24 @@ impl Netns {
         }
     }
 
+    /// How long the events that a counter has counted so far would have taken at the rate of the
+    /// window, in words: since when it goes on, at least.
+    pub fn since(&self, name: &'static str, seconds: f64) -> Option<(u64, String)> {
+        let so_far = u64::try_from(*self.after.counters.get(name)?).ok()?;
+        let grown = self.grown(name).ok().filter(|grown| *grown > 0)?;
+        let seconds = seconds * ratio(so_far, grown);
+        let whose = if self.is_initial {
+            "since boot"
+        } else {
+            "since this namespace was made"
+        };
+        let spoken = super::sizing::spoken(seconds);
+        Some((
+            so_far,
+            format!("{so_far} {whose}: for {spoken} or longer, at this rate"),
+        ))
+    }
+
     /// A gauge at the end of the window.
     pub fn gauge(&self, name: &'static str) -> Result<u64, Gap> {
         let value = self.after.counters.get(name).copied();
@@ -207,6 +229,13 @@ impl Window {
         } else {
             0.0
         }
+    }
+
+    /// The initial namespace, which shows what namespaces share; of the machine as a whole, if that
+    /// namespace itself was not asked for.
+    pub fn initial(&self) -> Option<&Netns> {
+        let initial = self.namespaces.iter().find(|netns| netns.is_initial);
+        initial.or(self.machine.as_ref())
     }
 
     /// Whether a probe sees all that it can; why not, otherwise.

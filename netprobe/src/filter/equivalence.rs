@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     decode::{Names, decode},
+    observe::cgroups::Cgroup,
     probes::{drops, of},
     report::{Row, Value},
 };
@@ -59,6 +60,13 @@ impl Services for Table {
 
     fn netns(&self, text: &str) -> Result<u32, String> {
         text.parse().map_err(|_error| "no number".into())
+    }
+
+    fn cgroup(&self, text: &str) -> Result<Cgroup, String> {
+        let id = text.len() as u64;
+        let path = text.strip_prefix('/').map(|_| Arc::from(text));
+        path.map(|path| Cgroup { id, path })
+            .ok_or_else(|| format!("no group `{text}`"))
     }
 }
 

@@ -1,10 +1,13 @@
 //! Expressions and what they are understood as, mistakes and where they are pointed at, and input
 //! that nobody would write.
 
+use std::sync::Arc;
+
 use super::{
     Expression, Predicate, Services, contradiction,
     parse::{MAX_DEPTH, MAX_LENGTH, parse},
 };
+use crate::observe::cgroups::Cgroup;
 
 struct Table;
 
@@ -16,6 +19,13 @@ impl Services for Table {
     fn netns(&self, text: &str) -> Result<u32, String> {
         text.parse()
             .map_err(|_error| format!("no namespace `{text}`"))
+    }
+
+    fn cgroup(&self, text: &str) -> Result<Cgroup, String> {
+        let id = text.len() as u64;
+        let path = text.strip_prefix('/').map(|_| Arc::from(text));
+        path.map(|path| Cgroup { id, path })
+            .ok_or_else(|| format!("no group `{text}`"))
     }
 }
 
@@ -43,6 +53,7 @@ fn understood(expression: &Expression) -> String {
                 Predicate::Iface(name) => format!("iface {name}"),
                 Predicate::Comm(name) => format!("comm {name}"),
                 Predicate::State(states) => format!("state {states:#x}"),
+                Predicate::Cgroup(group) => format!("cgroup {}", group.path),
                 other => format!("{other:?}"),
             };
             format!("{sign}{what}")
@@ -137,6 +148,8 @@ const RIGHT: &[(&str, &str)] = &[
     ("iface != 3", "!Ifindex(3)"),
     ("netns 4026531840", "Netns(4026531840)"),
     ("family ipv6", "Family(V6)"),
+    ("cgroup = /a/b", "cgroup /a/b"),
+    ("not cgroup /a", "!cgroup /a"),
 ];
 
 #[test]
@@ -178,7 +191,9 @@ const WRONG: &[(&str, &str, &str)] = &[
         "establishd",
     ),
     ("family inet7", "did you mean `inet`", "inet7"),
-    ("cgroup /a", "known to ss", "cgroup"),
+    ("fwmark 1", "known to ss", "fwmark"),
+    ("cgroup a", "no group `a`", "a"),
+    ("cgroup > /a", "only = and !=", ">"),
     ("comm 'abc", "quote is not closed", "'abc"),
     ("comm and", "write 'and'", "and"),
     ("pid zero", "a process id is a number", "zero"),

@@ -1,6 +1,7 @@
 //! A filter on rows: each test knows the place of its columns.
 
 use super::{Expression, Family, Predicate, Side, Test, states};
+use crate::observe::cgroups;
 use crate::report::{Column, Row, Value, name_bytes};
 
 /// A filter for rows of one layout.
@@ -23,6 +24,7 @@ struct Places {
     comm: Option<usize>,
     reason: Option<usize>,
     netns: Option<usize>,
+    cgroup: Option<usize>,
 }
 
 impl Matcher {
@@ -45,6 +47,7 @@ impl Matcher {
                 comm: place("comm"),
                 reason: place("reason"),
                 netns: place("netns"),
+                cgroup: place("cgroup"),
             },
         }
     }
@@ -105,6 +108,10 @@ impl Matcher {
             Predicate::Ifindex(index) => is_number(places.ifindex, *index),
             Predicate::Pid(pid) => is_number(places.pid, *pid),
             Predicate::Netns(inode) => is_number(places.netns, *inode),
+            Predicate::Cgroup(wanted) => {
+                matches!(value(places.cgroup), Value::Text(path)
+                    if cgroups::is_within(path, &wanted.path))
+            }
             Predicate::Reason(reasons) => {
                 reasons
                     .found()

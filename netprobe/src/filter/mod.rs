@@ -10,6 +10,8 @@
 
 use std::{fmt, ops::Range, sync::Arc};
 
+use crate::observe::cgroups::Cgroup;
+
 mod error;
 mod lex;
 mod parse;
@@ -73,6 +75,8 @@ pub enum Predicate {
     Reason(Reasons),
     /// Inode number of the network namespace.
     Netns(u32),
+    /// Control group of the socket, or one above it.
+    Cgroup(Cgroup),
 }
 
 /// Where a test was written.
@@ -303,6 +307,7 @@ impl Test {
             Predicate::Comm(_) => &["comm"],
             Predicate::Reason(_) => &["reason"],
             Predicate::Netns(_) => &["netns"],
+            Predicate::Cgroup(_) => &["cgroup"],
         }
     }
 }

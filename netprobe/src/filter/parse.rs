@@ -17,6 +17,7 @@ use super::{
     lex::{Compare, Token, tokens},
     states,
 };
+use crate::observe::cgroups::Cgroup;
 
 /// Names that numbers have on this machine.
 pub trait Services {
@@ -24,6 +25,8 @@ pub trait Services {
     fn port(&self, name: &str) -> Option<u16>;
     /// The inode number of a network namespace, from however people write one.
     fn netns(&self, text: &str) -> Result<u32, String>;
+    /// The control group of a path or id.
+    fn cgroup(&self, text: &str) -> Result<Cgroup, String>;
 }
 
 /// Bytes of an expression.
@@ -31,16 +34,16 @@ pub(super) const MAX_LENGTH: usize = 4096;
 /// Parentheses within parentheses.
 pub(super) const MAX_DEPTH: usize = 64;
 
-const KEYWORDS: [&str; 17] = [
+const KEYWORDS: [&str; 18] = [
     "src", "dst", "sport", "dport", "port", "state", "exclude", "dev", "iface", "pid", "comm",
-    "reason", "netns", "family", "listener", "not", "host",
+    "reason", "netns", "family", "listener", "not", "host", "cgroup",
 ];
 /// What joins and compares; a value of this name is written in quotes.
 const RESERVED: [&str; 14] = [
     "and", "or", "not", "eq", "ne", "neq", "lt", "le", "leq", "gt", "ge", "geq", "src", "dst",
 ];
 /// Predicates of ss(8) whose answer events do not carry.
-const NOT_KNOWN: [&str; 3] = ["fwmark", "cgroup", "autobound"];
+const NOT_KNOWN: [&str; 2] = ["fwmark", "autobound"];
 
 /// The filter that `text` describes.
 pub fn parse(text: &str, services: &dyn Services) -> Result<Expression, Error> {
@@ -240,6 +243,7 @@ impl Parser<'_> {
                 Ok(Predicate::Reason(Reasons::new(value.text)))
             }),
             "netns" => self.named(start, "a network namespace", Self::netns),
+            "cgroup" => self.named(start, "a control group", Self::cgroup),
             "family" => self.named(start, "inet or inet6", Self::family),
             _ => Err(self.unknown(&word, start)),
         }
@@ -350,6 +354,13 @@ impl Parser<'_> {
         let inode = self.services.netns(&value.text);
         inode
             .map(Predicate::Netns)
+            .map_err(|why| self.at(value.at, why))
+    }
+
+    fn cgroup(&self, value: Value) -> Result<Predicate, Error> {
+        let group = self.services.cgroup(&value.text);
+        group
+            .map(Predicate::Cgroup)
             .map_err(|why| self.at(value.at, why))
     }
 

@@ -4,7 +4,7 @@
 //! the places that a [`Filter`] has stays behind; both parts together are the whole, always.
 
 use netprobe_common::filter::{
-    CODES, Codes, Filter, IS, IS_NOT, Name, Number, PREFIXES, Prefixes, RANGES, words,
+    ANY, CODES, Cgroup, Codes, Filter, IS, IS_NOT, Name, Number, PREFIXES, Prefixes, RANGES, words,
 };
 
 use super::{Expression, Ports, Predicate, Prefix, Side, Test, states};
@@ -77,6 +77,13 @@ impl Kernel<'_> {
             Predicate::Port(Side::Listener, _) | Predicate::Pid(_) | Predicate::Comm(_) => false,
             Predicate::Family(family) => set(&mut filter.family, family.number(), mode),
             Predicate::Netns(inode) => set(&mut filter.netns, *inode, mode),
+            Predicate::Cgroup(group) => {
+                let is_free = filter.cgroup.mode == ANY && has(KernelTest::Cgroup);
+                if is_free {
+                    filter.cgroup = Cgroup::of(group.id, mode);
+                }
+                is_free
+            }
             Predicate::Ifindex(index) => {
                 has(KernelTest::Interface) && set(&mut filter.ifindex, *index, mode)
             }

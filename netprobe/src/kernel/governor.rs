@@ -7,7 +7,10 @@
 
 use std::time::Duration;
 
-use netprobe_common::config::{Config, LEVEL_ALL, LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED};
+use netprobe_common::{
+    config::{Config, LEVEL_ALL, LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED},
+    counters::BY_STACK,
+};
 
 /// How much of the limit may be saved for a burst.
 const SAVINGS: Duration = Duration::from_secs(10);
@@ -83,7 +86,7 @@ impl Governor {
 
 /// What programs with these settings can leave out.
 const fn levels(config: &Config) -> &'static [u32] {
-    let has_stacks = config.stack != 0 || config.flame != 0;
+    let has_stacks = config.stack != 0 || config.flame != 0 || config.by & BY_STACK != 0;
     match (config.governed != 0, has_stacks, config.detail != 0) {
         (true, true, true) => &[LEVEL_ALL, LEVEL_NO_STACKS, LEVEL_SAMPLED, LEVEL_COUNTERS],
         (true, true, false) => &[LEVEL_ALL, LEVEL_NO_STACKS],

@@ -4,7 +4,12 @@ use std::collections::HashSet;
 
 use anyhow::{Context, Result};
 use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned};
-use netprobe_common::{config::Config, offsets::Offsets, record::bytes_of};
+use netprobe_common::{
+    config::Config,
+    counters::{Count, GroupKey},
+    offsets::Offsets,
+    record::bytes_of,
+};
 use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
     time::{ClockId, clock_getres},
@@ -30,12 +35,14 @@ pub struct Sizes {
     pub stacks: u32,
     /// Groups of `--count`.
     pub counts: u32,
-    /// Connections that `--count --by flow` tells apart.
-    pub flow_counts: u32,
+    /// Groups of `--count --by` that need more than `counts`.
+    pub groups: u32,
     /// Groups of stacks, for flame graphs.
     pub stack_counts: u32,
-    /// Connects under way, and sockets whose owner is remembered.
+    /// Connects under way.
     pub connects: u32,
+    /// Sockets whose owner is remembered.
+    pub owners: u32,
     /// Groups of samples or blocks, for flame graphs.
     pub task_stacks: u32,
     /// Distinct stacks whose place in the first map was taken.
@@ -54,9 +61,10 @@ impl Sizes {
         ring_bytes: 1 << 16,
         stacks: 1,
         counts: 64,
-        flow_counts: 1,
+        groups: 1,
         stack_counts: 1,
         connects: 1,
+        owners: 1,
         lives: 1,
         states: 1,
         task_stacks: 1,
@@ -69,8 +77,13 @@ impl Sizes {
     pub const fn with(self, keeps: Keeps) -> Self {
         match keeps {
             Keeps::Nothing => self,
+            Keeps::Owners => Self {
+                owners: 32_768,
+                ..self
+            },
             Keeps::Connects => Self {
                 connects: 16_384,
+                owners: 16_384,
                 ..self
             },
             Keeps::Lives => Self {
@@ -84,6 +97,17 @@ impl Sizes {
             },
         }
     }
+}
+
+/// The most groups of `--count --by`: every value has a part per CPU, and all shall stay small.
+pub fn most_groups() -> u32 {
+    const BYTES: usize = 32 << 20;
+    const MOST: usize = 65_536;
+    /// What the kernel adds to an entry, about.
+    const ENTRY: usize = 64;
+    let cpus = aya::util::nr_cpus().unwrap_or(1);
+    let entry = ENTRY + size_of::<GroupKey>() + cpus * size_of::<Count>();
+    u32::try_from((BYTES / entry).min(MOST)).unwrap_or(1)
 }
 
 /// Creates the maps and reads the programs that are wanted, by name; none of them runs yet.
@@ -114,10 +138,10 @@ pub(super) fn load(
         .map_max_entries("EVENTS", sizes.ring_bytes)
         .map_max_entries("STACKS", sizes.stacks)
         .map_max_entries("COUNTS", sizes.counts)
-        .map_max_entries("FLOW_COUNTS", sizes.flow_counts)
+        .map_max_entries("GROUPS", sizes.groups)
         .map_max_entries("STACK_COUNTS", sizes.stack_counts)
         .map_max_entries("CONNECTS", sizes.connects)
-        .map_max_entries("OWNERS", sizes.connects)
+        .map_max_entries("OWNERS", sizes.owners)
         .map_max_entries("LIVES", sizes.lives)
         .map_max_entries("TASK_STACKS", sizes.task_stacks)
         .map_max_entries("MORE_STACKS", sizes.more_stacks)

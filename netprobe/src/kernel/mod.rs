@@ -21,5 +21,5 @@ pub mod sampler;
 pub mod session;
 pub mod symbols;
 pub mod task_stacks;
-mod totals;
+pub mod totals;
 pub mod windows;

@@ -6,10 +6,16 @@ use aya::maps::{MapData, StackTraceMap};
 use netprobe_common::owner::Owner;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{drop_reasons::DropReasons, reset_reasons::ResetReasons, symbols::Symbols};
+use super::{
+    drop_reasons::DropReasons, reset_reasons::ResetReasons, session::Session, symbols::Symbols,
+};
 use crate::{
     decode::Names,
-    observe::{listeners::Listeners, owners::Owners},
+    observe::{
+        cgroups::{self, Paths},
+        listeners::Listeners,
+        owners::Owners,
+    },
     report::Value,
 };
 
@@ -22,33 +28,33 @@ pub struct LiveNames {
     stacks: Option<StackTraceMap<MapData>>,
     owners: Owners,
     listeners: Listeners,
+    cgroups: Paths,
+    has_socket_cgroups: bool,
     shows_offsets: bool,
     clock_offset_ns: i64,
 }
 
 impl LiveNames {
-    /// Reads what can be read before the first event.
-    pub fn new(reasons: DropReasons, stacks: Option<StackTraceMap<MapData>>) -> Self {
+    /// Of the kernel that a session runs in; reads what can be read before the first event.
+    pub fn of(session: &Session, stacks: Option<StackTraceMap<MapData>>) -> Self {
         Self {
-            reasons,
-            reset_reasons: ResetReasons::default(),
+            reasons: session.drop_reasons().clone(),
+            reset_reasons: session.reset_reasons().clone(),
             symbols: Symbols::new(),
             places: HashMap::new(),
             stacks,
             owners: Owners::default(),
             listeners: Listeners::default(),
+            cgroups: Paths::default(),
+            has_socket_cgroups: session.has_socket_cgroups(),
             shows_offsets: false,
             clock_offset_ns: clock_offset_ns(),
         }
     }
 
-    /// Names reset reasons too.
-    #[must_use]
-    pub fn with_reset_reasons(self, reset_reasons: ResetReasons) -> Self {
-        Self {
-            reset_reasons,
-            ..self
-        }
+    /// Learns who holds the sockets that are there already, so that they are known when they are gone.
+    pub fn learn_owners(&mut self) {
+        self.owners.learn();
     }
 
     /// Shows the frames of stacks as `function+0xoffset`.
@@ -121,6 +127,19 @@ impl Names for LiveNames {
             return Some((owner.pid, owner.comm));
         }
         self.owners.of(owner.ino)
+    }
+
+    fn cgroup(&mut self, owner: &Owner) -> Value {
+        let path = if owner.cgroup != 0 {
+            self.cgroups.of(owner.cgroup)
+        } else if self.has_socket_cgroups {
+            None
+        } else {
+            // What this kernel does not keep of the socket, the process is asked for.
+            self.owner(owner)
+                .and_then(|(pid, _comm)| cgroups::of_process(pid))
+        };
+        path.map_or(Value::Unknown, Value::Text)
     }
 
     fn listener(&mut self, netns: u32, port: u16) -> Option<(u32, [u8; 16])> {

@@ -48,6 +48,14 @@ pub fn resolve(btf: &KernelBtf) -> Offsets {
     offsets
 }
 
+/// Whether programs can read the cgroup of a socket.
+pub fn has_socket_cgroups(offsets: &Offsets) -> bool {
+    let has = |field| offsets.get(field).is_some();
+    (has(Field::SkCgroup) || has(Field::SkCgroupVal))
+        && has(Field::CgroupKn)
+        && has(Field::KernfsNodeId)
+}
+
 fn bit_mask(btf: &KernelBtf, path: &str) -> Option<u16> {
     let member = btf.member(path)?;
     let mask = (1_u32.checked_shl(member.bit_size?)? - 1) << (member.bit_offset % 8);
@@ -85,10 +93,12 @@ mod tests {
         let index = btf_index::find(image.bytes(), &names).unwrap();
         let offsets = resolve(&KernelBtf::new(&image, index).unwrap());
         for field in Field::ALL {
-            // Kernels from 6.10 on keep it per CPU; 5.10 has no reasons, and few give errors.
+            // Kernels from 6.10 on keep it per CPU; the cgroup is in one of two; 5.10 has no reasons, and few give errors.
             let may_lack = matches!(
                 field,
                 Field::SkbTcpTwIsn
+                    | Field::SkCgroup
+                    | Field::SkCgroupVal
                     | Field::TaskState
                     | Field::TaskStateLong
                     | Field::ArgDropReason

@@ -17,7 +17,7 @@ use aya_log::EbpfLogger;
 use log::Log;
 use netprobe_common::{
     config::Config,
-    counters::{Count, CountKey, Counters, FlowKey, OTHER, StackKey},
+    counters::{Count, CountKey, Counters, GroupKey, OTHER, StackKey},
     header::Kind,
     record::Plain,
 };
@@ -34,7 +34,7 @@ use super::{
     offsets,
     pod::Wire,
     reset_reasons::{self, ResetReasons},
-    totals,
+    totals::{self, Tally},
 };
 use crate::{
     filter::KnownReasons,
@@ -81,6 +81,7 @@ pub struct Session {
     drop_reasons: DropReasons,
     reset_reasons: ResetReasons,
     has_builtin_conntrack: bool,
+    has_socket_cgroups: bool,
     ways: Ways,
     probes: Vec<(&'static ProbeSpec, Vec<Attached>)>,
     windowed: Option<Attached>,
@@ -91,14 +92,14 @@ impl Session {
     /// Loads the object and attaches what the request names; what this kernel lacks is kept as
     /// a reason, not an error.
     pub fn start(request: &Request) -> Result<Self> {
-        Self::start_with(request, |_reasons| Ok(request.config))
+        Self::start_with(request, |_reasons, _has_socket_cgroups| Ok(request.config))
     }
 
     /// As [`Session::start`], with settings that depend on the kernel's names of the reasons that
-    /// the events of the request have.
+    /// the events of the request have, and on whether it keeps the cgroup of a socket.
     pub fn start_with(
         request: &Request,
-        configure: impl FnOnce(&dyn KnownReasons) -> Result<Config>,
+        configure: impl FnOnce(&dyn KnownReasons, bool) -> Result<Config>,
     ) -> Result<Self> {
         let started = Instant::now();
         let (kernel, btf) = parse_btf(&btf::Image::read()?)?;
@@ -107,11 +108,12 @@ impl Session {
         let drop_reasons = DropReasons::read(&kernel);
         let reset_reasons = ResetReasons::read(&kernel);
         let has_resets = request.probes.iter().all(|spec| spec.kind == Kind::Resets);
-        let config = configure(if has_resets {
+        let reasons: &dyn KnownReasons = if has_resets {
             &reset_reasons
         } else {
             &drop_reasons
-        })?;
+        };
+        let config = configure(reasons, offsets::has_socket_cgroups(&offsets))?;
         let config = Config {
             guarded: u32::from(kernel.function(GUARD_FUNCTION).is_some()),
             ..config
@@ -128,6 +130,7 @@ impl Session {
             btf: Some(btf),
             drop_reasons,
             reset_reasons,
+            has_socket_cgroups: offsets::has_socket_cgroups(&offsets),
             has_builtin_conntrack: kernel.function(CONNTRACK_FUNCTION).is_some(),
             ways: Ways::detect(),
             probes: Vec::new(),
@@ -290,9 +293,19 @@ impl Session {
         totals::groups(&self.ebpf)
     }
 
-    /// The totals of `--count --by flow`, summed over CPUs.
-    pub fn flow_totals(&self) -> Result<Vec<(FlowKey, Count)>> {
-        totals::flows(&self.ebpf)
+    /// Makes room for other groups in the totals of `--count`, between two windows.
+    pub fn forget_totals(&mut self) -> Result<()> {
+        totals::forget_groups(&mut self.ebpf)
+    }
+
+    /// What `--count` counts, to be read while somebody else has the session; can be taken once.
+    pub fn take_tally(&mut self) -> Result<Tally> {
+        Tally::take(&mut self.ebpf)
+    }
+
+    /// Whether this kernel keeps the cgroup of a socket.
+    pub const fn has_socket_cgroups(&self) -> bool {
+        self.has_socket_cgroups
     }
 
     /// The stacks counted in the kernel, summed over CPUs.
@@ -444,12 +457,12 @@ fn reserve_other(ebpf: &mut Ebpf, request: &Request) -> Result<()> {
             ..CountKey::zeroed()
         };
         reserve(ebpf, "COUNTS", key)?;
-        let key = FlowKey {
+        let key = GroupKey {
             key,
-            ..FlowKey::zeroed()
+            ..GroupKey::zeroed()
         };
-        if request.config.flows != 0 {
-            reserve(ebpf, "FLOW_COUNTS", key)?;
+        if request.config.by != 0 {
+            reserve(ebpf, "GROUPS", key)?;
         }
     }
     Ok(())

@@ -5,10 +5,12 @@ use std::{collections::HashMap, hash::Hash};
 use anyhow::{Context, Result, anyhow};
 use aya::{
     Ebpf,
-    maps::{PerCpuArray, PerCpuHashMap},
+    maps::{Map, PerCpuArray, PerCpuHashMap},
 };
 use netprobe_common::{
-    counters::{Count, CountKey, FlowKey, PLACES, Place, SAMPLED_PLACES, SampledPlace, StackKey},
+    counters::{
+        Count, CountKey, GroupKey, OTHER, PLACES, Place, SAMPLED_PLACES, SampledPlace, StackKey,
+    },
     record::Plain,
 };
 
@@ -16,8 +18,45 @@ use super::pod::Wire;
 
 /// The groups of `--count`.
 pub(super) fn groups(ebpf: &Ebpf) -> Result<Vec<(CountKey, Count)>> {
-    let mut totals = hash(ebpf, "COUNTS")?;
-    each_place(ebpf, "BUSY", PLACES, |place: &Place| {
+    groups_in(find(ebpf, "COUNTS")?, find(ebpf, "BUSY")?)
+}
+
+/// What is counted, to be read while the programs are in other hands.
+#[derive(Debug)]
+pub struct Tally {
+    counts: Map,
+    busy: Map,
+    groups: Map,
+}
+
+impl Tally {
+    /// Takes the maps; once only.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self> {
+        let mut take = |name| {
+            let map = ebpf.take_map(name);
+            map.ok_or_else(|| anyhow!("the map {name} is taken"))
+        };
+        Ok(Self {
+            counts: take("COUNTS")?,
+            busy: take("BUSY")?,
+            groups: take("GROUPS")?,
+        })
+    }
+
+    /// The groups of `--count`, summed over CPUs.
+    pub fn counts(&self) -> Result<Vec<(CountKey, Count)>> {
+        groups_in(&self.counts, &self.busy)
+    }
+
+    /// The groups of `--count --by`, summed over CPUs.
+    pub fn groups(&self) -> Result<Vec<(GroupKey, Count)>> {
+        Ok(some(hash(&self.groups)?))
+    }
+}
+
+fn groups_in(counts: &Map, busy: &Map) -> Result<Vec<(CountKey, Count)>> {
+    let mut totals = hash(counts)?;
+    each_place(busy, PLACES, |place: &Place| {
         totals
             .entry(place.key)
             .or_insert(Count::NONE)
@@ -26,30 +65,52 @@ pub(super) fn groups(ebpf: &Ebpf) -> Result<Vec<(CountKey, Count)>> {
     Ok(some(totals))
 }
 
+/// Makes room for other groups. What is counted while a group is taken out may be lost, and places
+/// keep their counts.
+pub(super) fn forget_groups(ebpf: &mut Ebpf) -> Result<()> {
+    let map = ebpf
+        .map_mut("COUNTS")
+        .ok_or_else(|| anyhow!("no map COUNTS"))?;
+    let mut map: PerCpuHashMap<_, Wire<CountKey>, Wire<Count>> = PerCpuHashMap::try_from(map)?;
+    let keys: Vec<Wire<CountKey>> = map
+        .keys()
+        .collect::<Result<_, _>>()
+        .context("read COUNTS")?;
+    for key in keys.iter().filter(|Wire(key)| key.code != OTHER) {
+        map.remove(key).context("empty COUNTS")?;
+    }
+    Ok(())
+}
+
+fn find<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a Map> {
+    ebpf.map(name).ok_or_else(|| anyhow!("no map {name}"))
+}
+
 /// The stacks of a flame graph. What was sampled out after the last stack of its place and reason
 /// counts for that stack.
 pub(super) fn stacks(ebpf: &Ebpf) -> Result<Vec<(StackKey, Count)>> {
-    let mut totals = hash(ebpf, "STACK_COUNTS")?;
-    each_place(ebpf, "SAMPLED", SAMPLED_PLACES, |place: &SampledPlace| {
-        let key = StackKey {
-            kind: place.kind,
-            code: place.code,
-            stack: place.stack,
-            ..StackKey::zeroed()
-        };
-        totals.entry(key).or_insert(Count::NONE).add(&place.owed);
-    })?;
+    let mut totals = hash(find(ebpf, "STACK_COUNTS")?)?;
+    each_place(
+        find(ebpf, "SAMPLED")?,
+        SAMPLED_PLACES,
+        |place: &SampledPlace| {
+            let key = StackKey {
+                kind: place.kind,
+                code: place.code,
+                stack: place.stack,
+                ..StackKey::zeroed()
+            };
+            totals.entry(key).or_insert(Count::NONE).add(&place.owed);
+        },
+    )?;
     Ok(some(totals))
 }
 
 /// The map `name`.
 pub(super) fn counted<K: Plain + Eq + Hash>(ebpf: &Ebpf, name: &str) -> Result<Vec<(K, Count)>> {
-    Ok(some(hash(ebpf, name)?))
-}
-
-/// The connections of `--count --by flow`.
-pub(super) fn flows(ebpf: &Ebpf) -> Result<Vec<(FlowKey, Count)>> {
-    Ok(some(hash(ebpf, "FLOW_COUNTS")?))
+    Ok(some(
+        hash(find(ebpf, name)?).with_context(|| format!("read {name}"))?,
+    ))
 }
 
 fn some<K>(totals: HashMap<K, Count>) -> Vec<(K, Count)> {
@@ -59,12 +120,11 @@ fn some<K>(totals: HashMap<K, Count>) -> Vec<(K, Count)> {
         .collect()
 }
 
-fn hash<K: Plain + Eq + Hash>(ebpf: &Ebpf, name: &str) -> Result<HashMap<K, Count>> {
-    let map = ebpf.map(name).ok_or_else(|| anyhow!("no map {name}"))?;
+fn hash<K: Plain + Eq + Hash>(map: &Map) -> Result<HashMap<K, Count>> {
     let map: PerCpuHashMap<_, Wire<K>, Wire<Count>> = PerCpuHashMap::try_from(map)?;
     let mut totals = HashMap::new();
     for entry in &map {
-        let (Wire(key), values) = entry.with_context(|| format!("read {name}"))?;
+        let (Wire(key), values) = entry.context("read a map of counts")?;
         let sum: &mut Count = totals.entry(key).or_insert(Count::NONE);
         for Wire(count) in values.iter() {
             sum.add(count);
@@ -73,16 +133,10 @@ fn hash<K: Plain + Eq + Hash>(ebpf: &Ebpf, name: &str) -> Result<HashMap<K, Coun
     Ok(totals)
 }
 
-fn each_place<P: Plain>(
-    ebpf: &Ebpf,
-    name: &str,
-    places: u32,
-    mut each: impl FnMut(&P),
-) -> Result<()> {
-    let map = ebpf.map(name).ok_or_else(|| anyhow!("no map {name}"))?;
+fn each_place<P: Plain>(map: &Map, places: u32, mut each: impl FnMut(&P)) -> Result<()> {
     let map: PerCpuArray<_, Wire<P>> = PerCpuArray::try_from(map)?;
     for index in 0..places {
-        let values = map.get(&index, 0).with_context(|| format!("read {name}"))?;
+        let values = map.get(&index, 0).context("read the busy groups")?;
         for Wire(place) in values.iter() {
             each(place);
         }

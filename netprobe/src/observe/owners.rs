@@ -10,68 +10,85 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// A process, and the name of it.
+type Holder = (u32, [u8; 16]);
+
 /// Holders of sockets.
 #[derive(Debug, Default)]
 pub struct Owners {
-    holders: HashMap<u64, (u32, [u8; 16])>,
+    holders: HashMap<u64, Holder>,
     /// When the first scan began, and how long all of them took.
     first: Option<Instant>,
     spent: Duration,
 }
 
+/// Sockets that are remembered; beyond that only those that are still there.
+const MOST: usize = 131_072;
 /// Scanning may take this long at any time,
 const ALLOWANCE: Duration = Duration::from_secs(2);
 /// and beyond that one part in so many of the time that passes.
 const SHARE: u32 = 10;
 
 impl Owners {
-    /// The process that holds socket `ino`; scans if it is not known and a scan is due.
-    pub fn of(&mut self, ino: u64) -> Option<(u32, [u8; 16])> {
+    /// The process that holds socket `ino`, or held it when it was last seen; scans if it is not known
+    /// and a scan is due.
+    pub fn of(&mut self, ino: u64) -> Option<Holder> {
         if ino == 0 {
             return None;
         }
         if let Some(holder) = self.holders.get(&ino) {
             return Some(*holder);
         }
-        let begin = Instant::now();
-        let first = *self.first.get_or_insert(begin);
-        if self.spent > ALLOWANCE + begin.duration_since(first) / SHARE {
-            return None;
-        }
-        self.scan(Path::new("/proc"));
-        self.spent += begin.elapsed();
+        self.learn();
         self.holders.get(&ino).copied()
     }
 
-    /// Replaces what is known. Of several processes that share a socket, the first is kept.
+    /// Looks who holds which socket now, if a scan is due.
+    pub fn learn(&mut self) {
+        let begin = Instant::now();
+        let first = *self.first.get_or_insert(begin);
+        if self.spent > ALLOWANCE + begin.duration_since(first) / SHARE {
+            return;
+        }
+        self.scan(Path::new("/proc"));
+        self.spent += begin.elapsed();
+    }
+
+    /// Adds to what is known: the kernel gives no two sockets the same inode number, so that those of
+    /// processes that are gone stay right. Of several processes that share a socket, the first is kept.
     fn scan(&mut self, proc: &Path) {
-        self.holders.clear();
+        if self.holders.len() > MOST {
+            self.holders.clear();
+        }
         let Ok(entries) = fs::read_dir(proc) else {
             return;
         };
+        let mut held = HashMap::new();
         for entry in entries.flatten() {
             let name = entry.file_name();
             if let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) {
-                self.scan_process(pid, &entry.path());
+                scan_process(pid, &entry.path(), &mut held);
             }
         }
+        self.holders.extend(held);
     }
+}
 
-    fn scan_process(&mut self, pid: u32, process: &Path) {
-        let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
-            return;
+/// Adds the sockets of a process.
+fn scan_process(pid: u32, process: &Path, holders: &mut HashMap<u64, Holder>) {
+    let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
+        return;
+    };
+    let mut comm = None;
+    for descriptor in descriptors.flatten() {
+        let Ok(target) = fs::read_link(descriptor.path()) else {
+            continue;
         };
-        let mut comm = None;
-        for descriptor in descriptors.flatten() {
-            let Ok(target) = fs::read_link(descriptor.path()) else {
-                continue;
-            };
-            let Some(ino) = target.to_str().and_then(socket_inode) else {
-                continue;
-            };
-            let comm = *comm.get_or_insert_with(|| read_comm(process));
-            self.holders.entry(ino).or_insert((pid, comm));
-        }
+        let Some(ino) = target.to_str().and_then(socket_inode) else {
+            continue;
+        };
+        let comm = *comm.get_or_insert_with(|| read_comm(process));
+        holders.entry(ino).or_insert((pid, comm));
     }
 }
 

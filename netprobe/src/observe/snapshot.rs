@@ -52,6 +52,15 @@ pub fn of_this_thread() -> Snapshot {
     }
 }
 
+/// Reads the counters and settings of the namespace that this thread is in, and nothing long.
+pub fn of_the_machine() -> Snapshot {
+    Snapshot {
+        counters: counters::of_this_thread(),
+        sysctls: sysctls::of_this_thread(),
+        ..Snapshot::default()
+    }
+}
+
 /// Looks at the namespace that this thread is in for a moment.
 pub fn glance() -> Glance {
     Glance {

@@ -9,7 +9,7 @@ use std::{collections::HashSet, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _,
 };
 use netlink_packet_sock_diag::{
     SockDiagMessage,
@@ -38,6 +38,8 @@ pub struct OpenConnection {
     pub state: u8,
     /// Inode number of the socket; 0 if its application has closed it.
     pub ino: u64,
+    /// Id of the control group (version 2) that the socket was made in, where the kernel says.
+    pub cgroup: Option<u64>,
     /// Whether somebody listens at the local port, so that it was accepted from there.
     pub is_server: bool,
     /// What went over it, if it was ever established.
@@ -212,9 +214,21 @@ fn connection(netns: u32, socket: &InetResponse, listening: &HashSet<u16>) -> Op
         },
         state: socket.header.state,
         ino: u64::from(socket.header.inode),
+        cgroup: socket.nlas.iter().find_map(cgroup),
         is_server: listening.contains(&id.source_port),
         traffic: info.and_then(|info| (info.state != TCP_SYN_SENT).then(|| traffic(info))),
     }
+}
+
+/// The value of `INET_DIAG_CGROUP_ID`.
+fn cgroup(attribute: &Nla) -> Option<u64> {
+    const CGROUP_ID: u16 = 21;
+    let mut bytes = [0; 8];
+    if attribute.kind() != CGROUP_ID || attribute.value_len() != bytes.len() {
+        return None;
+    }
+    attribute.emit_value(&mut bytes);
+    Some(u64::from_ne_bytes(bytes))
 }
 
 fn traffic(info: &TcpInfo) -> Traffic {

@@ -43,6 +43,28 @@ pub const WANTED: &[&str] = &[
     "net.netfilter.nf_conntrack_tcp_timeout_syn_sent",
 ];
 
+/// Those that one value of the machine stands for where a namespace has none of its own.
+const OF_THE_MACHINE: &[&str] = &[
+    "net.core.netdev_max_backlog",
+    "net.core.netdev_budget",
+    "net.core.netdev_budget_usecs",
+    "net.ipv4.tcp_mem",
+    "net.ipv4.tcp_max_orphans",
+    "net.ipv4.neigh.default.gc_thresh1",
+    "net.ipv4.neigh.default.gc_thresh2",
+    "net.ipv4.neigh.default.gc_thresh3",
+    "net.ipv6.neigh.default.gc_thresh3",
+];
+
+/// Adds to the settings of a namespace those of the machine that hold there too.
+pub fn complete(sysctls: &mut Sysctls, machine: &Sysctls) {
+    for name in OF_THE_MACHINE {
+        if let Some(value) = machine.get(name) {
+            sysctls.entry(name).or_insert_with(|| value.clone());
+        }
+    }
+}
+
 /// The settings of the namespace that this thread is in. What does not exist is left out.
 pub fn of_this_thread() -> Sysctls {
     WANTED
@@ -70,6 +92,25 @@ pub fn reserved_ports(ports: &str, first: u32, last: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_of_the_machine_hold_where_a_namespace_has_none_of_its_own() {
+        let machine = [("net.ipv4.tcp_mem", "1 2 3"), ("net.core.somaxconn", "9")];
+        let machine: Sysctls = machine.map(|(name, value)| (name, value.to_owned())).into();
+        let mut own = Sysctls::new();
+        complete(&mut own, &machine);
+        assert_eq!(
+            own.get("net.ipv4.tcp_mem").map(String::as_str),
+            Some("1 2 3")
+        );
+        assert_eq!(own.get("net.core.somaxconn"), None);
+        own.insert("net.ipv4.tcp_mem", "7 8 9".to_owned());
+        complete(&mut own, &machine);
+        assert_eq!(
+            own.get("net.ipv4.tcp_mem").map(String::as_str),
+            Some("7 8 9")
+        );
+    }
 
     #[test]
     fn reserved_ports_count_only_inside_the_range() {

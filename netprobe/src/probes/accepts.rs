@@ -11,7 +11,10 @@ use netprobe_common::{
     records::accepts::{Accept, NO_QUEUE, Seen},
 };
 
-use super::{Hook, Keeps, ProbeSpec, Via, accepted_owner, family, flow, port, record};
+use super::{
+    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, accepted_owner, cgroup, family, flow, port,
+    record,
+};
 use crate::{
     decode::{DecodeError, Names},
     report::{Column, Value},
@@ -80,6 +83,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         ),
         Column::number("accept_limit", "LIMIT", 6, "how many may wait"),
         Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
+        CGROUP,
         Column::text("family", "FAMILY", 11, "ipv4, ipv6 or ipv4-mapped").hidden(),
         Column::number("ino", "INODE", 8, "inode number of the socket").hidden(),
         Column::text(
@@ -90,7 +94,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         )
         .hidden(),
     ],
-    kernel_tests: &[],
+    kernel_tests: &[KernelTest::Cgroup],
     weight: "ns",
     decode,
     group,
@@ -111,6 +115,7 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
         },
         Value::Unsigned(u64::from(accept.accept_limit)),
         Value::nonzero(accept.flow.netns),
+        cgroup(&accept.owner, names),
         family(&accept.flow),
         ino,
         names.stack(accept.stack),

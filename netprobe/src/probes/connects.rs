@@ -10,7 +10,10 @@ use netprobe_common::{
     records::connects::{Connect, ErrnoSource, NOT_COUNTED, Outcome},
 };
 
-use super::{Hook, Keeps, ProbeSpec, Via, errno, family, flow, owner, port, record};
+use super::{
+    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, cgroup, errno, family, flow, owner, port,
+    record,
+};
 use crate::{
     decode::{DecodeError, Names},
     report::{Column, Value},
@@ -97,6 +100,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             "candidate ports examined, while they are counted",
         ),
         Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
+        CGROUP,
         Column::text(
             "errno_source",
             "ERRNO-FROM",
@@ -114,7 +118,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         )
         .hidden(),
     ],
-    kernel_tests: &[],
+    kernel_tests: &[KernelTest::Cgroup],
     weight: "ns",
     decode,
     group,
@@ -137,6 +141,7 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
             count => Value::Unsigned(u64::from(count)),
         },
         Value::nonzero(connect.flow.netns),
+        cgroup(&connect.owner, names),
         errno_source(connect.errno_source),
         family(&connect.flow),
         ino,

@@ -11,7 +11,8 @@ use netprobe_common::{
 };
 
 use super::{
-    Hook, Keeps, KernelTest, ProbeSpec, Via, family, flow, owner, port, record, tcp_state,
+    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, cgroup, family, flow, owner, port, record,
+    tcp_state,
 };
 use crate::{
     decode::{DecodeError, Names},
@@ -22,14 +23,25 @@ use crate::{
 pub static SPEC: ProbeSpec = ProbeSpec {
     kind: Kind::Drops,
     about: "TCP packets that the kernel threw away: reason, place, connection",
-    hooks: &[Hook {
-        sees: "dropped packets",
-        required: true,
-        module: None,
-        ways: &[&[Via::TpBtf.on("kfree_skb", "drops")]],
-    }],
+    hooks: &[
+        Hook {
+            sees: "dropped packets",
+            required: true,
+            module: None,
+            ways: &[&[Via::TpBtf.on("kfree_skb", "drops")]],
+        },
+        Hook {
+            sees: "who opens and closes connections",
+            required: false,
+            module: None,
+            ways: &[&[
+                Via::TpBtf.on("inet_sock_set_state", "drops_state"),
+                Via::TpBtf.on("tcp_destroy_sock", "drops_gone"),
+            ]],
+        },
+    ],
     needs: &[Field::SkbProtocol, Field::SkbHead, Field::SkbNetworkHeader],
-    keeps: Keeps::Nothing,
+    keeps: Keeps::Owners,
     columns: &[
         Column::number("pid", "PID", 7, "process that owns the socket"),
         Column::text("comm", "COMM", 15, "name of that process"),
@@ -43,6 +55,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Column::text("location", "LOCATION", 28, "function that dropped it"),
         Column::text("iface", "IFACE", 10, "interface it came from or went to").wide(),
         Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
+        CGROUP,
         Column::number("len", "LEN", 6, "bytes of the packet").wide(),
         Column::number(
             "reason_code",
@@ -63,7 +76,12 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         )
         .hidden(),
     ],
-    kernel_tests: &[KernelTest::State, KernelTest::Reason, KernelTest::Interface],
+    kernel_tests: &[
+        KernelTest::State,
+        KernelTest::Reason,
+        KernelTest::Interface,
+        KernelTest::Cgroup,
+    ],
     weight: "bytes",
     decode,
     group,
@@ -106,6 +124,7 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
         names.symbol(drop.location),
         Value::name(drop.iface),
         Value::nonzero(drop.flow.netns),
+        cgroup(&drop.owner, names),
         Value::Unsigned(u64::from(drop.len)),
         match drop.reason {
             NO_REASON => Value::Unknown,

@@ -14,8 +14,8 @@ use netprobe_common::{
 };
 
 use super::{
-    Hook, Keeps, KernelTest, ProbeSpec, Via, accepted_owner, errno, family, flow, owner, port,
-    record, tcp_state,
+    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, accepted_owner, cgroup, errno, family, flow,
+    owner, port, record, tcp_state,
 };
 use crate::{
     decode::{DecodeError, Names},
@@ -49,7 +49,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
     ],
     keeps: Keeps::Lives,
     columns: COLUMNS,
-    kernel_tests: &[KernelTest::State],
+    kernel_tests: &[KernelTest::State, KernelTest::Cgroup],
     weight: "bytes",
     decode,
     group,
@@ -103,6 +103,7 @@ const COLUMNS: &[Column] = &[
     Column::number("segs_out", "SEGS-OUT", 8, "segments sent").wide(),
     Column::number("segs_in", "SEGS-IN", 8, "segments received").wide(),
     Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
+    CGROUP,
     Column::text("family", "FAMILY", 11, "ipv4, ipv6 or ipv4-mapped").hidden(),
     Column::number("ino", "INODE", 8, "inode number of the socket").hidden(),
     Column::text(
@@ -138,6 +139,7 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
         Value::Unsigned(u64::from(life.segs_out)),
         Value::Unsigned(u64::from(life.segs_in)),
         Value::nonzero(life.flow.netns),
+        cgroup(&life.owner, names),
         family(&life.flow),
         ino,
         names.stack(life.stack),

@@ -10,7 +10,9 @@ use netprobe_common::{
     records::listeners::{Refusal, Stage},
 };
 
-use super::{Hook, Keeps, ProbeSpec, Via, family, flow, ip, owner, port, record};
+use super::{
+    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, cgroup, family, flow, ip, owner, port, record,
+};
 use crate::{
     decode::{DecodeError, Names},
     report::{Column, Value},
@@ -81,6 +83,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Column::text("daddr", "DADDR", 15, "address that the client wanted").wide(),
         Column::number("dport", "DPORT", 5, "port that the client wanted").wide(),
         Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
+        CGROUP,
         Column::number("syn_limit", "SYNLIMIT", 8, "net.ipv4.tcp_max_syn_backlog").wide(),
         Column::text("family", "FAMILY", 11, "ipv4, ipv6 or ipv4-mapped").hidden(),
         Column::number("ino", "INODE", 8, "inode number of the socket").hidden(),
@@ -92,7 +95,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         )
         .hidden(),
     ],
-    kernel_tests: &[],
+    kernel_tests: &[KernelTest::Cgroup],
     weight: "connections",
     decode,
     group,
@@ -117,6 +120,7 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
         daddr,
         dport,
         Value::nonzero(refusal.flow.netns),
+        cgroup(&refusal.owner, names),
         Value::Unsigned(u64::from(refusal.syn_limit)),
         family(&refusal.flow),
         ino,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use netprobe_common::{
-    counters::{CountKey, FlowKey},
+    counters::{CountKey, GroupKey},
     header::Kind,
     offsets::Field,
     record::{Plain, read},
@@ -91,6 +91,8 @@ pub fn of(kind: Kind) -> &'static ProbeSpec {
 pub enum Keeps {
     /// Nothing.
     Nothing,
+    /// Who opened or closed a socket.
+    Owners,
     /// Connects under way.
     Connects,
     /// Every open connection: its age and owner.
@@ -108,6 +110,8 @@ pub enum KernelTest {
     Reason,
     /// Of the interface, by name or index (`filter::admits_interface`).
     Interface,
+    /// Of the cgroup of the socket (`cgroups::admits`), where this kernel keeps it.
+    Cgroup,
 }
 
 /// A place in the kernel that a probe watches.
@@ -221,7 +225,7 @@ fn port(bytes: [u8; 2]) -> Value {
 }
 
 /// Addresses and ports of a connection that was counted: source, then destination.
-pub(crate) fn ends(key: &FlowKey) -> [Value; 4] {
+pub(crate) fn ends(key: &GroupKey) -> [Value; 4] {
     if key.family == 0 {
         return [const { Value::Unknown }; 4];
     }
@@ -251,6 +255,46 @@ fn owner(owner: &Owner, names: &mut dyn Names) -> [Value; 3] {
     };
     [pid, comm, Value::nonzero(owner.ino)]
 }
+
+/// Where the listener of a group listens.
+pub(crate) fn listener(key: &GroupKey) -> Value {
+    ip(key.listener_family, key.listener)
+}
+
+/// The process of a group, as `pid` and `comm`.
+pub(crate) fn process(key: &GroupKey, names: &mut dyn Names) -> [Value; 2] {
+    let is_server = match u16::try_from(key.key.kind).ok().and_then(Kind::from_raw) {
+        Some(Kind::Accepts) => true,
+        // There the kernel counts the role in the place of a code location.
+        Some(Kind::Lifetimes | Kind::TimeWait) => key.key.location == Role::Server as u64,
+        _ => false,
+    };
+    let flow = Flow {
+        sport: key.key.port,
+        netns: key.key.netns,
+        ..Flow::zeroed()
+    };
+    let [pid, comm, _ino] = if is_server {
+        accepted_owner(&key.owner, &flow, names)
+    } else {
+        owner(&key.owner, names)
+    };
+    [pid, comm]
+}
+
+/// The value of [`CGROUP`].
+pub(crate) fn cgroup(owner: &Owner, names: &mut dyn Names) -> Value {
+    names.cgroup(owner)
+}
+
+/// The column of the cgroup, which names a container or service.
+pub(crate) const CGROUP: Column = Column::text(
+    "cgroup",
+    "CGROUP",
+    30,
+    "control group (version 2) of the socket, such as a container or service",
+)
+.wide();
 
 /// As [`owner`], for a socket that was accepted: if it has no owner yet, it is the listener's.
 fn accepted_owner(owner: &Owner, flow: &Flow, names: &mut dyn Names) -> [Value; 3] {

@@ -13,7 +13,8 @@ use netprobe_common::{
 };
 
 use super::{
-    Hook, Keeps, KernelTest, ProbeSpec, Via, family, flow, owner, port, record, tcp_state,
+    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, cgroup, family, flow, owner, port, record,
+    tcp_state,
 };
 use crate::{
     decode::{DecodeError, Names},
@@ -104,6 +105,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             "since the connection was opened, where that was seen",
         ),
         Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
+        CGROUP,
         Column::text("family", "FAMILY", 11, "ipv4, ipv6 or ipv4-mapped").hidden(),
         Column::number("ino", "INODE", 8, "inode number of the socket").hidden(),
         Column::text(
@@ -114,7 +116,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         )
         .hidden(),
     ],
-    kernel_tests: &[KernelTest::State],
+    kernel_tests: &[KernelTest::State, KernelTest::Cgroup],
     weight: "resets",
     decode,
     group,
@@ -136,6 +138,7 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
         },
         Value::nonzero(reset.age_ns),
         Value::nonzero(reset.flow.netns),
+        cgroup(&reset.owner, names),
         family(&reset.flow),
         ino,
         names.stack(reset.stack),

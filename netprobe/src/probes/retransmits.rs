@@ -11,7 +11,8 @@ use netprobe_common::{
 };
 
 use super::{
-    Hook, Keeps, KernelTest, ProbeSpec, Via, errno, family, flow, owner, port, record, tcp_state,
+    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, accepted_owner, cgroup, errno, family, flow,
+    port, record, tcp_state,
 };
 use crate::{
     decode::{DecodeError, Names},
@@ -35,9 +36,18 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             module: None,
             ways: &[&[Via::TpBtf.on("tcp_retransmit_synack", "retransmits_synack")]],
         },
+        Hook {
+            sees: "who opens and closes connections",
+            required: false,
+            module: None,
+            ways: &[&[
+                Via::TpBtf.on("inet_sock_set_state", "retransmits_state"),
+                Via::TpBtf.on("tcp_destroy_sock", "retransmits_gone"),
+            ]],
+        },
     ],
     needs: &[Field::SkcDaddr, Field::SkcDport, Field::SkbTcpGsoSegs],
-    keeps: Keeps::Nothing,
+    keeps: Keeps::Owners,
     columns: &[
         Column::number("pid", "PID", 7, "process that owns the socket"),
         Column::text("comm", "COMM", 15, "name of that process"),
@@ -63,6 +73,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         )
         .wide(),
         Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
+        CGROUP,
         Column::number("cwnd", "CWND", 6, "congestion window in segments").wide(),
         Column::number("seq", "SEQ", 10, "first sequence number sent again").hidden(),
         Column::text("family", "FAMILY", 11, "ipv4, ipv6 or ipv4-mapped").hidden(),
@@ -75,7 +86,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         )
         .hidden(),
     ],
-    kernel_tests: &[KernelTest::State],
+    kernel_tests: &[KernelTest::State, KernelTest::Cgroup],
     weight: "segs",
     decode,
     group,
@@ -84,7 +95,8 @@ pub static SPEC: ProbeSpec = ProbeSpec {
 
 fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Result<(), DecodeError> {
     let event: Retransmit = record(bytes)?;
-    let [pid, comm, ino] = owner(&event.owner, names);
+    // What nobody has accepted or closed yet belongs to the listener's process.
+    let [pid, comm, ino] = accepted_owner(&event.owner, &event.flow, names);
     values.extend([pid, comm]);
     values.extend(flow(&event.flow));
     values.extend([
@@ -95,6 +107,7 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
         Value::nonzero(event.srtt_us),
         errno(event.err),
         Value::nonzero(event.flow.netns),
+        cgroup(&event.owner, names),
         Value::nonzero(event.cwnd),
         Value::Unsigned(u64::from(event.seq)),
         family(&event.flow),

@@ -14,7 +14,8 @@ use netprobe_common::{
 };
 
 use super::{
-    Hook, Keeps, KernelTest, ProbeSpec, Via, family, flow, owner, port, record, tcp_state,
+    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, cgroup, family, flow, owner, port, record,
+    tcp_state,
 };
 use crate::{
     decode::{DecodeError, Names},
@@ -62,6 +63,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             "time in the old state, where its beginning was seen",
         ),
         Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
+        CGROUP,
         Column::text(
             "socket",
             "SOCKET",
@@ -80,7 +82,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         )
         .hidden(),
     ],
-    kernel_tests: &[KernelTest::State],
+    kernel_tests: &[KernelTest::State, KernelTest::Cgroup],
     weight: "ns",
     decode,
     group,
@@ -97,6 +99,7 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
         tcp_state(change.new),
         Value::nonzero(change.in_state_ns),
         Value::nonzero(change.flow.netns),
+        cgroup(&change.owner, names),
         // Text, because it does not fit the numbers of every reader of JSON.
         Value::Text(Arc::from(format!("{:x}", change.socket))),
         Value::Unsigned(u64::from(change.uid)),

@@ -13,7 +13,8 @@ use netprobe_common::{
 };
 
 use super::{
-    Hook, Keeps, KernelTest, ProbeSpec, Via, family, flow, owner, port, record, tcp_state,
+    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, cgroup, family, flow, owner, port, record,
+    tcp_state,
 };
 use crate::{
     decode::{DecodeError, Names},
@@ -80,6 +81,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             "TIME-WAIT, or FIN-WAIT-2 until the peer closes too",
         ),
         Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
+        CGROUP,
         Column::text("family", "FAMILY", 11, "ipv4, ipv6 or ipv4-mapped").hidden(),
         Column::number("ino", "INODE", 8, "inode number of the socket").hidden(),
         Column::text(
@@ -90,7 +92,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         )
         .hidden(),
     ],
-    kernel_tests: &[KernelTest::State],
+    kernel_tests: &[KernelTest::State, KernelTest::Cgroup],
     weight: "connections",
     decode,
     group,
@@ -106,6 +108,7 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
         code(u32::from(event.outcome), names),
         tcp_state(event.state),
         Value::nonzero(event.flow.netns),
+        cgroup(&event.owner, names),
         family(&event.flow),
         ino,
         names.stack(event.stack),

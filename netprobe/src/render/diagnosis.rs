@@ -175,10 +175,15 @@ fn footer(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
         )?;
     }
     let lost: u64 = diagnosis.probes.iter().map(Probe::lost).sum();
-    let lost = if lost == 0 {
-        "nothing lost".to_owned()
-    } else {
-        format!("detail of {lost} events lost, totals exact")
+    let sampled: u64 = diagnosis
+        .probes
+        .iter()
+        .map(|probe| probe.counters.sampled_out)
+        .sum();
+    let lost = match (lost, sampled) {
+        (0, 0) => "nothing lost".to_owned(),
+        (0, sampled) => format!("detail of {sampled} events left out to stay cheap, totals exact"),
+        (lost, _) => format!("detail of {lost} events lost, totals exact"),
     };
     wrapped(
         out,

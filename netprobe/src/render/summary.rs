@@ -6,25 +6,10 @@ use std::{
 };
 
 use super::{
-    format::Format,
     text,
     time::{Clock, Style},
 };
 use crate::report::{Cost, Probe, Row, Summary, Total};
-
-/// Only the totals: the format of `--count`.
-#[derive(Clone, Copy, Debug)]
-pub struct Totals;
-
-impl Format for Totals {
-    fn row(&mut self, _out: &mut dyn Write, _row: &Row) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
-        totals(out, summary)
-    }
-}
 
 /// Writes totals to `out`, which is the result of `--count`.
 pub fn totals(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {

@@ -64,7 +64,7 @@ pub struct Evidence {
 /// Somebody or something that is hit, or does it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Affected {
-    /// `listener`, `process`, `destination`, `source`, `interface`, `netns` or `cpu`.
+    /// `listener`, `process`, `destination`, `source`, `interface`, `netns`, `cpu` or `table`.
     pub kind: &'static str,
     /// How people call it.
     pub name: String,

@@ -5,18 +5,19 @@
 //! a part of one, measures only what has it.
 #![expect(clippy::print_stdout, reason = "the result goes there")]
 
+mod cases;
 mod figures;
-mod watcher;
 
 use std::{env, time::Duration};
 
+use cases::CASES;
 use figures::{Figures, median};
 use netprobe_tests::{
     bpf::{RunTime, Statistics},
     netns::Netns,
     traffic::storm::Storm,
+    watcher::{Case, Watcher},
 };
-use watcher::{CASES, Case, Watcher};
 
 /// How long each storm rages.
 const STORM: Duration = Duration::from_secs(1);

@@ -177,6 +177,7 @@ mod tests {
             state: 1,
             ino: 9,
             is_server: false,
+            cgroup: None,
             traffic: Some(Traffic {
                 age: None,
                 least_age: Duration::ZERO,

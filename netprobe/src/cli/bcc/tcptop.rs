@@ -151,7 +151,7 @@ fn start<'a>(global: &Global, options: &'a Options) -> Result<(Session, Top<'a>)
     let top = Top {
         options,
         ring: LiveRing::new(session.take_ring()?)?,
-        names: LiveNames::new(session.drop_reasons().clone(), None),
+        names: LiveNames::of(&session, None),
         owners: Owners::default(),
         meter: Meter::default(),
         row: Row::default(),

@@ -59,8 +59,7 @@ pub(super) async fn collect(
     let (mut session, _matcher) = start(&request, plan)?;
     require(&session)?;
     let stacks = session.take_stacks()?;
-    let mut names = LiveNames::new(session.drop_reasons().clone(), Some(stacks))
-        .with_reset_reasons(session.reset_reasons().clone());
+    let mut names = LiveNames::of(&session, Some(stacks));
     log::info!("ready: collecting stacks for {duration:?}, Ctrl-C draws at once");
     let mut window = Window::begin(global, duration);
     window

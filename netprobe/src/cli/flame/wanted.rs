@@ -35,9 +35,6 @@ pub(super) struct Options {
     /// Only these threads.
     #[arg(long, value_name = "TID", value_delimiter = ',', help_heading = "Filters", value_parser = clap::value_parser!(u32).range(1..))]
     tid: Vec<u32>,
-    /// Only tasks of this cgroup and those below it, as a path (/sys/fs/cgroup may be left out).
-    #[arg(long, value_name = "PATH", help_heading = "Filters")]
-    cgroup: Option<String>,
     /// Only these CPUs: 0,2-5.
     #[arg(short = 'C', long, value_name = "CPUS", help_heading = "Filters", value_delimiter = ',', value_parser = parse_cpus)]
     cpu: Vec<Cpus>,
@@ -107,6 +104,7 @@ impl Wanted {
 impl Options {
     /// Puts these options and those of every filter together.
     pub(super) fn wanted(&self, filter: &filter::Options) -> Result<Wanted> {
+        let (cgroup, filter) = filter.without_cgroup();
         let expression = filter.expression()?;
         check_columns(&expression, "task", |name| {
             COLUMNS.iter().any(|column| column.name == name)
@@ -125,7 +123,7 @@ impl Options {
         for tid in &self.tid {
             add(Kind::Tid, u64::from(*tid));
         }
-        if let Some(path) = &self.cgroup {
+        if let Some(path) = &cgroup {
             let found = cgroups::below(path)
                 .map_err(|why| Error::elsewhere(format!("--cgroup {path}: {why}")))?;
             for id in found {

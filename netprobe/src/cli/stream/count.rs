@@ -1,21 +1,20 @@
-//! `--count` with `--by` or `--interval`: totals that the kernel counted, in other groups, or
-//! while they grow.
+//! `--count`: totals that the kernel counts, at the end or while they grow.
 
 use std::{
-    io::Write,
-    process::ExitCode,
+    io::{self, Write},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 use netprobe_common::{
-    counters::{Count, CountKey, FlowKey},
+    counters::{BY_STACK, Count, CountKey, GroupKey},
     record::bytes_of,
 };
 
 use super::{
     super::{Global, check, filter, output::Output, signals::Stop},
     Options, require, start,
+    watch::announce,
 };
 use crate::{
     aggregate::{
@@ -24,180 +23,232 @@ use crate::{
     },
     filter::Error,
     kernel::{
+        keeper::Keeper,
+        load::{self, Sizes},
         names::LiveNames,
-        privileges,
+        privileges::{self, CannotRun},
         session::{Request, Session},
+        totals::Tally,
     },
     probes::ProbeSpec,
     render,
     report::{Summary, Total},
 };
 
-/// How often modules are looked for when there is no interval.
-const LOOK: Duration = Duration::from_secs(1);
+/// Different stacks that are told apart.
+const STACKS: u32 = 16_384;
 
-/// Counts until its time is over or a signal comes.
-pub(super) fn run(
-    global: &Global,
-    spec: &'static ProbeSpec,
-    options: &Options,
-    plan: filter::Plan,
-    mut request: Request,
-) -> Result<ExitCode> {
-    let by = (!options.by.is_empty())
-        .then(|| By::new(spec.kind, &options.by))
-        .transpose()
-        .map_err(|unknown| {
-            let known = unknown.known.join(", ");
-            let words = options.by.join(",");
-            Error::elsewhere(format!(
-                "--by {words}: `{}` is counted by {known}",
-                spec.name()
-            ))
-        })?;
-    let has_flows = by.as_ref().is_some_and(|by| by.needs_flows(spec.kind));
-    if has_flows {
-        request.config.count = 0;
-        request.config.flows = 1;
-        request.sizes.flow_counts = 65_536;
-    }
-    privileges::check()?;
-    privileges::lift_memlock();
-    let counting = Counting {
-        spec,
-        options,
-        by,
-        has_flows,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the event loop")?;
-    runtime.block_on(counting.watch(global, &request, plan))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-struct Counting<'a> {
+/// A run that counts.
+pub(super) struct Counting<'a> {
     spec: &'static ProbeSpec,
     options: &'a Options,
+    request: Request,
     by: Option<By>,
-    has_flows: bool,
+}
+
+impl<'a> Counting<'a> {
+    /// Counts what `options` ask for.
+    pub(super) fn new(
+        spec: &'static ProbeSpec,
+        options: &'a Options,
+        mut request: Request,
+    ) -> Result<Self> {
+        let by = (!options.by.is_empty())
+            .then(|| By::new(spec.kind, &options.by))
+            .transpose()
+            .map_err(|unknown| {
+                let known = unknown.known.join(", ");
+                let words = options.by.join(",");
+                Error::elsewhere(format!(
+                    "--by {words}: `{}` is counted by {known}",
+                    spec.name()
+                ))
+            })?;
+        let bits = by.as_ref().map_or(0, By::bits);
+        if bits != 0 {
+            request.config.count = 0;
+            request.config.by = bits;
+            request.sizes.counts = Sizes::NONE.counts;
+            request.sizes.groups = load::most_groups();
+        }
+        if bits & BY_STACK != 0 {
+            request.sizes.stacks = STACKS;
+        }
+        Ok(Self {
+            spec,
+            options,
+            request,
+            by,
+        })
+    }
+
+    /// Counts until its time is over or a signal comes; says what it came to.
+    pub(super) fn run(self, global: &Global, plan: filter::Plan) -> Result<Summary> {
+        privileges::check()?;
+        privileges::lift_memlock();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start the event loop")?;
+        runtime.block_on(self.watch(global, plan))
+    }
+
+    async fn watch(self, global: &Global, plan: filter::Plan) -> Result<Summary> {
+        let mut stop = Stop::listen()?;
+        let out = self.options.open()?;
+        let (mut session, rest) = start(&self.request, plan)?;
+        if !rest.is_empty() {
+            let why = "this kernel does not keep the cgroup of a socket, so it cannot count by it";
+            return Err(CannotRun::new(why.to_owned()).into());
+        }
+        require(&session)?;
+        let bits = self.by.as_ref().map_or(0, By::bits);
+        let stacks = (bits & BY_STACK != 0).then(|| session.take_stacks());
+        let mut board = Board {
+            spec: self.spec,
+            options: self.options,
+            names: LiveNames::of(&session, stacks.transpose()?),
+            tally: session.take_tally()?,
+            by: self.by,
+            out,
+        };
+        announce(&session, self.spec);
+        board.names.learn_owners();
+        let started = Instant::now();
+        let keeper = Keeper::start(session, self.options.max_overhead);
+        let ended = board.until(&mut stop, started).await;
+        stop.second_kills();
+        let (mut session, cost) = keeper.finish()?;
+        let missed = session.detach();
+        let mut summary = board.summarize(&session, started.elapsed(), &missed)?;
+        summary.cost = Some(cost);
+        ended?;
+        board.end(&summary, global)?;
+        Ok(summary)
+    }
 }
 
 /// What the kernel has counted.
 #[derive(Default)]
 struct Reading {
-    groups: Vec<(CountKey, Count)>,
-    flows: Vec<(FlowKey, Count)>,
+    counts: Vec<(CountKey, Count)>,
+    groups: Vec<(GroupKey, Count)>,
 }
 
 impl Reading {
     fn since(&self, before: &Self) -> Self {
         Self {
+            counts: groups::since(&self.counts, &before.counts, |key| bytes_of(key).to_vec()),
             groups: groups::since(&self.groups, &before.groups, |key| bytes_of(key).to_vec()),
-            flows: groups::since(&self.flows, &before.flows, |key| bytes_of(key).to_vec()),
         }
     }
 }
 
-impl Counting<'_> {
-    async fn watch(&self, global: &Global, request: &Request, plan: filter::Plan) -> Result<()> {
-        let mut stop = Stop::listen()?;
-        let mut out = self.options.open()?;
-        let (mut session, _nothing_left) = start(request, plan)?;
-        require(&session)?;
-        super::watch::announce(&session, self.spec);
-        let mut names = LiveNames::new(session.drop_reasons().clone(), None)
-            .with_reset_reasons(session.reset_reasons().clone());
-        let started = Instant::now();
-        let mut shown = Reading::default();
+/// Where totals are shown.
+struct Board<'a> {
+    spec: &'static ProbeSpec,
+    options: &'a Options,
+    names: LiveNames,
+    tally: Tally,
+    by: Option<By>,
+    out: Output,
+}
+
+impl Board<'_> {
+    /// Shows what each interval has added, until the time is over or a signal comes.
+    async fn until(&mut self, stop: &mut Stop, started: Instant) -> Result<()> {
+        let deadline = self.options.duration.map(|duration| started + duration);
         let mut next = self.options.interval.map(|interval| started + interval);
-        while self.wait(&mut stop, started, next).await {
-            session.flush_log();
-            session.attach_modules();
-            if let Some(at) = next.filter(|at| *at <= Instant::now()) {
-                let reading = self.read(&session)?;
-                let totals = self.totals(reading.since(&shown), &mut names);
-                self.show(&mut out, &totals)?;
-                shown = reading;
-                next = self.options.interval.map(|interval| at + interval);
+        let mut shown = Reading::default();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.wait() => return Ok(()),
+                () = at(deadline) => return Ok(()),
+                () = at(next) => {}
             }
+            let reading = self.read()?;
+            let totals = self.totals(reading.since(&shown));
+            self.show(&totals)?;
+            shown = reading;
+            let now = Instant::now();
+            next = self.options.interval.map(|interval| now + interval);
         }
-        stop.second_kills();
-        let missed = session.detach();
-        let reading = self.read(&session)?;
-        let summary = Summary {
-            elapsed: started.elapsed(),
-            probes: check::probes(&session, 0, &missed)?,
-            totals: self.totals(reading, &mut names),
-            connects: None,
-            cost: None,
-        };
-        self.end(&mut out, &summary, global)
     }
 
-    fn read(&self, session: &Session) -> Result<Reading> {
-        Ok(if self.has_flows {
-            Reading {
-                flows: session.flow_totals()?,
-                groups: Vec::new(),
-            }
+    fn read(&self) -> Result<Reading> {
+        let is_finer = self.by.as_ref().is_some_and(|by| by.bits() != 0);
+        let (counts, groups) = if is_finer {
+            (Vec::new(), self.tally.groups()?)
         } else {
-            Reading {
-                groups: session.totals()?,
-                flows: Vec::new(),
-            }
+            (self.tally.counts()?, Vec::new())
+        };
+        Ok(Reading { counts, groups })
+    }
+
+    fn totals(&mut self, reading: Reading) -> Vec<Total> {
+        let Some(by) = &self.by else {
+            return summary::totals(reading.counts, &mut self.names);
+        };
+        let totals = if by.bits() == 0 {
+            summary::totals(reading.counts, &mut self.names)
+        } else {
+            groups::totals(reading.groups, by.bits(), &mut self.names)
+        };
+        by.join(totals, self.options.top)
+    }
+
+    fn show(&mut self, totals: &[Total]) -> Result<()> {
+        let now = super::super::open::now();
+        if self.options.json {
+            render::jsonl::interval(&mut self.out, now, totals)?;
+        } else {
+            render::summary::interval(&mut self.out, now, self.spec.weight, totals)?;
+        }
+        Ok(self.out.flush()?)
+    }
+
+    fn summarize(
+        &mut self,
+        session: &Session,
+        elapsed: Duration,
+        missed: &[Option<u64>],
+    ) -> Result<Summary> {
+        let reading = self.read()?;
+        Ok(Summary {
+            elapsed,
+            probes: check::probes(session, 0, missed)?,
+            totals: self.totals(reading),
+            connects: None,
+            cost: None,
         })
     }
 
-    fn totals(&self, reading: Reading, names: &mut LiveNames) -> Vec<Total> {
-        let totals = if self.has_flows {
-            groups::flows(reading.flows, names)
-        } else {
-            summary::totals(reading.groups, names)
-        };
-        match &self.by {
-            Some(by) => by.join(totals, self.options.top),
-            None => totals,
-        }
-    }
-
-    fn show(&self, out: &mut Output, totals: &[Total]) -> Result<()> {
-        let now = super::super::open::now();
+    fn end(&mut self, summary: &Summary, global: &Global) -> Result<()> {
         if self.options.json {
-            render::jsonl::interval(out, now, totals)?;
-        } else {
-            render::summary::interval(out, now, self.spec.weight, totals)?;
-        }
-        Ok(out.flush()?)
-    }
-
-    fn end(&self, out: &mut Output, summary: &Summary, global: &Global) -> Result<()> {
-        if self.options.json {
-            render::jsonl::summary(out, summary)?;
+            render::jsonl::summary(&mut self.out, summary)?;
         } else {
             if self.options.interval.is_some() {
-                writeln!(out, "all of the run")?;
+                writeln!(self.out, "all of the run")?;
             }
-            render::summary::totals(out, summary)?;
+            render::summary::totals(&mut self.out, summary)?;
         }
-        out.flush()?;
+        self.out.flush()?;
         if !global.quiet {
+            if self.out.is_terminal() {
+                // The terminal shows ^C at the end of a line of its own.
+                let _closed = writeln!(io::stderr());
+            }
             render::summary::footer(&mut anstream::stderr(), summary)?;
         }
         Ok(())
     }
+}
 
-    /// Waits for the end of an interval, or a while; false if the run is over.
-    async fn wait(&self, stop: &mut Stop, started: Instant, next: Option<Instant>) -> bool {
-        let end = self.options.duration.map(|duration| started + duration);
-        let look = Instant::now() + LOOK;
-        let wake = next.map_or(look, |next| next.min(look));
-        let wake = end.map_or(wake, |end| end.min(wake));
-        tokio::select! {
-            biased;
-            () = stop.wait() => false,
-            () = tokio::time::sleep_until(wake.into()) => end.is_none_or(|end| Instant::now() < end),
-        }
+/// Waits for a moment; for ever if there is none.
+pub(super) async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }

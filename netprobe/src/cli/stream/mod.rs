@@ -16,11 +16,10 @@ use crate::{
         csv::Csv,
         format::Format,
         jsonl::Lines,
-        summary::Totals,
         table::{self, Table},
         time::{Clock, Style},
     },
-    report::Layout,
+    report::{Layout, Summary},
 };
 
 mod columns;
@@ -29,6 +28,7 @@ mod pcap;
 mod screen;
 mod watch;
 
+use count::Counting;
 pub(super) use watch::{Watch, require, start};
 
 /// Options of a stream.
@@ -64,7 +64,8 @@ pub(super) struct Options {
     /// Only count, in the kernel, and show totals at the end.
     #[arg(short, long)]
     count: bool,
-    /// With --count: group by these, such as reason, dport, netns, flow; see the names in the totals.
+    /// With --count: group by these: reason, dport, netns and so on (see the names in the totals), flow,
+    /// process, cgroup, listener, stack.
     #[arg(long, value_name = "WHAT", value_delimiter = ',', requires = "count")]
     by: Vec<String>,
     /// With --count: show what was added in each interval too.
@@ -182,24 +183,36 @@ pub(super) fn run(global: &Global, kind: Kind, options: &Options) -> Result<Exit
     if options.count {
         plan.must_fit("--count adds up")?;
     }
-    if options.interval.is_some() || !options.by.is_empty() {
-        let request = request(global, spec, options);
-        return count::run(global, spec, options, plan, request);
+    let request = request(global, spec, options);
+    let summary = if options.count {
+        Counting::new(spec, options, request)?.run(global, plan)?
+    } else {
+        show(global, spec, options, plan, request)?
+    };
+    if options.strict && !summary.is_explained() {
+        return Ok(ExitCode::from(3));
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows every event.
+fn show(
+    global: &Global,
+    spec: &'static ProbeSpec,
+    options: &Options,
+    plan: filter::Plan,
+    request: Request,
+) -> Result<Summary> {
     let layout = layout(spec);
     let out = options.open()?;
-    let format: Box<dyn Format> = if options.count && !options.json {
-        Box::new(Totals)
-    } else {
-        options.format(layout, out.width())?
-    };
+    let format = options.format(layout, out.width())?;
     let format = match &options.pcap {
         Some(path) => Box::new(pcap::Pcap::create(path, layout, format)?),
         None => format,
     };
     let watch = Watch {
         spec,
-        request: request(global, spec, options),
+        request,
         plan,
         duration: options.duration,
         max_overhead: options.max_overhead,
@@ -207,11 +220,7 @@ pub(super) fn run(global: &Global, kind: Kind, options: &Options) -> Result<Exit
         format,
         out,
     };
-    let summary = watch.run(global)?;
-    if options.strict && !summary.is_explained() {
-        return Ok(ExitCode::from(3));
-    }
-    Ok(ExitCode::SUCCESS)
+    watch.run(global)
 }
 
 fn request(global: &Global, spec: &'static ProbeSpec, options: &Options) -> Request {

@@ -7,6 +7,7 @@ use netprobe_common::config::Config;
 
 use super::{
     super::{Global, check, filter, output::Output, signals::Stop},
+    count::at,
     screen::Screen,
 };
 use crate::{
@@ -63,12 +64,11 @@ impl Watch {
         let mut ring = LiveRing::new(session.take_ring()?)?;
         let has_stacks = self.request.config.stack != 0;
         let stacks = has_stacks.then(|| session.take_stacks()).transpose()?;
-        let names = LiveNames::new(session.drop_reasons().clone(), stacks)
-            .with_reset_reasons(session.reset_reasons().clone())
-            .with_offsets(self.shows_offsets);
+        let names = LiveNames::of(&session, stacks).with_offsets(self.shows_offsets);
         let mut screen = Screen::new(self.spec, names, matcher, self.format, self.out);
         screen.begin()?;
         announce(&session, self.spec);
+        screen.names.learn_owners();
 
         let started = Instant::now();
         let keeper = Keeper::start(session, self.max_overhead);
@@ -91,8 +91,8 @@ impl Watch {
 /// Starts the programs with the part of the filter that they test; the other part is for us.
 pub(in super::super) fn start(request: &Request, plan: filter::Plan) -> Result<(Session, Matcher)> {
     let mut rest = None;
-    let session = Session::start_with(request, |reasons| {
-        let (kernel, matcher) = plan.resolve(reasons)?;
+    let session = Session::start_with(request, |reasons, has_socket_cgroups| {
+        let (kernel, matcher) = plan.resolve(reasons, has_socket_cgroups)?;
         rest = Some(matcher);
         Ok(Config {
             filter: kernel,
@@ -111,16 +111,10 @@ async fn until(
     screen: &mut Screen,
 ) -> Result<()> {
     loop {
-        let over = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             () = stop.wait() => return Ok(()),
-            () = over => return Ok(()),
+            () = at(deadline) => return Ok(()),
             batch = ring.next() => screen.show(&batch?)?,
         }
     }

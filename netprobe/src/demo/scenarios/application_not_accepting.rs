@@ -15,6 +15,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cure: "more workers",
     stage: || stage(false),
     cured: || stage(true),
+    later: &[],
 };
 
 fn stage(is_cured: bool) -> Stage {

@@ -15,6 +15,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cure: "a shorter nf_conntrack_tcp_timeout_established",
     stage: || stage(false),
     cured: || stage(true),
+    later: &[],
 };
 
 const SEES_NO_END: &str = "table inet demo {

@@ -15,6 +15,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cure: "a larger nf_conntrack_max",
     stage: || stage(false),
     cured: || stage(true),
+    later: &[],
 };
 
 const REMEMBERS: &str = "table inet demo {

@@ -14,6 +14,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cure: "a faster link",
     stage: || stage(false),
     cured: || stage(true),
+    later: &[],
 };
 
 fn stage(is_cured: bool) -> Stage {

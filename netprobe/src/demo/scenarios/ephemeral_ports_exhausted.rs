@@ -15,6 +15,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cure: "a wider port range",
     stage: || stage(false),
     cured: || stage(true),
+    later: &[],
 };
 
 const EADDRNOTAVAIL: i32 = 99;

@@ -14,6 +14,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cure: "a higher limit of open files",
     stage: || stage(false),
     cured: || stage(true),
+    later: &[],
 };
 
 const EMFILE: i32 = 24;

@@ -14,6 +14,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cure: "a rule that accepts them",
     stage: || stage(false),
     cured: || stage(true),
+    later: &[],
 };
 
 const DROPS: &str = "table inet demo {

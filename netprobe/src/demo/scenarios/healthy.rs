@@ -14,6 +14,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cure: "nothing to cure",
     stage: || stage(false),
     cured: || stage(true),
+    later: &[],
 };
 
 fn stage(_is_cured: bool) -> Stage {

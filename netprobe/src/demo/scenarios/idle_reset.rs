@@ -15,6 +15,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cure: "keepalive probes more often than the NAT forgets",
     stage: || stage(false),
     cured: || stage(true),
+    later: &[],
 };
 
 const ECONNRESET: i32 = 104;

@@ -20,6 +20,7 @@ mod firewall_drops;
 mod half_open_established;
 mod healthy;
 mod idle_reset;
+mod lab;
 mod long_held_connections;
 mod neighbour_table_full;
 mod orphan_overflow;
@@ -61,6 +62,7 @@ pub const SCENARIOS: &[Scenario] = &[
     conntrack_stale_entries::SCENARIO,
     slow_start_after_idle::SCENARIO,
     firewall_drops::SCENARIO,
+    lab::SCENARIO,
     healthy::SCENARIO,
 ];
 

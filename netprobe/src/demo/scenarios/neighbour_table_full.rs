@@ -17,6 +17,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cure: "larger gc_thresh1, gc_thresh2 and gc_thresh3",
     stage: || stage(false),
     cured: || stage(true),
+    later: &[],
 };
 
 /// On the client's own network, and nobody's.

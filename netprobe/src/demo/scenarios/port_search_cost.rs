@@ -16,6 +16,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cure: "a wider port range",
     stage: || stage(false),
     cured: || stage(true),
+    later: &[],
 };
 
 const FIRST_PORT: u32 = 20_000;

@@ -14,6 +14,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cure: "a larger netdev_max_backlog",
     stage: || stage(false),
     cured: || stage(true),
+    later: &[],
 };
 
 fn stage(is_cured: bool) -> Stage {

@@ -14,6 +14,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cure: "a server that reads before it closes",
     stage: || stage(false),
     cured: || stage(true),
+    later: &[],
 };
 
 fn stage(is_cured: bool) -> Stage {

@@ -15,6 +15,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cure: "tcp_slow_start_after_idle=0",
     stage: || stage(false),
     cured: || stage(true),
+    later: &[],
 };
 
 fn stage(is_cured: bool) -> Stage {

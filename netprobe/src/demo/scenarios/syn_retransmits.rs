@@ -17,6 +17,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cure: "the destination is there",
     stage: || stage(false),
     cured: || stage(true),
+    later: &[],
 };
 
 /// Routed to the server's host, which is not it and forwards nothing.

@@ -15,6 +15,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cure: "more memory for TCP, or a server that reads",
     stage: || stage(false),
     cured: || stage(true),
+    later: &[],
 };
 
 fn stage(is_cured: bool) -> Stage {

@@ -15,6 +15,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     cure: "connections that are kept, and reuse of ports in TIME_WAIT",
     stage: || stage(false),
     cured: || stage(true),
+    later: &[],
 };
 
 /// The range of ports is as large as a slow machine can fill.

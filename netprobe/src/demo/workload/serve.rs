@@ -3,7 +3,7 @@
 use std::{
     future::poll_fn,
     io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     sync::Arc,
     task::Poll,
     time::Duration,
@@ -49,6 +49,8 @@ pub struct Serve {
     pub answer_bytes: usize,
     /// How a connection ends.
     pub closing: Closing,
+    /// A service that it passes each request on to, over a connection of its own.
+    pub upstream: Option<SocketAddrV4>,
     /// Its limit of open files (RLIMIT_NOFILE), if not the one it was started with.
     pub descriptors: Option<u64>,
 }
@@ -79,6 +81,7 @@ impl Serve {
             pause_ms: 0,
             answer_bytes: 512,
             closing: Closing::AfterClient,
+            upstream: None,
             descriptors: None,
         }
     }
@@ -165,6 +168,9 @@ impl Serve {
         let mut request = [0; 4096];
         while connection.read(&mut request).await? > 0 {
             sleep(Duration::from_millis(self.service_ms)).await;
+            if let Some(upstream) = self.upstream {
+                ask(upstream).await?;
+            }
             connection.write_all(&answer).await?;
             account.change(|tally| tally.answered += 1);
             if matches!(self.closing, Closing::AfterAnswer | Closing::Reset) {
@@ -172,5 +178,16 @@ impl Serve {
             }
         }
         Ok(())
+    }
+}
+
+/// Asks another server, and closes when it has begun to answer.
+async fn ask(upstream: SocketAddrV4) -> io::Result<()> {
+    let mut connection = TcpStream::connect(upstream).await?;
+    connection.write_all(b"request").await?;
+    let mut answer = [0; 4096];
+    match connection.read(&mut answer).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
     }
 }

@@ -142,7 +142,11 @@ fn describe(window: &Window, netns: &Netns, overflow: &Overflow) -> Finding {
     } else {
         found
     };
-    fixes(found, netns, overflow)
+    fixes(
+        found.since(window, netns, "TcpExt.ListenOverflows"),
+        netns,
+        overflow,
+    )
 }
 
 /// Room for those that waited and those that were turned away at the same time.
@@ -158,8 +162,9 @@ fn fixes(found: Finding, netns: &Netns, overflow: &Overflow) -> Finding {
     let wanted = roomy((limit + turned_away) as f64).clamp(128, 65_535);
     let arithmetic = format!("{limit} waiting + {turned_away} turned away, and half as much again");
     let somaxconn = netns.sysctl("net.core.somaxconn");
+    let is_capped = somaxconn.is_some_and(|somaxconn| somaxconn < wanted);
     let found = match somaxconn {
-        Some(somaxconn) if somaxconn < wanted => found.sysctl(
+        Some(somaxconn) if is_capped => found.sysctl(
             format!("first raise somaxconn from {somaxconn} to {wanted} ({arithmetic}); {PERSIST}"),
             &[("net.core.somaxconn", wanted.to_string())],
             "none by itself: it is an upper limit for listen()",
@@ -172,8 +177,9 @@ fn fixes(found: Finding, netns: &Netns, overflow: &Overflow) -> Finding {
     };
     found.application(
         format!(
-            "then have the application listen with a backlog of {wanted} ({arithmetic}; {binding}) and restart it: a \
-             queue keeps its limit until listen() is called again"
+            "{} the application listen with a backlog of {wanted} ({arithmetic}; {binding}) and restart it: a \
+             queue keeps its limit until listen() is called again",
+            if is_capped { "then have" } else { "have" }
         ),
         &[("listen_backlog", wanted.to_string())],
         "a longer queue hides a slow application: latency grows instead of errors",

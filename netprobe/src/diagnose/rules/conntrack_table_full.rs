@@ -144,7 +144,7 @@ fn full(window: &Window, netns: &Netns, table: &Table, (refused, dropped): (u64,
     } else {
         found
     };
-    let found = heaviest(found, window, netns);
+    let found = heaviest(found.since(window, netns, DROP), window, netns);
     fixes(found, window, netns, (table, dropped))
 }
 

@@ -142,6 +142,14 @@ pub(super) fn fullest(netns: &Netns) -> Option<(Destination, Ports)> {
     most
 }
 
+/// Whether connect() may take a port again that has been in TIME_WAIT for a second.
+pub(super) fn reuses(netns: &Netns, destination: &Destination) -> bool {
+    let is_local = destination.remote.is_loopback();
+    let reuse = netns.sysctl("net.ipv4.tcp_tw_reuse").unwrap_or(0);
+    let has_timestamps = netns.sysctl("net.ipv4.tcp_timestamps") != Some(0);
+    has_timestamps && (reuse == 1 || (reuse == 2 && is_local))
+}
+
 struct Place<'a> {
     window: &'a Window,
     netns: &'a Netns,
@@ -185,7 +193,10 @@ impl Place<'_> {
     }
 
     fn filling(&self, held: f64) -> Option<Finding> {
-        if held < FILLING {
+        // Ports that may be taken again run out only when they are in use.
+        let is_reused = reuses(self.netns, &self.destination)
+            && ratio(self.ports.open.into(), self.range.usable().into()) < FILLING;
+        if held < FILLING || is_reused {
             return None;
         }
         let before = self.netns.before.sockets.as_ref()?;
@@ -300,10 +311,8 @@ impl Place<'_> {
     }
 
     fn reuse(&self, found: Finding) -> Finding {
-        let is_local = self.destination.remote.is_loopback();
         let reuse = self.netns.sysctl("net.ipv4.tcp_tw_reuse").unwrap_or(0);
-        let helps = reuse == 0 || (reuse == 2 && !is_local);
-        if !helps || self.ports.time_wait == 0 {
+        if reuses(self.netns, &self.destination) || self.ports.time_wait == 0 {
             return found;
         }
         let mut set = vec![("net.ipv4.tcp_tw_reuse", "1".to_owned())];

@@ -10,7 +10,7 @@ use super::super::{
     events::Event,
     finding::{finding, somewhere},
     in_each,
-    window::{Gap, Netns, Window, endpoint},
+    window::{Gap, Netns, Window, endpoint, ratio},
 };
 use crate::report::{
     Value,
@@ -25,7 +25,9 @@ pub(super) static RULE: Rule = Rule {
         symptom: "SYNs vanish on this machine; connections to one port or peer time out, others work.",
         cause: "A rule of nftables or iptables says drop: nf_hook_slow() frees the packet with reason NETFILTER_DROP. \
                 A full conntrack table drops at the same place, for another reason.",
-        recognised: "Packets were dropped by netfilter, beyond what conntrack counts as its own drops. It is critical \
+        recognised: "Packets were dropped by netfilter, and not for want of a conntrack entry: the place of the drop says so \
+                     (nft_do_chain, from 6.7 on), or there were more than allocations that failed (__nf_conntrack_alloc; \
+                     without kprobes, than conntrack counts as `drop`). It is critical \
                      when they were of a connection that a process here opens or listens for; drops of packets to ports \
                      that nobody listens at are the firewall doing its work, and only noted.",
         fixes: &[
@@ -38,28 +40,71 @@ pub(super) static RULE: Rule = Rule {
     },
 };
 
+/// What rules drop must be so much of what is not surely theirs: counts of two programs that are read
+/// one after the other differ by what happens in between.
+const BEYOND: f64 = 0.1;
+/// Functions that only rules lead to.
+const OF_RULES: [&str; 3] = ["nft_do_chain", "ipt_do_table", "ip6t_do_table"];
+
 fn check(window: &Window) -> Verdict {
     in_each(window, |netns| {
         window.watched_required("drops")?;
+        let drops = Drops::of(window, netns)?;
+        if drops.by_rules() == 0 {
+            return Ok(Vec::new());
+        }
+        Ok(vec![describe(window, netns, &drops)?])
+    })
+}
+
+/// Packets of TCP that netfilter dropped.
+#[derive(Clone, Copy, Debug, Default)]
+struct Drops {
+    /// Where the place says that a rule did.
+    surely: u64,
+    /// Where a hook said so: of a rule, or of conntrack.
+    either: u64,
+    /// Those that conntrack had no entry for.
+    conntrack: u64,
+}
+
+impl Drops {
+    fn of(window: &Window, netns: &Netns) -> Result<Self, Gap> {
         let inode = netns.inode.to_string();
         let group = [("netns", inode.as_str())];
-        let dropped: u64 = window
-            .events
-            .groups("drops", &group)
-            .filter(|total| is_netfilter(|name| value(&total.group, name)))
-            .map(|total| total.events)
-            .sum();
-        if dropped == 0 {
-            return Ok(Vec::new());
+        let mut drops = Self::default();
+        let groups = window.events.groups("drops", &group);
+        for total in groups.filter(|total| is_netfilter(|name| value(&total.group, name))) {
+            if is_of_rules(value(&total.group, "location")) {
+                drops.surely += total.events;
+            } else {
+                drops.either += total.events;
+            }
         }
-        let own = netns.grown_if_any("nf_conntrack.drop")?;
-        // Where the table is full, its drops and those of rules look alike; and on a slow machine
-        // events are counted for noticeably longer than the kernel's counters are compared.
-        if own * 2 >= dropped {
-            return Ok(Vec::new());
+        if drops.either > 0 {
+            // Both programs count the same packets; the counter has those of other protocols, too.
+            drops.conntrack = if window.watched_required("conntrack").is_ok() {
+                let tcp = [("netns", inode.as_str()), ("protocol", "tcp")];
+                window.events.count("conntrack", &tcp)
+            } else {
+                netns.grown_if_any("nf_conntrack.drop")?
+            };
         }
-        Ok(vec![describe(window, netns, dropped - own)?])
-    })
+        Ok(drops)
+    }
+
+    /// Those that no full table explains.
+    fn by_rules(self) -> u64 {
+        let rest = self.either.saturating_sub(self.conntrack);
+        if self.conntrack > 0 && ratio(rest, self.either) < BEYOND {
+            return self.surely;
+        }
+        self.surely + rest
+    }
+}
+
+fn is_of_rules(location: &Value) -> bool {
+    matches!(location, Value::Text(function) if OF_RULES.iter().any(|name| function.starts_with(name)))
 }
 
 fn value<'a>(group: &'a [(&'static str, Value)], name: &str) -> &'a Value {
@@ -72,7 +117,9 @@ fn is_netfilter<'a>(value: impl Fn(&str) -> &'a Value) -> bool {
     match (value("reason"), value("location")) {
         (Value::Text(reason), _) => **reason == *"NETFILTER_DROP",
         (Value::Word(reason), _) => *reason == "NETFILTER_DROP",
-        (Value::Unknown, Value::Text(location)) => location.starts_with("nf_hook_slow"),
+        (Value::Unknown, location @ Value::Text(function)) => {
+            function.starts_with("nf_hook_slow") || is_of_rules(location)
+        }
         _ => false,
     }
 }
@@ -90,7 +137,8 @@ struct Service {
     clippy::too_many_lines,
     reason = "a straight list of evidence and fixes"
 )]
-fn describe(window: &Window, netns: &Netns, dropped: u64) -> Result<Finding, Gap> {
+fn describe(window: &Window, netns: &Netns, drops: &Drops) -> Result<Finding, Gap> {
+    let dropped = drops.by_rules();
     let sockets = netns.after.sockets.as_ref().ok_or_else(|| {
         Gap("packets were dropped by a firewall, but sockets cannot be listed".to_owned())
     })?;
@@ -104,6 +152,9 @@ fn describe(window: &Window, netns: &Netns, dropped: u64) -> Result<Finding, Gap
         if is_netfilter(|name| event.value(name)) {
             add(&mut services, event, &listening);
         }
+    }
+    if services.is_empty() {
+        services = by_port(window, netns, &listening)?;
     }
     let mut services: Vec<_> = services.into_iter().collect();
     services.sort_by_key(|(_, service)| std::cmp::Reverse((service.is_wanted, service.packets)));
@@ -152,10 +203,21 @@ fn describe(window: &Window, netns: &Netns, dropped: u64) -> Result<Finding, Gap
         ),
     )
     .counted(
-        format!("{dropped} packets dropped by netfilter and not by connection tracking"),
+        if drops.conntrack > 0 {
+            format!(
+                "{dropped} packets dropped by netfilter, beside {} for want of a conntrack entry",
+                drops.conntrack
+            )
+        } else {
+            format!("{dropped} packets dropped by netfilter, none for want of a conntrack entry")
+        },
         dropped,
         "packets",
-        "kfree_skb NETFILTER_DROP",
+        if drops.surely > 0 {
+            "kfree_skb NETFILTER_DROP in nft_do_chain"
+        } else {
+            "kfree_skb NETFILTER_DROP"
+        },
     )
     .hits(hits)
     .hits([somewhere(netns)])
@@ -165,6 +227,40 @@ fn describe(window: &Window, netns: &Netns, dropped: u64) -> Result<Finding, Gap
         "tracing is verbose on a busy machine",
     );
     Ok(found)
+}
+
+/// The listeners that packets were for, by the ports of the totals, where none was seen as it happened.
+fn by_port(
+    window: &Window,
+    netns: &Netns,
+    listening: &HashSet<u16>,
+) -> Result<BTreeMap<(IpAddr, u16), Service>, Gap> {
+    let inode = netns.inode.to_string();
+    let group = [("netns", inode.as_str())];
+    let groups = window.events.groups("drops", &group);
+    let ports = groups
+        .filter(|total| is_netfilter(|name| value(&total.group, name)))
+        .filter_map(|total| match value(&total.group, "dport") {
+            Value::Unsigned(port) => Some((u16::try_from(*port).ok()?, total.events)),
+            _ => None,
+        });
+    let mut services = BTreeMap::new();
+    for (port, events) in ports.filter(|(port, _)| listening.contains(port)) {
+        let anywhere = IpAddr::from(std::net::Ipv4Addr::UNSPECIFIED);
+        let service: &mut Service = services.entry((anywhere, port)).or_default();
+        service.packets = service
+            .packets
+            .saturating_add(u32::try_from(events).unwrap_or(u32::MAX));
+        service.is_wanted = true;
+        service.is_incoming = true;
+    }
+    if services.is_empty() {
+        return Err(Gap(
+            "packets were dropped by netfilter, but none was seen closely enough to say whose"
+                .to_owned(),
+        ));
+    }
+    Ok(services)
 }
 
 fn add(services: &mut BTreeMap<(IpAddr, u16), Service>, event: &Event, listening: &HashSet<u16>) {
@@ -199,10 +295,16 @@ mod tests {
     };
 
     fn dropping(window: &mut Window, port: u64, packets: u64) {
+        dropping_in(window, port, packets, "nf_hook_slow+0xab");
+    }
+
+    fn dropping_in(window: &mut Window, port: u64, packets: u64, location: &str) {
         let reason = ("reason", Value::Word("NETFILTER_DROP"));
-        window.total("drops", packets, std::slice::from_ref(&reason));
+        let location = ("location", Value::Text(location.into()));
+        window.total("drops", packets, &[reason.clone(), location.clone()]);
         let packet = [
             reason,
+            location,
             ("saddr", Value::Ip([10, 0, 0, 9].into())),
             ("sport", Value::Unsigned(40_000)),
             ("daddr", Value::Ip([10, 0, 0, 1].into())),
@@ -228,16 +330,72 @@ mod tests {
         assert_eq!(window.findings()[0].severity, Severity::Info);
     }
 
+    fn full(window: &mut Window, refused: u64) {
+        window.set("net.netfilter.nf_conntrack_max", "200");
+        window.set("net.netfilter.nf_conntrack_count", "200");
+        window.grow(&[("nf_conntrack.drop", refused.cast_signed())]);
+    }
+
     #[test]
     fn drops_of_a_full_conntrack_table_are_not_those_of_a_rule() {
         let mut window = quiet();
         window.listen(80, 128, &[0; 10]);
-        dropping(&mut window, 80, 30);
-        window.set("net.netfilter.nf_conntrack_max", "200");
-        window.set("net.netfilter.nf_conntrack_count", "200");
-        window.grow(&[("nf_conntrack.drop", 30)]);
+        // Programs are read one after the other: one packet more is nobody's rule.
+        dropping(&mut window, 80, 301);
+        full(&mut window, 300);
+        window.total("conntrack", 300, &[("protocol", Value::Word("tcp"))]);
         assert_eq!(window.verdict("firewall-drops"), Verdict::Ok);
         assert_eq!(window.ids(), ["conntrack-table-full"]);
+        // Without function probes the counter tells.
+        window
+            .events
+            .totals
+            .retain(|total| total.kind != "conntrack");
+        window.blind("conntrack");
+        assert_eq!(window.verdict("firewall-drops"), Verdict::Ok);
+        // What is lost of other protocols is no excuse for a rule.
+        full(&mut window, 5000);
+        dropping_in(&mut window, 80, 20, "nft_do_chain+0x1c [nf_tables]");
+        let Verdict::Found(found) = window.verdict("firewall-drops") else {
+            panic!("the place says that a rule did");
+        };
+        assert!(found[0].summary.contains("dropped 20 packets"), "{found:?}");
+    }
+
+    #[test]
+    fn a_rule_beside_a_full_table_is_found_by_what_the_table_does_not_explain() {
+        let mut window = quiet();
+        window.listen(80, 128, &[0; 10]);
+        dropping(&mut window, 80, 400);
+        full(&mut window, 300);
+        window.total("conntrack", 300, &[("protocol", Value::Word("tcp"))]);
+        assert_eq!(window.ids(), ["conntrack-table-full", "firewall-drops"]);
+    }
+
+    #[test]
+    fn where_every_event_was_lost_the_totals_tell_the_listener_or_nobody_is_named() {
+        let lost = |port| {
+            let mut window = quiet();
+            window.listen(80, 128, &[0; 10]);
+            let reason = ("reason", Value::Word("NETFILTER_DROP"));
+            window.total("drops", 30, &[reason, ("dport", Value::Unsigned(port))]);
+            window
+        };
+        let findings = lost(80).findings();
+        assert_eq!(findings[0].severity, Severity::Critical);
+        assert_eq!(findings[0].affected[0].port, Some(80));
+        let verdict = lost(23).verdict("firewall-drops");
+        assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
+    }
+
+    #[test]
+    fn a_counter_that_went_backwards_is_no_verdict_on_rules() {
+        let mut window = quiet();
+        window.blind("conntrack");
+        dropping(&mut window, 80, 30);
+        window.grow(&[("nf_conntrack.drop", -5)]);
+        let verdict = window.verdict("firewall-drops");
+        assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
     }
 
     #[test]

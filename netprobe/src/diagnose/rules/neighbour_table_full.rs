@@ -3,7 +3,7 @@
 
 use super::super::{
     Explanation, Rule, Verdict,
-    finding::{finding, somewhere},
+    finding::{finding, named},
     sizing::{PERSIST, roomy},
     window::{Gap, Netns, Window, ratio},
 };
@@ -50,7 +50,7 @@ const TABLES: [(&str, &str, &str, &str); 2] = [
 const NEARLY: f64 = 0.9;
 
 fn check(window: &Window) -> Verdict {
-    let Some(initial) = window.namespaces.iter().find(|netns| netns.is_initial) else {
+    let Some(initial) = window.initial() else {
         return Verdict::NotEnoughData(
             "the kernel shows the neighbour tables in the initial namespace only".to_owned(),
         );
@@ -122,7 +122,7 @@ fn describe(
                 "entries",
                 entries,
             )
-            .hits([somewhere(netns)])
+            .hits([named("table", name, None)])
             .sysctl(
                 format!("make room: {used} entries now and half as much again; {PERSIST}"),
                 &set,

@@ -8,7 +8,7 @@ use super::{
         sizing::PERSIST,
         window::{Gap, Netns, Window, endpoint, ratio},
     },
-    ephemeral_ports_exhausted::{Range, fullest},
+    ephemeral_ports_exhausted::{Range, fullest, reuses},
 };
 use crate::report::diagnosis::{Confidence, Finding, Severity};
 
@@ -70,7 +70,10 @@ fn check(window: &Window) -> Verdict {
             .collect();
         if times.len() < LEAST {
             let of_parity = ports.odd.max(ports.used() - ports.odd);
-            if ratio(of_parity.into(), u64::from(range.usable()) / 2) < CONCLUSIVE {
+            // Ports that may be taken again end a search as free ones do.
+            if reuses(netns, &destination)
+                || ratio(of_parity.into(), u64::from(range.usable()) / 2) < CONCLUSIVE
+            {
                 return Err(Gap(format!(
                     "{} of {} ports for {} are held, but the time of the search cannot be measured",
                     ports.used(),
@@ -98,9 +101,14 @@ fn check(window: &Window) -> Verdict {
 /// Where the search cannot be timed: with all ports of the preferred parity held, each connect()
 /// looks at all of them before it tries the others (`__inet_hash_connect`).
 fn concluded(window: &Window, netns: &Netns, held: &str) -> Finding {
-    let rate = window.rate(netns.grown("Tcp.ActiveOpens").unwrap_or(0));
+    let inode = netns.inode.to_string();
+    let failed = [("errno", "EADDRNOTAVAIL"), ("netns", inode.as_str())];
+    // A search that fails opens nothing.
+    let searches =
+        netns.grown("Tcp.ActiveOpens").unwrap_or(0) + window.events.count("connects", &failed);
+    let rate = window.rate(searches);
     let summary = format!(
-        "connect(){} must look at thousands of local ports to find a free one, {rate:.0} times a second: {held} (concluded: the search cannot be timed here)",
+        "connect(){} looks at half of the local ports or more to find a free one, {rate:.0} times a second: {held} (concluded: the search cannot be timed here)",
         netns.place()
     );
     let found = finding(RULE.id, Severity::Warning, Confidence::Low, summary).measured(

@@ -86,7 +86,7 @@ fn backlog(window: &Window) -> Option<Finding> {
     } else {
         Severity::Warning
     };
-    let initial = window.namespaces.iter().find(|netns| netns.is_initial);
+    let initial = window.initial();
     let limit = initial
         .and_then(|netns| netns.sysctl("net.core.netdev_max_backlog"))
         .unwrap_or(1000);

@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 
 use super::super::{
     Explanation, Rule, Verdict,
+    events::Event,
     finding::{finding, somewhere},
     in_each,
     window::{Netns, Window, endpoint, ratio},
 };
-use crate::report::diagnosis::{Affected, Confidence, Finding, Severity};
+use crate::report::{
+    Value,
+    diagnosis::{Affected, Confidence, Finding, Severity},
+};
 
 pub(super) static RULE: Rule = Rule {
     id: "syn-retransmits",
@@ -20,8 +24,9 @@ pub(super) static RULE: Rule = Rule {
                 tcp_syn_retries times; a SYN-ACK likewise. Something between the two ends drops it: the listener, a \
                 firewall or conntrack on either machine, or the path.",
         recognised: "TCPSynRetrans grew; events name the destination. Whether a listener, the firewall or conntrack of this \
-                     machine is at fault is told by their own findings, which come first; without those it is the path or \
-                     the peer.",
+                     machine is at fault is told by their own findings, which come first. It is said to be the path or the \
+                     peer only where no SYN was seen to be dropped in any namespace of this machine (kfree_skb, conntrack), and no \
+                     listener or conntrack of those that were watched counted one (ListenDrops, TCPReqQFullDrop, drop).",
         fixes: &[
             (
                 "look at the other end (netprobe diagnose there): listener, firewall, conntrack",
@@ -90,6 +95,30 @@ fn silent(window: &Window, netns: &Netns, cause: &str) -> Vec<Affected> {
     hits.collect()
 }
 
+/// Whether none of what drops SYNs within this machine has dropped any, and all of it was looked at.
+fn is_elsewhere(window: &Window) -> bool {
+    const SYN: u8 = 2;
+    // The other end, or a router, may be in another namespace of this machine.
+    let mut dropped = window.events.of("drops").iter().peekable();
+    let is_sample = dropped.peek().is_some() || window.events.count("drops", &[]) == 0;
+    let is_syn =
+        |event: &Event| matches!(event.value("flags"), Value::TcpFlags(flags) if flags & SYN > 0);
+    let is_sent = window.watched_required("drops").is_ok()
+        && is_sample
+        && !dropped.any(is_syn)
+        && window.events.count("conntrack", &[]) == 0;
+    let counters = [
+        "TcpExt.ListenDrops",
+        "TcpExt.TCPReqQFullDrop",
+        "nf_conntrack.drop",
+    ];
+    let is_quiet = |netns: &Netns| {
+        let quiet = |name| netns.grown_if_any(name) == Ok(0);
+        counters.into_iter().all(quiet)
+    };
+    is_sent && window.namespaces.iter().all(is_quiet) && window.vanished.is_empty()
+}
+
 #[expect(
     clippy::too_many_lines,
     reason = "a straight list of evidence and fixes"
@@ -120,19 +149,29 @@ fn describe(window: &Window, netns: &Netns, again: u64) -> Finding {
         )
     } else {
         format!(
-            "{}{} does not answer: {again} SYNs were sent again in {:.0} s{}; nothing on this machine drops them, so it is \
-             the path or the peer",
+            "{}{} does not answer: {again} {} were sent again in {:.0} s{}{}",
             if who.is_empty() {
                 "a destination"
             } else {
                 &who
             },
             netns.place(),
+            // Counted, but not seen as they happened.
+            if syns == 0 {
+                "SYNs or SYN-ACKs"
+            } else {
+                "SYNs"
+            },
             window.seconds,
             if timed_out > 0 {
                 format!(", {timed_out} connects timed out")
             } else {
                 String::new()
+            },
+            if is_elsewhere(window) {
+                "; nobody on this machine was seen to drop them: the path or the peer"
+            } else {
+                ""
             }
         )
     };
@@ -155,12 +194,7 @@ fn describe(window: &Window, netns: &Netns, again: u64) -> Finding {
             "SYNs",
             "tcp_retransmit_skb, tcp_retransmit_synack",
         )
-        .counted(
-            format!("{timed_out} connects failed with ETIMEDOUT"),
-            timed_out,
-            "connects",
-            "connects",
-        )
+        .since(window, netns, "TcpExt.TCPSynRetrans")
         .hits(hits)
         .command(
             "look at the other end: netprobe diagnose there tells whether its listener, firewall or conntrack drops them; if \
@@ -171,7 +205,10 @@ fn describe(window: &Window, netns: &Netns, again: u64) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use crate::{diagnose::fixtures::quiet, report::Value};
+    use crate::{
+        diagnose::{fixtures::quiet, window::Window},
+        report::Value,
+    };
 
     #[test]
     fn a_silent_destination_is_named() {
@@ -186,11 +223,41 @@ mod tests {
         window.event("retransmits", 12, &syn);
         let findings = window.findings();
         assert_eq!(findings[0].id, "syn-retransmits");
+        assert!(findings[0].summary.ends_with("the path or the peer"));
         assert!(
             findings[0]
                 .summary
                 .starts_with("10.0.0.2:5432 does not answer")
         );
+    }
+
+    #[test]
+    fn nobody_else_is_blamed_where_this_machine_drops_syns_or_was_not_seen() {
+        let silent = || {
+            let mut window = quiet();
+            window.grow(&[("TcpExt.TCPSynRetrans", 12), ("Tcp.ActiveOpens", 6)]);
+            window.total("retransmits", 12, &[("cause", Value::Word("syn"))]);
+            window
+        };
+        let blames = |window: &Window| {
+            let findings = window.findings();
+            let found = findings.iter().find(|found| found.id == "syn-retransmits");
+            found.unwrap().summary.contains("the peer")
+        };
+        assert!(blames(&silent()));
+        let mut dropping = silent();
+        dropping.total("drops", 12, &[("reason", Value::Word("NETFILTER_DROP"))]);
+        dropping.event("drops", 12, &[("flags", Value::TcpFlags(2))]);
+        assert!(!blames(&dropping));
+        let mut blind = silent();
+        blind.blind("drops");
+        assert!(!blames(&blind));
+        let mut refusing = silent();
+        let mut server = refusing.namespaces[0].clone();
+        server.inode += 1;
+        server.after.counters.insert("TcpExt.ListenDrops", 12);
+        refusing.namespaces.push(server);
+        assert!(!blames(&refusing));
     }
 
     #[test]

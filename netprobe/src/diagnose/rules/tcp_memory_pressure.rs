@@ -2,10 +2,10 @@
 
 use super::super::{
     Explanation, Rule, Verdict,
-    finding::{finding, somewhere},
+    finding::{finding, named, somewhere},
     in_each,
     sizing::{PERSIST, bytes, roomy},
-    window::{Netns, Window, ratio},
+    window::{Gap, Netns, Window, ratio},
 };
 use crate::report::diagnosis::{Confidence, Finding, Severity};
 
@@ -39,11 +39,16 @@ fn check(window: &Window) -> Verdict {
         let used = netns.gauge("sockstat.TCP.mem").unwrap_or(0);
         let limits = netns.sysctl_words("net.ipv4.tcp_mem");
         let inode = netns.inode.to_string();
+        if entered > 0 && limits.len() < 3 {
+            return Err(Gap("tcp_mem cannot be read".to_owned()));
+        }
         let dropped = window
             .events
             .count("drops", &[("reason", "PROTO_MEM"), ("netns", &inode)]);
         // The memory is that of all namespaces together, so it is told once.
-        let is_over = netns.is_initial
+        let teller = window.namespaces.iter().find(|netns| netns.is_initial);
+        let teller = teller.or_else(|| window.namespaces.first());
+        let is_over = teller.is_some_and(|teller| teller.inode == netns.inode)
             && limits
                 .get(1)
                 .is_some_and(|limit| *limit > 0 && ratio(used, *limit) >= 1.0);
@@ -108,7 +113,12 @@ fn describe(
         "packets",
         "kfree_skb",
     )
-    .hits([somewhere(netns)])
+    // Where nobody in particular was refused, it is everybody's.
+    .hits([if entered == 0 && dropped == 0 {
+        named("table", "TCP memory", None)
+    } else {
+        somewhere(netns)
+    }])
     .sysctl(
         format!("allow {} ({used} pages now, and half as much again); {PERSIST}", pages(wanted)),
         &[(

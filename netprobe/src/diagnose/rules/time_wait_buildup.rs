@@ -8,7 +8,7 @@ use super::{
         sizing::PERSIST,
         window::{Netns, Window, endpoint, ratio},
     },
-    ephemeral_ports_exhausted::{Range, fullest},
+    ephemeral_ports_exhausted::{Range, fullest, reuses},
 };
 use crate::report::diagnosis::{Confidence, Finding, Severity};
 
@@ -52,7 +52,12 @@ fn check(window: &Window) -> Verdict {
                 let place = endpoint(destination.remote, destination.port);
                 let found = finding(
                     RULE.id,
-                    Severity::Warning,
+                    // Ports that are taken again stop nobody.
+                    if reuses(netns, &destination) {
+                        Severity::Info
+                    } else {
+                        Severity::Warning
+                    },
                     Confidence::High,
                     format!(
                         "{} of {} local ports for {place}{} wait in TIME_WAIT: this side closes first",
@@ -154,8 +159,9 @@ fn server(netns: &Netns, waiting: u64, buckets: u64) -> Finding {
 #[cfg(test)]
 mod tests {
     use crate::{
-        diagnose::fixtures::quiet,
+        diagnose::{Verdict, fixtures::quiet, window::Window},
         observe::diag::{Destination, Ports},
+        report::diagnosis::Severity,
     };
 
     #[test]
@@ -186,5 +192,34 @@ mod tests {
         assert!(window.ids().is_empty());
         window.grow(&[("sockstat.TCP.tw", 50_000)]);
         assert_eq!(window.ids(), ["time-wait-buildup"]);
+    }
+
+    #[test]
+    fn ports_that_may_be_taken_again_are_no_warning() {
+        let severity = |window: &Window| match window.verdict("time-wait-buildup") {
+            Verdict::Found(found) => found[0].severity,
+            verdict => panic!("{verdict:?}"),
+        };
+        let mut window = quiet();
+        window.set("net.ipv4.ip_local_port_range", "20000 20999");
+        let destination = Destination {
+            local: [10, 0, 0, 1].into(),
+            remote: [10, 0, 0, 2].into(),
+            port: 80,
+        };
+        let ports = Ports {
+            time_wait: 900,
+            open: 1,
+            odd: 450,
+        };
+        window.sockets().ports.insert(destination, ports);
+        window.set("net.ipv4.tcp_tw_reuse", "0");
+        assert_eq!(severity(&window), Severity::Warning);
+        window.set("net.ipv4.tcp_tw_reuse", "1");
+        assert_eq!(severity(&window), Severity::Info);
+        // Nor will they ever be used up.
+        assert_eq!(window.ids(), ["time-wait-buildup"]);
+        window.set("net.ipv4.tcp_timestamps", "0");
+        assert_eq!(severity(&window), Severity::Warning);
     }
 }

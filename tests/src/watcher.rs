@@ -1,4 +1,4 @@
-//! A program that watches drops: netprobe in its modes, or bpftrace.
+//! A program that watches events while it is measured: netprobe in its modes, or bpftrace.
 
 use std::{
     fs,
@@ -10,14 +10,13 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A way to watch drops.
+/// A way to watch.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Case {
+pub struct Case {
     /// Its name in tables.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     program: Program,
     arguments: &'static [&'static str],
-    /// What it sends to user space.
     output: Output,
 }
 
@@ -27,21 +26,21 @@ enum Program {
     Bpftrace,
 }
 
+/// What a watcher sends to user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Output {
+pub enum Output {
+    /// Totals at the end.
     Totals,
+    /// Every event.
     Events,
 }
 
-/// What people type who want the addresses: a line per packet.
-const LINE: &str = r#"tracepoint:skb:kfree_skb {
-  $skb = (struct sk_buff *)args->skbaddr;
-  $ip = (struct iphdr *)($skb->head + $skb->network_header);
-  $tcp = (struct tcphdr *)($skb->head + $skb->transport_header);
-  printf("%d %x:%d %x:%d\n", args->reason, $ip->saddr, $tcp->source, $ip->daddr, $tcp->dest);
-}"#;
-
-const fn netprobe(name: &'static str, arguments: &'static [&'static str], output: Output) -> Case {
+/// netprobe with these arguments.
+pub const fn netprobe(
+    name: &'static str,
+    arguments: &'static [&'static str],
+    output: Output,
+) -> Case {
     Case {
         name,
         program: Program::Netprobe,
@@ -50,7 +49,8 @@ const fn netprobe(name: &'static str, arguments: &'static [&'static str], output
     }
 }
 
-const fn bpftrace(name: &'static str, script: &'static [&'static str], output: Output) -> Case {
+/// bpftrace with this script.
+pub const fn bpftrace(name: &'static str, script: &'static [&'static str], output: Output) -> Case {
     Case {
         name,
         program: Program::Bpftrace,
@@ -59,44 +59,9 @@ const fn bpftrace(name: &'static str, script: &'static [&'static str], output: O
     }
 }
 
-/// Every way.
-pub(crate) const CASES: &[Case] = &[
-    netprobe(
-        "netprobe, counted by reason, place, port",
-        &["drops", "--count"],
-        Output::Totals,
-    ),
-    netprobe(
-        "netprobe, every event (JSON Lines)",
-        &["drops", "--json", "--max-overhead", "100%"],
-        Output::Events,
-    ),
-    netprobe(
-        "netprobe, every event with stack",
-        &["drops", "--json", "--stack", "--max-overhead", "100%"],
-        Output::Events,
-    ),
-    bpftrace(
-        "bpftrace, nothing",
-        &["tracepoint:skb:kfree_skb { $x = 1; }"],
-        Output::Totals,
-    ),
-    bpftrace(
-        "bpftrace, counted by reason",
-        &["tracepoint:skb:kfree_skb { @[args->reason] = count(); }"],
-        Output::Totals,
-    ),
-    bpftrace("bpftrace, a line each", &[LINE], Output::Events),
-    bpftrace(
-        "bpftrace, counted by stack",
-        &["tracepoint:skb:kfree_skb { @[kstack] = count(); }"],
-        Output::Totals,
-    ),
-];
-
 impl Case {
     /// Whether it can be measured on this machine.
-    pub(crate) fn is_installed(&self) -> bool {
+    pub fn is_installed(&self) -> bool {
         self.program == Program::Netprobe
             || Command::new("bpftrace")
                 .arg("--version")
@@ -110,7 +75,7 @@ impl Case {
         const TRACEFS: &str = "mount -t tracefs none /sys/kernel/tracing; exec bpftrace -e \"$0\"";
         match self.program {
             Program::Netprobe => {
-                let mut command = Command::new(netprobe_tests::probe::binary());
+                let mut command = Command::new(crate::probe::binary());
                 command.args(self.arguments);
                 command
             }
@@ -126,7 +91,7 @@ impl Case {
 
 /// One at work.
 #[derive(Debug)]
-pub(crate) struct Watcher {
+pub struct Watcher {
     child: Child,
     case: Case,
     said: JoinHandle<String>,
@@ -134,7 +99,8 @@ pub(crate) struct Watcher {
 
 impl Watcher {
     /// Starts it and waits until it is attached.
-    pub(crate) fn start(case: &Case) -> Self {
+    #[track_caller]
+    pub fn start(case: &Case) -> Self {
         let mut command = case.command();
         command.stdin(Stdio::null());
         let is_own = case.program == Program::Netprobe;
@@ -171,12 +137,12 @@ impl Watcher {
     }
 
     /// Its process.
-    pub(crate) fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// CPU time that it has used.
-    pub(crate) fn cpu_time(&self) -> Duration {
+    pub fn cpu_time(&self) -> Duration {
         const TICK: Duration = Duration::from_millis(10);
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
         let (_, fields) = stat.rsplit_once(") ").unwrap_or_default();
@@ -186,7 +152,7 @@ impl Watcher {
     }
 
     /// Ends it; says how many events it has shown, if it shows any.
-    pub(crate) fn stop(mut self) -> Option<u64> {
+    pub fn stop(mut self) -> Option<u64> {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, Signal::INT).expect("it is still there");
         self.child.wait().expect("it ends");

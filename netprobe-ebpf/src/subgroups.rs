@@ -1,0 +1,103 @@
+//! `--count --by`: exact counts by more than what `--count` groups by, as far as was asked for.
+
+use netprobe_common::{
+    counters::{BY_CGROUP, BY_FLOW, BY_LISTENER, BY_PROCESS, CountKey, GroupKey, OTHER},
+    record::Plain,
+    records::Owner,
+};
+
+use crate::{
+    emit::Sighting,
+    load::Load,
+    maps::{CONFIG, GROUPS, count, frozen},
+    owners,
+    sock::Sock,
+};
+
+/// Whose event it is.
+pub(crate) trait Subject {
+    /// Who owns it; nothing known is left as it is.
+    fn owner(&self, owner: &mut Owner);
+
+    /// The listener that it is about: where it listens.
+    #[inline(always)]
+    fn listener(&self) -> Option<([u8; 16], u16)> {
+        None
+    }
+}
+
+/// Nobody's.
+impl Subject for () {
+    #[inline(always)]
+    fn owner(&self, _owner: &mut Owner) {}
+}
+
+/// That of a full socket.
+impl<L: Load> Subject for Option<Sock<L>> {
+    #[inline(always)]
+    fn owner(&self, owner: &mut Owner) {
+        if let Some(sock) = self {
+            owners::of(*sock, owner);
+        }
+    }
+}
+
+/// Counts a sighting in its group, or under `OTHER`; false if there was no room for it. `stack` is the
+/// id of its kernel stack, 0 if that was not asked for.
+#[inline(always)]
+pub(crate) fn add<S: Subject>(sighting: &Sighting<'_, S>, stack: i32) -> bool {
+    let by = frozen(&CONFIG.by);
+    let mut key = GroupKey {
+        key: sighting.key,
+        stack,
+        ..GroupKey::zeroed()
+    };
+    if by & BY_FLOW != 0 {
+        let flow = sighting.flow;
+        key.saddr = flow.saddr;
+        key.daddr = flow.daddr;
+        key.sport = flow.sport;
+        key.dport = flow.dport;
+        key.family = flow.family;
+    }
+    if by & BY_LISTENER != 0
+        && let Some((address, family)) = sighting.subject.listener()
+    {
+        key.listener = address;
+        key.listener_family = family;
+    }
+    if by & (BY_PROCESS | BY_CGROUP) != 0 {
+        sighting.subject.owner(&mut key.owner);
+        narrow(&mut key.owner, by);
+    }
+    if count(&GROUPS, &key, sighting.weight) {
+        return true;
+    }
+    key = GroupKey {
+        key: CountKey {
+            kind: sighting.key.kind,
+            code: OTHER,
+            ..CountKey::zeroed()
+        },
+        ..GroupKey::zeroed()
+    };
+    count(&GROUPS, &key, sighting.weight);
+    false
+}
+
+/// Only what groups are to differ in.
+#[inline(always)]
+fn narrow(owner: &mut Owner, by: u32) {
+    if by & BY_CGROUP == 0 {
+        owner.cgroup = 0;
+    }
+    if by & BY_PROCESS == 0 {
+        *owner = Owner {
+            cgroup: owner.cgroup,
+            ..Owner::zeroed()
+        };
+    } else if owner.pid != 0 {
+        // The process says it already; it may have many sockets.
+        owner.ino = 0;
+    }
+}

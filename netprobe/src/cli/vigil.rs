@@ -1,0 +1,279 @@
+//! The programs of `diagnose` while they are attached, and the windows in which they are judged:
+//! one, or one after the other. What a window shows is what was counted since it was opened.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Result, anyhow};
+use netprobe_common::counters::{Count, CountKey, Counters};
+
+use super::{check, culprit, sample::Reader, signals::Stop, watch::Watch};
+use crate::{
+    aggregate::summary,
+    capture::live::LiveRing,
+    diagnose::{self, events::Events},
+    kernel::{
+        keeper::Keeper,
+        names::LiveNames,
+        session::{Request, Session},
+    },
+    observe::namespaces::Namespace,
+    report::{
+        Cost as Spent, Probe,
+        diagnosis::{Cost, Diagnosis, Host},
+    },
+};
+
+/// How often the ring is looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// How often counters are read again that programs were just writing.
+const TRIES: usize = 8;
+
+/// What a vigil may take and must look at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Share of the machine that netprobe may take.
+    pub(super) overhead: f64,
+    /// Whether namespaces that were not asked for are not missed.
+    pub(super) is_narrowed: bool,
+}
+
+/// Attached programs, and what comes from them.
+pub(super) struct Vigil {
+    programs: Programs,
+    ring: LiveRing,
+    reader: Reader,
+    limits: Limits,
+    begin: Option<Begin>,
+}
+
+/// The programs: in a window, a thread looks after them.
+enum Programs {
+    Unattended(Box<Session>),
+    Kept(Keeper),
+    Gone,
+}
+
+/// The moment from which on everything counts.
+struct Begin {
+    at: Instant,
+    unix_ns: i64,
+    before: Tally,
+    watch: Watch,
+}
+
+/// What the programs have counted so far.
+struct Tally {
+    totals: HashMap<CountKey, Count>,
+    probes: Vec<Probe>,
+}
+
+impl Vigil {
+    /// Attaches the programs.
+    pub(super) fn start(request: &Request, limits: Limits) -> Result<Self> {
+        let mut session = Session::start(request)?;
+        let ring = LiveRing::new(session.take_ring()?)?;
+        let wants_stacks = request.config.flame != 0;
+        let stacks = wants_stacks.then(|| session.take_stacks());
+        let names = LiveNames::of(&session, stacks.transpose()?);
+        Ok(Self {
+            programs: Programs::Unattended(Box::new(session)),
+            ring,
+            reader: Reader::new(names),
+            limits,
+            begin: None,
+        })
+    }
+
+    /// Opens a window onto these namespaces.
+    pub(super) fn open(&mut self, namespaces: Vec<Namespace>) -> Result<()> {
+        let mut session = self.session()?;
+        // What came between two windows belongs to none.
+        drop(self.ring.drain());
+        self.reader.events = Events::default();
+        self.reader.decode_errors = 0;
+        session.set_level(0)?;
+        // Ports and namespaces of long ago must not take the room of those of now.
+        session.forget_totals()?;
+        let before = Tally::of(&session)?;
+        let watch = Watch::start(namespaces, self.limits.is_narrowed)?;
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+        self.begin = Some(Begin {
+            at: Instant::now(),
+            unix_ns: unix.map_or(0, |unix| i64::try_from(unix.as_nanos()).unwrap_or(i64::MAX)),
+            before,
+            watch,
+        });
+        self.programs = Programs::Kept(Keeper::start(*session, self.limits.overhead));
+        Ok(())
+    }
+
+    /// Reads events until the window is over or a signal comes; true if it came.
+    pub(super) async fn until(&mut self, stop: &mut Stop, window: Duration) -> bool {
+        let deadline = Instant::now() + window;
+        loop {
+            let tick = (Instant::now() + TICK).min(deadline);
+            tokio::select! {
+                biased;
+                () = stop.wait() => return true,
+                () = tokio::time::sleep_until(tick.into()) => self.reader.take(&self.ring.drain()),
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+        }
+    }
+
+    /// Closes the window, reads everything out, and asks the rules. After the last one, the
+    /// programs are gone.
+    pub(super) fn close(&mut self, is_last: bool, svg: Option<&Path>) -> Result<Diagnosis> {
+        let begin = self
+            .begin
+            .take()
+            .ok_or_else(|| anyhow!("no window is open"))?;
+        let ended = Instant::now();
+        let Programs::Kept(keeper) = std::mem::replace(&mut self.programs, Programs::Gone) else {
+            return Err(anyhow!("nobody looks after the programs"));
+        };
+        let (mut session, spent) = keeper.finish()?;
+        // As near to the kernel's counters as can be: rules compare the two.
+        let totals = session.totals()?;
+        let (mut window, gaps) = begin.watch.finish(ended - begin.at)?;
+        let after = if is_last {
+            let missed = session.detach();
+            check::probes(&session, 0, &missed)?
+        } else {
+            steady(&session)?
+        };
+        self.reader.take(&self.ring.drain());
+        let totals = begin.before.grown(totals);
+        self.reader.events.totals = summary::totals(totals, &mut self.reader.names);
+        window.events = std::mem::take(&mut self.reader.events);
+        window.probes = begin.before.since(after, self.reader.decode_errors);
+        let (findings, checked) = diagnose::diagnose(&window);
+        let host = host();
+        let diagnosis = Diagnosis {
+            cost: cost(&spent, &host, ended),
+            host,
+            started_unix_ns: begin.unix_ns,
+            window: ended - begin.at,
+            namespaces: window.namespaces.len(),
+            probes: window.probes,
+            gaps,
+            findings,
+            checked,
+        };
+        if let Some(path) = svg {
+            let stacks = session.stack_totals()?;
+            culprit::draw(path, &diagnosis, &stacks, &mut self.reader.names)?;
+        }
+        self.programs = Programs::Unattended(Box::new(session));
+        Ok(diagnosis)
+    }
+
+    fn session(&mut self) -> Result<Box<Session>> {
+        match std::mem::replace(&mut self.programs, Programs::Gone) {
+            Programs::Unattended(session) => Ok(session),
+            Programs::Kept(_) | Programs::Gone => Err(anyhow!("a window is open already")),
+        }
+    }
+}
+
+impl Tally {
+    fn of(session: &Session) -> Result<Self> {
+        let probes = steady(session)?;
+        Ok(Self {
+            totals: session.totals()?.into_iter().collect(),
+            probes,
+        })
+    }
+
+    /// What totals have grown by since.
+    fn grown(&self, totals: Vec<(CountKey, Count)>) -> Vec<(CountKey, Count)> {
+        let grown = totals.into_iter().map(|(key, count)| {
+            let before = self.totals.get(&key).unwrap_or(&Count::NONE);
+            let since = Count {
+                events: count.events.saturating_sub(before.events),
+                weight: count.weight.saturating_sub(before.weight),
+            };
+            (key, since)
+        });
+        grown.filter(|(_, since)| since.events > 0).collect()
+    }
+
+    /// Probes with what they have counted since.
+    fn since(&self, mut probes: Vec<Probe>, decode_errors: u64) -> Vec<Probe> {
+        for (probe, before) in probes.iter_mut().zip(&self.probes) {
+            probe.counters = difference(&probe.counters, &before.counters);
+            probe.decode_errors = decode_errors;
+            let missed = probe.missed.zip(before.missed);
+            probe.missed = missed.map(|(now, then)| now.saturating_sub(then));
+        }
+        probes
+    }
+}
+
+/// The probes with counters that add up, although programs go on counting.
+fn steady(session: &Session) -> Result<Vec<Probe>> {
+    let missed = session
+        .probes()
+        .iter()
+        .map(|(_, hooks)| session.missed(hooks));
+    let missed: Vec<_> = missed.collect();
+    let mut probes = check::probes(session, 0, &missed)?;
+    for _ in 1..TRIES {
+        let adds_up = |probe: &Probe| probe.counters.unexplained() == 0;
+        if probes.iter().all(adds_up) {
+            break;
+        }
+        let again = check::probes(session, 0, &missed)?;
+        for (probe, again) in probes.iter_mut().zip(again) {
+            if !adds_up(probe) {
+                *probe = again;
+            }
+        }
+    }
+    Ok(probes)
+}
+
+const fn difference(now: &Counters, then: &Counters) -> Counters {
+    Counters {
+        fired: now.fired.saturating_sub(then.fired),
+        filtered: now.filtered.saturating_sub(then.filtered),
+        aggregated: now.aggregated.saturating_sub(then.aggregated),
+        delivered: now.delivered.saturating_sub(then.delivered),
+        sampled_out: now.sampled_out.saturating_sub(then.sampled_out),
+        reserve_failed: now.reserve_failed.saturating_sub(then.reserve_failed),
+        map_full: now.map_full.saturating_sub(then.map_full),
+        stack_failed: now.stack_failed.saturating_sub(then.stack_failed),
+        stack_sampled_out: now.stack_sampled_out.saturating_sub(then.stack_sampled_out),
+    }
+}
+
+fn cost(spent: &Spent, host: &Host, ended: Instant) -> Cost {
+    Cost {
+        cpu_percent: spent.percent() * f64::from(u32::try_from(host.cpus).unwrap_or(u32::MAX)),
+        rss_kib: largest_rss_kib(),
+        verdict: ended.elapsed(),
+    }
+}
+
+fn host() -> Host {
+    let uname = rustix::system::uname();
+    Host {
+        name: uname.nodename().to_string_lossy().into_owned(),
+        kernel: uname.release().to_string_lossy().into_owned(),
+        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+    }
+}
+
+/// `VmHWM` of `/proc/self/status`.
+fn largest_rss_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let value = line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok());
+    value.unwrap_or(0)
+}
