@@ -74,7 +74,7 @@ pub struct TaskStacks {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sent {
     /// A copy: whose, and what was on the stack from its pointer on.
-    Copy(StackCopy, Vec<u8>),
+    Copy(Box<StackCopy>, Vec<u8>),
     /// The block that began with the last copy of the thread has ended.
     End(BlockEnd),
 }
@@ -88,7 +88,7 @@ impl Sent {
         let pages = bytes.get(size_of::<StackCopy>()..)?;
         let pointer = usize::try_from(copy.registers[STACK_POINTER]).ok()?;
         let stack = pages.get(pointer & (PAGE - 1)..)?.to_vec();
-        Some(Self::Copy(copy, stack))
+        Some(Self::Copy(Box::new(copy), stack))
     }
 }
 

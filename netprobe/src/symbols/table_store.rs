@@ -18,13 +18,14 @@ const VDSO: &str = "[vdso]";
 pub(super) struct TableStore {
     files: HashMap<usize, Result<Tables, NoTables>>,
     bytes: u64,
-    vdso: Option<Option<Tables>>,
+    vdso: Option<Result<Tables, NoTables>>,
 }
 
 impl TableStore {
     /// Reads the tables of a file, if that was not done before.
     pub(super) fn read(&mut self, number: usize, images: &Images) {
-        self.vdso.get_or_insert_with(Tables::of_vdso);
+        self.vdso
+            .get_or_insert_with(|| Tables::of_vdso().ok_or(NoTables::Refused));
         if self.files.contains_key(&number) {
             return;
         }
@@ -48,8 +49,8 @@ impl TableStore {
             },
             Content::Kernel(name) if name == VDSO => match &self.vdso {
                 // Its addresses begin at 0.
-                Some(Some(tables)) => Code::Tables(tables, address - mapping.start),
-                Some(None) | None => Code::Closed,
+                Some(Ok(tables)) => Code::Tables(tables, address - mapping.start),
+                Some(Err(_)) | None => Code::Closed,
             },
             Content::Anonymous => Code::Bare,
             Content::Refused(..) | Content::Kernel(_) => Code::Closed,

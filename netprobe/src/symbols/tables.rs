@@ -203,7 +203,7 @@ impl Tables {
         let header = self.parsed_header()?;
         let table = header.table()?;
         let frames = self.frames();
-        let (mut seen, mut framed) = (0, 0);
+        let (mut seen, mut keeping) = (0, 0);
         let mut entries = table.iter(&self.bases);
         let many = self.header.len() / 8;
         while let Ok(Some((_begin, at @ Pointer::Direct(_)))) = entries.nth(many / PROBED_FUNCTIONS)
@@ -219,11 +219,11 @@ impl Tables {
                 | CallFrameInstruction::DefCfa { register, .. } = instruction
                     && register == FRAME_POINTER
                 {
-                    framed += 1;
+                    keeping += 1;
                     break;
                 }
             }
         }
-        Some(framed * 100 >= seen * FRAMED_PERCENT)
+        Some(keeping * 100 >= seen * FRAMED_PERCENT)
     }
 }

@@ -159,13 +159,13 @@ impl<'a> Frame<'a> {
                 caller[register] = self.recover(register, rule, cfa, tables);
             }
         }
-        self.call(caller)
+        self.call(&caller)
     }
 
     /// Goes to the caller, which began further up.
-    fn call(&mut self, caller: [Option<u64>; REGISTERS]) -> Step {
+    fn call(&mut self, caller: &[Option<u64>; REGISTERS]) -> Step {
         let is_further = caller[STACK_POINTER] > self.registers[STACK_POINTER];
-        self.registers = caller;
+        self.registers = *caller;
         match self.registers[RETURN_ADDRESS] {
             // Threads begin with nothing to return to.
             Some(0) => Step::Root,
@@ -191,7 +191,7 @@ impl<'a> Frame<'a> {
         caller[FRAME_POINTER] = Some(outer);
         caller[STACK_POINTER] = Some(frame.wrapping_add(16));
         caller[RETURN_ADDRESS] = Some(address);
-        self.call(caller)
+        self.call(&caller)
     }
 
     fn cfa(&self, rule: &CfaRule<usize>, tables: &Tables) -> Option<u64> {

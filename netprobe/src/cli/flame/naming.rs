@@ -188,7 +188,7 @@ impl Naming {
         let mut frames = vec![Arc::from(comm.as_str())];
         frames.extend(self.all_user_frames(stack, &comm, weight));
         match self.addresses(stack.kernel) {
-            Addresses::None => {}
+            Addresses::None | Addresses::Unended => {}
             Addresses::Known { ips, is_cut } => {
                 if is_cut {
                     frames.push(Arc::from("[truncated]_[k]"));
@@ -205,7 +205,6 @@ impl Naming {
                 );
             }
             Addresses::Collision => frames.push(Arc::from("[kernel stack lost: collision]_[k]")),
-            Addresses::Unended => {}
             Addresses::Failed(errno) => {
                 frames.push(Arc::from(format!("[kernel stack lost: errno {errno}]_[k]")));
             }

@@ -132,11 +132,7 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
     let mut session = Session::start(&request(&run))?;
     task_stacks::want(&mut session, &run.wanted.keys)?;
     let stacks = TaskStacks::take(&mut session)?;
-    let counting = match run.graph.source {
-        Source::Samples { .. } => Counting::Samples,
-        Source::Blocks { .. } => Counting::Blocks,
-    };
-    let mut naming = Naming::start(stacks, run.wanted.sampling.user != 0, counting);
+    let mut naming = Naming::start(stacks, run.wanted.sampling.user != 0, counting(&run.graph));
     let mut sampler = attach(&mut session, &run)?;
     log::info!(
         "ready: collecting stacks for {:?}, Ctrl-C draws at once",
@@ -168,15 +164,7 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
     session.detach();
     log::debug!("detached {:?} after the end", ended.elapsed());
     let collected = task_stacks::collected(&mut session)?;
-    let source = match &sampler {
-        Some(sampler) => format!(
-            "{} Hz {} on {} CPUs",
-            hertz(&run.graph),
-            sampler.clock().name(),
-            sampler.cpus()
-        ),
-        None => String::from("sched_switch"),
-    };
+    let source = source_of(&run.graph, sampler.as_ref());
     log::debug!("collected {:?} after the end", ended.elapsed());
     let flame = fold(
         &run,
@@ -315,6 +303,26 @@ fn progress(session: &mut Session) -> String {
     match task_stacks::tally(session) {
         Ok(tally) => format!(", {} collected", tally.counted),
         Err(_) => String::new(),
+    }
+}
+
+/// What took the stacks, for the subtitle.
+fn source_of(graph: &Graph, sampler: Option<&Sampler>) -> String {
+    match sampler {
+        Some(sampler) => format!(
+            "{} Hz {} on {} CPUs",
+            hertz(graph),
+            sampler.clock().name(),
+            sampler.cpus()
+        ),
+        None => String::from("sched_switch"),
+    }
+}
+
+const fn counting(graph: &Graph) -> Counting {
+    match graph.source {
+        Source::Samples { .. } => Counting::Samples,
+        Source::Blocks { .. } => Counting::Blocks,
     }
 }
 
