@@ -280,7 +280,7 @@ impl Cgroup {
     /// The group with this id.
     pub const fn of(id: u64, mode: u32) -> Self {
         Self {
-            id: [id as u32, (id >> 32) as u32],
+            id: [(id & 0xffff_ffff) as u32, (id >> 32) as u32],
             mode,
         }
     }

@@ -206,7 +206,7 @@ impl<L: Load> Sock<L> {
         }
         // A pointer unless one of the lowest bits says that it is something else (up to 5.15).
         let value: u64 = self.load.field(self.address, Field::SkCgroupVal);
-        if value & 3 == 0 { value } else { 0 }
+        if value.is_multiple_of(4) { value } else { 0 }
     }
 
     /// Its inode number as `/proc/PID/fd` shows it; 0 once it is orphaned, or before `accept`.

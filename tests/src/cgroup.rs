@@ -38,6 +38,7 @@ impl Cgroup {
     }
 
     /// A new one in this one.
+    #[must_use]
     pub fn child(&self, name: &str) -> Self {
         let folder = self.folder.join(name);
         fs::create_dir(&folder).expect("make a cgroup");

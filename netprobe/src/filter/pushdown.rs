@@ -78,11 +78,7 @@ impl Kernel<'_> {
             Predicate::Family(family) => set(&mut filter.family, family.number(), mode),
             Predicate::Netns(inode) => set(&mut filter.netns, *inode, mode),
             Predicate::Cgroup(group) => {
-                let is_free = filter.cgroup.mode == ANY && has(KernelTest::Cgroup);
-                if is_free {
-                    filter.cgroup = Cgroup::of(group.id, mode);
-                }
-                is_free
+                has(KernelTest::Cgroup) && set_cgroup(&mut filter.cgroup, group.id, mode)
             }
             Predicate::Ifindex(index) => {
                 has(KernelTest::Interface) && set(&mut filter.ifindex, *index, mode)
@@ -115,6 +111,14 @@ impl Kernel<'_> {
             }
         }
     }
+}
+
+fn set_cgroup(cgroup: &mut Cgroup, id: u64, mode: u32) -> bool {
+    let is_free = cgroup.mode == ANY;
+    if is_free {
+        *cgroup = Cgroup::of(id, mode);
+    }
+    is_free
 }
 
 fn set(number: &mut Number, value: u32, mode: u32) -> bool {

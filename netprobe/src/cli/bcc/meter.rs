@@ -178,7 +178,6 @@ mod tests {
             ino: 9,
             cgroup: None,
             is_server: false,
-            cgroup: None,
             traffic: Some(Traffic {
                 age: None,
                 least_age: Duration::ZERO,

@@ -135,7 +135,7 @@ fn finish(
     missed: &[Option<u64>],
     global: &Global,
 ) -> Result<()> {
-    let mut names = LiveNames::of(&session, None);
+    let mut names = LiveNames::of(session, None);
     let totals: Vec<Total> = crate::aggregate::summary::totals(session.totals()?, &mut names);
     let summary = Summary {
         cost: None,
