@@ -43,7 +43,7 @@ fn main() {
     let folder = tempfile::tempdir().expect("make a folder");
     let record = record(folder.path());
     let ours = netprobe(folder.path());
-    let theirs = record.map(|record| pipeline(folder.path(), record));
+    let theirs = record.map(|record| pipeline(folder.path(), &record));
     let average = fs::read_to_string("/proc/loadavg").expect("read the load");
     println!("short connections per second: {}", load.per_second());
     println!("load average: {}", average.trim());
@@ -62,8 +62,16 @@ fn row(name: &str, cost: Cost) {
         cost.after.as_secs_f64(),
         cost.cpu.as_secs_f64(),
         cost.rss_kib / 1024,
-        cost.files as f64 / 1e6
+        megabytes(cost.files)
     );
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "files are smaller than 2^52 bytes"
+)]
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
 }
 
 /// Connections that are made, answered and closed, as fast as they go.
@@ -105,6 +113,7 @@ impl Load {
     }
 }
 
+#[expect(clippy::zombie_processes, reason = "`wait` waits for it")]
 fn netprobe(folder: &Path) -> Cost {
     let mut child = Command::new(binary())
         .args(["flame", "cpu", "-F", HERTZ, "--duration", "10s", "-o"])
@@ -192,13 +201,14 @@ fn record(folder: &Path) -> Option<Child> {
         .ok()
 }
 
-fn pipeline(folder: &Path, record: Child) -> Cost {
-    let (data, script, folded) = (
+#[expect(clippy::zombie_processes, reason = "`wait` waits for it")]
+fn pipeline(folder: &Path, record: &Child) -> Cost {
+    let (data, script, stacks) = (
         folder.join("perf.data"),
         folder.join("perf.script"),
         folder.join("perf.folded"),
     );
-    let recorded = wait(&record);
+    let recorded = wait(record);
     let began = Instant::now();
     let out = File::create(&script).expect("make a file");
     let child = Command::new("perf")
@@ -210,13 +220,13 @@ fn pipeline(folder: &Path, record: Child) -> Cost {
         .expect("start perf script");
     let printed = wait(&child);
     let before = thread_cpu();
-    draw(&script, &folded, &folder.join("theirs.svg")).expect("draw");
+    draw(&script, &stacks, &folder.join("theirs.svg")).expect("draw");
     let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
     Cost {
         after: began.elapsed(),
-        cpu: recorded.cpu + printed.cpu + (thread_cpu() - before),
+        cpu: recorded.cpu + printed.cpu + thread_cpu().saturating_sub(before),
         rss_kib: recorded.rss_kib.max(printed.rss_kib),
-        files: size(&data) + size(&script) + size(&folded),
+        files: size(&data) + size(&script) + size(&stacks),
     }
 }
 

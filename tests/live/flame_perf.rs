@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    process::{Command, Stdio},
+    path::Path,
+    process::{Child, Command, Stdio},
 };
 
 use netprobe_tests::skip::skip;
@@ -52,6 +53,26 @@ fn plain(function: &str) -> String {
     function.trim_end_matches("_impl").to_owned()
 }
 
+/// perf at work on a process, to its end.
+fn record(pid: u32, data: &Path) -> Child {
+    Command::new("perf")
+        .args(["record", "-q", "-e", "cpu-clock", "-F", HERTZ])
+        .args(["--call-graph", "dwarf", "-p", &pid.to_string(), "-o"])
+        .arg(data)
+        .spawn()
+        .expect("start perf")
+}
+
+/// The samples that it took, as text.
+fn script(data: &Path) -> String {
+    let script = Command::new("perf")
+        .args(["script", "--no-inline", "-F", "ip,sym", "-i"])
+        .arg(data)
+        .output()
+        .expect("run perf script");
+    String::from_utf8_lossy(&script.stdout).into_owned()
+}
+
 #[test]
 fn perf_sees_the_same_functions_with_the_same_shares() {
     if Command::new("perf")
@@ -74,32 +95,13 @@ fn perf_sees_the_same_functions_with_the_same_shares() {
     let graph = ["cpu", "-F", HERTZ, "--comm", "burn-perf"];
     let stacks = draw(&graph, || {
         let burner = Burner::start(&program, "sys", 4);
-        let mut record = Command::new("perf");
-        record.args([
-            "record",
-            "-q",
-            "-e",
-            "cpu-clock",
-            "-F",
-            HERTZ,
-            "--call-graph",
-            "dwarf",
-        ]);
-        record
-            .args(["-p", &burner.child.id().to_string(), "-o"])
-            .arg(&data);
-        perf = Some(record.spawn().expect("start perf"));
+        perf = Some(record(burner.child.id(), &data));
         burner
     });
     // The burner has ended with the graph, and perf with the burner.
     let recorded = perf.expect("it was started").wait().expect("wait for perf");
     assert!(recorded.success(), "perf record: {recorded}");
-    let script = Command::new("perf")
-        .args(["script", "--no-inline", "-F", "ip,sym", "-i"])
-        .arg(&data)
-        .output()
-        .expect("run perf script");
-    let theirs = shares(&parse(&String::from_utf8_lossy(&script.stdout)));
+    let theirs = shares(&parse(&script(&data)));
     let functions = |stack: &str| {
         let frames = stack.split(';').skip(1);
         frames

@@ -84,15 +84,14 @@ fn cost(case: &Case, traffic: Traffic) -> f64 {
     let mut slices: Vec<f64> = (0..SLICES)
         .map(|_| {
             let before = RunTime::of(watcher.id());
-            match &lossy {
-                Some(lossy) => lossy.run(SLICE),
-                None => {
-                    let one = Storm {
-                        senders: 1,
-                        ..Storm::full()
-                    };
-                    one.rage(&netns, SLICE);
-                }
+            if let Some(lossy) = &lossy {
+                lossy.run(SLICE);
+            } else {
+                let one = Storm {
+                    senders: 1,
+                    ..Storm::full()
+                };
+                one.rage(&netns, SLICE);
             }
             RunTime::of(watcher.id()).ns_per_run_since(before)
         })

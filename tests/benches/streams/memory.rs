@@ -32,9 +32,9 @@ pub(crate) fn report() {
             })
         })
         .collect();
-    actors.iter_mut().for_each(|actor| {
+    for actor in &mut actors {
         actor.hear();
-    });
+    }
     let live = resident(watcher.id(), "VmRSS");
     drop(actors);
     netns.wait_for_silence();
