@@ -12,6 +12,8 @@ use crate::burner::{Burner, build, draw};
 
 /// What perf still keeps up with.
 const HERTZ: &str = "499";
+/// So long that shares of samples taken at different moments agree within a point.
+const SECONDS: u32 = 12;
 /// Functions that are compared.
 const TOP: usize = 20;
 /// Shares may differ by so many points.
@@ -50,6 +52,7 @@ fn parse(script: &str) -> Vec<(BTreeSet<String>, u64)> {
 fn plain(function: &str) -> String {
     let (function, _version) = function.split_once('@').unwrap_or((function, ""));
     let function = function.trim_start_matches("__GI_").trim_start_matches('_');
+    let function = function.strip_prefix("libc_").unwrap_or(function);
     function.trim_end_matches("_impl").to_owned()
 }
 
@@ -94,7 +97,7 @@ fn perf_sees_the_same_functions_with_the_same_shares() {
     let mut perf = None;
     let graph = ["cpu", "-F", HERTZ, "--comm", "burn-perf"];
     let stacks = draw(&graph, || {
-        let burner = Burner::start(&program, "sys", 4);
+        let burner = Burner::start(&program, "sys", SECONDS);
         perf = Some(record(burner.child.id(), &data));
         burner
     });
