@@ -2,8 +2,10 @@
 
 use std::process::Command;
 
-use crate::burner::{Burner, OFTEN, assert_shares, build, build_rust, draw, share};
+use crate::burner::{Burner, assert_shares, build, build_rust, draw, share};
 
+/// As often as two pages of every stack can be copied.
+const OFTEN: &str = "719";
 const UNFRAMED: [&str; 3] = ["-O2", "-g", "-fomit-frame-pointer"];
 
 /// The share of the stacks with functions of `kind` that have `callers` side by side.

@@ -54,14 +54,14 @@ impl Verdict {
         self.findings.iter().find(|finding| finding.id() == id)
     }
 
-    /// The finding of this id, which stands first or behind one of `causes`.
+    /// The finding of this id, which stands first or is said to hide behind one of `causes`.
     #[track_caller]
     pub(crate) fn first_or_behind(&self, id: &str, causes: &[&str]) -> &Finding {
         let found = self
             .finding(id)
             .unwrap_or_else(|| panic!("no {id}: {}", self.story()));
-        let first = self.findings.first().map_or("", Finding::id);
-        assert!(first == id || causes.contains(&first), "{}", self.story());
+        let is_behind = found.cause().is_some_and(|cause| causes.contains(&cause));
+        assert!(self.first_id() == Some(id) || is_behind, "{}", self.story());
         found
     }
 
@@ -123,6 +123,13 @@ impl Finding {
     /// Its id.
     pub(crate) fn id(&self) -> &str {
         self.0["id"].as_str().expect("a finding has an id")
+    }
+
+    /// The finding that it is said to hide behind.
+    fn cause(&self) -> Option<&str> {
+        let evidence = self.0["evidence"].as_array()?;
+        let mut texts = evidence.iter().filter_map(|one| one["text"].as_str());
+        texts.find_map(|text| text.strip_prefix("hidden behind "))
     }
 
     /// Whether it stops connections.

@@ -40,10 +40,13 @@ const TICK: Duration = Duration::from_millis(50);
 /// Room for distinct stacks, at least and at most.
 const LEAST_STACKS: u32 = 2048;
 const MOST_STACKS: u32 = 16_384;
-/// Bytes of the ring for copied stacks: what is copied in a quarter of a second.
-const COPY_RING_BYTES: u32 = 4 << 20;
-/// Bytes of user stacks that are copied per second at most, on all CPUs; the others are followed by
-/// frame pointers.
+/// Bytes of the ring for copied stacks, at least and at most.
+const LEAST_RING: u32 = 4 << 20;
+const MOST_RING: u32 = 16 << 20;
+/// Bytes of user stacks that a CPU copies per second at most, which is more than 99 of the largest; the others are
+/// followed by frame pointers.
+const COPIED_PER_CPU: u64 = 4 << 20;
+/// So many in any case, shared between the CPUs.
 const COPIED_PER_SECOND: u64 = 16 << 20;
 
 /// Where the stacks come from.
@@ -242,10 +245,21 @@ fn most_stacks(run: &Run) -> u32 {
     most.clamp(LEAST_STACKS, MOST_STACKS).next_power_of_two()
 }
 
-/// What a copied KiB costs the budget of a CPU, all of which share [`COPIED_PER_SECOND`].
+/// Bytes that all CPUs together may copy per second.
+fn copied_per_second() -> u64 {
+    COPIED_PER_SECOND.max(COPIED_PER_CPU * sampler::online() as u64)
+}
+
+/// What a copied KiB costs the budget of a CPU.
 fn copy_ns_per_kib() -> u32 {
     let cpus = sampler::online() as u64;
-    u32::try_from(cpus * 1_000_000_000 / (COPIED_PER_SECOND >> 10)).unwrap_or(u32::MAX)
+    u32::try_from(cpus * 1_000_000_000 / (copied_per_second() >> 10)).unwrap_or(u32::MAX)
+}
+
+/// Bytes of the ring for copied stacks: what is copied in a quarter of a second.
+fn copy_ring_bytes() -> u32 {
+    let quarter = u32::try_from(copied_per_second() / 4).unwrap_or(MOST_RING);
+    quarter.clamp(LEAST_RING, MOST_RING).next_power_of_two()
 }
 
 fn request(run: &Run) -> Request {
@@ -259,7 +273,7 @@ fn request(run: &Run) -> Request {
         ..Sizes::NONE
     };
     if config.sampling.copies != 0 {
-        sizes.ring_bytes = COPY_RING_BYTES;
+        sizes.ring_bytes = copy_ring_bytes();
         config.sampling.copy_ns_per_kib = copy_ns_per_kib();
     }
     let mut windowed = None;
