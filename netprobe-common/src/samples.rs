@@ -160,6 +160,8 @@ record! {
         pub thread: u32,
         /// Pages that follow.
         pub pages: u32,
+        /// Nanoseconds that the sample stands for; 0 of a block, whose length is told at its end.
+        pub ns: u64,
         /// The registers with which it left user mode, as the kernel keeps them (`pt_regs`).
         pub registers: [u64; 21],
     }

@@ -91,9 +91,10 @@ fn netns() -> u32 {
     Probed.field(net, Field::NetInum)
 }
 
-/// Where the running task is, in the kernel and above. A user stack that is [`COPIED`] is in the ring.
+/// Where the running task is, in the kernel and above. A user stack that is [`COPIED`] is in the ring, with the time
+/// `ns` that it stands for.
 #[inline(always)]
-pub(crate) fn stack<C: StackIdContext>(ctx: &C, tally: &mut Tally) -> TaskStack {
+pub(crate) fn stack<C: StackIdContext>(ctx: &C, tally: &mut Tally, ns: u64) -> TaskStack {
     const BPF_F_USER_STACK: u64 = 1 << 8;
     let mut key = TaskStack::zeroed();
     key.kernel = NOT_ASKED;
@@ -108,7 +109,7 @@ pub(crate) fn stack<C: StackIdContext>(ctx: &C, tally: &mut Tally) -> TaskStack 
     key.comm = task::comm();
     if frozen(&CONFIG.sampling.user) != 0 {
         announce(key.pid);
-        key.user = if stack_copies::send(&key, tally) {
+        key.user = if stack_copies::send(&key, ns, tally) {
             COPIED
         } else {
             stack_id(ctx, tally, BPF_F_USER_STACK)

@@ -52,7 +52,7 @@ const STACK_SEGMENT: usize = 20;
 
 /// Sends a copy of the user stack of the running task; false if it is to be walked instead.
 #[inline(always)]
-pub(crate) fn send(stack: &TaskStack, tally: &mut Tally) -> bool {
+pub(crate) fn send(stack: &TaskStack, ns: u64, tally: &mut Tally) -> bool {
     if frozen(&CONFIG.sampling.copies) == 0 || FRAMED.get_ptr(stack.pid).is_some() {
         return false;
     }
@@ -76,6 +76,7 @@ pub(crate) fn send(stack: &TaskStack, tally: &mut Tally) -> bool {
     copy.head.stack.user = COPIED;
     copy.head.thread = bpf_get_current_pid_tgid() as u32;
     copy.head.pages = pages as u32;
+    copy.head.ns = ns;
     let bytes = size_of::<StackCopy>() + pages * PAGE;
     let is_sent = bytes_of(copy)
         .get(..bytes)

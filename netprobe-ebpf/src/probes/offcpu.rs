@@ -51,7 +51,7 @@ fn begin(ctx: &BtfTracePointContext, tally: &mut Tally) {
     }
     let blocked = Blocked {
         since_ns: now(),
-        stack: stack(ctx, tally),
+        stack: stack(ctx, tally, 0),
     };
     if BLOCKED.insert(thread, blocked, 0).is_err() {
         // How long it will have been blocked nobody will know.

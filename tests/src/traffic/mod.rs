@@ -110,8 +110,13 @@ impl Family {
     /// Connects to the server and waits for the outcome.
     pub fn connect(self, port: u16) -> io::Result<Socket> {
         let socket = self.socket();
-        socket.connect(&self.wanted(SERVER, port).into())?;
+        self.connect_with(&socket, port)?;
         Ok(socket)
+    }
+
+    /// As [`Family::connect`], with a socket that may have failed before.
+    pub fn connect_with(self, socket: &Socket, port: u16) -> io::Result<()> {
+        socket.connect(&self.wanted(SERVER, port).into())
     }
 
     /// Begins to connect to the server, without waiting for the outcome.

@@ -102,7 +102,7 @@ impl Copies {
             bytes,
         };
         match self.counting {
-            Counting::Samples => self.queue(copy.stack, copied, 1),
+            Counting::Samples => self.queue(copy.stack, copied, copy.ns),
             Counting::Blocks => {
                 self.blocked_bytes += copied.bytes.len();
                 let before = self.blocked.insert(copy.thread, (copy.stack, copied));

@@ -177,7 +177,7 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
         Ended {
             elapsed,
             monotonic_ns: ended_ns,
-            sample_ns: sample_ns(&run.graph, sampler.as_ref(), &collected, elapsed),
+            sample_ns: sample_ns(&run.graph, sampler.as_ref()),
         },
     );
     log::debug!("folded {:?} after the end", ended.elapsed());
@@ -348,12 +348,14 @@ const fn hertz(graph: &Graph) -> u64 {
 }
 
 impl Graph {
-    /// The width of so many samples, which stand for `sample_ns` each, or of so long a time.
-    const fn weight(&self, events: u64, ns: u64, sample_ns: u64) -> u64 {
-        match self.source {
-            Source::Samples { .. } if !self.within.is_empty() => events * sample_ns,
-            Source::Samples { .. } => events,
-            Source::Blocks { .. } => ns / 1000,
+    /// The width of so many samples, which stand for `sample_ns` each or else for the time between them, or of
+    /// so long a time.
+    const fn weight(&self, events: u64, ns: u64, sample_ns: Option<u64>) -> u64 {
+        match (self.source, sample_ns) {
+            (Source::Samples { .. }, _) if self.within.is_empty() => events,
+            (Source::Samples { .. }, Some(sample_ns)) => events * sample_ns,
+            (Source::Samples { .. }, None) => ns,
+            (Source::Blocks { .. }, _) => ns / 1000,
         }
     }
 
@@ -372,30 +374,14 @@ impl Graph {
 struct Ended {
     elapsed: Duration,
     monotonic_ns: u64,
-    sample_ns: u64,
+    sample_ns: Option<u64>,
 }
 
-/// How much time a sample stands for. A timer that was late, as in a virtual machine that had to
-/// wait for its CPU, left samples out: the others stand for their time too.
-fn sample_ns(
-    graph: &Graph,
-    sampler: Option<&Sampler>,
-    collected: &Collected,
-    elapsed: Duration,
-) -> u64 {
-    let Source::Samples { hertz } = graph.source else {
-        return 0;
-    };
-    let wall_ns = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-    sampler
-        .filter(|sampler| sampler.clock() == Clock::CpuClock)
-        .and_then(|sampler| u64::try_from(sampler.cpus()).ok())
-        .and_then(|cpus| {
-            wall_ns
-                .saturating_mul(cpus)
-                .checked_div(collected.tally.taken)
-        })
-        .unwrap_or(1_000_000_000 / hertz)
+/// How much time a sample stands for, if that is always the same: a CPU that does nothing counts no cycles, but its
+/// timer goes on.
+fn sample_ns(graph: &Graph, sampler: Option<&Sampler>) -> Option<u64> {
+    let is_steady = sampler.is_some_and(|sampler| sampler.clock() == Clock::Cycles);
+    is_steady.then(|| 1_000_000_000 / hertz(graph).max(1))
 }
 
 fn monotonic_ns() -> u64 {
