@@ -1,7 +1,7 @@
 //! Programs that spend known shares of their time in known functions, and the graphs drawn of them.
 
 use std::{
-    env, fs,
+    fs,
     io::Read,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
@@ -62,10 +62,7 @@ impl Burner {
     }
 
     pub(crate) fn spawn(command: &mut Command) -> Self {
-        // The environment lies on the stack, and how large it is should not matter.
         let mut child = command
-            .env_clear()
-            .env("PATH", env::var_os("PATH").unwrap_or_default())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
