@@ -3,11 +3,11 @@
 //! `tp_btf` and `fentry` programs get typed pointers that the verifier lets them read directly;
 //! kprobes get bare numbers and must ask a helper. A handler is written once over [`Load`].
 
-use core::arch::asm;
+use core::{arch::asm, ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::helpers::{
-    bpf_probe_read_kernel, bpf_probe_read_kernel_buf, bpf_probe_read_user_buf,
-    generated::bpf_skc_to_tcp_sock,
+    bpf_probe_read_kernel_buf, bpf_probe_read_user_buf,
+    generated::{self, bpf_skc_to_tcp_sock},
 };
 use netprobe_common::{
     config::CAST_MARK,
@@ -94,9 +94,18 @@ pub(crate) struct Probed;
 impl Load for Probed {
     #[inline(always)]
     fn at<T: Plain>(self, address: u64, offset: u64) -> T {
-        let pointer = (address as *const u8).wrapping_add(offset as usize);
-        // SAFETY: the helper checks the address and copies, whatever it is.
-        unsafe { bpf_probe_read_kernel(pointer.cast::<T>()) }.unwrap_or(T::zeroed())
+        let mut read = MaybeUninit::<T>::uninit();
+        // VERIFIER: the result is not looked at, which would double the paths at every read.
+        // SAFETY: the helper checks the address, whatever it is, and fills `read`: with zeroes if it is not readable. Every
+        // pattern of bits is a `Plain` value.
+        unsafe {
+            let _unreadable = generated::bpf_probe_read_kernel(
+                read.as_mut_ptr().cast(),
+                size_of::<T>() as u32,
+                (address as *const c_void).wrapping_byte_add(offset as usize),
+            );
+            read.assume_init()
+        }
     }
 
     #[inline(always)]

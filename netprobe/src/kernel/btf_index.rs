@@ -46,12 +46,13 @@ pub(super) fn find(bytes: &[u8], names: &HashSet<String>) -> Option<Index> {
     Some(index)
 }
 
-/// BTF that knows only the tracepoints and functions in `index`, under the ids that they have there;
-/// everything before the last of them is a nameless pointer. It takes a tenth of the time to read, and of
-/// the memory to keep.
-pub(super) fn thin(index: &Index) -> Option<Vec<u8>> {
+/// BTF that knows only those tracepoints and functions in `index` that are `wanted`, under the ids that they
+/// have there; everything before the last of them is a nameless pointer. It takes a tenth of the time to
+/// read, and of the memory to keep.
+pub(super) fn thin(index: &Index, wanted: &HashSet<String>) -> Option<Vec<u8>> {
     let found = index
         .iter()
+        .filter(|(name, _)| wanted.contains(*name))
         .flat_map(|(name, found)| found.iter().map(move |found| (name.as_str(), *found)));
     let mut kept: Vec<(&str, Found)> = found
         .filter(|(_, found)| matches!(found.kind(), KIND_FUNC | KIND_TYPEDEF))
@@ -139,7 +140,8 @@ impl<'a> Wanted<'a> {
             begins: vec![0; strings.len() / 64 + 1],
         };
         let mut offset = 0;
-        for string in strings.split(|byte| *byte == 0) {
+        for end in memchr::memchr_iter(0, strings) {
+            let string = &strings[offset..end];
             if plausible[look(string)]
                 && let Some(name) = by_bytes.get(string)
                 && let Ok(begin) = u32::try_from(offset)
@@ -147,7 +149,7 @@ impl<'a> Wanted<'a> {
                 found.names.insert(begin, *name);
                 found.begins[offset / 64] |= 1 << (offset % 64);
             }
-            offset += string.len() + 1;
+            offset = end + 1;
         }
         found
     }
@@ -246,11 +248,13 @@ mod tests {
     #[test]
     fn thin_btf_keeps_ids_and_drops_the_rest() {
         let index = find(&small(), &names(&["sock", "u8"])).unwrap();
-        let thin = thin(&index).unwrap();
-        let again = find(&thin, &names(&["sock", "u8"])).unwrap();
+        let sock = thin(&index, &names(&["sock"])).unwrap();
+        let again = find(&sock, &names(&["sock", "u8"])).unwrap();
         // The struct is gone, the typedef stays where it was.
         assert_eq!(ids(&again, "sock"), [3]);
         assert!(!again.contains_key("u8"));
+        let nothing = thin(&index, &names(&["u8"])).unwrap();
+        assert!(find(&nothing, &names(&["sock"])).unwrap().is_empty());
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod load;
 pub mod names;
 mod object;
 pub mod offsets;
+pub mod own_frames;
 pub mod pod;
 pub mod privileges;
 pub mod reset_reasons;

@@ -7,7 +7,8 @@ use netprobe_common::owner::Owner;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
-    drop_reasons::DropReasons, reset_reasons::ResetReasons, session::Session, symbols::Symbols,
+    drop_reasons::DropReasons, own_frames::without_own, reset_reasons::ResetReasons,
+    session::Session, symbols::Symbols,
 };
 use crate::{
     decode::Names,
@@ -150,51 +151,6 @@ impl Names for LiveNames {
     fn clock_offset_ns(&self) -> i64 {
         self.clock_offset_ns
     }
-}
-
-/// A stack, innermost first, without the frames of BPF itself.
-pub fn without_own(frames: &[Arc<str>]) -> &[Arc<str>] {
-    let own = frames
-        .iter()
-        .rposition(|name| is_bpf(name))
-        .map_or(0, |last| last + 1);
-    &frames[own..]
-}
-
-/// Frames that tracing itself puts between the traced function and our program.
-fn is_bpf(function: &str) -> bool {
-    [
-        "bpf_prog_",
-        "bpf_trampoline_",
-        "bpf_trace_run",
-        "__bpf_trace_",
-        "__traceiter_",
-        "bpf_get_stackid",
-        "kprobe_perf_func",
-        "kretprobe_perf_func",
-        "kprobe_ftrace_handler",
-        "kprobe_dispatcher",
-        "kretprobe_dispatcher",
-        "ftrace_trampoline",
-        "trace_call_bpf",
-        "kretprobe_trampoline",
-        "arch_rethook_trampoline",
-        "rethook_trampoline_handler",
-        "__kretprobe_trampoline",
-        "kretprobe_rethook_handler",
-        "arch_rethook_trampoline_callback",
-        "opt_pre_handler",
-        "optimized_callback",
-        "trampoline_handler",
-        "__kretprobe_trampoline_handler",
-        "pre_handler_kretprobe",
-        "ftrace_regs_call",
-        "ftrace_call",
-        "ftrace_ops_list_func",
-        "arch_ftrace_ops_list_func",
-    ]
-    .iter()
-    .any(|own| function.starts_with(own))
 }
 
 fn clock_offset_ns() -> i64 {

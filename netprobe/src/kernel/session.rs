@@ -39,7 +39,7 @@ use super::{
 use crate::{
     filter::KnownReasons,
     kernel::sampler::{self, OFF_CPU},
-    probes::{self, Hook, PROBES, ProbeSpec, Via},
+    probes::{self, Attach, Hook, PROBES, ProbeSpec},
 };
 
 const CONNTRACK: &str = "nf_conntrack";
@@ -66,10 +66,22 @@ pub struct Request {
 impl Request {
     /// Names of the programs that may come to use.
     fn programs(&self) -> HashSet<&'static str> {
-        let hooks = self.probes.iter().flat_map(|spec| spec.hooks);
-        let ways = hooks.chain(self.windowed).flat_map(|hook| hook.ways);
-        let of_hooks = ways.flat_map(|way| way.iter().map(|attach| attach.program));
+        let of_hooks = attaches(self.hooks()).map(|attach| attach.program);
         of_hooks.chain([sampler::PROGRAM]).collect()
+    }
+
+    /// What programs may attach to by its type.
+    fn typed_targets(&self) -> HashSet<String> {
+        attaches(self.hooks())
+            .filter_map(Attach::type_name)
+            .collect()
+    }
+
+    fn hooks(&self) -> impl Iterator<Item = &'static Hook> {
+        self.probes
+            .iter()
+            .flat_map(|spec| spec.hooks)
+            .chain(self.windowed)
     }
 }
 
@@ -102,7 +114,7 @@ impl Session {
         configure: impl FnOnce(&dyn KnownReasons, bool) -> Result<Config>,
     ) -> Result<Self> {
         let started = Instant::now();
-        let (kernel, btf) = parse_btf(&btf::Image::read()?)?;
+        let (kernel, btf) = parse_btf(&btf::Image::read()?, &request.typed_targets())?;
         let offsets = offsets::resolve(&kernel);
         log::debug!("types are read after {:?}", started.elapsed());
         let drop_reasons = DropReasons::read(&kernel);
@@ -410,9 +422,9 @@ impl Session {
 }
 
 /// Parses the kernel's types: whole for us, thinned for aya, which only needs to find hooks.
-fn parse_btf(image: &btf::Image) -> Result<(KernelBtf, Btf)> {
+fn parse_btf(image: &btf::Image, targets: &HashSet<String>) -> Result<(KernelBtf, Btf)> {
     let index = btf_index::find(image.bytes(), &names()).ok_or_else(damaged)?;
-    let thin = btf_index::thin(&index).ok_or_else(damaged)?;
+    let thin = btf_index::thin(&index, targets).ok_or_else(damaged)?;
     let aya = Btf::parse(&thin, aya::Endianness::default()).context("parse the thinned BTF")?;
     Ok((KernelBtf::new(image, index)?, aya))
 }
@@ -421,14 +433,18 @@ fn damaged() -> anyhow::Error {
     anyhow!("the kernel's BTF is damaged, or of a format not known here")
 }
 
+fn attaches(hooks: impl Iterator<Item = &'static Hook>) -> impl Iterator<Item = &'static Attach> {
+    let ways = hooks.flat_map(|hook| hook.ways);
+    ways.flat_map(|way| way.iter())
+}
+
 /// Everything that is asked of the kernel's BTF, by name.
 fn names() -> HashSet<String> {
     let extra = [&probes::connects::CANDIDATES, &OFF_CPU];
     let hooks = PROBES.iter().flat_map(|spec| spec.hooks).chain(extra);
-    let targets = hooks.flat_map(|hook| hook.ways.iter().flat_map(|way| way.iter()));
-    let targets = targets.map(|attach| match attach.via {
-        Via::TpBtf => format!("btf_trace_{}", attach.target),
-        Via::Fentry | Via::Fexit | Via::Kprobe | Via::Kretprobe => attach.target.to_owned(),
+    let targets = attaches(hooks).map(|attach| {
+        let type_name = attach.type_name();
+        type_name.unwrap_or_else(|| attach.target.to_owned())
     });
     let types = offsets::names()
         .chain(drop_reasons::names())

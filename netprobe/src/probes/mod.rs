@@ -138,6 +138,17 @@ pub struct Attach {
     pub target: &'static str,
 }
 
+impl Attach {
+    /// What the kernel's BTF calls the target; `None` if the program finds it otherwise.
+    pub fn type_name(&self) -> Option<String> {
+        match self.via {
+            Via::TpBtf => Some(format!("btf_trace_{}", self.target)),
+            Via::Fentry | Via::Fexit => Some(self.target.to_owned()),
+            Via::Kprobe | Via::Kretprobe => None,
+        }
+    }
+}
+
 /// A type of program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {

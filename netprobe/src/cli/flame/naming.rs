@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     kernel::{
-        names::without_own,
+        own_frames::without_own,
         symbols::Symbols,
         task_stacks::{Addresses, Sent, TaskStacks},
     },
@@ -52,6 +52,8 @@ const EXPLAIN_PERCENT: u64 = 20;
 pub(super) struct Naming {
     stacks: TaskStacks,
     kernel: Symbols,
+    /// Whether stacks begin in our own program, which an event called; samples do not.
+    begins_in_bpf: bool,
     worker: Option<Background>,
     found: Found,
     read: HashMap<i32, Addresses>,
@@ -69,6 +71,7 @@ impl Naming {
         Self {
             stacks,
             kernel: Symbols::new(),
+            begins_in_bpf: matches!(counting, Counting::Blocks),
             worker: wants_user.then(|| Background::start(true)),
             found: Found::new(),
             read: HashMap::new(),
@@ -196,7 +199,11 @@ impl Naming {
                 let names: Vec<Arc<str>> = call_sites(&ips)
                     .map(|address| self.kernel.lookup(address).function)
                     .collect();
-                let names = without_own(&names);
+                let names = if self.begins_in_bpf {
+                    without_own(&names)
+                } else {
+                    &names
+                };
                 frames.extend(
                     names
                         .iter()
