@@ -56,6 +56,8 @@ enum Tier {
     Live,
     /// The live tests inside each kernel of the matrix, in virtual machines
     Matrix,
+    /// The commands under the names of bcc beside the tools of bcc, in a virtual machine
+    Bcc,
     /// Incidents reproduced, recognised and cured: on this kernel, or in machines with --kernel
     Scenarios,
 }
@@ -75,6 +77,7 @@ impl Tier {
             Self::Replay => target("replay", options),
             Self::Live => as_root("live", options),
             Self::Matrix => matrix::run("live", options),
+            Self::Bcc => matrix::bcc(options),
             Self::Scenarios if options.kernels.is_empty() => as_root("scenarios", options),
             Self::Scenarios => matrix::run("scenarios", options),
         }
