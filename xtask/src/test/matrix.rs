@@ -3,6 +3,7 @@
 //! What a machine prints goes to `target/matrix/VERSION-TARGET.log`; it is shown when something
 //! failed.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -26,6 +27,10 @@ const TIMEOUT: Duration = Duration::from_mins(15);
 const BCC_KERNEL: &str = "6.1";
 /// bcc compiles a program for each tool, all at once, with clang.
 const BCC_MEMORY: &str = "4G";
+/// Which of the tools the test takes, handed on.
+const BCC_TOOLS: &str = "NETPROBE_BCC_TOOLS";
+/// As long as that may take without acceleration.
+const BCC_TIMEOUT: Duration = Duration::from_mins(40);
 
 /// Runs the commands under the names of bcc beside the tools of bcc, in one kernel.
 pub(super) fn bcc(options: &Options) -> Result<Tally> {
@@ -135,15 +140,18 @@ impl Boot<'_> {
             (self.test.to_owned(), self.program()),
             (self.netprobe.to_owned(), "/bin/netprobe".to_owned()),
         ];
+        let only = env::var(BCC_TOOLS).ok();
         let mut variables = vec![
             ("NETPROBE_BIN", "/bin/netprobe"),
             ("NETPROBE_REQUIRE_LIVE", "1"),
             ("NETPROBE_DISPOSABLE", "1"),
         ];
         if let Some(root) = &self.bcc {
-            machine.memory = BCC_MEMORY.to_owned();
+            machine.timeout = BCC_TIMEOUT;
+            BCC_MEMORY.clone_into(&mut machine.memory);
             machine.bcc = Some(root.clone());
             variables.push(("NETPROBE_BCC", "/bcc"));
+            variables.extend(only.as_deref().map(|tools| (BCC_TOOLS, tools)));
         }
         machine.environment = variables
             .into_iter()

@@ -118,6 +118,11 @@ impl Machine {
     }
 }
 
+/// Whether machines run without acceleration here, many times slower.
+pub(crate) fn is_emulated() -> Result<bool> {
+    Ok(accelerator::Accelerator::of_this_machine()? == accelerator::Accelerator::Tcg)
+}
+
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let mut machine = Machine::new(kernels::get(&args.kernel)?, args.command);
