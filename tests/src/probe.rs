@@ -501,6 +501,21 @@ impl Run {
         self.all().iter().filter(is_wanted).collect()
     }
 
+    /// The run with only those of its events, of which none was lost, that have this port at either end.
+    #[track_caller]
+    #[must_use]
+    pub fn at_port(&self, port: u16) -> Self {
+        let has_port = |event: &&Event| {
+            let mut ends = ["sport", "dport"].iter();
+            ends.any(|end| *column_of(event, end) == port)
+        };
+        let events = self.all().iter().filter(has_port).cloned().collect();
+        Self {
+            events,
+            ..self.clone()
+        }
+    }
+
     /// How many have `value` in `column`.
     #[track_caller]
     pub fn count(&self, column: &str, value: impl Into<Value>) -> u64 {
