@@ -15,10 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{PATIENCE, netns::Netns};
-
-/// Line on standard error that says that everything is attached.
-const READY: &str = "netprobe: ready";
+use crate::{PATIENCE, netns::Netns, ready::READY};
 
 /// One event: its columns by name.
 pub type Event = serde_json::Map<String, Value>;
