@@ -11,8 +11,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use super::draw::{self, Look};
+use super::draw::Look;
 use crate::{
+    cli::output::Output,
     render::{flamegraph, folded, pprof},
     report::{Folded, Palette},
 };
@@ -59,7 +60,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         .iter()
         .map(|(names, (before, after))| format!("{names} {before} {after}"))
         .collect();
-    let mut out = draw::open(&options.output)?;
+    let mut out = Output::open(Some(&options.output))?;
     let drawn = if options.folded {
         lines
             .iter()
