@@ -214,7 +214,7 @@ fn kills_at_random_instants_leave_nothing() {
     let asked = std::env::var("NETPROBE_KILLS");
     let kills = asked.map_or(kills, |asked| asked.parse().expect("a number"));
     let (before, events) = (bpf::all(), bpf::trace_events());
-    for (number, run) in (1..=kills).zip(runs.iter().cycle()) {
+    for (number, run) in (1_u64..=kills).zip(runs.iter().cycle()) {
         let mut child = Command::new(binary())
             .args(*run)
             .stdout(Stdio::null())
