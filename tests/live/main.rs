@@ -8,6 +8,7 @@ mod accounting;
 mod bcc;
 mod bcc_beside;
 mod burner;
+mod cgroup_filters;
 mod connect_view;
 mod connects;
 mod conntrack;

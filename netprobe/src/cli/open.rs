@@ -77,7 +77,11 @@ pub(super) fn run(options: &stream::Options, is_longest: bool) -> Result<ExitCod
     let mut out = options.open()?;
     let mut format = options.format(LAYOUT, out.width())?;
     format.begin(&mut out)?;
-    let mut holders = Holders::default();
+    let mut holders = Holders {
+        owners: Owners::default(),
+        cgroups: Paths::default(),
+        have_classes: cgroups::have_classes(),
+    };
     let unix_ns = now();
     for connection in &connections {
         let row = row(unix_ns, connection, &mut holders);
@@ -107,17 +111,21 @@ fn least_age(connection: &OpenConnection) -> Duration {
 }
 
 /// Who holds sockets.
-#[derive(Default)]
 struct Holders {
     owners: Owners,
     cgroups: Paths,
+    have_classes: bool,
 }
 
 fn row(unix_ns: i64, connection: &OpenConnection, holders: &mut Holders) -> Row {
     let owner = holders.owners.of(connection.ino);
-    let cgroup = match connection.cgroup {
-        Some(id) => holders.cgroups.of(id),
-        None => owner.and_then(|(pid, _)| cgroups::of_process(pid)),
+    let known = connection.cgroup.and_then(|id| holders.cgroups.of(id));
+    let cgroup = match known {
+        // The kernel tells the root of a socket that has a class instead of a group.
+        Some(path) if !(&*path == "/" && holders.have_classes) => Some(path),
+        known => owner
+            .and_then(|(pid, _)| cgroups::of_process(pid))
+            .or(known),
     };
     let cgroup = cgroup.map_or(Value::Unknown, Value::Text);
     let traffic = connection.traffic;

@@ -5,6 +5,7 @@ use std::cell::OnceCell;
 use netprobe_common::offsets::{Field, Offsets, Source};
 
 use super::btf::KernelBtf;
+use crate::observe::cgroups;
 
 /// The module whose types are not in the kernel's own BTF everywhere.
 const CONNTRACK: &str = "nf_conntrack";
@@ -48,12 +49,11 @@ pub fn resolve(btf: &KernelBtf) -> Offsets {
     offsets
 }
 
-/// Whether programs can read the cgroup of a socket.
+/// Whether programs can read the cgroup of every socket.
 pub fn has_socket_cgroups(offsets: &Offsets) -> bool {
     let has = |field| offsets.get(field).is_some();
-    (has(Field::SkCgroup) || has(Field::SkCgroupVal))
-        && has(Field::CgroupKn)
-        && has(Field::KernfsNodeId)
+    let has_cgroup = has(Field::SkCgroup) || (has(Field::SkCgroupVal) && !cgroups::have_classes());
+    has_cgroup && has(Field::CgroupKn) && has(Field::KernfsNodeId)
 }
 
 fn bit_mask(btf: &KernelBtf, path: &str) -> Option<u16> {

@@ -50,6 +50,22 @@ pub fn of_process(pid: u32) -> Option<Arc<str>> {
     Some(Arc::from(path))
 }
 
+/// Whether sockets may know their class of version 1 instead of their group, on kernels up to 5.15,
+/// which have room for one of the two.
+pub fn have_classes() -> bool {
+    fs::read_to_string("/proc/cgroups").is_ok_and(|groups| has_class(&groups))
+}
+
+/// Whether a hierarchy of version 1 has a controller of sockets, in `/proc/cgroups`.
+fn has_class(groups: &str) -> bool {
+    groups.lines().any(|line| {
+        let mut fields = line.split('\t');
+        let name = fields.next();
+        let is_used = fields.next().is_some_and(|hierarchy| hierarchy != "0");
+        is_used && matches!(name, Some("net_cls" | "net_prio"))
+    })
+}
+
 /// Whether the group at `path` is the one at `root`, or below it.
 pub fn is_within(path: &str, root: &str) -> bool {
     let rest = path.strip_prefix(root.trim_end_matches('/'));
@@ -162,6 +178,14 @@ mod tests {
         ] {
             assert_eq!(is_within(path, root), expected, "{path} in {root}");
         }
+    }
+
+    #[test]
+    fn classes_are_in_use_where_version_1_has_their_hierarchy() {
+        let head = "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t3\t1\t1\n";
+        assert!(!has_class(&format!("{head}net_cls\t0\t25\t1\n")));
+        assert!(has_class(&format!("{head}net_cls\t7\t1\t1\n")));
+        assert!(has_class(&format!("{head}net_prio\t7\t1\t1\n")));
     }
 
     #[test]

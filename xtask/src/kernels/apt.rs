@@ -24,6 +24,15 @@ pub(super) struct Package {
     parts: Vec<String>,
 }
 
+impl Package {
+    /// What a kernel consists of, each as `name=version`.
+    pub(super) fn files(&self) -> Vec<String> {
+        let mut files = vec![format!("{}={}", self.name, self.version)];
+        files.extend(self.parts.iter().cloned());
+        files
+    }
+}
+
 impl Apt {
     /// Prepares a folder that uses these sources and fetches their lists.
     pub(super) fn new(dir: &Path, sources: &str) -> Result<Self> {
@@ -65,20 +74,33 @@ impl Apt {
             .with_context(|| format!("no package {prefix}* in {}", self.dir.display()))
     }
 
-    /// Downloads what a kernel consists of into `to` and returns the files.
-    pub(super) fn download(&self, package: &Package, to: &Path) -> Result<Vec<PathBuf>> {
+    /// Downloads packages, each given as `name=version`, into `to` and returns the files.
+    pub(super) fn download(&self, packages: &[String], to: &Path) -> Result<Vec<PathBuf>> {
         process::output(
             self.command("apt-get")
                 .arg("download")
-                .arg(format!("{}={}", package.name, package.version))
-                .args(&package.parts)
+                .args(packages)
                 .current_dir(to),
         )?;
-        let entries = fs::read_dir(to).with_context(|| format!("list {}", to.display()))?;
-        Ok(entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|file| file.extension().is_some_and(|suffix| suffix == "deb"))
-            .collect())
+        package_files(to)
+    }
+
+    /// Downloads a package and everything that it depends on, down to the C library, and returns the
+    /// files.
+    pub(super) fn download_closure(&self, package: &str) -> Result<Vec<PathBuf>> {
+        // Of the packages that an earlier call left here some may be outdated.
+        process::output(self.command("apt-get").arg("clean"))?;
+        process::output(
+            self.command("apt-get")
+                .args([
+                    "install",
+                    "--download-only",
+                    "--yes",
+                    "--no-install-recommends",
+                ])
+                .arg(package),
+        )?;
+        package_files(&self.dir.join("archives"))
     }
 
     fn command(&self, program: &str) -> Command {
@@ -89,6 +111,15 @@ impl Apt {
             .env("LC_ALL", "C");
         command
     }
+}
+
+/// The packages in a folder.
+fn package_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))?;
+    Ok(entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|file| file.extension().is_some_and(|suffix| suffix == "deb"))
+        .collect())
 }
 
 /// What differs from the configuration of this machine, whose proxies and the like still hold.

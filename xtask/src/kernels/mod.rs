@@ -15,6 +15,7 @@ use apt::Apt;
 use sources::Mirror;
 
 mod apt;
+pub(crate) mod bcc;
 mod sources;
 mod version;
 
@@ -56,7 +57,8 @@ const SERIES: [Series; 5] = [
 ];
 
 /// What of a package is kept: the modules that networking can need are few among thousands.
-const KEPT: [&str; 10] = [
+const KEPT: [&str; 11] = [
+    "--wildcards",
     "*/boot/vmlinuz-*",
     "*/modules/*/vmlinuz",
     "*/modules/*/modules.builtin",
@@ -101,6 +103,12 @@ impl Kernel {
     /// The folder that holds `kernel/` and `modules.builtin`.
     pub(crate) fn modules(&self) -> PathBuf {
         self.dir.join("modules")
+    }
+
+    /// The version of the Debian package.
+    fn package_version(&self) -> Result<String> {
+        let name = self.dir.file_name().context("a kernel without a folder")?;
+        Ok(name.to_string_lossy().into_owned())
     }
 
     /// What `uname -r` says.
@@ -207,15 +215,15 @@ fn fetch(series: &Series) -> Result<Kernel> {
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     let work = tempfile::tempdir_in(&folder)
         .with_context(|| format!("create a folder in {}", folder.display()))?;
-    for file in apt.download(&package, work.path())? {
-        unpack(&file, work.path())?;
+    for file in apt.download(&package.files(), work.path())? {
+        unpack(&file, work.path(), &KEPT)?;
     }
     keep(work.path(), &kernel.dir)?;
     Ok(kernel)
 }
 
-/// Unpacks below `dir` what is kept of a package.
-fn unpack(package: &Path, dir: &Path) -> Result<()> {
+/// Unpacks below `dir` what the arguments for tar(1) select of a package.
+fn unpack(package: &Path, dir: &Path, selection: &[&str]) -> Result<()> {
     let mut contents = Command::new("dpkg-deb")
         .arg("--fsys-tarfile")
         .arg(package)
@@ -225,9 +233,9 @@ fn unpack(package: &Path, dir: &Path) -> Result<()> {
     let tar = contents.stdout.take().context("read from dpkg-deb")?;
     // A package has some of the patterns, never all: which is decided by what `keep` finds.
     Command::new("tar")
-        .args(["--extract", "--no-same-owner", "--wildcards", "--directory"])
+        .args(["--extract", "--no-same-owner", "--directory"])
         .arg(dir)
-        .args(KEPT)
+        .args(selection)
         .stdin(tar)
         .stderr(Stdio::null())
         .status()

@@ -3,9 +3,10 @@
 //! What a machine prints goes to `target/matrix/VERSION-TARGET.log`; it is shown when something
 //! failed.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,12 +23,40 @@ const AT_ONCE: usize = 2;
 /// Where all the live tests take a minute or two.
 const TIMEOUT: Duration = Duration::from_mins(15);
 
+/// The kernel that the tools of bcc in its suite can compile for.
+const BCC_KERNEL: &str = "6.1";
+/// bcc compiles a program for each tool, all at once, with clang.
+const BCC_MEMORY: &str = "4G";
+/// Which of the tools the test takes, handed on.
+const BCC_TOOLS: &str = "NETPROBE_BCC_TOOLS";
+/// As long as that may take without acceleration.
+const BCC_TIMEOUT: Duration = Duration::from_mins(40);
+
+/// Runs the commands under the names of bcc beside the tools of bcc, in one kernel.
+pub(super) fn bcc(options: &Options) -> Result<Tally> {
+    let log = logs()?.join(format!("{BCC_KERNEL}-bcc.log"));
+    let boot = Boot {
+        version: BCC_KERNEL,
+        target: "live",
+        test: &cargo::build("live")?,
+        netprobe: &vm::build_netprobe()?,
+        log: &log,
+        bcc: Some(kernels::bcc::root(&kernels::get(BCC_KERNEL)?)?),
+    };
+    Ok(boot.run(options).of(&format!("kernel {BCC_KERNEL}")))
+}
+
+fn logs() -> Result<PathBuf> {
+    let logs = workspace::target().join("matrix");
+    fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
+    Ok(logs)
+}
+
 /// Runs a test target in each kernel.
 pub(super) fn run(target: &str, options: &Options) -> Result<Tally> {
     let test = cargo::build(target)?;
     let netprobe = vm::build_netprobe()?;
-    let logs = workspace::target().join("matrix");
-    fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
+    let logs = logs()?;
     let mut versions: Vec<String> = match options.kernels.as_slice() {
         [] => kernels::versions().map(str::to_owned).collect(),
         some => some.to_vec(),
@@ -50,6 +79,7 @@ pub(super) fn run(target: &str, options: &Options) -> Result<Tally> {
                 test: &test,
                 netprobe: &netprobe,
                 log: &log,
+                bcc: None,
             };
             let tally = boot.run(options);
             *lock(&sum) += tally.of(&format!("kernel {version}"));
@@ -71,6 +101,8 @@ struct Boot<'a> {
     test: &'a Path,
     netprobe: &'a Path,
     log: &'a Path,
+    /// The root directory of bcc: run the test that needs it, and no other.
+    bcc: Option<PathBuf>,
 }
 
 impl Boot<'_> {
@@ -102,7 +134,45 @@ impl Boot<'_> {
     }
 
     fn boot(&self, options: &Options) -> Result<u8> {
-        let program = format!("/bin/{}", self.target);
+        let mut machine = Machine::new(kernels::get(self.version)?, self.command(options));
+        machine.timeout = TIMEOUT;
+        machine.files = vec![
+            (self.test.to_owned(), self.program()),
+            (self.netprobe.to_owned(), "/bin/netprobe".to_owned()),
+        ];
+        let only = env::var(BCC_TOOLS).ok();
+        let mut variables = vec![
+            ("NETPROBE_BIN", "/bin/netprobe"),
+            ("NETPROBE_REQUIRE_LIVE", "1"),
+            ("NETPROBE_DISPOSABLE", "1"),
+        ];
+        if let Some(root) = &self.bcc {
+            machine.timeout = BCC_TIMEOUT;
+            BCC_MEMORY.clone_into(&mut machine.memory);
+            machine.bcc = Some(root.clone());
+            variables.push(("NETPROBE_BCC", "/bcc"));
+            variables.extend(only.as_deref().map(|tools| (BCC_TOOLS, tools)));
+        }
+        machine.environment = variables
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        let log = Log::create(self.log)?;
+        Ok(machine.run(&log, &log)?.status)
+    }
+
+    /// The test program in the machine.
+    fn program(&self) -> String {
+        format!("/bin/{}", self.target)
+    }
+
+    fn command(&self, options: &Options) -> Vec<String> {
+        let program = self.program();
+        if self.bcc.is_some() {
+            return [&program, "--show-output", "bcc_beside::"]
+                .map(str::to_owned)
+                .into();
+        }
         // Tests that spoil the machine are ignored elsewhere, and run last here.
         let script = format!(
             "{program} --show-output --test-threads=1 --skip spoiling:: \"$@\"; status=$?; \
@@ -112,22 +182,7 @@ impl Boot<'_> {
             .map(str::to_owned)
             .into();
         command.extend(options.arguments.iter().cloned());
-        let mut machine = Machine::new(kernels::get(self.version)?, command);
-        machine.timeout = TIMEOUT;
-        machine.files = vec![
-            (self.test.to_owned(), program),
-            (self.netprobe.to_owned(), "/bin/netprobe".to_owned()),
-        ];
-        let variables = [
-            ("NETPROBE_BIN", "/bin/netprobe"),
-            ("NETPROBE_REQUIRE_LIVE", "1"),
-            ("NETPROBE_DISPOSABLE", "1"),
-        ];
-        machine.environment = variables
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into();
-        let log = Log::create(self.log)?;
-        Ok(machine.run(&log, &log)?.status)
+        command
     }
 }
 

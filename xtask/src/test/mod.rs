@@ -19,6 +19,9 @@ mod tally;
 /// There is a kprobe event source where the kernel was built with kprobes.
 const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
 
+const SLOW_BCC: &str = "bcc compiles for a quarter of an hour where virtual machines have no \
+    acceleration; `cargo xtask test bcc` does it all the same";
+
 /// Run the tests, by tier.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -56,6 +59,8 @@ enum Tier {
     Live,
     /// The live tests inside each kernel of the matrix, in virtual machines
     Matrix,
+    /// The commands under the names of bcc beside the tools of bcc, in a virtual machine
+    Bcc,
     /// Incidents reproduced, recognised and cured: on this kernel, or in machines with --kernel
     Scenarios,
 }
@@ -66,8 +71,10 @@ impl Tier {
         value.map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    fn run(self, options: &Options) -> Result<Tally> {
+    /// Runs it, by name or among all the others.
+    fn run(self, options: &Options, is_named: bool) -> Result<Tally> {
         match self {
+            Self::Bcc if !is_named && vm::is_emulated()? => Ok(Tally::skip(SLOW_BCC)),
             Self::Setup => Ok(of_status(setup::run(&setup::Args {})?, "setup")),
             Self::Check => Ok(check()),
             Self::Unit => cargo::unit(),
@@ -75,6 +82,7 @@ impl Tier {
             Self::Replay => target("replay", options),
             Self::Live => as_root("live", options),
             Self::Matrix => matrix::run("live", options),
+            Self::Bcc => matrix::bcc(options),
             Self::Scenarios if options.kernels.is_empty() => as_root("scenarios", options),
             Self::Scenarios => matrix::run("scenarios", options),
         }
@@ -94,12 +102,13 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         [] => Tier::value_variants(),
         some => some,
     };
+    let is_named = !args.tiers.is_empty();
     let mut done = Vec::new();
     for tier in tiers {
         let name = tier.name();
         println!("\n== {name}");
         let start = Instant::now();
-        let tally = tier.run(&args.options).unwrap_or_else(|error| {
+        let tally = tier.run(&args.options, is_named).unwrap_or_else(|error| {
             eprintln!("error: {error:#}");
             Tally::failure(format!("{error:#}"))
         });

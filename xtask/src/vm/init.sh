@@ -22,6 +22,10 @@ while read -r module; do
     modprobe "$module" || echo "warning modprobe $module failed" >&3
 done </netprobe/modules
 . /netprobe/environment
+if [ -d /bcc ]; then
+    mkdir /bcc/dev /bcc/proc /bcc/sys /bcc/tmp
+    for dir in dev proc sys; do mount --rbind /$dir /bcc/$dir; done
+fi
 cd /tmp
 echo up >&3
 sh /netprobe/command </dev/null >/dev/ttyS1 2>/dev/ttyS2 3>&-

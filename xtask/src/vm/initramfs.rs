@@ -78,6 +78,10 @@ pub(super) fn write(machine: &Machine, file: &Path) -> Result<()> {
         contents.files.insert(guest.clone(), host.clone());
     }
     contents.add_libraries()?;
+    // It has libraries of its own.
+    if let Some(root) = &machine.bcc {
+        contents.add_tree(root, "/bcc")?;
+    }
     contents.add_modules(&modules, &machine.kernel.release()?);
     contents.add_texts(machine);
     let write = || contents.write(Archive::new(BufWriter::new(out)));
@@ -117,6 +121,27 @@ impl Contents {
         for library in libraries::closure(&programs)? {
             let guest = library.display().to_string();
             self.files.insert(guest, library);
+        }
+        Ok(())
+    }
+
+    /// Adds the files and the symbolic links below a directory.
+    fn add_tree(&mut self, host: &Path, guest: &str) -> Result<()> {
+        let entries = fs::read_dir(host).with_context(|| format!("list {}", host.display()))?;
+        for entry in entries {
+            let entry = entry.with_context(|| format!("list {}", host.display()))?;
+            let path = entry.path();
+            let look = || format!("look at {}", path.display());
+            let kind = entry.file_type().with_context(look)?;
+            let guest = format!("{guest}/{}", entry.file_name().to_string_lossy());
+            if kind.is_dir() {
+                self.add_tree(&path, &guest)?;
+            } else if kind.is_symlink() {
+                let target = fs::read_link(&path).with_context(look)?;
+                self.links.insert(guest, target.display().to_string());
+            } else if kind.is_file() {
+                self.files.insert(guest, path);
+            }
         }
         Ok(())
     }
@@ -182,7 +207,8 @@ impl Contents {
     /// Every directory, parents first.
     fn directories(&self) -> BTreeSet<String> {
         let mut all: BTreeSet<String> = DIRECTORIES.map(str::to_owned).into();
-        let paths = self.files.keys().chain(self.texts.keys());
+        let entries = self.files.keys().chain(self.texts.keys());
+        let paths = entries.chain(self.links.keys());
         let linked = |dir: &&Path| LINKS.iter().any(|(link, _)| Path::new(link) == *dir);
         for dir in paths.flat_map(|path| Path::new(path).ancestors().skip(1)) {
             if dir != Path::new("/") && !linked(&dir) {

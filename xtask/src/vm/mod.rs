@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// Put a file into the machine, a program with its libraries [default of GUEST: /bin/NAME]
     #[arg(long, value_name = "HOST[:GUEST]")]
     file: Vec<String>,
+    /// Put the tools of bcc into the machine: `chroot /bcc tcplife-bpfcc`; they need 2 GiB of memory
+    #[arg(long)]
+    bcc: bool,
     /// Set a variable for the command
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
     env: Vec<(String, String)>,
@@ -71,6 +74,8 @@ pub(crate) struct Machine {
     pub(crate) modules: Vec<String>,
     /// Files of this machine and their paths in the other.
     pub(crate) files: Vec<(PathBuf, String)>,
+    /// The root directory of bcc for this kernel, which becomes `/bcc`.
+    pub(crate) bcc: Option<PathBuf>,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) verbose: bool,
     pub(crate) command: Vec<String>,
@@ -96,6 +101,7 @@ impl Machine {
             append: None,
             modules: LOADED.map(str::to_owned).into(),
             files: Vec::new(),
+            bcc: None,
             environment: Vec::new(),
             verbose: false,
             command,
@@ -112,6 +118,11 @@ impl Machine {
     }
 }
 
+/// Whether machines run without acceleration here, many times slower.
+pub(crate) fn is_emulated() -> Result<bool> {
+    Ok(accelerator::Accelerator::of_this_machine()? == accelerator::Accelerator::Tcg)
+}
+
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let mut machine = Machine::new(kernels::get(&args.kernel)?, args.command);
@@ -119,6 +130,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     machine.memory = args.memory;
     machine.append = args.append;
     machine.modules.extend(args.modules);
+    if args.bcc {
+        machine.bcc = Some(kernels::bcc::root(&machine.kernel)?);
+    }
     machine.environment = args.env;
     machine.verbose = args.verbose;
     if let Some(netprobe) = netprobe(args.no_build)? {
