@@ -23,9 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Destinations on the server, which each take an entry of the client's cache.
 fn many_destinations() -> Cable {
     let cable = Cable::new();
-    cable.server.ip("-6 route add local fd78::/64 dev lo\n");
-    let routes = (1..=DESTINATIONS)
-        .map(|number| format!("-6 route add {}/128 via fd77::2\n", address(number)));
+    cable.server.ip("route add local fd78::/64 dev lo\n");
+    let routes =
+        (1..=DESTINATIONS).map(|number| format!("route add {}/128 via fd77::2\n", address(number)));
     cable.client.ip(&routes.collect::<String>());
     cable
 }

@@ -21,14 +21,22 @@ const SENDER: &str = "demo-telemetry";
 
 fn stage(is_cured: bool) -> Stage {
     // The same 2.4 MB/s.
-    let (rate, bytes) = if is_cured { (2_000, 1_200) } else { (150_000, 16) };
+    let (rate, bytes) = if is_cured {
+        (2_000, 1_200)
+    } else {
+        (150_000, 16)
+    };
     let send = Datagrams {
         to: TARGET,
         rate,
         bytes,
     };
     Stage::default()
-        .process(Host::Server, "demo-sink", Workload::Take(Sink { port: PORT }))
+        .process(
+            Host::Server,
+            "demo-sink",
+            Workload::Take(Sink { port: PORT }),
+        )
         .process(Host::Client, SENDER, Workload::Send(send))
         .sign(Sign::Started(SENDER, u64::from(rate / 2)))
 }

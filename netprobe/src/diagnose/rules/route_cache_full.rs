@@ -45,7 +45,8 @@ fn check(window: &Window) -> Verdict {
             return Ok(Vec::new());
         };
         let entries = netns.gauge("rt6_stats.entries").unwrap_or(0);
-        if limit == 0 || limit >= UNLIMITED || !(NEARLY..NOT_KEPT).contains(&ratio(entries, limit)) {
+        if limit == 0 || limit >= UNLIMITED || !(NEARLY..NOT_KEPT).contains(&ratio(entries, limit))
+        {
             return Ok(Vec::new());
         }
         let unreachable =
