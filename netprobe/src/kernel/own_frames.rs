@@ -75,7 +75,7 @@ mod tests {
         let frames: Vec<Arc<str>> = frames.iter().map(|&name| Arc::from(name)).collect();
         without_own(&frames)
             .iter()
-            .map(|name| name.to_string())
+            .map(ToString::to_string)
             .collect()
     }
 

@@ -21,6 +21,10 @@ const AT_ONCE: u64 = 2_000;
 
 /// A sender and its settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::unsafe_derive_deserialize,
+    reason = "what is unsafe is inside tokio's macros"
+)]
 pub struct Datagrams {
     /// Who gets them.
     pub to: SocketAddrV4,
@@ -32,6 +36,10 @@ pub struct Datagrams {
 
 /// Who takes datagrams, and throws them away.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::unsafe_derive_deserialize,
+    reason = "what is unsafe is inside tokio's macros"
+)]
 pub struct Sink {
     /// Where they come.
     pub port: u16,
@@ -58,8 +66,9 @@ impl Datagrams {
             let due = u64::try_from(debt_us / 1_000_000).unwrap_or(u64::MAX);
             debt_us %= 1_000_000;
             let mut sent = 0;
-            // It fails where the queue is full: the rest is for the next round.
-            while sent < due.min(AT_ONCE) && socket.send(&datagram).await.is_ok() {
+            socket.writable().await.context("wait for room")?;
+            // It fails where there is no room any more: the rest is for the next round.
+            while sent < due.min(AT_ONCE) && socket.try_send(&datagram).is_ok() {
                 sent += 1;
             }
             account.change(|tally| tally.started += sent);
