@@ -53,6 +53,24 @@ impl Counters {
         self.fired.wrapping_sub(explained).cast_signed()
     }
 
+    /// What was counted since `earlier`.
+    #[must_use]
+    pub const fn since(&self, earlier: &Self) -> Self {
+        Self {
+            fired: self.fired.saturating_sub(earlier.fired),
+            filtered: self.filtered.saturating_sub(earlier.filtered),
+            aggregated: self.aggregated.saturating_sub(earlier.aggregated),
+            delivered: self.delivered.saturating_sub(earlier.delivered),
+            sampled_out: self.sampled_out.saturating_sub(earlier.sampled_out),
+            reserve_failed: self.reserve_failed.saturating_sub(earlier.reserve_failed),
+            map_full: self.map_full.saturating_sub(earlier.map_full),
+            stack_failed: self.stack_failed.saturating_sub(earlier.stack_failed),
+            stack_sampled_out: self
+                .stack_sampled_out
+                .saturating_sub(earlier.stack_sampled_out),
+        }
+    }
+
     /// Adds the counts of another CPU.
     pub const fn add(&mut self, other: &Self) {
         self.fired += other.fired;
@@ -148,6 +166,15 @@ impl Count {
         events: 0,
         weight: 0,
     };
+
+    /// What was counted since `earlier`.
+    #[must_use]
+    pub const fn since(&self, earlier: &Self) -> Self {
+        Self {
+            events: self.events.saturating_sub(earlier.events),
+            weight: self.weight.saturating_sub(earlier.weight),
+        }
+    }
 
     /// Adds the counts of another CPU or place.
     pub const fn add(&mut self, other: &Self) {

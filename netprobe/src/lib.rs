@@ -7,6 +7,8 @@ pub mod decode;
 pub mod demo;
 pub mod diagnose;
 pub mod filter;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod kernel;
 pub mod observe;
 pub mod probes;

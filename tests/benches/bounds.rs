@@ -3,7 +3,7 @@
 #![expect(clippy::print_stdout, reason = "the result goes there")]
 
 use std::{
-    io::{BufRead, BufReader},
+    io::BufRead,
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
@@ -13,6 +13,7 @@ use netprobe_tests::{
     memory::{maps_kib, peak_kib},
     netns::Netns,
     probe::binary,
+    ready::await_ready,
     traffic::storm::Storm,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -77,11 +78,8 @@ fn start(arguments: &[&str]) -> Child {
         .stderr(Stdio::piped())
         .spawn()
         .expect("start netprobe");
-    let stderr = child.stderr.take().expect("standard error is a pipe");
-    let mut lines = BufReader::new(stderr).lines();
-    let is_ready = lines.any(|line| line.is_ok_and(|line| line.contains("ready")));
-    assert!(is_ready, "netprobe {arguments:?} did not get ready");
+    let complaints = await_ready(&mut child);
     // What else it says is of no interest, but must find a reader.
-    thread::spawn(move || lines.for_each(drop));
+    thread::spawn(move || complaints.lines().for_each(drop));
     child
 }

@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufRead, BufReader, Cursor, Read, Write},
+    io::{self, BufReader, Cursor, Read, Write},
     net::{TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
@@ -21,6 +21,7 @@ use inferno::{
     flamegraph,
 };
 use netprobe_tests::probe::binary;
+use netprobe_tests::ready::await_ready;
 
 const WINDOW: Duration = Duration::from_secs(10);
 const HERTZ: &str = "99";
@@ -121,10 +122,7 @@ fn netprobe(folder: &Path) -> Cost {
         .stderr(Stdio::piped())
         .spawn()
         .expect("start netprobe");
-    let stderr = child.stderr.take().expect("standard error is a pipe");
-    let mut lines = BufReader::new(stderr).lines();
-    let is_ready = lines.any(|line| line.is_ok_and(|line| line.contains("ready")));
-    assert!(is_ready, "netprobe did not get ready");
+    let _complaints = await_ready(&mut child);
     let end = Instant::now() + WINDOW;
     // The worker is its only child, and gone before it ends.
     let mut rss_kib = 0;

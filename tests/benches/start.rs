@@ -3,7 +3,6 @@
 #![expect(clippy::print_stdout, reason = "the result goes there")]
 
 use std::{
-    io::{BufRead, BufReader},
     process::{Command, Stdio},
     time::Instant,
 };
@@ -11,6 +10,7 @@ use std::{
 use netprobe_tests::{
     memory::{maps_kib, resident_kib},
     probe::binary,
+    ready::await_ready,
 };
 
 const STREAMS: &[&str] = &["drops", "retransmits", "connects", "resets", "lifetimes"];
@@ -53,11 +53,8 @@ fn start(stream: &str) -> Start {
         .stderr(Stdio::piped())
         .spawn()
         .expect("start netprobe");
-    let stderr = child.stderr.take().expect("standard error is a pipe");
-    let mut lines = BufReader::new(stderr).lines();
-    let is_ready = lines.any(|line| line.is_ok_and(|line| line.contains("ready")));
+    let _complaints = await_ready(&mut child);
     let ms = began.elapsed().as_secs_f64() * 1000.0;
-    assert!(is_ready, "netprobe {stream} did not get ready");
     let pid = child.id();
     let start = Start {
         ms,

@@ -1,6 +1,7 @@
 //! The books balance: in a storm, with a slow reader, with two readers, and nothing stays behind.
 
 use std::{
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -9,7 +10,7 @@ use std::{
 use netprobe_tests::{
     bpf,
     netns::{Cable, Firewall, INTERFACE, Netns},
-    probe::Probe,
+    probe::{Probe, binary},
     skip::has_hooks,
     traffic::{
         Family,
@@ -186,6 +187,49 @@ fn nothing_is_left_of_a_killed_netprobe() {
             !held.iter().any(|object| object.exists())
         });
     }
+    assert_eq!(bpf::trace_events(), events);
+}
+
+#[test]
+fn kills_at_random_instants_leave_nothing() {
+    if !netprobe_tests::skip::is_root() {
+        return;
+    }
+    let netns = Netns::new();
+    let inum = netns.inum().to_string();
+    let runs: &[&[&str]] = &[
+        &["drops", "--json", "--netns", &inum],
+        &["connects", "--count", "--netns", &inum],
+        &["lifetimes", "--netns", &inum],
+        &["flame", "cpu", "-o", "/dev/null"],
+        &["diagnose", "--netns", &inum],
+    ];
+    // A start takes some 50 ms, in a machine without acceleration a second.
+    let (kills, longest) = if netprobe_tests::skip::is_disposable() {
+        (5, 1500)
+    } else {
+        (30, 100)
+    };
+    // More than a test has time for were tried as well.
+    let asked = std::env::var("NETPROBE_KILLS");
+    let kills = asked.map_or(kills, |asked| asked.parse().expect("a number"));
+    let (before, events) = (bpf::all(), bpf::trace_events());
+    for (number, run) in (1_u64..=kills).zip(runs.iter().cycle()) {
+        let mut child = Command::new(binary())
+            .args(*run)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start netprobe");
+        // Multiples of the golden ratio are spread evenly.
+        let instant = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        thread::sleep(Duration::from_millis(instant % longest));
+        child.kill().expect("kill it");
+        child.wait().expect("it ends");
+    }
+    wait_until("all programs, maps and links were gone", || {
+        bpf::all().is_subset(&before)
+    });
     assert_eq!(bpf::trace_events(), events);
 }
 

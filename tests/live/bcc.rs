@@ -12,6 +12,7 @@ use netprobe_tests::{
     netns::Cable,
     probe::binary,
     process::Actor,
+    ready::await_ready,
     skip::has_hooks,
     traffic::{CLIENT, Family, SERVER, port_of},
 };
@@ -42,14 +43,7 @@ impl Tool {
             .stderr(Stdio::piped())
             .spawn()
             .expect("run the tool");
-        let stderr = child.stderr.take().expect("standard error is a pipe");
-        let mut complaints = BufReader::new(stderr);
-        let mut line = String::new();
-        while !line.starts_with("netprobe: ready") {
-            line.clear();
-            let length = complaints.read_line(&mut line).expect("read");
-            assert!(length > 0, "{name} did not get ready");
-        }
+        let complaints = await_ready(&mut child);
         Self {
             child,
             complaints,

@@ -1,14 +1,9 @@
 //! `netprobe diagnose` on every kernel of the matrix: it sees what happens, and finds nothing where nothing
 //! does. The incidents are in `tests/scenarios`.
 
-use std::{
-    io::{BufRead, BufReader, Read},
-    process::{Command, Stdio},
-};
-
 use netprobe_tests::{
     netns::{Cable, Netns},
-    probe::binary,
+    ready::Diagnosing,
     skip,
     traffic::{Family, accept_queue},
     wait_until,
@@ -19,25 +14,9 @@ const PORT: u16 = 7301;
 
 /// What `netprobe diagnose` says of a namespace, in which `happens` once it watches.
 fn diagnose(netns: &Netns, happens: impl FnOnce()) -> Value {
-    let mut child = Command::new(binary())
-        .args(["diagnose", "--json", "--duration", "2s", "--netns"])
-        .arg(netns.inum().to_string())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("run netprobe");
-    let stderr = child.stderr.take().expect("standard error is a pipe");
-    let mut lines = BufReader::new(stderr).lines();
-    let ready = lines.any(|line| line.is_ok_and(|line| line.starts_with("netprobe: ready")));
-    assert!(ready, "netprobe has ended before it was ready");
+    let diagnosing = Diagnosing::start(netns, 2);
     happens();
-    let mut json = String::new();
-    let mut stdout = child.stdout.take().expect("standard output is a pipe");
-    stdout
-        .read_to_string(&mut json)
-        .expect("read the diagnosis");
-    child.wait().expect("wait for its end");
-    serde_json::from_str(&json).expect("the diagnosis is JSON")
+    diagnosing.verdict()
 }
 
 #[test]

@@ -105,16 +105,18 @@ const FORMS: &[&str] = &[
     "exclude established",
 ];
 
-/// All forms; in a machine of the matrix some. There each start of netprobe takes a second, and of a filter only what
-/// the programs do with it is up to the kernel.
+/// All forms; in a machine of the matrix some, on each kernel others. There each start of netprobe takes a
+/// second, and of a filter only what the programs do with it is up to the kernel.
 fn forms_here<T: Clone>(forms: &[T]) -> Vec<T> {
-    const OF_MATRIX: usize = 6;
-    let stride = if skip::is_disposable() {
-        forms.len().div_ceil(OF_MATRIX)
-    } else {
-        1
-    };
-    forms.iter().step_by(stride).cloned().collect()
+    const OF_MATRIX: usize = 4;
+    if !skip::is_disposable() {
+        return forms.to_vec();
+    }
+    let stride = forms.len().div_ceil(OF_MATRIX);
+    let (_, minor) = check().version();
+    let first = minor as usize % stride.min(5);
+    let here = forms.iter().skip(first).step_by(stride);
+    here.cloned().collect()
 }
 
 /// Connections that retransmit: one of each family, and a second of IPv4.

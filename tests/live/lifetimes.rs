@@ -40,6 +40,20 @@ fn both(cable: &Cable, work: impl FnOnce()) -> [Run; 2] {
     probes.map(Probe::stop)
 }
 
+/// Listens for each family, on a port of its own.
+fn listeners(cable: &Cable) -> [(Family, Socket); 3] {
+    let listen = |family: Family| cable.server.run(|| family.listen(family.port(PORT), 8));
+    Family::OF_SOCKETS.map(|family| (family, listen(family)))
+}
+
+/// What both runs saw of each family.
+fn by_family(runs: &[Run; 2]) -> impl Iterator<Item = (Family, [Run; 2])> {
+    Family::OF_SOCKETS.into_iter().map(|family| {
+        let port = family.port(PORT);
+        (family, runs.each_ref().map(|run| run.at_port(port)))
+    })
+}
+
 #[track_caller]
 fn assert_ends(event: &Event, family: Family, is_client: bool) {
     let (mine, other) = if is_client {
@@ -55,7 +69,11 @@ fn assert_ends(event: &Event, family: Family, is_client: bool) {
     assert_eq!(text(event, "saddr"), family.shown(mine), "{event:?}");
     assert_eq!(text(event, "daddr"), family.shown(other), "{event:?}");
     assert_eq!(text(event, "role"), role, "{event:?}");
-    assert_eq!(number(event, port), u64::from(PORT), "{event:?}");
+    assert_eq!(
+        number(event, port),
+        u64::from(family.port(PORT)),
+        "{event:?}"
+    );
 }
 
 #[test]
@@ -63,19 +81,25 @@ fn connections_and_bytes_equal_those_of_the_application() {
     if !has_hooks("lifetimes", &[]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        let listener = cable.server.run(|| family.listen(PORT, 8));
-        let began = Instant::now();
-        let runs = both(&cable, || {
+    let cable = Cable::new();
+    let listeners = listeners(&cable);
+    let began = Instant::now();
+    let runs = both(&cable, || {
+        for (family, listener) in &listeners {
             for _ in 0..TIMES {
-                let (near, mut far) = family.pair(&cable.client, &listener);
+                let (near, mut far) = family.pair(&cable.client, listener);
                 talk(&near, &far);
                 near.shutdown(Shutdown::Write).expect("close");
                 assert_eq!(far.read(&mut [0]).expect("the end"), 0);
             }
-        });
-        let took = u64::try_from(began.elapsed().as_nanos()).expect("it was short");
+        }
+    });
+    let took = u64::try_from(began.elapsed().as_nanos()).expect("it was short");
+    for (run, netns) in runs.iter().zip([&cable.client, &cable.server]) {
+        let again = netns.counters().get("Tcp.RetransSegs");
+        assert_eq!(i64::try_from(sum(run.all(), "retransmits")), Ok(again));
+    }
+    for (family, runs) in by_family(&runs) {
         for (run, is_client) in runs.iter().zip([true, false]) {
             assert_eq!(
                 run.all().len() as u64,
@@ -83,31 +107,19 @@ fn connections_and_bytes_equal_those_of_the_application() {
                 "{family:?}: {:#?}",
                 run.events
             );
-            let (sent, received) = if is_client {
-                (QUESTION, ANSWER)
+            let (sent, received) = exchanged(is_client);
+            assert_eq!(sum(run.all(), "bytes_sent"), TIMES * sent);
+            assert_eq!(sum(run.all(), "bytes_received"), TIMES * received);
+            let (closer, time_wait) = if is_client {
+                ("local", "yes")
             } else {
-                (ANSWER, QUESTION)
+                ("remote", "no")
             };
-            assert_eq!(sum(run.all(), "bytes_sent"), TIMES * sent as u64);
-            let netns = if is_client {
-                &cable.client
-            } else {
-                &cable.server
-            };
-            let again = netns.counters().get("Tcp.RetransSegs");
-            assert_eq!(i64::try_from(sum(run.all(), "retransmits")), Ok(again));
-            assert_eq!(sum(run.all(), "bytes_received"), TIMES * received as u64);
             for event in run.all() {
                 assert_ends(event, family, is_client);
                 assert_eq!(text(event, "result"), "fin");
-                assert_eq!(
-                    text(event, "closer"),
-                    if is_client { "local" } else { "remote" }
-                );
-                assert_eq!(
-                    text(event, "time_wait"),
-                    if is_client { "yes" } else { "no" }
-                );
+                assert_eq!(text(event, "closer"), closer);
+                assert_eq!(text(event, "time_wait"), time_wait);
                 assert!(number(event, "duration_ns") < took, "{event:?}");
                 assert_ne!(number(event, "srtt_us"), 0);
                 assert_eq!(number(event, "pid"), u64::from(std::process::id()));
@@ -121,20 +133,20 @@ fn refused_connects_have_failed() {
     if !has_hooks("lifetimes", &[]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        let [client, server] = both(&cable, || {
+    let cable = Cable::new();
+    let runs = both(&cable, || {
+        for family in Family::OF_SOCKETS {
             for _ in 0..TIMES {
-                cable
-                    .client
-                    .run(|| family.connect(PORT))
-                    .expect_err("nobody listens");
+                let connect = || family.connect(family.port(PORT));
+                cable.client.run(connect).expect_err("nobody listens");
             }
-        });
+        }
+    });
+    for (family, [client, server]) in by_family(&runs) {
         assert_eq!(
             client.count("result", "failed"),
             TIMES,
-            "{:#?}",
+            "{family:?}: {:#?}",
             client.events
         );
         assert_eq!(client.count("errno", "ECONNREFUSED"), TIMES);
@@ -148,31 +160,28 @@ fn resets_end_both_ends_and_name_the_first_to_close() {
     if !has_hooks("lifetimes", &[]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        let listener = cable.server.run(|| family.listen(PORT, 8));
-        let runs = both(&cable, || {
+    let cable = Cable::new();
+    let listeners = listeners(&cable);
+    let runs = both(&cable, || {
+        for (family, listener) in &listeners {
             for _ in 0..TIMES {
-                let (near, far) = family.pair(&cable.client, &listener);
+                let (near, far) = family.pair(&cable.client, listener);
                 talk(&near, &far);
                 abort(near);
                 (&far).read(&mut [0]).expect_err("it was reset");
             }
-        });
+        }
+    });
+    for (family, runs) in by_family(&runs) {
         for (run, closer) in runs.iter().zip(["local", "remote"]) {
-            assert_eq!(
-                run.count("result", "reset"),
-                TIMES,
-                "{family:?}: {:#?}",
-                run.events
-            );
-            assert_eq!(
-                run.count("closer", closer),
-                TIMES,
-                "{family:?}: {:#?}",
-                run.events
-            );
-            assert_eq!(run.count("time_wait", "no"), TIMES);
+            for (column, value) in [("result", "reset"), ("closer", closer), ("time_wait", "no")] {
+                assert_eq!(
+                    run.count(column, value),
+                    TIMES,
+                    "{family:?}: {:#?}",
+                    run.events
+                );
+            }
         }
         assert_eq!(
             sum(runs[1].all(), "bytes_received"),
@@ -216,15 +225,19 @@ fn connections_from_before_are_reported_without_their_duration() {
     if !has_hooks("lifetimes", &[]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        let listener = cable.server.run(|| family.listen(PORT, 8));
-        let (near, far) = family.pair(&cable.client, &listener);
-        let runs = both(&cable, || {
+    let cable = Cable::new();
+    let listeners = listeners(&cable);
+    let pairs = listeners
+        .each_ref()
+        .map(|(family, listener)| family.pair(&cable.client, listener));
+    let runs = both(&cable, || {
+        for (near, far) in pairs {
             talk(&near, &far);
             drop(near);
             drop(far);
-        });
+        }
+    });
+    for (family, runs) in by_family(&runs) {
         for (run, is_client) in runs.iter().zip([true, false]) {
             assert_eq!(run.all().len(), 1, "{family:?}: {:#?}", run.events);
             let event = &run.all()[0];
@@ -319,25 +332,34 @@ fn open_connections_are_listed_with_age_idle_time_and_owner() {
     if !is_root() {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        // Namespaces are found by the processes that live in them.
-        let _inhabitants = [&cable.client, &cable.server]
-            .map(|netns| Actor::start("np-inhabitant", |_| netns.enter()))
-            .map(|mut inhabitant| (inhabitant.hear(), inhabitant));
-        let listener = cable.server.run(|| family.listen(PORT, 8));
-        let began = Instant::now();
-        let older = family.pair(&cable.client, &listener);
-        let opened = Instant::now();
-        wait_until("one is older", || {
-            opened.elapsed() > Duration::from_millis(100)
-        });
-        let between = opened.elapsed();
-        let younger = family.pair(&cable.client, &listener);
-        talk(&younger.0, &younger.1);
-        for is_client in [true, false] {
-            let listed = open(&cable, is_client);
-            let most = u64::try_from(began.elapsed().as_nanos()).expect("it was short");
+    let cable = Cable::new();
+    // Namespaces are found by the processes that live in them.
+    let _inhabitants = [&cable.client, &cable.server]
+        .map(|netns| Actor::start("np-inhabitant", |_| netns.enter()))
+        .map(|mut inhabitant| (inhabitant.hear(), inhabitant));
+    let listeners = listeners(&cable);
+    let began = Instant::now();
+    let older = listeners
+        .each_ref()
+        .map(|(family, listener)| family.pair(&cable.client, listener));
+    let opened = Instant::now();
+    wait_until("they are older", || {
+        opened.elapsed() > Duration::from_millis(100)
+    });
+    let between = opened.elapsed();
+    let younger = listeners.each_ref().map(|(family, listener)| {
+        let pair = family.pair(&cable.client, listener);
+        talk(&pair.0, &pair.1);
+        pair
+    });
+    for is_client in [true, false] {
+        let listed = open(&cable, is_client);
+        let most = u64::try_from(began.elapsed().as_nanos()).expect("it was short");
+        assert_eq!(listed.len(), 6, "{listed:#?}");
+        for family in Family::OF_SOCKETS {
+            let port = if is_client { "dport" } else { "sport" };
+            let is_of_family = |event: &&Event| number(event, port) == u64::from(family.port(PORT));
+            let listed: Vec<&Event> = listed.iter().filter(is_of_family).collect();
             assert_eq!(listed.len(), 2, "{family:?}: {listed:#?}");
             for event in &listed {
                 assert_ends(event, family, is_client);
@@ -346,17 +368,17 @@ fn open_connections_are_listed_with_age_idle_time_and_owner() {
             }
             // The kernel tells milliseconds, of a clock that ticks every ten at worst.
             let coarse = 20_000_000;
-            let age = number(&listed[0], "age_ns");
+            let age = number(listed[0], "age_ns");
             assert!(age + coarse >= u64::try_from(between.as_nanos()).expect("short"));
             assert!(age <= most + coarse, "{age} {most}");
-            assert_eq!(number(&listed[0], "idle_ns"), age);
-            assert_eq!(*column_of(&listed[1], "age_ns"), Value::Null);
+            assert_eq!(number(listed[0], "idle_ns"), age);
+            assert_eq!(*column_of(listed[1], "age_ns"), Value::Null);
             let (sent, received) = exchanged(is_client);
-            assert_eq!(number(&listed[1], "bytes_sent"), sent);
-            assert_eq!(number(&listed[1], "bytes_received"), received);
+            assert_eq!(number(listed[1], "bytes_sent"), sent);
+            assert_eq!(number(listed[1], "bytes_received"), received);
         }
-        drop((older, younger));
     }
+    drop((older, younger));
 }
 
 /// Bytes that [`talk`] sends and receives.

@@ -6,13 +6,14 @@ use std::{
 };
 
 use netprobe_tests::{
-    netns::Cable,
+    netns::{Cable, Netns},
     probe::{Event, Probe, Run, check, column_of, number, text},
     skip::has_hooks,
     traffic::{CLIENT, Family, SERVER, abort},
     wait_until,
 };
 use serde_json::Value;
+use socket2::Socket;
 
 const PORT: u16 = 7501;
 const TIMES: u64 = 5;
@@ -24,21 +25,35 @@ const ANSWERS: &str = "resets that answer packets without a connection";
 
 /// Resets that `run` saw sent; they are those that the kernel of the namespace counted.
 #[track_caller]
-fn assert_sent(run: &Run, before: i64, after: i64, family: Family) {
+fn assert_sent(run: &Run, netns: &Netns) {
     let sent = run.count("direction", "sent");
-    assert_eq!(
-        i64::try_from(sent),
-        Ok(after - before),
-        "{family:?}: {:#?}",
-        run.events
-    );
+    let counted = netns.counters().get("Tcp.OutRsts");
+    assert_eq!(i64::try_from(sent), Ok(counted), "{:#?}", run.events);
+}
+
+/// What `run` saw of each family, which has a port of its own.
+fn by_family(run: &Run) -> impl Iterator<Item = (Family, Run)> {
+    Family::OF_SOCKETS
+        .into_iter()
+        .map(|family| (family, run.at_port(family.port(PORT))))
+}
+
+/// Listens once for each family.
+fn listeners(cable: &Cable) -> Vec<(Family, Socket)> {
+    let listen = |family: Family| cable.server.run(|| family.listen(family.port(PORT), 8));
+    let families = Family::OF_SOCKETS.into_iter();
+    families.map(|family| (family, listen(family))).collect()
 }
 
 /// The ends of an event at the server.
 #[track_caller]
 fn assert_at_server(event: &Event, cable: &Cable, family: Family) {
     assert_eq!(text(event, "saddr"), family.shown(SERVER), "{event:?}");
-    assert_eq!(number(event, "sport"), u64::from(PORT), "{event:?}");
+    assert_eq!(
+        number(event, "sport"),
+        u64::from(family.port(PORT)),
+        "{event:?}"
+    );
     assert_eq!(text(event, "daddr"), family.shown(CLIENT), "{event:?}");
     assert_ne!(number(event, "dport"), 0, "{event:?}");
     assert_eq!(number(event, "netns"), u64::from(cable.server.inum()));
@@ -59,18 +74,13 @@ fn answers_of_a_port_without_listener_equal_out_rsts() {
     if !has_hooks("resets", &[ANSWERS]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        let probe = Probe::of(&cable.server, "resets");
-        for _ in 0..TIMES {
-            cable
-                .client
-                .run(|| family.connect(PORT))
-                .expect_err("nobody listens");
-        }
-        let run = probe.stop();
-        assert_sent(&run, 0, cable.server.counters().get("Tcp.OutRsts"), family);
-        assert_eq!(run.count("cause", "no-listener"), TIMES);
+    let cable = Cable::new();
+    let probe = Probe::of(&cable.server, "resets");
+    refuse(&cable);
+    let run = probe.stop();
+    assert_sent(&run, &cable.server);
+    for (family, run) in by_family(&run) {
+        assert_eq!(run.count("cause", "no-listener"), TIMES, "{family:?}");
         assert_eq!(run.all().len() as u64, TIMES);
         for event in run.all() {
             assert_at_server(event, &cable, family);
@@ -86,16 +96,11 @@ fn refusals_are_received_in_syn_sent() {
     if !has_hooks("resets", &[]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        let probe = Probe::of(&cable.client, "resets");
-        for _ in 0..TIMES {
-            cable
-                .client
-                .run(|| family.connect(PORT))
-                .expect_err("nobody listens");
-        }
-        let run = probe.stop();
+    let cable = Cable::new();
+    let probe = Probe::of(&cable.client, "resets");
+    refuse(&cable);
+    let run = probe.stop();
+    for (family, run) in by_family(&run) {
         assert_eq!(
             run.count("cause", "refused"),
             TIMES,
@@ -112,15 +117,24 @@ fn refusals_are_received_in_syn_sent() {
     }
 }
 
+/// Connects to ports where nobody listens.
+fn refuse(cable: &Cable) {
+    for family in Family::OF_SOCKETS {
+        for _ in 0..TIMES {
+            let connect = || family.connect(family.port(PORT));
+            cable.client.run(connect).expect_err("nobody listens");
+        }
+    }
+}
+
 #[test]
 fn closing_with_unread_data_equals_abort_on_close() {
     if !has_hooks("resets", &[]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        let listener = cable.server.run(|| family.listen(PORT, 8));
-        let probe = Probe::of(&cable.server, "resets");
+    let cable = Cable::new();
+    let probe = Probe::of(&cable.server, "resets");
+    for (family, listener) in listeners(&cable) {
         for _ in 0..TIMES {
             let (near, far) = family.pair(&cable.client, &listener);
             near.send(b"never read").expect("send");
@@ -129,10 +143,12 @@ fn closing_with_unread_data_equals_abort_on_close() {
             });
             drop(far);
         }
-        let run = probe.stop();
-        let counters = cable.server.counters();
-        assert_sent(&run, 0, counters.get("Tcp.OutRsts"), family);
-        assert_eq!(counters.get("TcpExt.TCPAbortOnClose"), TIMES.cast_signed());
+    }
+    let run = probe.stop();
+    assert_sent(&run, &cable.server);
+    let aborted = cable.server.counters().get("TcpExt.TCPAbortOnClose");
+    assert_eq!(aborted, 3 * TIMES.cast_signed());
+    for (family, run) in by_family(&run) {
         assert_eq!(
             run.count("cause", "unread-data"),
             TIMES,
@@ -153,35 +169,32 @@ fn resets_of_open_connections_equal_estab_resets_at_both_ends() {
     if !has_hooks("resets", &[]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        let listener = cable.server.run(|| family.listen(PORT, 8));
-        let at_client = Probe::of(&cable.client, "resets");
-        let at_server = Probe::of(&cable.server, "resets");
+    let cable = Cable::new();
+    let at_client = Probe::of(&cable.client, "resets");
+    let at_server = Probe::of(&cable.server, "resets");
+    for (family, listener) in listeners(&cable) {
         for _ in 0..TIMES {
             let (near, mut far) = family.pair(&cable.client, &listener);
             abort(near);
             far.read(&mut [0]).expect_err("it was reset");
         }
-        let ends = [(at_client, &cable.client), (at_server, &cable.server)];
-        for ((probe, netns), direction) in ends.into_iter().zip(["sent", "received"]) {
-            let run = probe.stop();
-            let counters = netns.counters();
-            assert_eq!(
-                run.count("direction", direction),
-                TIMES,
-                "{family:?}: {:#?}",
-                run.events
-            );
-            assert_eq!(
-                run.count("state", "ESTAB"),
-                TIMES,
-                "{family:?}: {:#?}",
-                run.events
-            );
-            assert_eq!(counters.get("Tcp.EstabResets"), TIMES.cast_signed());
-            assert_sent(&run, 0, counters.get("Tcp.OutRsts"), family);
-            let lingered = if direction == "sent" { TIMES } else { 0 };
+    }
+    let ends = [(at_client, &cable.client), (at_server, &cable.server)];
+    for ((probe, netns), direction) in ends.into_iter().zip(["sent", "received"]) {
+        let run = probe.stop();
+        assert_sent(&run, netns);
+        let reset = netns.counters().get("Tcp.EstabResets");
+        assert_eq!(reset, 3 * TIMES.cast_signed());
+        let lingered = if direction == "sent" { TIMES } else { 0 };
+        for (family, run) in by_family(&run) {
+            for (column, value) in [("direction", direction), ("state", "ESTAB")] {
+                assert_eq!(
+                    run.count(column, value),
+                    TIMES,
+                    "{family:?}: {:#?}",
+                    run.events
+                );
+            }
             assert_eq!(run.count("cause", "linger-0"), lingered);
         }
     }
@@ -192,10 +205,9 @@ fn packets_for_closed_connections_equal_out_rsts() {
     if !has_hooks("resets", &[ANSWERS]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        let listener = cable.server.run(|| family.listen(PORT, 8));
-        let probe = Probe::of(&cable.server, "resets");
+    let cable = Cable::new();
+    let probe = Probe::of(&cable.server, "resets");
+    for (family, listener) in listeners(&cable) {
         for _ in 0..TIMES {
             let (mut near, far) = family.pair(&cable.client, &listener);
             drop(far);
@@ -205,8 +217,10 @@ fn packets_for_closed_connections_equal_out_rsts() {
                 near.take_error().ok().flatten().is_some()
             });
         }
-        let run = probe.stop();
-        assert_sent(&run, 0, cable.server.counters().get("Tcp.OutRsts"), family);
+    }
+    let run = probe.stop();
+    assert_sent(&run, &cable.server);
+    for (family, run) in by_family(&run) {
         let answered = run.count("cause", "time-wait") + run.count("cause", "data-after-close");
         assert_eq!(answered, TIMES, "{family:?}: {:#?}", run.events);
         for event in run.all() {
@@ -220,20 +234,19 @@ fn closing_a_listener_resets_what_it_never_accepted() {
     if !has_hooks("resets", &[]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        let listener = cable.server.run(|| family.listen(PORT, 8));
-        let probe = Probe::of(&cable.server, "resets");
-        let clients: Vec<_> = (0..TIMES)
-            .map(|_| cable.client.run(|| family.connect(PORT)).expect("connect"))
-            .collect();
+    let cable = Cable::new();
+    let probe = Probe::of(&cable.server, "resets");
+    for (family, listener) in listeners(&cable) {
+        let connect = || family.connect(family.port(PORT)).expect("connect");
+        let _clients: Vec<_> = (0..TIMES).map(|_| cable.client.run(connect)).collect();
         wait_until("all were established", || {
             u64::from(netprobe_tests::traffic::accept_queue(&listener)) == TIMES
         });
         drop(listener);
-        let run = probe.stop();
-        drop(clients);
-        assert_sent(&run, 0, cable.server.counters().get("Tcp.OutRsts"), family);
+    }
+    let run = probe.stop();
+    assert_sent(&run, &cable.server);
+    for (family, run) in by_family(&run) {
         assert_eq!(
             run.count("cause", "listener-closed"),
             TIMES,
@@ -246,36 +259,52 @@ fn closing_a_listener_resets_what_it_never_accepted() {
     }
 }
 
+/// A connection that idled before it was reset, and how long that may have been.
+struct Idled {
+    least_idle: Duration,
+    most_idle: Duration,
+    most_age: Duration,
+}
+
+fn idle_and_abort(cable: &Cable, family: Family, listener: &Socket) -> Idled {
+    let opened = Instant::now();
+    let (near, mut far) = family.pair(&cable.client, listener);
+    let before = Instant::now();
+    near.send(b"last words").expect("send");
+    far.read_exact(&mut [0; 10]).expect("receive");
+    let after = Instant::now();
+    wait_until("it was idle for a while", || after.elapsed() >= IDLE);
+    let least_idle = after.elapsed();
+    abort(near);
+    far.read(&mut [0]).expect_err("it was reset");
+    Idled {
+        least_idle,
+        most_idle: before.elapsed(),
+        most_age: opened.elapsed(),
+    }
+}
+
 #[test]
 fn idle_time_and_age_are_those_of_the_connection() {
     if !has_hooks("resets", &[]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        let listener = cable.server.run(|| family.listen(PORT, 8));
-        let probe = Probe::of(&cable.server, "resets");
-        let opened = Instant::now();
-        let (near, mut far) = family.pair(&cable.client, &listener);
-        let before = Instant::now();
-        near.send(b"last words").expect("send");
-        far.read_exact(&mut [0; 10]).expect("receive");
-        let after = Instant::now();
-        wait_until("it was idle for a while", || after.elapsed() >= IDLE);
-        let least = after.elapsed();
-        abort(near);
-        far.read(&mut [0]).expect_err("it was reset");
-        let (most, whole) = (before.elapsed(), opened.elapsed());
-        let run = probe.stop();
+    let cable = Cable::new();
+    let probe = Probe::of(&cable.server, "resets");
+    let idled: Vec<Idled> = listeners(&cable)
+        .iter()
+        .map(|(family, listener)| idle_and_abort(&cable, *family, listener))
+        .collect();
+    let run = probe.stop();
+    for ((family, run), idled) in by_family(&run).zip(idled) {
         assert_eq!(run.all().len(), 1, "{family:?}: {:#?}", run.events);
         let idle = number(&run.all()[0], "idle_ns");
-        assert!(idle + COARSE >= nanos(least), "{idle} {least:?}");
-        assert!(idle <= nanos(most) + COARSE, "{idle} {most:?}");
+        let (least, most) = (nanos(idled.least_idle), nanos(idled.most_idle));
+        assert!(idle + COARSE >= least, "{idle} {least:?}");
+        assert!(idle <= most + COARSE, "{idle} {most:?}");
         let age = number(&run.all()[0], "age_ns");
-        assert!(
-            age >= nanos(least) && age <= nanos(whole),
-            "{age} {whole:?}"
-        );
+        let whole = nanos(idled.most_age);
+        assert!(age >= least && age <= whole, "{age} {whole:?}");
     }
 }
 

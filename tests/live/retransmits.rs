@@ -152,7 +152,7 @@ fn lost_syn_acks_equal_tcp_syn_retrans() {
 
 /// Sends much over a cable that loses packets, to the end.
 fn send_much(cable: &Cable, family: Family, listener: &Socket) {
-    const BYTES: u64 = 4 << 20;
+    const BYTES: u64 = 1 << 20;
     let (near, far) = family.pair(&cable.client, listener);
     std::thread::scope(|scope| {
         scope.spawn(move || {

@@ -23,19 +23,23 @@ fn each_end_goes_through_the_states_of_rfc_9293() {
     if !has_hooks("states", &[]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        let probes = [&cable.client, &cable.server].map(|netns| Probe::of(netns, "states"));
-        let listener = cable.server.run(|| family.listen(PORT, 8));
+    let cable = Cable::new();
+    let probes = [&cable.client, &cable.server].map(|netns| Probe::of(netns, "states"));
+    let clients = Family::OF_SOCKETS.map(|family| {
+        let listener = cable.server.run(|| family.listen(family.port(PORT), 8));
         let (near, far): (Socket, Socket) = family.pair(&cable.client, &listener);
-        let port = u64::from(port_of(&near));
+        let port = port_of(&near);
         drop(near);
         cable.client.wait_for_silence();
         drop(far);
         cable.server.wait_for_silence();
-        drop(listener);
-        let [client, server] = probes.map(Probe::stop);
+        port
+    });
+    let [client, server] = probes.map(Probe::stop);
+    for (family, port) in Family::OF_SOCKETS.into_iter().zip(clients) {
         // The local port is chosen only after the first change.
+        let client = client.at_port(family.port(PORT));
+        let server = server.at_port(family.port(PORT));
         assert_eq!(
             changes(client.all(), |_| true),
             [
@@ -48,7 +52,8 @@ fn each_end_goes_through_the_states_of_rfc_9293() {
             "{family:?}"
         );
         assert_eq!(
-            changes(server.all(), |event| number(event, "dport") == port
+            changes(server.all(), |event| number(event, "dport")
+                == u64::from(port)
                 && text(event, "old_state") != "LISTEN"),
             [
                 "SYN-RECV>ESTAB",

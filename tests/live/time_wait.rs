@@ -23,20 +23,22 @@ fn waiting(netns: &Netns) -> u64 {
     digits.parse().expect("a number")
 }
 
-/// Opens connections and closes them, the client's end first or the server's.
-fn close_first(cable: &Cable, family: Family, is_client: bool) -> Run {
-    let listener = cable.server.run(|| family.listen(PORT, 8));
+/// Opens connections of each family and closes them, the client's end first or the server's.
+fn close_first(cable: &Cable, is_client: bool) -> Run {
     let closes = if is_client {
         &cable.client
     } else {
         &cable.server
     };
     let probe = Probe::of(closes, "time-wait");
-    for _ in 0..TIMES {
-        let (near, far) = family.pair(&cable.client, &listener);
-        let (first, mut second) = if is_client { (near, far) } else { (far, near) };
-        drop(first);
-        assert_eq!(second.read(&mut [0]).expect("the end"), 0);
+    for family in Family::OF_SOCKETS {
+        let listener = cable.server.run(|| family.listen(family.port(PORT), 8));
+        for _ in 0..TIMES {
+            let (near, far) = family.pair(&cable.client, &listener);
+            let (first, mut second) = if is_client { (near, far) } else { (far, near) };
+            drop(first);
+            assert_eq!(second.read(&mut [0]).expect("the end"), 0);
+        }
     }
     cable.client.wait_for_silence();
     cable.server.wait_for_silence();
@@ -53,30 +55,21 @@ fn entries_equal_the_sockets_that_wait_on_either_side() {
     if !has_hooks("time-wait", &[]) {
         return;
     }
-    for family in Family::OF_SOCKETS {
-        for is_client in [true, false] {
-            let cable = Cable::new();
-            let run = close_first(&cable, family, is_client);
-            let closes = if is_client {
-                &cable.client
-            } else {
-                &cable.server
-            };
-            assert_eq!(waiting(closes), TIMES);
-            assert_eq!(
-                run.all().len() as u64,
-                TIMES,
-                "{family:?}: {:#?}",
-                run.events
-            );
-            for event in run.all() {
-                let (role, port) = if is_client {
-                    ("client", "dport")
-                } else {
-                    ("server", "sport")
-                };
+    for is_client in [true, false] {
+        let cable = Cable::new();
+        let run = close_first(&cable, is_client);
+        let (closes, role, port) = if is_client {
+            (&cable.client, "client", "dport")
+        } else {
+            (&cable.server, "server", "sport")
+        };
+        assert_eq!(waiting(closes), 3 * TIMES);
+        assert_eq!(run.all().len() as u64, 3 * TIMES, "{:#?}", run.events);
+        for family in Family::OF_SOCKETS {
+            let events = run.with(port, family.port(PORT));
+            assert_eq!(events.len() as u64, TIMES, "{family:?}: {:#?}", run.events);
+            for event in events {
                 assert_eq!(text(event, "role"), role, "{event:?}");
-                assert_eq!(number(event, port), u64::from(PORT), "{event:?}");
                 assert_eq!(text(event, "family"), family.name(), "{event:?}");
                 assert_eq!(number(event, "pid"), u64::from(std::process::id()));
                 let outcome = if knows_room() {
@@ -95,21 +88,17 @@ fn refusals_equal_time_wait_overflow() {
     if !has_hooks("time-wait", &[ROOM]) {
         return;
     }
+    let cable = Cable::new();
+    cable.client.sysctl("net.ipv4.tcp_max_tw_buckets", 2);
+    let run = close_first(&cable, true);
+    let overflows = cable.client.counters().get("TcpExt.TCPTimeWaitOverflow");
+    assert!(overflows > 0);
+    let refused = run.count("outcome", "refused");
+    assert_eq!(i64::try_from(refused), Ok(overflows), "{:#?}", run.events);
+    assert_eq!(run.count("outcome", "entered"), waiting(&cable.client));
     for family in Family::OF_SOCKETS {
-        let cable = Cable::new();
-        cable.client.sysctl("net.ipv4.tcp_max_tw_buckets", 2);
-        let run = close_first(&cable, family, true);
-        let overflows = cable.client.counters().get("TcpExt.TCPTimeWaitOverflow");
-        assert!(overflows > 0, "{family:?}");
-        let refused = run.count("outcome", "refused");
-        assert_eq!(
-            i64::try_from(refused),
-            Ok(overflows),
-            "{family:?}: {:#?}",
-            run.events
-        );
-        assert_eq!(run.count("outcome", "entered"), waiting(&cable.client));
-        assert_eq!(run.all().len() as u64, TIMES);
+        let events = run.with("dport", family.port(PORT));
+        assert_eq!(events.len() as u64, TIMES, "{family:?}: {:#?}", run.events);
     }
 }
 

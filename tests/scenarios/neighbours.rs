@@ -1,15 +1,10 @@
 //! Incidents that could be mistaken for each other, and load that is none, made by hand.
 
-use std::{
-    io::{BufRead, BufReader, Read},
-    process::{Command, Stdio},
-    thread::sleep,
-    time::Duration,
-};
+use std::{thread::sleep, time::Duration};
 
 use netprobe_tests::{
     netns::{Cable, Netns},
-    probe::binary,
+    ready::Diagnosing,
     skip,
     traffic::{Family, abort, is_connected},
     wait_until,
@@ -22,31 +17,12 @@ const STEP: Duration = Duration::from_millis(20);
 
 /// What `netprobe diagnose` says of a namespace, while `step` is done again and again.
 fn diagnose(netns: &Netns, mut step: impl FnMut()) -> Value {
-    let mut child = Command::new(binary())
-        .args(["diagnose", "--json", "--duration", "3s", "--netns"])
-        .arg(netns.inum().to_string())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("run netprobe");
-    let stderr = child.stderr.take().expect("standard error is a pipe");
-    let mut lines = BufReader::new(stderr).lines();
-    let ready = lines.any(|line| line.is_ok_and(|line| line.starts_with("netprobe: ready")));
-    assert!(ready, "netprobe has ended before it was ready");
-    while child
-        .try_wait()
-        .expect("netprobe can be waited for")
-        .is_none()
-    {
+    let mut diagnosing = Diagnosing::start(netns, 3);
+    while !diagnosing.is_over() {
         step();
         sleep(STEP);
     }
-    let mut json = String::new();
-    let mut stdout = child.stdout.take().expect("standard output is a pipe");
-    stdout
-        .read_to_string(&mut json)
-        .expect("read the diagnosis");
-    serde_json::from_str(&json).expect("the diagnosis is JSON")
+    diagnosing.verdict()
 }
 
 /// Findings above info, by id.

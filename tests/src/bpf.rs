@@ -7,6 +7,11 @@ const PROG_GET_FD_BY_ID: i64 = 13;
 const MAP_GET_FD_BY_ID: i64 = 14;
 const LINK_GET_FD_BY_ID: i64 = 30;
 
+/// `bpf(2)` commands that list ids; the last not before 5.8.
+const PROG_GET_NEXT_ID: i64 = 11;
+const MAP_GET_NEXT_ID: i64 = 12;
+const LINK_GET_NEXT_ID: i64 = 31;
+
 /// A program, map or link, by its kind and id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Object {
@@ -25,6 +30,43 @@ pub fn held_by(pid: u32) -> BTreeSet<Object> {
         objects.extend(text.lines().filter_map(object));
     }
     objects
+}
+
+/// All programs, maps and links of the machine.
+pub fn all() -> BTreeSet<Object> {
+    let kinds = [
+        (PROG_GET_NEXT_ID, PROG_GET_FD_BY_ID),
+        (MAP_GET_NEXT_ID, MAP_GET_FD_BY_ID),
+        (LINK_GET_NEXT_ID, LINK_GET_FD_BY_ID),
+    ];
+    let mut objects = BTreeSet::new();
+    for (next, command) in kinds {
+        let mut last = 0;
+        while let Some(id) = next_id(next, last) {
+            objects.insert(Object { command, id });
+            last = id;
+        }
+    }
+    objects
+}
+
+/// The id after `last`.
+fn next_id(command: i64, last: u32) -> Option<u32> {
+    let mut attributes = [0_u8; 64];
+    attributes[..4].copy_from_slice(&last.to_ne_bytes());
+    // SAFETY: `attributes` is as long as it is said to be; the call writes the second word of it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            attributes.as_mut_ptr(),
+            attributes.len(),
+        )
+    };
+    let id = attributes[4..]
+        .first_chunk()
+        .map(|id| u32::from_ne_bytes(*id));
+    id.filter(|_| result == 0)
 }
 
 fn object(line: &str) -> Option<Object> {

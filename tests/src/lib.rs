@@ -25,6 +25,7 @@ pub mod memory;
 pub mod netns;
 pub mod probe;
 pub mod process;
+pub mod ready;
 pub mod schema;
 pub mod skip;
 pub mod traffic;

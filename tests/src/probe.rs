@@ -15,10 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{PATIENCE, netns::Netns};
-
-/// Line on standard error that says that everything is attached.
-const READY: &str = "netprobe: ready";
+use crate::{PATIENCE, netns::Netns, ready::READY};
 
 /// One event: its columns by name.
 pub type Event = serde_json::Map<String, Value>;
@@ -499,6 +496,21 @@ impl Run {
         let value = value.into();
         let is_wanted = |event: &&Event| *column_of(event, column) == value;
         self.all().iter().filter(is_wanted).collect()
+    }
+
+    /// The run with only those of its events, of which none was lost, that have this port at either end.
+    #[track_caller]
+    #[must_use]
+    pub fn at_port(&self, port: u16) -> Self {
+        let has_port = |event: &&Event| {
+            let mut ends = ["sport", "dport"].iter();
+            ends.any(|end| *column_of(event, end) == port)
+        };
+        let events = self.all().iter().filter(has_port).cloned().collect();
+        Self {
+            events,
+            ..self.clone()
+        }
     }
 
     /// How many have `value` in `column`.

@@ -217,12 +217,7 @@ pub fn since<K: Plain + PartialEq>(
         .map(|(known, count)| (key(known), *count))
         .collect();
     let new = now.iter().filter_map(|(known, count)| {
-        let old = before.get(&key(known));
-        let (events, weight) = old.map_or((0, 0), |old| (old.events, old.weight));
-        let left = Count {
-            events: count.events.saturating_sub(events),
-            weight: count.weight.saturating_sub(weight),
-        };
+        let left = count.since(before.get(&key(known)).unwrap_or(&Count::NONE));
         (left.events > 0).then_some((*known, left))
     });
     new.collect()

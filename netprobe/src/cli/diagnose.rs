@@ -143,8 +143,10 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
 /// is as severe as `--fail-on` says.
 async fn watch(options: &Options, inode: Option<u32>) -> Result<bool> {
     let mut stop = Stop::listen()?;
-    // Says that there is no such namespace before anything is loaded.
-    options.namespaces(inode)?;
+    if let Some(inode) = inode {
+        // Says that there is no such namespace before anything is loaded.
+        namespaces::find(inode)?;
+    }
     let mut vigil = Vigil::start(
         &request(inode, options),
         Limits {

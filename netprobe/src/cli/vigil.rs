@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use netprobe_common::counters::{Count, CountKey, Counters};
+use netprobe_common::counters::{Count, CountKey};
 
 use super::{check, culprit, sample::Reader, signals::Stop, watch::Watch};
 use crate::{
@@ -195,11 +195,7 @@ impl Tally {
     fn grown(&self, totals: Vec<(CountKey, Count)>) -> Vec<(CountKey, Count)> {
         let grown = totals.into_iter().map(|(key, count)| {
             let before = self.totals.get(&key).unwrap_or(&Count::NONE);
-            let since = Count {
-                events: count.events.saturating_sub(before.events),
-                weight: count.weight.saturating_sub(before.weight),
-            };
-            (key, since)
+            (key, count.since(before))
         });
         grown.filter(|(_, since)| since.events > 0).collect()
     }
@@ -207,7 +203,7 @@ impl Tally {
     /// Probes with what they have counted since.
     fn since(&self, mut probes: Vec<Probe>, decode_errors: u64) -> Vec<Probe> {
         for (probe, before) in probes.iter_mut().zip(&self.probes) {
-            probe.counters = difference(&probe.counters, &before.counters);
+            probe.counters = probe.counters.since(&before.counters);
             probe.decode_errors = decode_errors;
             let missed = probe.missed.zip(before.missed);
             probe.missed = missed.map(|(now, then)| now.saturating_sub(then));
@@ -233,20 +229,6 @@ fn steady(session: &Session) -> Result<Vec<Probe>> {
         }
     }
     Ok(probes)
-}
-
-const fn difference(now: &Counters, then: &Counters) -> Counters {
-    Counters {
-        fired: now.fired.saturating_sub(then.fired),
-        filtered: now.filtered.saturating_sub(then.filtered),
-        aggregated: now.aggregated.saturating_sub(then.aggregated),
-        delivered: now.delivered.saturating_sub(then.delivered),
-        sampled_out: now.sampled_out.saturating_sub(then.sampled_out),
-        reserve_failed: now.reserve_failed.saturating_sub(then.reserve_failed),
-        map_full: now.map_full.saturating_sub(then.map_full),
-        stack_failed: now.stack_failed.saturating_sub(then.stack_failed),
-        stack_sampled_out: now.stack_sampled_out.saturating_sub(then.stack_sampled_out),
-    }
 }
 
 fn cost(spent: &Spent, host: &Host, ended: Instant) -> Cost {

@@ -34,7 +34,7 @@ const KIND_TYPEDEF: u32 = 8;
 const KIND_FUNC: u32 = 12;
 
 /// Looks for `names`; `None` if `bytes` is not BTF in this machine's byte order.
-pub(super) fn find(bytes: &[u8], names: &HashSet<String>) -> Option<Index> {
+pub(crate) fn find(bytes: &[u8], names: &HashSet<String>) -> Option<Index> {
     let sections = Sections::of(bytes)?;
     let wanted = Wanted::among(sections.strings, names);
     let mut index = Index::new();
@@ -49,7 +49,7 @@ pub(super) fn find(bytes: &[u8], names: &HashSet<String>) -> Option<Index> {
 /// BTF that knows only those tracepoints and functions in `index` that are `wanted`, under the ids that they
 /// have there; everything before the last of them is a nameless pointer. It takes a tenth of the time to
 /// read, and of the memory to keep.
-pub(super) fn thin(index: &Index, wanted: &HashSet<String>) -> Option<Vec<u8>> {
+pub(crate) fn thin(index: &Index, wanted: &HashSet<String>) -> Option<Vec<u8>> {
     let found = index
         .iter()
         .filter(|(name, _)| wanted.contains(*name))

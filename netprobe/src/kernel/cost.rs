@@ -14,6 +14,11 @@ use crate::report::Cost;
 pub const INTERVAL: Duration = Duration::from_secs(1);
 /// How long the kernel measures each time.
 pub const SLICE: Duration = Duration::from_millis(20);
+/// So many intervals may pass without a slice while the programs cost nothing to speak of: to begin and to end
+/// one, the kernel patches its code, which stops all CPUs for a moment.
+const MOST_SKIPPED: u32 = 7;
+/// A cost below this part of the limit is nothing to speak of.
+const QUIET: f64 = 0.1;
 
 /// The measurements of a run.
 #[derive(Debug)]
@@ -24,7 +29,19 @@ pub struct Meter {
     began: Mark,
     last: Mark,
     slices: Slices,
+    /// The latest slice, what it stands for, and how many intervals it may stand for yet.
+    latest: Option<Slices>,
+    kernel: Weighed,
+    skips: u32,
+    skips_left: u32,
     reduced: [Duration; 3],
+}
+
+/// CPU seconds that slices stand for, and the time.
+#[derive(Clone, Copy, Debug, Default)]
+struct Weighed {
+    cpu_s: f64,
+    elapsed_s: f64,
 }
 
 /// Sums over the slices in which the kernel measured.
@@ -72,13 +89,24 @@ impl Meter {
             began: now,
             last: now,
             slices: Slices::default(),
+            latest: None,
+            kernel: Weighed::default(),
+            skips: 0,
+            skips_left: 0,
             reduced: [Duration::ZERO; 3],
         }
     }
 
     /// Lets the kernel measure while `pause` waits, and tells the programs what to leave out.
     pub fn measure(&mut self, session: &mut Session, pause: impl FnOnce(Duration)) {
-        let slice = kernel_slice(session, pause);
+        let is_quiet = Mark::now().cpus_since(self.last) / self.cpus < self.limit * QUIET;
+        let slice = if self.skips_left > 0 && is_quiet {
+            self.skips_left -= 1;
+            pause(SLICE);
+            self.latest
+        } else {
+            self.look(session, pause)
+        };
         let now = Mark::now();
         let elapsed = now.at.duration_since(self.last.at);
         let mut share = now.cpus_since(self.last) / self.cpus;
@@ -86,9 +114,8 @@ impl Meter {
         // Without events there is nothing to leave out, however slow the machine.
         let is_idle = slice.is_some_and(|slice| slice.runs == 0);
         if let Some(slice) = slice {
-            self.slices.measured += slice.measured;
-            self.slices.run += slice.run;
-            self.slices.runs += slice.runs;
+            self.kernel.cpu_s += slice.cpus() * elapsed.as_secs_f64();
+            self.kernel.elapsed_s += elapsed.as_secs_f64();
             share += slice.cpus() / self.cpus;
         }
         let level = self.governor.level();
@@ -111,16 +138,35 @@ impl Meter {
         );
     }
 
+    /// Lets the kernel measure for a slice, and decides how long that is good for.
+    fn look(&mut self, session: &Session, pause: impl FnOnce(Duration)) -> Option<Slices> {
+        self.latest = kernel_slice(session, pause);
+        let is_quiet = |slice: Slices| slice.cpus() / self.cpus < self.limit * QUIET;
+        self.skips = if self.latest.is_some_and(is_quiet) {
+            (self.skips * 2 + 1).min(MOST_SKIPPED)
+        } else {
+            0
+        };
+        self.skips_left = self.skips;
+        if let Some(slice) = self.latest {
+            self.slices.measured += slice.measured;
+            self.slices.run += slice.run;
+            self.slices.runs += slice.runs;
+        }
+        self.latest
+    }
+
     /// The cost of the run.
     pub fn cost(&self) -> Cost {
         let slices = self.slices;
-        let is_known = !slices.measured.is_zero();
+        let is_known = self.kernel.elapsed_s > 0.0;
+        let kernel_cpus = self.kernel.cpu_s / self.kernel.elapsed_s;
         #[expect(clippy::cast_precision_loss, reason = "a mean")]
         let ns_per_run =
             (slices.runs > 0).then(|| slices.run.as_nanos() as f64 / slices.runs as f64);
         Cost {
             process_percent: Mark::now().cpus_since(self.began) / self.cpus * 100.0,
-            kernel_percent: is_known.then(|| slices.cpus() / self.cpus * 100.0),
+            kernel_percent: is_known.then(|| kernel_cpus / self.cpus * 100.0),
             ns_per_run,
             limit_percent: self.limit * 100.0,
             reduced: self.reduced,

@@ -22,7 +22,7 @@ impl FdInfo {
         Ok(Self::parse(&text))
     }
 
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut info = Self::default();
         for line in text.lines() {
             let Some((key, value)) = line.split_once(':') else {

@@ -80,7 +80,7 @@ pub enum Sent {
 }
 
 impl Sent {
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         if bytes.len() == size_of::<BlockEnd>() {
             return read(bytes).map(Self::End);
         }

@@ -50,7 +50,7 @@ pub fn of_this_thread() -> Option<Entries> {
 
 impl Entries {
     /// `ipv4 2 tcp 6 431999 ESTABLISHED src=… dst=… sport=… dport=… src=… … zone=1 use=2`
-    fn add(&mut self, line: &str) {
+    pub(crate) fn add(&mut self, line: &str) {
         let mut words = line.split_ascii_whitespace().skip(2);
         let Some(protocol) = words.next() else { return };
         // The number of the protocol, which the name has said already.

@@ -102,7 +102,7 @@ fn keep(counters: &mut Counters, name: &str, value: i64) {
 }
 
 /// Pairs of lines, `Tcp: Name Name` and `Tcp: 1 2`.
-fn named_lines(text: &str, counters: &mut Counters) {
+pub(crate) fn named_lines(text: &str, counters: &mut Counters) {
     let mut lines = text.lines();
     while let Some((names, values)) = lines.next().zip(lines.next()) {
         let (Some((group, names)), Some((same, values))) =
@@ -125,7 +125,7 @@ fn named_lines(text: &str, counters: &mut Counters) {
 }
 
 /// Lines of one name and value.
-fn single_lines(text: &str, counters: &mut Counters) {
+pub(crate) fn single_lines(text: &str, counters: &mut Counters) {
     for line in text.lines() {
         let mut words = line.split_ascii_whitespace();
         if let Some((name, Ok(value))) = words.next().zip(words.next().map(str::parse)) {
@@ -135,7 +135,7 @@ fn single_lines(text: &str, counters: &mut Counters) {
 }
 
 /// Lines of words, `TCP: inuse 1 orphan 0`.
-fn word_lines(text: &str, file: &str, counters: &mut Counters) {
+pub(crate) fn word_lines(text: &str, file: &str, counters: &mut Counters) {
     for line in text.lines() {
         let Some((group, words)) = line.split_once(':') else {
             continue;
@@ -151,7 +151,7 @@ fn word_lines(text: &str, file: &str, counters: &mut Counters) {
 
 /// A line of names, then one of hexadecimal values for each CPU. The column `entries` is the same
 /// on every CPU; all others add up.
-fn per_cpu(text: &str, table: &str, counters: &mut Counters) {
+pub(crate) fn per_cpu(text: &str, table: &str, counters: &mut Counters) {
     let mut lines = text.lines();
     let names: Vec<&str> = lines
         .next()
@@ -179,7 +179,7 @@ fn per_cpu(text: &str, table: &str, counters: &mut Counters) {
 }
 
 /// One line of hexadecimal numbers; the sixth counts the destinations in use.
-fn route6(text: &str, counters: &mut Counters) {
+pub(crate) fn route6(text: &str, counters: &mut Counters) {
     let sixth = text.split_ascii_whitespace().nth(5);
     if let Some(Ok(entries)) = sixth.map(|hex| i64::from_str_radix(hex, 16)) {
         keep(counters, "rt6_stats.entries", entries);

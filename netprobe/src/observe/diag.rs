@@ -269,7 +269,7 @@ fn bounded<K: std::hash::Hash + Eq, V>(
 
 /// What the kernel says of one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Socket {
+pub(crate) struct Socket {
     state: u8,
     local: IpAddr,
     local_port: u16,
@@ -324,7 +324,7 @@ fn request(family: u8, states: u32) -> Vec<u8> {
 }
 
 /// `struct inet_diag_msg` and its attributes.
-fn parse(message: &[u8]) -> Option<Socket> {
+pub(crate) fn parse(message: &[u8]) -> Option<Socket> {
     let family = *message.first()?;
     let port = |at: usize| Some(u16::from_be_bytes(*message.get(at..)?.first_chunk()?));
     let address = |at: usize| {

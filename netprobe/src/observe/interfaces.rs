@@ -85,7 +85,7 @@ fn links(mut each: impl FnMut(u32, String, Option<&[u8]>)) -> Result<()> {
     })
 }
 
-fn statistics64(bytes: &[u8]) -> Option<Interface> {
+pub(crate) fn statistics64(bytes: &[u8]) -> Option<Interface> {
     let at = |index: usize| netlink::u64_at(bytes, index * 8);
     Some(Interface {
         rx_packets: at(0)?,
@@ -95,11 +95,11 @@ fn statistics64(bytes: &[u8]) -> Option<Interface> {
         rx_dropped: at(6)?,
         tx_dropped: at(7)?,
         // rx_over_errors, rx_fifo_errors and rx_missed_errors
-        rx_missed: at(11)? + at(14)? + at(15)?,
+        rx_missed: at(11)?.saturating_add(at(14)?).saturating_add(at(15)?),
     })
 }
 
-fn parse(text: &str) -> BTreeMap<String, Interface> {
+pub(crate) fn parse(text: &str) -> BTreeMap<String, Interface> {
     let lines = text.lines().filter_map(|line| {
         let (name, values) = line.split_once(':')?;
         let values: Vec<u64> = values
@@ -137,7 +137,7 @@ pub fn qdiscs() -> Result<Vec<Qdisc>> {
     Ok(qdiscs)
 }
 
-fn qdisc(message: &[u8], names: &BTreeMap<u32, String>) -> Option<Qdisc> {
+pub(crate) fn qdisc(message: &[u8], names: &BTreeMap<u32, String>) -> Option<Qdisc> {
     let index = u32_at(message, 4)?;
     let mut qdisc = Qdisc {
         interface: names.get(&index).cloned()?,

@@ -66,7 +66,7 @@ pub fn find(inode: u32) -> Result<Namespace> {
 }
 
 /// Files that are mounted to keep network namespaces, as container engines do.
-fn mounts(mountinfo: &str) -> Vec<String> {
+pub(crate) fn mounts(mountinfo: &str) -> Vec<String> {
     let lines = mountinfo.lines().filter_map(|line| {
         let mut fields = line.split(' ');
         let root = fields.nth(3)?;

@@ -40,7 +40,7 @@ pub fn list(protocol: isize, kind: u16, request: &[u8], mut each: impl FnMut(&[u
 }
 
 /// Takes the messages out of one datagram; true if the list has ended.
-fn take(mut bytes: &[u8], each: &mut impl FnMut(&[u8])) -> Result<bool> {
+pub(crate) fn take(mut bytes: &[u8], each: &mut impl FnMut(&[u8])) -> Result<bool> {
     while let Some((length, kind)) = u32_at(bytes, 0).zip(u16_at(bytes, 4)) {
         let length = usize::try_from(length)?;
         let Some(payload) = bytes.get(HEADER..length) else {
@@ -50,7 +50,7 @@ fn take(mut bytes: &[u8], each: &mut impl FnMut(&[u8])) -> Result<bool> {
             NLMSG_DONE => return Ok(true),
             NLMSG_ERROR => {
                 let errno = u32_at(payload, 0).unwrap_or_default().cast_signed();
-                return Err(std::io::Error::from_raw_os_error(-errno))
+                return Err(std::io::Error::from_raw_os_error(errno.wrapping_neg()))
                     .context("the kernel refused a list");
             }
             _ => each(payload),

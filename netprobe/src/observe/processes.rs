@@ -109,13 +109,13 @@ fn process(pid: u32, path: &Path, wanted: &HashSet<u64>) -> Option<Process> {
 }
 
 /// The number in `socket:[12345]`.
-fn socket(target: &str) -> Option<u64> {
+pub(crate) fn socket(target: &str) -> Option<u64> {
     let number = target.strip_prefix("socket:[")?.strip_suffix(']')?;
     number.parse().ok()
 }
 
 /// The soft and the hard limit in `/proc/PID/limits`.
-fn open_files(limits: &str) -> Option<(u64, u64)> {
+pub(crate) fn open_files(limits: &str) -> Option<(u64, u64)> {
     let line = limits
         .lines()
         .find_map(|line| line.strip_prefix("Max open files"))?;
@@ -127,7 +127,7 @@ fn open_files(limits: &str) -> Option<(u64, u64)> {
 }
 
 /// The last unit in `/proc/PID/cgroup`.
-fn unit(cgroup: &str) -> Option<String> {
+pub(crate) fn unit(cgroup: &str) -> Option<String> {
     let paths = cgroup.lines().filter_map(|line| line.rsplit(':').next());
     let mut names = paths.flat_map(|path| path.rsplit('/'));
     names

@@ -8,7 +8,7 @@ pub fn tcp_port(name: &str) -> Option<u16> {
 }
 
 /// Lines are `name port/protocol alias… # comment`.
-fn find(services: &str, name: &str) -> Option<u16> {
+pub(crate) fn find(services: &str, name: &str) -> Option<u16> {
     services.lines().find_map(|line| {
         let mut words = line.split('#').next()?.split_ascii_whitespace();
         let first = words.next()?;

@@ -178,7 +178,7 @@ fn request(family: u8, states: StateFlags) -> Vec<u8> {
 }
 
 /// Takes the sockets out of one datagram; true if it was the last.
-fn take(mut bytes: &[u8], sockets: &mut Vec<InetResponse>) -> Result<bool> {
+pub(crate) fn take(mut bytes: &[u8], sockets: &mut Vec<InetResponse>) -> Result<bool> {
     while !bytes.is_empty() {
         let message = <NetlinkMessage<SockDiagMessage>>::deserialize(bytes)
             .context("read the kernel's list of sockets")?;

@@ -21,7 +21,7 @@ pub fn read() -> Vec<Softnet> {
     parse(&fs::read_to_string("/proc/net/softnet_stat").unwrap_or_default())
 }
 
-fn parse(text: &str) -> Vec<Softnet> {
+pub(crate) fn parse(text: &str) -> Vec<Softnet> {
     let lines = text.lines().zip(0..).filter_map(|(line, number)| {
         let values: Vec<u32> = line
             .split_ascii_whitespace()

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use anyhow::{Result, bail};
+
 use crate::report::{Flame, Folded};
 
 /// Writes every stack.
@@ -38,6 +40,30 @@ const fn is_invisible(character: char) -> bool {
         | '\u{feff}' | '\u{fff9}'..='\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
 }
 
+/// Reads stacks as this and other tools write them.
+pub fn read(text: &str) -> Result<Vec<Folded>> {
+    let mut stacks = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        if line.trim().is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let parsed = line
+            .trim_end()
+            .rsplit_once(' ')
+            .and_then(|(frames, weight)| {
+                // Other tools may write fractions.
+                let weight = weight.split('.').next()?.parse().ok()?;
+                let frames = frames.split(';').map(Into::into).collect();
+                Some(Folded { frames, weight })
+            });
+        let Some(stack) = parsed else {
+            bail!("line {number} is no folded stack");
+        };
+        stacks.push(stack);
+    }
+    Ok(stacks)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,5 +76,14 @@ mod tests {
             weight: 7,
         };
         assert_eq!(line(&stack), "a_b_c;tcp_v4_rcv_[k] 7");
+    }
+
+    #[test]
+    fn stacks_are_read_line_by_line() {
+        let stacks = read("a;b c 3\n\n# comment\nd 1.5\n").unwrap();
+        assert_eq!(line(&stacks[0]), "a;b c 3");
+        assert_eq!((stacks[0].weight, stacks[1].weight), (3, 1));
+        let wrong = read("a;b 3\na;b\n").unwrap_err();
+        assert_eq!(wrong.to_string(), "line 2 is no folded stack");
     }
 }

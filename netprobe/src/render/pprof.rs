@@ -124,7 +124,7 @@ pub fn read(packed: &[u8]) -> Result<Vec<Folded>> {
 /// A location: functions inlined at it first.
 type Locations = HashMap<u64, Vec<u64>>;
 
-fn parse(bytes: &[u8]) -> Option<Vec<Folded>> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<Vec<Folded>> {
     let mut strings: Vec<&[u8]> = Vec::new();
     let mut samples: Vec<(Vec<u64>, u64)> = Vec::new();
     let mut locations = Locations::new();

@@ -52,7 +52,7 @@ pub(super) enum Content {
 
 /// A line of `maps`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Line {
+pub(super) struct Line {
     start: u64,
     end: u64,
     offset: u64,
@@ -188,7 +188,7 @@ fn remote_devices(pid: u32) -> Vec<String> {
 }
 
 /// An executable mapping of `/proc/PID/maps`.
-fn parse(line: &str) -> Option<Line> {
+pub(super) fn parse(line: &str) -> Option<Line> {
     let mut parts = line.splitn(6, ' ');
     let (start, end) = parts.next()?.split_once('-')?;
     let permissions = parts.next()?;

@@ -7,6 +7,12 @@
 //! are the mapped files, [`naming`] finds names in them, and [`perf_map`] in what a JIT compiler
 //! wrote down.
 
+#[cfg(any(test, fuzzing))]
+use std::io::Cursor;
+
+#[cfg(any(test, fuzzing))]
+use object::read::ReadCache;
+
 pub mod background;
 pub mod client;
 mod images;
@@ -19,3 +25,17 @@ pub mod unwind;
 pub mod worker;
 
 pub use protocol::{Missing, Names};
+
+/// Everything here that reads what a process or the worker wrote.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_hostile(bytes: &[u8]) {
+    let file = ReadCache::new(Cursor::new(bytes));
+    let _refused = tables::Tables::parse(&file, bytes.len() as u64);
+    for line in bytes.split(|byte| *byte == b'\n') {
+        perf_map::parse(line);
+        let line = String::from_utf8_lossy(line);
+        images::parse(&line);
+        protocol::Request::parse(&line);
+        protocol::Answer::parse(&line);
+    }
+}

@@ -67,7 +67,7 @@ fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> bool {
     read > 0
 }
 
-fn parse(line: &[u8]) -> Option<(u64, u64, &[u8])> {
+pub(super) fn parse(line: &[u8]) -> Option<(u64, u64, &[u8])> {
     let mut parts = line.trim_ascii_end().splitn(3, |byte| *byte == b' ');
     let mut hex = || {
         let text = std::str::from_utf8(parts.next()?).ok()?;

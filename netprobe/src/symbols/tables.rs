@@ -92,7 +92,7 @@ impl Tables {
         Self::parse(&ReadCache::new(Cursor::new(image)), MOST_BYTES).ok()
     }
 
-    fn parse<R: ReadCacheOps>(file: &ReadCache<R>, room: u64) -> Result<Self, NoTables> {
+    pub(super) fn parse<R: ReadCacheOps>(file: &ReadCache<R>, room: u64) -> Result<Self, NoTables> {
         let little = object::LittleEndian;
         let elf: ElfFile<'_, FileHeader64<object::LittleEndian>, _> =
             ElfFile::parse(file).map_err(refused)?;

@@ -8,11 +8,12 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 
-use super::draw::{self, Look};
+use super::draw::Look;
 use crate::{
+    cli::output::Output,
     render::{flamegraph, folded, pprof},
     report::{Folded, Palette},
 };
@@ -59,7 +60,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         .iter()
         .map(|(names, (before, after))| format!("{names} {before} {after}"))
         .collect();
-    let mut out = draw::open(&options.output)?;
+    let mut out = Output::open(Some(&options.output))?;
     let drawn = if options.folded {
         lines
             .iter()
@@ -93,7 +94,8 @@ fn name(path: &Path) -> String {
 }
 
 fn total(stacks: &[Folded]) -> u64 {
-    stacks.iter().map(|stack| stack.weight).sum()
+    let weights = stacks.iter().map(|stack| stack.weight);
+    weights.fold(0, u64::saturating_add)
 }
 
 /// The frames of a stack as folded text has them.
@@ -110,44 +112,7 @@ fn read(path: &Path) -> Result<Vec<Folded>> {
     } else {
         String::from_utf8(bytes)
             .context("neither folded text nor a compressed pprof profile")
-            .and_then(|text| parse(&text))
+            .and_then(|text| folded::read(&text))
     };
     stacks.with_context(|| format!("read {}", path.display()))
-}
-
-fn parse(text: &str) -> Result<Vec<Folded>> {
-    let mut stacks = Vec::new();
-    for (number, line) in (1..).zip(text.lines()) {
-        if line.trim().is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let parsed = line
-            .trim_end()
-            .rsplit_once(' ')
-            .and_then(|(frames, weight)| {
-                // Other tools may write fractions.
-                let weight = weight.split('.').next()?.parse().ok()?;
-                let frames = frames.split(';').map(Into::into).collect();
-                Some(Folded { frames, weight })
-            });
-        let Some(stack) = parsed else {
-            bail!("line {number} is no folded stack");
-        };
-        stacks.push(stack);
-    }
-    Ok(stacks)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn folded_text_is_read_line_by_line() {
-        let stacks = parse("a;b c 3\n\n# comment\nd 1.5\n").unwrap();
-        assert_eq!(names(&stacks[0]), "a;b c");
-        assert_eq!((stacks[0].weight, stacks[1].weight), (3, 1));
-        let wrong = parse("a;b 3\na;b\n").unwrap_err();
-        assert_eq!(wrong.to_string(), "line 2 is no folded stack");
-    }
 }

@@ -1,10 +1,6 @@
 //! Where a graph goes, and in which format.
 
-use std::{
-    io::{self, BufWriter, IsTerminal, Write},
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -102,14 +98,14 @@ impl Look {
 /// An open file, or standard output, and what to write there.
 pub(super) struct Output<'a> {
     options: &'a Options,
-    out: BufWriter<Box<dyn Write>>,
+    out: output::Output,
 }
 
 impl<'a> Output<'a> {
     /// Opens it.
     pub(super) fn open(options: &'a Options) -> Result<Self> {
-        let out = open(&options.output)?;
-        if options.pprof && options.output.as_os_str() == "-" && io::stdout().is_terminal() {
+        let out = output::Output::open(Some(&options.output))?;
+        if options.pprof && out.is_terminal() {
             anyhow::bail!("a pprof profile is not for terminals; name a file with -o");
         }
         Ok(Self { options, out })
@@ -146,14 +142,4 @@ impl<'a> Output<'a> {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// Opens a file for writing, - for stdout.
-pub(super) fn open(path: &Path) -> Result<BufWriter<Box<dyn Write>>> {
-    let out: Box<dyn Write> = if path.as_os_str() == "-" {
-        Box::new(io::stdout())
-    } else {
-        Box::new(output::create(path)?)
-    };
-    Ok(BufWriter::new(out))
 }
