@@ -71,7 +71,7 @@ fn stage(cures: usize) -> Stage {
             if has_ports {
                 "1024 65535"
             } else {
-                "20000 20399"
+                "20000 21199"
             },
         )
         .sysctl(Host::Server, "net.ipv4.tcp_tw_reuse", u32::from(has_ports))
