@@ -95,17 +95,19 @@ impl Load for Probed {
     #[inline(always)]
     fn at<T: Plain>(self, address: u64, offset: u64) -> T {
         let mut read = MaybeUninit::<T>::uninit();
+        let pointer = (address as *const c_void).wrapping_byte_add(offset as usize);
         // VERIFIER: the result is not looked at, which would double the paths at every read.
-        // SAFETY: the helper checks the address, whatever it is, and fills `read`: with zeroes if it is not readable. Every
-        // pattern of bits is a `Plain` value.
-        unsafe {
-            let _unreadable = generated::bpf_probe_read_kernel(
+        // SAFETY: the helper checks the address, whatever it is.
+        let _unreadable = unsafe {
+            generated::bpf_probe_read_kernel(
                 read.as_mut_ptr().cast(),
                 size_of::<T>() as u32,
-                (address as *const c_void).wrapping_byte_add(offset as usize),
-            );
-            read.assume_init()
-        }
+                pointer,
+            )
+        };
+        // SAFETY: the helper has filled all of it, with zeroes if it could not read; every pattern of bits is
+        // a `Plain` value.
+        unsafe { read.assume_init() }
     }
 
     #[inline(always)]

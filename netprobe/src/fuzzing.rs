@@ -31,6 +31,9 @@ pub const TARGETS: &[Target] = &[
 ];
 
 /// Reads `bytes` with the target of that name.
+///
+/// # Panics
+/// If there is no such target.
 pub fn run(name: &str, bytes: &[u8]) {
     let target = TARGETS.iter().find(|target| target.0 == name);
     let (_, read) = target.expect("a target of this name");

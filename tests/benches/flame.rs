@@ -114,7 +114,6 @@ impl Load {
     }
 }
 
-#[expect(clippy::zombie_processes, reason = "`wait` waits for it")]
 fn netprobe(folder: &Path) -> Cost {
     let mut child = Command::new(binary())
         .args(["flame", "cpu", "-F", HERTZ, "--duration", "10s", "-o"])

@@ -45,7 +45,8 @@ fn accepts_equal_those_of_the_process_that_listens() {
     let mut probe = Probe::of(&cable.server, "accepts");
     let clients = Family::OF_SOCKETS.map(|family| {
         let connect = || family.connect(family.port(PORT)).expect("connect");
-        [(); TIMES as usize].map(|()| cable.client.run(connect))
+        let connections = (0..TIMES).map(|_| cable.client.run(connect));
+        connections.collect::<Vec<_>>()
     });
     server.cue();
     assert_eq!(server.hear(), b'a');

@@ -73,10 +73,8 @@ mod tests {
 
     fn trimmed(frames: &[&str]) -> Vec<String> {
         let frames: Vec<Arc<str>> = frames.iter().map(|&name| Arc::from(name)).collect();
-        without_own(&frames)
-            .iter()
-            .map(ToString::to_string)
-            .collect()
+        let left = without_own(&frames).iter();
+        left.map(ToString::to_string).collect()
     }
 
     #[test]
