@@ -214,11 +214,7 @@ impl Tally {
 
 /// The probes with counters that add up, although programs go on counting.
 fn steady(session: &Session) -> Result<Vec<Probe>> {
-    let missed = session
-        .probes()
-        .iter()
-        .map(|(_, hooks)| session.missed(hooks));
-    let missed: Vec<_> = missed.collect();
+    let missed = session.missed();
     let mut probes = check::probes(session, 0, &missed)?;
     for _ in 1..TRIES {
         let adds_up = |probe: &Probe| probe.counters.unexplained() == 0;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use super::{
     Scenario,
     cast::Actor,
+    needs,
     network::{INTERFACE, Network, sysctl_path},
     stage::{Process, Sign, Stage},
     workload::Tally,
@@ -96,6 +97,9 @@ impl Incident {
             }
             fs::write(&path, value).with_context(|| format!("set {name} to {value:?}"))?;
         }
+        for host in &stage.forgetful {
+            self.network.of(*host)?.forget_connections()?;
+        }
         self.stage = stage;
         let wanted = self.stage.processes.clone();
         self.actors.retain(|actor| wanted.contains(&actor.process));
@@ -134,7 +138,11 @@ impl Incident {
         for (host, discipline) in &stage.queues {
             let mut words = vec!["tc", "qdisc", "add", "dev", INTERFACE, "root"];
             words.extend(discipline.split(' '));
-            self.network.of(*host)?.tool(&words, "")?;
+            let set = self.network.of(*host)?.tool(&words, "");
+            set.map_err(|why| {
+                let missing = needs::explain_queue(discipline, &why.to_string());
+                missing.map_or(why, |missing| CannotRun::new(missing).into())
+            })?;
         }
         Ok(())
     }

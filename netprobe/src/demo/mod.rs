@@ -3,15 +3,18 @@
 //!
 //! - [`Scenario`]: an incident by its id, as [`SCENARIOS`] lists them; one file each in `scenarios/`;
 //! - [`stage`]: what it is made of, as data;
-//! - [`network`], [`rtnetlink`]: hosts and cables, without a name and gone with netprobe;
+//! - [`network`], [`rtnetlink`], [`ctnetlink`]: hosts and cables, without a name and gone with netprobe;
 //! - [`cast`], [`workload`]: processes, and what they do;
-//! - [`incident`]: all of it made real, watched until it shows, and cured.
+//! - [`incident`]: all of it made real, watched until it shows, and cured;
+//! - [`needs`]: what it needs of the kernel.
 
 pub use scenarios::SCENARIOS;
 use stage::Stage;
 
 pub mod cast;
+mod ctnetlink;
 pub mod incident;
+mod needs;
 pub mod network;
 mod rtnetlink;
 mod scenarios;

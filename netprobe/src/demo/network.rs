@@ -16,7 +16,10 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
-use super::rtnetlink::{self, End, LOOPBACK};
+use super::{
+    ctnetlink,
+    rtnetlink::{self, End, LOOPBACK},
+};
 use crate::kernel::privileges::CannotRun;
 
 /// Address of the connecting host.
@@ -111,6 +114,11 @@ impl Netns {
     pub fn set(&self, name: &str, value: &str) -> Result<()> {
         let path = sysctl_path(name);
         self.run(|| fs::write(&path, value).with_context(|| format!("set {name} to {value:?}")))
+    }
+
+    /// Empties its connection tracking table.
+    pub(super) fn forget_connections(&self) -> Result<()> {
+        self.run(ctnetlink::forget_all)
     }
 
     /// Runs a tool in it, giving it `input` to read.

@@ -18,6 +18,8 @@ pub struct Stage {
     pub machine: Vec<(&'static str, String)>,
     /// Rules of nft(8), by host.
     pub firewall: Vec<(Host, String)>,
+    /// Hosts whose connection tracking tables are emptied once the settings are made.
+    pub forgetful: Vec<Host>,
     /// What tc(8) puts at a host's first interface: `netem delay 20ms`.
     pub queues: Vec<(Host, &'static str)>,
     /// Who does what, in the order of their start.
@@ -93,6 +95,13 @@ impl Stage {
     #[must_use]
     pub fn firewall(mut self, host: Host, rules: impl Into<String>) -> Self {
         self.firewall.push((host, rules.into()));
+        self
+    }
+
+    /// With an empty connection tracking table on one host to begin with.
+    #[must_use]
+    pub fn forgets(mut self, host: Host) -> Self {
+        self.forgetful.push(host);
         self
     }
 

@@ -89,6 +89,9 @@ const FOLLOWS: &[(&str, &[&str])] = &[
     ("idle-reset", &["resets"]),
 ];
 
+/// What fills a table, and the table: until it is full and stops connections itself, the reason comes first.
+const FILLS: &[(&str, &str)] = &[("conntrack-stale-entries", "conntrack-table-full")];
+
 /// What keeps connections from getting further, so that what comes later shows nothing.
 const GATES: &[&str] = &[
     "neighbour-table-full",
@@ -104,15 +107,20 @@ const GATES: &[&str] = &[
 pub(super) fn order(findings: &mut [Finding]) {
     for index in 0..findings.len() {
         let effect = &findings[index];
-        let cause = FOLLOWS.iter().find_map(|(cause, effects)| {
-            let may_follow = effects.contains(&effect.id);
-            let cause = findings.iter().find(|finding| {
-                finding.id == *cause
-                    && finding.severity >= Severity::Warning
-                    && meet(finding, effect)
-            });
-            cause.filter(|_| may_follow).map(|cause| cause.id)
+        let causes = FOLLOWS.iter().flat_map(|(cause, effects)| {
+            let effects = effects.iter();
+            effects.map(move |effect| (*cause, *effect))
         });
+        let mut causes = FILLS
+            .iter()
+            .copied()
+            .chain(causes)
+            .filter(|(_, id)| *id == effect.id);
+        let cause = causes.find_map(|(cause, _)| {
+            let mut findings = findings.iter().filter(|finding| finding.id == cause);
+            findings.find(|cause| explains(cause, effect))
+        });
+        let cause = cause.map(|cause| cause.id);
         findings[index].behind = cause;
     }
     findings.sort_by_key(|finding| {
@@ -123,6 +131,18 @@ pub(super) fn order(findings: &mut [Finding]) {
             rank(finding.id),
         )
     });
+}
+
+/// Whether a finding that may be the cause of another is so here.
+fn explains(cause: &Finding, effect: &Finding) -> bool {
+    let is_filling = |reason: &Finding, table: &Finding| {
+        FILLS.contains(&(reason.id, table.id)) && table.severity < Severity::Critical
+    };
+    let is_filled = FILLS.contains(&(cause.id, effect.id)) && !is_filling(cause, effect);
+    cause.severity >= Severity::Warning
+        && meet(cause, effect)
+        && !is_filled
+        && !is_filling(effect, cause)
 }
 
 /// Whether two findings hit the same namespace or port.
@@ -211,12 +231,28 @@ mod tests {
     }
 
     #[test]
+    fn what_fills_a_table_comes_first_until_the_table_is_full() {
+        use Severity::{Critical, Warning};
+        let (table, stale) = ("conntrack-table-full", "conntrack-stale-entries");
+        for (severity, first, second) in [(Warning, stale, table), (Critical, table, stale)] {
+            let mut findings = vec![found(table, severity, 1), found(stale, Warning, 1)];
+            order(&mut findings);
+            assert_eq!(findings[0].id, first);
+            assert_eq!(findings[0].behind, None);
+            assert_eq!(findings[1].id, second);
+            assert_eq!(findings[1].behind, Some(first));
+        }
+    }
+
+    #[test]
     fn every_id_of_the_tables_is_a_rule() {
         let causes = FOLLOWS.iter().map(|(cause, _)| *cause);
         let effects = FOLLOWS
             .iter()
             .flat_map(|(_, effects)| effects.iter().copied());
-        for id in causes.chain(effects).chain(GATES.iter().copied()) {
+        let fills = FILLS.iter().flat_map(|(reason, table)| [*reason, *table]);
+        let gates = GATES.iter().copied();
+        for id in causes.chain(effects).chain(fills).chain(gates) {
             assert!(super::super::rule(id).is_some(), "{id}");
         }
     }

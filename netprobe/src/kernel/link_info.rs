@@ -28,11 +28,15 @@ pub(super) fn missed() -> HashMap<u32, u64> {
 }
 
 /// Open files of this process that are links.
+///
+/// The kernel calls them `anon_inode:bpf_link`, or `anon_inode:bpf-link` when it made them of a tracepoint
+/// in one step.
 fn links() -> Vec<RawFd> {
-    let entries = fs::read_dir("/proc/self/fdinfo").into_iter().flatten();
+    let entries = fs::read_dir("/proc/self/fd").into_iter().flatten();
     let is_link = |path: &std::path::Path| {
-        fs::read_to_string(path)
-            .is_ok_and(|text| text.starts_with("link_type:") || text.contains("\nlink_type:"))
+        let target = fs::read_link(path).unwrap_or_default();
+        let name = target.to_str().unwrap_or_default();
+        matches!(name, "anon_inode:bpf_link" | "anon_inode:bpf-link")
     };
     entries
         .flatten()

@@ -1,7 +1,7 @@
 //! One run's programs in the kernel: loaded, attached, read out, and gone when it is dropped.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     hash::Hash,
     os::fd::AsFd,
     path::Path,
@@ -385,11 +385,7 @@ impl Session {
     /// Takes every program out of the kernel, so that the maps hold still. Returns for each probe
     /// the firings that the kernel skipped.
     pub fn detach(&mut self) -> Vec<Option<u64>> {
-        let missed = self
-            .probes
-            .iter()
-            .map(|(_, hooks)| self.missed(hooks))
-            .collect();
+        let missed = self.missed();
         for (spec, _) in &self.probes {
             for hook in spec.hooks {
                 attach::unload(&mut self.ebpf, hook);
@@ -402,10 +398,16 @@ impl Session {
         missed
     }
 
-    /// Firings of a probe's programs that the kernel skipped because one was running on that CPU
-    /// already, or a kprobe was; `None` where the kernel does not say.
-    pub fn missed(&self, hooks: &[Attached]) -> Option<u64> {
+    /// For each probe, firings of its programs that the kernel skipped because one was running on
+    /// that CPU already, or a kprobe was; `None` where the kernel does not say.
+    pub fn missed(&self) -> Vec<Option<u64>> {
         let of_links = link_info::missed();
+        let probes = self.probes.iter();
+        let missed = probes.map(|(_, hooks)| self.missed_by(hooks, &of_links));
+        missed.collect()
+    }
+
+    fn missed_by(&self, hooks: &[Attached], of_links: &HashMap<u32, u64>) -> Option<u64> {
         let mut sum = Some(0);
         for program in hooks.iter().flat_map(Attached::programs) {
             let Some(program) = self.ebpf.program(program) else {

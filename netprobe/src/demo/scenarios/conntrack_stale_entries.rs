@@ -12,7 +12,7 @@ use crate::demo::{
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "conntrack-stale-entries",
     about: "the firewall remembers connections that ended long ago",
-    cure: "a shorter nf_conntrack_tcp_timeout_established",
+    cure: "a shorter nf_conntrack_tcp_timeout_established, and an end to the entries made before",
     stage: || stage(false),
     cured: || stage(true),
     later: &[],
@@ -39,12 +39,12 @@ const ENTRIES: u32 = 2_000;
 const STALE: u32 = 1_200;
 
 fn stage(is_cured: bool) -> Stage {
-    let timeout = if is_cured { 2 } else { 432_000 };
+    let timeout = if is_cured { 600 } else { 432_000 };
     let request = Request {
-        before: STALE,
+        before: if is_cured { 0 } else { STALE },
         ..Request::new(TARGET, 10)
     };
-    Stage::new(Serve::well(PORT), request)
+    let stage = Stage::new(Serve::well(PORT), request)
         .firewall(Host::Server, SEES_NO_END)
         .machine("net.netfilter.nf_conntrack_max", ENTRIES)
         .sysctl(
@@ -54,5 +54,11 @@ fn stage(is_cured: bool) -> Stage {
         )
         // The last ACK of each, which is tracked, begins an entry anew.
         .sysctl(Host::Server, "net.netfilter.nf_conntrack_tcp_loose", 0)
-        .sign(Sign::Answered(CLIENT_NAME, 10))
+        .sign(Sign::Answered(CLIENT_NAME, 10));
+    // An entry keeps the timeout that it was made with.
+    if is_cured {
+        stage.forgets(Host::Server)
+    } else {
+        stage
+    }
 }

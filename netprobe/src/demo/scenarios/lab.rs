@@ -53,7 +53,7 @@ fn stage(cures: usize) -> Stage {
     };
     let request = Request {
         burst: 40,
-        ..Request::new(TARGET, 80)
+        ..Request::new(TARGET, 40)
     };
     let has_ports = cures >= 4;
     let stage = Stage::default()
@@ -71,7 +71,7 @@ fn stage(cures: usize) -> Stage {
             if has_ports {
                 "1024 65535"
             } else {
-                "20000 20999"
+                "20000 21199"
             },
         )
         .sysctl(Host::Server, "net.ipv4.tcp_tw_reuse", u32::from(has_ports))
@@ -80,7 +80,7 @@ fn stage(cures: usize) -> Stage {
         .sysctl(Host::Server, "net.ipv4.tcp_max_tw_buckets", 262_144);
     match cures {
         // The table is full by then.
-        0 => stage.sign(Sign::Started(CLIENT_NAME, 600)),
+        0 => stage.sign(Sign::Started(CLIENT_NAME, 400)),
         1 | 2 => stage.sign(Sign::Counter(Host::Server, "TcpExt.ListenOverflows", 50)),
         3 => stage.sign(Sign::Failures(WEB, EADDRNOTAVAIL, 40)),
         _ => stage.sign(Sign::Answered(CLIENT_NAME, 200)),

@@ -30,6 +30,7 @@ mod receive_path_drops;
 mod resets;
 mod short_lived_connections;
 mod slow_start_after_idle;
+mod small_packet_load;
 mod syn_backlog_full;
 mod syn_retransmits;
 mod tcp_memory_pressure;
@@ -61,6 +62,7 @@ pub const SCENARIOS: &[Scenario] = &[
     long_held_connections::SCENARIO,
     conntrack_stale_entries::SCENARIO,
     slow_start_after_idle::SCENARIO,
+    small_packet_load::SCENARIO,
     firewall_drops::SCENARIO,
     lab::SCENARIO,
     healthy::SCENARIO,

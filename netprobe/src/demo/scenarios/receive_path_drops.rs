@@ -19,21 +19,23 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 fn stage(is_cured: bool) -> Stage {
     let serve = Serve {
-        answer_bytes: 500_000,
+        answer_bytes: 60_000,
         ..Serve::well(PORT)
     };
     let request = Request {
         requests: u32::MAX,
-        answer_bytes: 500_000,
-        idle_ms: 20,
-        at_once: 8,
+        answer_bytes: 60_000,
+        idle_ms: 100,
+        at_once: 6,
         patience_ms: 20_000,
-        ..Request::new(TARGET, 8)
+        ..Request::new(TARGET, 6)
     };
-    let packets = if is_cured { 1_000 } else { 1 };
+    let packets = if is_cured { 1_000 } else { 3 };
+    // What is sent together leaves the delay together, and arrives at once.
     let stage = Stage::new(serve, request)
+        .queue(Host::Server, "netem delay 10ms")
         .machine("net.core.netdev_max_backlog", packets)
-        .sign(Sign::Answered(CLIENT_NAME, 20));
+        .sign(Sign::Answered(CLIENT_NAME, 5));
     if is_cured {
         return stage;
     }

@@ -15,10 +15,12 @@ use std::{
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+pub use datagrams::{Datagrams, Sink};
 pub use flood::Flood;
 pub use request::{Parting, Request};
 pub use serve::{Closing, Serve};
 
+mod datagrams;
 mod flood;
 mod request;
 mod serve;
@@ -36,6 +38,10 @@ pub enum Workload {
     Request(Request),
     /// Opens connections from addresses that nobody has.
     Flood(Flood),
+    /// Sends datagrams at a rate.
+    Send(Datagrams),
+    /// Takes datagrams.
+    Take(Sink),
     /// Does nothing, and is there to be seen.
     Rest,
 }
@@ -53,6 +59,8 @@ impl Workload {
                 Self::Serve(serve) => serve.run().await,
                 Self::Request(request) => request.run().await,
                 Self::Flood(flood) => flood.run().await,
+                Self::Send(datagrams) => datagrams.run().await,
+                Self::Take(sink) => sink.run().await,
                 Self::Rest => Account::default().keep_reporting().await,
             }
         })

@@ -26,6 +26,11 @@ pub(super) static RULE: Rule = Rule {
                 "lower net.netfilter.nf_conntrack_tcp_timeout_established to 600 s, say",
                 "connections that are quiet for longer are forgotten: NAT breaks them unless they use keepalive",
             ),
+            (
+                "delete the entries made before, which keep the timeout that they were made with: conntrack -D -p tcp \
+                 --state ESTABLISHED",
+                "connections through NAT that are still open are cut",
+            ),
             ("find who leaves connections without closing them", "none"),
         ],
     },
@@ -141,15 +146,22 @@ fn describe(netns: &Netns, table: &Table) -> Finding {
         TIMEOUT,
     )
     .hits([somewhere(netns)]);
-    if table.timeout > QUIET_S {
+    let found = if table.timeout > QUIET_S {
         found.sysctl(
             format!("forget them after {QUIET_S} s instead of {} s; {PERSIST}", table.timeout),
             &[(TIMEOUT, QUIET_S.to_string())],
             "connections that are quiet for longer are forgotten: NAT breaks them unless they use keepalive",
         )
     } else {
-        found.command("find who leaves connections without closing them", "none")
-    }
+        found
+    };
+    found
+        .command(
+            "then delete what is there, which keeps the timeout that it was made with: conntrack -D -p tcp --state \
+             ESTABLISHED",
+            "connections through NAT that are still open are cut",
+        )
+        .command("find who leaves connections without closing them", "none")
 }
 
 #[cfg(test)]

@@ -41,6 +41,8 @@ pub(super) static RULE: Rule = Rule {
     },
 };
 
+/// The kernel's own value of `net.core.netdev_max_backlog`: it was small if it was less.
+const DEFAULT_BACKLOG: u64 = 1000;
 /// Fewer than this share of packets is a warning, not the end.
 const MANY: f64 = 0.01;
 
@@ -89,9 +91,9 @@ fn backlog(window: &Window) -> Option<Finding> {
     let initial = window.initial();
     let limit = initial
         .and_then(|netns| netns.sysctl("net.core.netdev_max_backlog"))
-        .unwrap_or(1000);
+        .unwrap_or(DEFAULT_BACKLOG);
     #[expect(clippy::cast_precision_loss, reason = "a size")]
-    let wanted = roomy((limit * 2) as f64);
+    let wanted = roomy((limit * 2) as f64).max(DEFAULT_BACKLOG);
     let found = finding(
         RULE.id,
         severity,
