@@ -91,8 +91,8 @@ mod tests {
             "bpf_prog_6deef7357e7b4530_connects",
             "trace_call_bpf",
             "kprobe_perf_func",
+            "0xffffffffc0201001",
             "kprobe_ftrace_handler",
-            "[unknown]",
             "inet_hash_connect",
             "tcp_v4_connect",
         ];
