@@ -111,6 +111,8 @@ fields! {
     TaskState = Member("task_struct.__state");
     TaskStateLong = Member("task_struct.state");
     TaskStack = Member("task_struct.stack");
+    TaskMm = Member("task_struct.mm");
+    MmStartStack = Member("mm_struct.start_stack");
     TaskNsproxy = Member("task_struct.nsproxy");
     NsproxyNet = Member("nsproxy.net_ns");
     ReqNumRetrans = Member("request_sock.num_retrans");

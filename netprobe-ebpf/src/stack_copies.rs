@@ -134,10 +134,22 @@ fn pages(copy: &mut FullCopy) -> usize {
         return 0;
     }
     let begin = pointer - inside as u64;
+    let end = end_of_frames(pointer);
     for page in 1..COPY_PAGES {
-        if !copy_user(begin + (page * PAGE) as u64, &mut copy.pages[page]) {
+        let at = begin + (page * PAGE) as u64;
+        if at >= end || !copy_user(at, &mut copy.pages[page]) {
             return page;
         }
     }
     COPY_PAGES
+}
+
+/// Where the frames of the running task end: on the stack that its program began with lie the arguments and the
+/// environment beyond them, which may be many pages and are nobody's business.
+#[inline(always)]
+fn end_of_frames(pointer: u64) -> u64 {
+    let mm: u64 = Probed.field(task(), Field::TaskMm);
+    let start: u64 = Probed.field(mm, Field::MmStartStack);
+    // Stacks of threads lie below the first one, and end where they cannot be read.
+    if pointer < start { start } else { u64::MAX }
 }
