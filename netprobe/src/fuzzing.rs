@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn readers_survive_their_corpora_and_what_is_like_them() {
-        const MUTATIONS: usize = 1000;
+        const MUTATIONS: usize = 500;
         for (name, read) in TARGETS {
             let corpus = corpus(name);
             assert!(!corpus.is_empty(), "{name} has no corpus");

@@ -347,7 +347,7 @@ pub(crate) fn tcp_state(number: u8) -> Value {
 
 /// The name of an errno given as a negative number; unknown for 0.
 fn errno(number: i32) -> Value {
-    Value::Word(match -number {
+    Value::Word(match number.wrapping_neg() {
         0 => return Value::Unknown,
         1 => "EPERM",
         4 => "EINTR",
