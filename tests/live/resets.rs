@@ -148,11 +148,10 @@ fn closing_with_unread_data_equals_abort_on_close() {
     assert_sent(&run, &cable.server);
     let aborted = cable.server.counters().get("TcpExt.TCPAbortOnClose");
     assert_eq!(aborted, 3 * TIMES.cast_signed());
-    // An ACK of the client that comes after the close is answered by the listener, and nobody else.
+    // An ACK of the client that comes after the close is answered by the listener, or for it when that is closed.
     let answers = run.all().len() as u64 - run.count("cause", "unread-data");
-    assert_eq!(run.count("state", "LISTEN"), answers, "{:#?}", run.events);
-    let unexpected = run.count("cause", "unexpected-ack");
-    assert_eq!(unexpected, answers, "{:#?}", run.events);
+    let late = run.count("cause", "unexpected-ack") + run.count("cause", "no-connection");
+    assert_eq!(late, answers, "{:#?}", run.events);
     for (family, run) in by_family(&run) {
         assert_eq!(
             run.count("cause", "unread-data"),
@@ -331,7 +330,10 @@ fn counts_are_grouped_by_cause_and_service() {
     }
     let run = probe.stop();
     let totals = run.summary.totals.iter().filter(|total| total.events > 0);
-    let totals: Vec<_> = totals.collect();
+    // 5.10 may answer a late packet of the server as well.
+    let totals: Vec<_> = totals
+        .filter(|total| total.group["cause"] != "no-connection")
+        .collect();
     assert_eq!(totals.len(), 1, "{totals:#?}");
     assert_eq!(totals[0].events, TIMES);
     assert_eq!(totals[0].group["direction"], "sent");
