@@ -1,12 +1,12 @@
 //! Filters by control group where no program in the kernel tests them: connections that are listed,
 //! and sockets that do not know their group.
 
-use std::{collections::BTreeSet, process::Command};
+use std::collections::BTreeSet;
 
 use netprobe_tests::{
     cgroup::Cgroup,
     netns::Cable,
-    probe::{Event, binary, number, text},
+    probe::{Event, number, open_connections, text},
     process::Actor,
     skip::is_root,
     traffic::Family,
@@ -99,21 +99,7 @@ fn open_connections_of_a_cgroup_are_those_of_it_and_of_the_groups_below() {
     let Some(residents) = Residents::new() else {
         return;
     };
-    let netns = residents.cable.client.inum().to_string();
-    let open = |arguments: &[&str]| -> Vec<Event> {
-        let output = Command::new(binary())
-            .args(["lifetimes", "--open", "--json", "--netns", &netns])
-            .args(arguments)
-            .output()
-            .expect("run netprobe");
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{complaint}");
-        let lines = output.stdout.split(|byte| *byte == b'\n');
-        let lines = lines.filter(|line| !line.is_empty());
-        lines
-            .map(|line| serde_json::from_slice(line).expect("an object per line"))
-            .collect()
-    };
+    let open = |arguments: &[&str]| open_connections(&residents.cable.client, arguments);
     let path = residents.group.path();
     assert_eq!(places(&open(&["--cgroup", &path])), residents.inside());
     let others = open(&["--filter", &format!("cgroup != {path}")]);
@@ -131,7 +117,9 @@ mod spoiling {
         skip::{has_hooks, skip},
     };
 
-    use super::{Command, Residents, pids, places};
+    use std::process::Command;
+
+    use super::{Residents, pids, places};
 
     /// Uses the class of version 1: from then on kernels up to 5.15 keep it in a new socket instead
     /// of the group.

@@ -3,13 +3,12 @@
 use std::{
     io::{Read, Write},
     net::Shutdown,
-    process::Command,
     time::{Duration, Instant},
 };
 
 use netprobe_tests::{
     netns::Cable,
-    probe::{Event, Probe, Run, binary, column_of, number, sum, text},
+    probe::{Event, Probe, Run, column_of, number, open_connections, sum, text},
     process::Actor,
     skip::{has_hooks, is_root},
     traffic::{CLIENT, Family, SERVER, abort},
@@ -313,18 +312,7 @@ fn open(cable: &Cable, is_client: bool) -> Vec<Event> {
     } else {
         &cable.server
     };
-    let output = Command::new(binary())
-        .args(["lifetimes", "--open", "--longest", "--json", "--netns"])
-        .arg(netns.inum().to_string())
-        .output()
-        .expect("run netprobe");
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{complaint}");
-    let lines = output.stdout.split(|byte| *byte == b'\n');
-    let lines = lines.filter(|line| !line.is_empty());
-    lines
-        .map(|line| serde_json::from_slice(line).expect("an object per line"))
-        .collect()
+    open_connections(netns, &["--longest"])
 }
 
 #[test]

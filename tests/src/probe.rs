@@ -520,6 +520,24 @@ impl Run {
     }
 }
 
+/// What `netprobe lifetimes --open` lists of one namespace.
+#[track_caller]
+pub fn open_connections(netns: &Netns, arguments: &[&str]) -> Vec<Event> {
+    let output = Command::new(binary())
+        .args(["lifetimes", "--open", "--json", "--netns"])
+        .arg(netns.inum().to_string())
+        .args(arguments)
+        .output()
+        .expect("run netprobe");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}");
+    let lines = output.stdout.split(|byte| *byte == b'\n');
+    let lines = lines.filter(|line| !line.is_empty());
+    lines
+        .map(|line| serde_json::from_slice(line).expect("an object per line"))
+        .collect()
+}
+
 /// A column of an event; panics if it is not there at all.
 #[track_caller]
 pub fn column_of<'a>(event: &'a Event, name: &str) -> &'a Value {

@@ -29,9 +29,10 @@ pub struct Meter {
     began: Mark,
     last: Mark,
     slices: Slices,
-    /// The latest slice, what it stands for, and how many intervals it may stand for yet.
+    /// The latest slice, which stands for the intervals that are skipped after it.
     latest: Option<Slices>,
     kernel: Weighed,
+    /// Intervals to skip after a slice, which grow while it is quiet, and how many are left.
     skips: u32,
     skips_left: u32,
     reduced: [Duration; 3],

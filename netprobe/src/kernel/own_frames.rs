@@ -42,7 +42,7 @@ const TRACING: &[&str] = &[
 /// programs further out, as of a network plug-in, and the syscall that loads one, belong to it.
 pub fn without_own(frames: &[Arc<str>]) -> &[Arc<str>] {
     let mut own = 0;
-    let mut left_program = false;
+    let (mut saw_program, mut left_program) = (false, false);
     for (depth, name) in frames.iter().enumerate() {
         if depth > own + GAP || left_program && is_program(name) {
             break;
@@ -50,7 +50,8 @@ pub fn without_own(frames: &[Arc<str>]) -> &[Arc<str>] {
         if is_program(name) || is_tracing(name) {
             own = depth + 1;
         }
-        left_program |= own > 0 && !is_program(name);
+        left_program |= saw_program && !is_program(name);
+        saw_program |= is_program(name);
     }
     &frames[own..]
 }
@@ -80,6 +81,7 @@ mod tests {
     #[test]
     fn tracing_is_taken_from_the_inner_end() {
         let tracepoint = [
+            "bpf_get_stackid_raw_tp",
             "bpf_prog_6deef7357e7b4530_drops",
             "bpf_trace_run5",
             "__traceiter_kfree_skb",
