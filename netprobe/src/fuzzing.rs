@@ -53,7 +53,7 @@ fn btf(bytes: &[u8]) {
     let names = ["sock", "tcp_sock", "btf_trace_kfree_skb"].map(str::to_owned);
     let names = HashSet::from(names);
     if let Some(index) = btf_index::find(bytes, &names) {
-        btf_index::thin(&index, &names);
+        _ = btf_index::thin(&index, &names);
     }
 }
 

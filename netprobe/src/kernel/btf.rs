@@ -10,15 +10,16 @@ use std::{
 
 use anyhow::{Context, Result};
 use btf_rs::{Backend, Btf, BtfType, Type};
-use memmap2::MmapMut;
+use memmap2::{Mmap, MmapMut};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::{
     btf_index::Index,
-    pod::{first_btf, kernel_btf, map_private},
+    pod::{first_btf, kernel_btf, map_constant, map_private},
 };
 
 const DIRECTORY: &str = "/sys/kernel/btf";
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// BTF of the kernel or of one of its modules.
 pub struct KernelBtf {
@@ -26,57 +27,77 @@ pub struct KernelBtf {
     index: Index,
 }
 
-/// The kernel's BTF, in a file without a name: the library that finds types reads on demand only from a
-/// file that can be mapped, and before 6.16 the one in sysfs cannot be.
+/// The kernel's BTF in memory, and where it can be opened: the library that finds types reads on demand only from a
+/// file that can be mapped.
 #[derive(Debug)]
-pub struct Image {
-    file: File,
-    bytes: MmapMut,
+pub enum Image {
+    /// The one in sysfs, which can be mapped from 6.16 on.
+    Mapped(Mmap),
+    /// A copy in a file without a name.
+    Copied {
+        /// The file.
+        file: File,
+        /// What is in it.
+        bytes: MmapMut,
+    },
 }
 
 impl Image {
-    /// Copies it from the kernel.
+    /// Maps it where the kernel lets us, and copies it where it does not.
     pub fn read() -> Result<Self> {
-        // At once where the kernel lets us; sysfs gives a page at a time.
+        let sysfs = File::open(VMLINUX);
+        if let Ok(sysfs) = &sysfs
+            && let Ok(bytes) = map_constant(sysfs)
+        {
+            return Ok(Self::Mapped(bytes));
+        }
+        // At once if possible; sysfs gives a page at a time.
         if let Some(fd) = first_btf()
             && let Some(length) = kernel_btf(fd.as_fd(), &mut [])
         {
-            let mut image = Self::with_length(length)?;
-            if kernel_btf(fd.as_fd(), &mut image.bytes) == Some(length) {
-                return Ok(image);
+            let (file, mut bytes) = memory(length)?;
+            if kernel_btf(fd.as_fd(), &mut bytes) == Some(length) {
+                return Ok(Self::Copied { file, bytes });
             }
         }
-        let path = format!("{DIRECTORY}/vmlinux");
-        Self::read_sysfs(&path).with_context(|| {
-            format!("read {path} (the kernel must be built with CONFIG_DEBUG_INFO_BTF)")
-        })
+        sysfs
+            .map_err(anyhow::Error::new)
+            .and_then(Self::copy)
+            .with_context(|| {
+                format!("read {VMLINUX} (the kernel must be built with CONFIG_DEBUG_INFO_BTF)")
+            })
     }
 
-    fn read_sysfs(path: &str) -> Result<Self> {
-        let mut file = File::open(path)?;
-        let length = file.metadata()?.len();
-        let mut image = Self::with_length(usize::try_from(length)?)?;
-        file.read_exact(&mut image.bytes)?;
-        Ok(image)
-    }
-
-    fn with_length(length: usize) -> Result<Self> {
-        let memory = memfd_create("btf", MemfdFlags::CLOEXEC).context("create a memory file")?;
-        let file = File::from(memory);
-        file.set_len(length as u64).context("size a memory file")?;
-        let bytes = map_private(&file).context("map a memory file")?;
-        Ok(Self { file, bytes })
+    fn copy(mut sysfs: File) -> Result<Self> {
+        let length = sysfs.metadata()?.len();
+        let (file, mut bytes) = memory(usize::try_from(length)?)?;
+        sysfs.read_exact(&mut bytes)?;
+        Ok(Self::Copied { file, bytes })
     }
 
     /// All of it.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        match self {
+            Self::Mapped(bytes) => bytes,
+            Self::Copied { bytes, .. } => bytes,
+        }
     }
 
     /// Where it can be opened.
     fn path(&self) -> String {
-        format!("/proc/self/fd/{}", self.file.as_raw_fd())
+        match self {
+            Self::Mapped(_) => VMLINUX.to_owned(),
+            Self::Copied { file, .. } => format!("/proc/self/fd/{}", file.as_raw_fd()),
+        }
     }
+}
+
+fn memory(length: usize) -> Result<(File, MmapMut)> {
+    let memory = memfd_create("btf", MemfdFlags::CLOEXEC).context("create a memory file")?;
+    let file = File::from(memory);
+    file.set_len(length as u64).context("size a memory file")?;
+    let bytes = map_private(&file).context("map a memory file")?;
+    Ok((file, bytes))
 }
 
 /// Where a struct member is.
@@ -92,7 +113,7 @@ impl KernelBtf {
     /// Prepares the kernel's BTF for questions about the names in `index`.
     pub fn new(image: &Image, index: Index) -> Result<Self> {
         let btf = Btf::from_file_with_backend(image.path(), Backend::Mmap)
-            .with_context(|| format!("parse {DIRECTORY}/vmlinux"))?;
+            .with_context(|| format!("parse {VMLINUX}"))?;
         Ok(Self { btf, index })
     }
 

@@ -7,7 +7,7 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
-use memmap2::MmapMut;
+use memmap2::{Mmap, MmapMut};
 use netprobe_common::record::Plain;
 
 /// A wire struct that aya may copy to and from map memory.
@@ -22,6 +22,12 @@ unsafe impl<T: Plain> aya::Pod for Wire<T> {}
 pub(super) fn map_private(file: &File) -> io::Result<MmapMut> {
     // SAFETY: nobody else has the file, and nobody shortens it.
     unsafe { MmapMut::map_mut(file) }
+}
+
+/// A file of the kernel whose content and length never change, as memory.
+pub(super) fn map_constant(file: &File) -> io::Result<Mmap> {
+    // SAFETY: nobody can write or shorten it.
+    unsafe { Mmap::map(file) }
 }
 
 /// `struct bpf_link_info` up to and with `perf_event.kprobe.missed`.

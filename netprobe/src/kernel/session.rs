@@ -425,14 +425,10 @@ impl Session {
 
 /// Parses the kernel's types: whole for us, thinned for aya, which only needs to find hooks.
 fn parse_btf(image: &btf::Image, targets: &HashSet<String>) -> Result<(KernelBtf, Btf)> {
-    let index = btf_index::find(image.bytes(), &names()).ok_or_else(damaged)?;
-    let thin = btf_index::thin(&index, targets).ok_or_else(damaged)?;
-    let aya = Btf::parse(&thin, aya::Endianness::default()).context("parse the thinned BTF")?;
+    let index = btf_index::find(image.bytes(), &names())
+        .context("the kernel's BTF is damaged, or of a format not known here")?;
+    let aya = btf_index::thin(&index, targets).context("thin the BTF")?;
     Ok((KernelBtf::new(image, index)?, aya))
-}
-
-fn damaged() -> anyhow::Error {
-    anyhow!("the kernel's BTF is damaged, or of a format not known here")
 }
 
 fn attaches(hooks: impl Iterator<Item = &'static Hook>) -> impl Iterator<Item = &'static Attach> {

@@ -18,8 +18,8 @@ pub(super) static RULE: Rule = Rule {
                   overflow\".",
         cause: "Each IPv6 destination with a path MTU or redirect of its own takes a dst entry. Until 6.2, dst_alloc() \
                 fails when ip6_dst_gc() cannot bring them below net.ipv6.route.max_size (4096 by default); some old \
-                kernels also leak them. Later kernels, the long-term series since 5.10.209 and 6.1.75, and IPv4 since \
-                3.6 have no such limit.",
+                kernels also leak them. Linux 6.3 removed the limit, long-term series took that change over, and IPv4 \
+                has had none since 3.6.",
         recognised: "rt6_stats shows as many dst entries as max_size allows. It is critical only if the kernel also \
                      found no routes (Ip6OutNoRoutes, Ip6InNoRoutes). With far more entries than that the kernel does not \
                      keep to the limit, and nothing is wrong.",
