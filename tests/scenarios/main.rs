@@ -38,6 +38,7 @@ mod time_wait_buildup;
 mod time_wait_overflow;
 mod verdict;
 mod watcher;
+mod web_server;
 
 /// Where the servers of all demos listen.
 const SERVER_PORT: u16 = 8080;

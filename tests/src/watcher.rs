@@ -154,8 +154,11 @@ impl Watcher {
     /// Ends it; says how many events it has shown, if it shows any.
     pub fn stop(mut self) -> Option<u64> {
         let pid = Pid::from_child(&self.child);
-        kill_process(pid, Signal::INT).expect("it is still there");
-        self.child.wait().expect("it ends");
+        // bpftrace forgets a signal that comes before it looks at events.
+        while self.child.try_wait().expect("it can be waited for").is_none() {
+            kill_process(pid, Signal::INT).expect("it is still there");
+            wait_for_end(&mut self.child);
+        }
         let said = self.said.join().expect("its words");
         match (self.case.output, self.case.program) {
             (Output::Totals, _) => None,
@@ -166,6 +169,17 @@ impl Watcher {
             }
             (Output::Events, Program::Bpftrace) => said.parse().ok(),
         }
+    }
+}
+
+/// Gives it some seconds.
+fn wait_for_end(child: &mut Child) {
+    const LOOK_EVERY: Duration = Duration::from_millis(10);
+    for _ in 0..500 {
+        if child.try_wait().expect("it can be waited for").is_some() {
+            return;
+        }
+        thread::sleep(LOOK_EVERY);
     }
 }
 

@@ -10,8 +10,8 @@ use crate::{process, workspace};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only the benchmark of this name: storm and streams (root; beside bpftrace if that is
-    /// installed; streams ends with render), bounds (root), start (root), flame (root; beside perf
-    /// if that is installed), render
+    /// installed; streams ends with render), bounds (root), start (root), victim (root), flame (root;
+    /// beside perf if that is installed), render
     name: Option<String>,
     /// For the benchmark itself, such as a part of the name of a case
     #[arg(last = true)]

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use serde::ser::{Serialize, SerializeMap};
+use serde::ser::Serialize;
 use serde_json::{Map, Serializer, Value as Json, json, ser::Formatter};
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
     text,
     time::{Clock, Style},
 };
-use crate::report::{Column, Cost, Layout, Probe, Row, Summary, Total, Value, name_bytes};
+use crate::report::{Cost, Layout, Probe, Row, Summary, Total, Value, name_bytes};
 
 impl Serialize for Value {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -18,18 +18,14 @@ impl Serialize for Value {
             Self::Unknown => serializer.serialize_none(),
             Self::Unsigned(number) => serializer.serialize_u64(*number),
             Self::Signed(number) => serializer.serialize_i64(*number),
-            Self::Ip(address) => serializer.serialize_str(text::Address::of(*address).as_str()),
+            Self::Ip(address) => serializer.serialize_str(text::Short::address(*address).as_str()),
             Self::Word(word) => serializer.serialize_str(word),
             Self::Stack(frames) => serializer.collect_seq(frames.iter().map(AsRef::<str>::as_ref)),
             Self::Text(text) => serializer.serialize_str(text),
             Self::Name(name) => {
                 serializer.serialize_str(&String::from_utf8_lossy(name_bytes(name)))
             }
-            Self::TcpFlags(_) => {
-                let mut shown = String::new();
-                text::push(&mut shown, self);
-                serializer.serialize_str(&shown)
-            }
+            Self::TcpFlags(flags) => serializer.serialize_str(text::Short::flags(*flags).as_str()),
         }
     }
 }
@@ -37,49 +33,47 @@ impl Serialize for Value {
 /// Writes JSON Lines.
 #[derive(Debug)]
 pub struct Lines {
-    columns: Vec<(usize, &'static Column)>,
+    /// Position of each column, and what is written before its value: always the same.
+    columns: Vec<(usize, String)>,
     clock: Clock,
+    line: Vec<u8>,
 }
 
 impl Lines {
     /// With these columns of a layout, by position.
     pub fn new(layout: Layout, columns: &[usize], clock: Clock) -> Self {
-        let column = |index: &usize| (*index, &layout.columns[*index]);
+        // Names of columns need no escapes.
+        let column = |index: &usize| (*index, format!(",\"{}\":", layout.columns[*index].name));
         Self {
             columns: columns.iter().map(column).collect(),
             clock,
+            line: Vec::new(),
         }
     }
 }
 
 impl Format for Lines {
     fn row(&mut self, out: &mut dyn Write, row: &Row) -> io::Result<()> {
-        let time = self.clock.format(row).trim_start();
-        let columns = &self.columns;
-        line(out, &Line { row, columns, time })
+        // All at once: a line is written in a hundred small pieces, which are cheap only where the
+        // compiler knows where they go.
+        let line = &mut self.line;
+        line.clear();
+        line.extend_from_slice(b"{\"kind\":");
+        append(line, row.kind)?;
+        line.extend_from_slice(b",\"ts\":");
+        append(line, self.clock.format(row).trim_start())?;
+        line.extend_from_slice(b",\"unix_ns\":");
+        append(line, &row.unix_ns)?;
+        for (index, before) in &self.columns {
+            line.extend_from_slice(before.as_bytes());
+            append(line, &row.values[*index])?;
+        }
+        line.extend_from_slice(b"}\n");
+        out.write_all(line)
     }
 
     fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
         self::summary(out, summary)
-    }
-}
-
-struct Line<'a> {
-    row: &'a Row,
-    columns: &'a [(usize, &'static Column)],
-    time: &'a str,
-}
-
-impl Serialize for Line<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.columns.len() + 3))?;
-        map.serialize_entry("kind", self.row.kind)?;
-        map.serialize_entry("ts", self.time)?;
-        map.serialize_entry("unix_ns", &self.row.unix_ns)?;
-        for (index, column) in self.columns {
-            map.serialize_entry(column.name, &self.row.values[*index])?;
-        }
-        map.end()
     }
 }
 
@@ -110,17 +104,17 @@ impl Formatter for Harmless {
     }
 }
 
-/// Most lines are shorter.
-const TYPICAL_LINE: usize = 768;
-
 /// Writes one line.
 pub(super) fn line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
-    // All at once: a value is written in a hundred small pieces, which are cheap only where the
-    // compiler knows where they go.
-    let mut bytes = Vec::with_capacity(TYPICAL_LINE);
-    value.serialize(&mut Serializer::with_formatter(&mut bytes, Harmless))?;
+    let mut bytes = Vec::new();
+    append(&mut bytes, value)?;
     bytes.push(b'\n');
     out.write_all(&bytes)
+}
+
+fn append(line: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) -> io::Result<()> {
+    value.serialize(&mut Serializer::with_formatter(line, Harmless))?;
+    Ok(())
 }
 
 /// Writes the last line of a stream.

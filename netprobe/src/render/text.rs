@@ -17,11 +17,11 @@ pub fn push(out: &mut String, value: &Value) {
         Value::Unknown => out.write_str(UNKNOWN),
         Value::Unsigned(number) => write!(out, "{number}"),
         Value::Signed(number) => write!(out, "{number}"),
-        Value::Ip(address) => out.write_str(Address::of(*address).as_str()),
+        Value::Ip(address) => out.write_str(Short::address(*address).as_str()),
         Value::Word(word) => out.write_str(word),
         Value::Text(text) => escape(out, text),
         Value::Name(name) => escape(out, &String::from_utf8_lossy(name_bytes(name))),
-        Value::TcpFlags(flags) => push_flags(out, *flags),
+        Value::TcpFlags(flags) => out.write_str(Short::flags(*flags).as_str()),
         Value::Stack(frames) => frames.iter().enumerate().try_for_each(|(index, frame)| {
             out.write_str(if index == 0 { "" } else { "<" })?;
             escape(out, frame)
@@ -38,30 +38,32 @@ pub fn harmless(text: &str) -> String {
     out
 }
 
-/// An address as text, without the machinery of formatting where it is IPv4: there is one at each
-/// end of every event.
+/// An address or flags as text, without the machinery of formatting where that is possible: they are in
+/// every event.
 #[derive(Debug)]
-pub(super) struct Address {
-    bytes: [u8; LONGEST_ADDRESS],
+pub(super) struct Short {
+    bytes: [u8; LONGEST],
     length: usize,
 }
 
-/// `ffff:…:255.255.255.255`
-const LONGEST_ADDRESS: usize = 45;
+/// `ffff:…:255.255.255.255`; all flags together are shorter.
+const LONGEST: usize = 45;
 
-impl Address {
-    /// Writes `address`.
-    pub(super) fn of(address: IpAddr) -> Self {
-        let mut written = Self {
-            bytes: [0; LONGEST_ADDRESS],
-            length: 0,
-        };
+impl Short {
+    const EMPTY: Self = Self {
+        bytes: [0; LONGEST],
+        length: 0,
+    };
+
+    /// An address.
+    pub(super) fn address(address: IpAddr) -> Self {
+        let mut written = Self::EMPTY;
         match address {
             IpAddr::V4(address) => {
                 let [a, b, c, d] = address.octets();
                 written.number(a);
                 for octet in [b, c, d] {
-                    written.push(b'.');
+                    written.push(b".");
                     written.number(octet);
                 }
             }
@@ -73,6 +75,25 @@ impl Address {
         written
     }
 
+    /// Names of the flags from the lowest bit up (RFC 9293, 3.1), joined as bcc does.
+    pub(super) fn flags(flags: u8) -> Self {
+        const NAMES: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];
+        let mut written = Self::EMPTY;
+        for (bit, name) in NAMES.iter().enumerate() {
+            if flags & (1 << bit) == 0 {
+                continue;
+            }
+            if written.length > 0 {
+                written.push(b"|");
+            }
+            written.push(name.as_bytes());
+        }
+        if flags == 0 {
+            written.push(UNKNOWN.as_bytes());
+        }
+        written
+    }
+
     /// The text.
     pub(super) fn as_str(&self) -> &str {
         str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
@@ -80,43 +101,28 @@ impl Address {
 
     fn number(&mut self, number: u8) {
         if number >= 100 {
-            self.push(b'0' + number / 100);
+            self.push(&[b'0' + number / 100]);
         }
         if number >= 10 {
-            self.push(b'0' + number / 10 % 10);
+            self.push(&[b'0' + number / 10 % 10]);
         }
-        self.push(b'0' + number % 10);
+        self.push(&[b'0' + number % 10]);
     }
 
-    fn push(&mut self, byte: u8) {
-        if let Some(place) = self.bytes.get_mut(self.length) {
-            *place = byte;
-            self.length += 1;
+    fn push(&mut self, more: &[u8]) {
+        let end = self.length + more.len();
+        if let Some(place) = self.bytes.get_mut(self.length..end) {
+            place.copy_from_slice(more);
+            self.length = end;
         }
     }
 }
 
-impl Write for Address {
+impl Write for Short {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        text.bytes().for_each(|byte| self.push(byte));
+        self.push(text.as_bytes());
         Ok(())
     }
-}
-
-/// Names of the flags from the lowest bit up (RFC 9293, 3.1), joined as bcc does.
-fn push_flags(out: &mut String, flags: u8) -> fmt::Result {
-    const NAMES: [&str; 8] = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];
-    if flags == 0 {
-        return out.write_str(UNKNOWN);
-    }
-    let set = NAMES
-        .iter()
-        .enumerate()
-        .filter(|(bit, _)| flags & (1 << bit) != 0);
-    set.enumerate().try_for_each(|(position, (_, name))| {
-        out.write_str(if position == 0 { "" } else { "|" })?;
-        out.write_str(name)
-    })
 }
 
 /// Writes text with everything but plain printable characters escaped: controls, which move the
@@ -169,7 +175,7 @@ mod tests {
             "2001:db8:1111:2222:3333:4444:5555:6666",
         ] {
             let address: IpAddr = text.parse().expect("an address");
-            assert_eq!(Address::of(address).as_str(), address.to_string());
+            assert_eq!(Short::address(address).as_str(), address.to_string());
         }
     }
 
@@ -180,6 +186,7 @@ mod tests {
             (2, "SYN"),
             (0x12, "SYN|ACK"),
             (0xc2, "SYN|ECE|CWR"),
+            (0xff, "FIN|SYN|RST|PSH|ACK|URG|ECE|CWR"),
         ] {
             let mut out = String::new();
             push(&mut out, &Value::TcpFlags(flags));

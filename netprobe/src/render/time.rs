@@ -1,8 +1,6 @@
 //! Times as text. Formatting a whole date per event is slow, so the part that stays the same for
 //! a second is kept.
 
-use std::fmt::Write;
-
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::report::Row;
@@ -89,14 +87,26 @@ impl Clock {
             self.prefix = self.text.len();
         }
         self.text.truncate(self.prefix);
-        let written = match self.style {
-            Style::OfDay => write!(self.text, ".{:06}", fraction / 1000),
+        match self.style {
+            Style::OfDay => self.fraction(fraction / 1000, 6),
             Style::Rfc3339 | Style::Monotonic | Style::Since(_) => {
-                write!(self.text, ".{fraction:09}Z")
+                self.fraction(fraction, 9);
+                self.text.push('Z');
             }
-        };
-        debug_assert!(written.is_ok(), "writing to a string does not fail");
+        }
         &self.text
+    }
+
+    /// Appends so many digits, without the machinery of formatting.
+    fn fraction(&mut self, mut fraction: i64, digits: usize) {
+        let mut text = [b'0'; 10];
+        text[0] = b'.';
+        for place in text[1..=digits].iter_mut().rev() {
+            *place += u8::try_from(fraction % 10).unwrap_or_default();
+            fraction /= 10;
+        }
+        let text = str::from_utf8(&text[..=digits]).unwrap_or_default();
+        self.text.push_str(text);
     }
 
     fn seconds(&mut self, ns: i64) -> &str {

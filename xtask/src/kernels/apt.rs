@@ -85,9 +85,9 @@ impl Apt {
         package_files(to)
     }
 
-    /// Downloads a package and everything that it depends on, down to the C library, and returns the
+    /// Downloads packages and everything that they depend on, down to the C library, and returns the
     /// files.
-    pub(super) fn download_closure(&self, package: &str) -> Result<Vec<PathBuf>> {
+    pub(super) fn download_closure(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
         // Of the packages that an earlier call left here some may be outdated.
         process::output(self.command("apt-get").arg("clean"))?;
         process::output(
@@ -98,7 +98,7 @@ impl Apt {
                     "--yes",
                     "--no-install-recommends",
                 ])
-                .arg(package),
+                .args(packages),
         )?;
         package_files(&self.dir.join("archives"))
     }

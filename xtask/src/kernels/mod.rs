@@ -15,7 +15,7 @@ use apt::Apt;
 use sources::Mirror;
 
 mod apt;
-pub(crate) mod bcc;
+pub(crate) mod roots;
 mod sources;
 mod version;
 

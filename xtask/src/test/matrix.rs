@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 
 use super::tally::Tally;
 use super::{Options, cargo};
+use crate::kernels::roots::Programs;
 use crate::vm::{self, Machine};
 use crate::{kernels, workspace};
 
@@ -23,27 +24,31 @@ const AT_ONCE: usize = 2;
 /// Where all the live tests take a minute or two.
 const TIMEOUT: Duration = Duration::from_mins(15);
 
-/// The kernel that the tools of bcc in its suite can compile for.
-const BCC_KERNEL: &str = "6.1";
-/// bcc compiles a program for each tool, all at once, with clang.
-const BCC_MEMORY: &str = "4G";
+/// The kernel that other programs run in, which are those of its suite: bcc there can compile for it.
+const BESIDE_KERNEL: &str = "6.1";
+/// They are part of the machine's memory, and bcc compiles a program for each tool, all at once.
+const ROOMY: &str = "4G";
 /// Which of the tools the test takes, handed on.
 const BCC_TOOLS: &str = "NETPROBE_BCC_TOOLS";
 /// As long as that may take without acceleration.
 const BCC_TIMEOUT: Duration = Duration::from_mins(40);
 
-/// Runs the commands under the names of bcc beside the tools of bcc, in one kernel.
-pub(super) fn bcc(options: &Options) -> Result<Tally> {
-    let log = logs()?.join(format!("{BCC_KERNEL}-bcc.log"));
+/// Runs the tests that need these programs, and no others, in one kernel.
+pub(super) fn beside(programs: Programs, options: &Options) -> Result<Tally> {
+    let log = logs()?.join(format!("{BESIDE_KERNEL}-{}.log", programs.name()));
+    let target = match programs {
+        Programs::Bcc => "live",
+        Programs::Web => "scenarios",
+    };
     let boot = Boot {
-        version: BCC_KERNEL,
-        target: "live",
-        test: &cargo::build("live")?,
+        version: BESIDE_KERNEL,
+        target,
+        test: &cargo::build(target)?,
         netprobe: &vm::build_netprobe()?,
         log: &log,
-        bcc: Some(kernels::bcc::root(&kernels::get(BCC_KERNEL)?)?),
+        beside: Some(programs),
     };
-    Ok(boot.run(options).of(&format!("kernel {BCC_KERNEL}")))
+    Ok(boot.run(options).of(&format!("kernel {BESIDE_KERNEL}")))
 }
 
 fn logs() -> Result<PathBuf> {
@@ -79,7 +84,7 @@ pub(super) fn run(target: &str, options: &Options) -> Result<Tally> {
                 test: &test,
                 netprobe: &netprobe,
                 log: &log,
-                bcc: None,
+                beside: None,
             };
             let tally = boot.run(options);
             *lock(&sum) += tally.of(&format!("kernel {version}"));
@@ -101,8 +106,8 @@ struct Boot<'a> {
     test: &'a Path,
     netprobe: &'a Path,
     log: &'a Path,
-    /// The root directory of bcc: run the test that needs it, and no other.
-    bcc: Option<PathBuf>,
+    /// Run the tests that need these programs, and no others.
+    beside: Option<Programs>,
 }
 
 impl Boot<'_> {
@@ -146,12 +151,18 @@ impl Boot<'_> {
             ("NETPROBE_REQUIRE_LIVE", "1"),
             ("NETPROBE_DISPOSABLE", "1"),
         ];
-        if let Some(root) = &self.bcc {
-            machine.timeout = BCC_TIMEOUT;
-            BCC_MEMORY.clone_into(&mut machine.memory);
-            machine.bcc = Some(root.clone());
-            variables.push(("NETPROBE_BCC", "/bcc"));
-            variables.extend(only.as_deref().map(|tools| (BCC_TOOLS, tools)));
+        match self.beside {
+            Some(Programs::Bcc) => {
+                machine.timeout = BCC_TIMEOUT;
+                variables.push(("NETPROBE_BCC", "/bcc"));
+                variables.extend(only.as_deref().map(|tools| (BCC_TOOLS, tools)));
+            }
+            Some(Programs::Web) => variables.push(("NETPROBE_WEB", "/web")),
+            None => {}
+        }
+        if let Some(programs) = self.beside {
+            ROOMY.clone_into(&mut machine.memory);
+            machine.programs = vec![programs];
         }
         machine.environment = variables
             .into_iter()
@@ -168,8 +179,12 @@ impl Boot<'_> {
 
     fn command(&self, options: &Options) -> Vec<String> {
         let program = self.program();
-        if self.bcc.is_some() {
-            return [&program, "--show-output", "bcc_beside::"]
+        if let Some(programs) = self.beside {
+            let tests = match programs {
+                Programs::Bcc => "bcc_beside::",
+                Programs::Web => "web_server::",
+            };
+            return [&program, "--show-output", "--test-threads=1", tests]
                 .map(str::to_owned)
                 .into();
         }

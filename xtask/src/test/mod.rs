@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::ValueEnum;
 
+use crate::kernels::roots::Programs;
 use crate::{check, ebpf, process, setup, vm};
 use tally::Tally;
 
@@ -61,6 +62,8 @@ enum Tier {
     Matrix,
     /// The commands under the names of bcc beside the tools of bcc, in a virtual machine
     Bcc,
+    /// nginx and php-fpm of Debian with all local ports taken, in a virtual machine
+    Web,
     /// Incidents reproduced, recognised and cured: on this kernel, or in machines with --kernel
     Scenarios,
 }
@@ -82,7 +85,8 @@ impl Tier {
             Self::Replay => target("replay", options),
             Self::Live => as_root("live", options),
             Self::Matrix => matrix::run("live", options),
-            Self::Bcc => matrix::bcc(options),
+            Self::Bcc => matrix::beside(Programs::Bcc, options),
+            Self::Web => matrix::beside(Programs::Web, options),
             Self::Scenarios if options.kernels.is_empty() => as_root("scenarios", options),
             Self::Scenarios => matrix::run("scenarios", options),
         }

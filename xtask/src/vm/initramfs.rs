@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use super::cpio::Archive;
 use super::modules::Modules;
 use super::{Machine, libraries};
+use crate::kernels::roots;
 use crate::process;
 
 const INIT: &str = include_str!("init.sh");
@@ -78,9 +79,10 @@ pub(super) fn write(machine: &Machine, file: &Path) -> Result<()> {
         contents.files.insert(guest.clone(), host.clone());
     }
     contents.add_libraries()?;
-    // It has libraries of its own.
-    if let Some(root) = &machine.bcc {
-        contents.add_tree(root, "/bcc")?;
+    // They have libraries of their own.
+    for programs in &machine.programs {
+        let root = roots::root(&machine.kernel, *programs)?;
+        contents.add_tree(&root, &programs.guest())?;
     }
     contents.add_modules(&modules, &machine.kernel.release()?);
     contents.add_texts(machine);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::kernels::roots::Programs;
 use crate::kernels::{self, Kernel};
 use crate::{process, workspace};
 
@@ -46,9 +47,9 @@ pub(crate) struct Args {
     /// Put a file into the machine, a program with its libraries [default of GUEST: /bin/NAME]
     #[arg(long, value_name = "HOST[:GUEST]")]
     file: Vec<String>,
-    /// Put the tools of bcc into the machine: `chroot /bcc tcplife-bpfcc`; they need 2 GiB of memory
-    #[arg(long)]
-    bcc: bool,
+    /// Put these programs into the machine: `chroot /bcc tcplife-bpfcc`; they need 2 GiB of memory
+    #[arg(long, value_enum)]
+    with: Vec<Programs>,
     /// Set a variable for the command
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
     env: Vec<(String, String)>,
@@ -74,8 +75,8 @@ pub(crate) struct Machine {
     pub(crate) modules: Vec<String>,
     /// Files of this machine and their paths in the other.
     pub(crate) files: Vec<(PathBuf, String)>,
-    /// The root directory of bcc for this kernel, which becomes `/bcc`.
-    pub(crate) bcc: Option<PathBuf>,
+    /// Programs with a root directory of their own.
+    pub(crate) programs: Vec<Programs>,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) verbose: bool,
     pub(crate) command: Vec<String>,
@@ -101,7 +102,7 @@ impl Machine {
             append: None,
             modules: LOADED.map(str::to_owned).into(),
             files: Vec::new(),
-            bcc: None,
+            programs: Vec::new(),
             environment: Vec::new(),
             verbose: false,
             command,
@@ -130,9 +131,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     machine.memory = args.memory;
     machine.append = args.append;
     machine.modules.extend(args.modules);
-    if args.bcc {
-        machine.bcc = Some(kernels::bcc::root(&machine.kernel)?);
-    }
+    machine.programs = args.with;
     machine.environment = args.env;
     machine.verbose = args.verbose;
     if let Some(netprobe) = netprobe(args.no_build)? {

@@ -1,0 +1,189 @@
+//! `cargo xtask bench victim`: what watching does to those who are watched, as pairs of slices with and
+//! without netprobe. The result is in `docs/performance.md`.
+#![expect(clippy::print_stdout, reason = "the result goes there")]
+
+use std::{
+    env,
+    io::{BufRead, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use netprobe_tests::{netns::Netns, probe::binary, ready::await_ready, traffic::abort};
+use rustix::process::{Pid, Signal, kill_process};
+use socket2::{Domain, Socket, Type};
+
+/// Pairs of slices for each case, unless `NETPROBE_ROUNDS` says otherwise.
+const ROUNDS: usize = 15;
+const SLICE: Duration = Duration::from_millis(1000);
+/// Nothing is measured until a watcher has found its pace.
+const SETTLING: Duration = Duration::from_millis(300);
+const PORT: u16 = 8080;
+/// 2,000 local ports, of which so many are taken: 95 %.
+const PORTS: &str = "30000 31999";
+const TAKEN: usize = 1900;
+
+/// Something that is done as often as it goes.
+#[derive(Clone, Copy)]
+enum Load {
+    /// HTTP requests with a connection each.
+    Requests,
+    /// Connects that search for one of the few ports that are left.
+    Searches,
+}
+
+struct Case {
+    load: Load,
+    /// What watches meanwhile.
+    watcher: &'static [&'static str],
+    /// The least that shall be left, in percent.
+    bar: f64,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        load: Load::Requests,
+        watcher: &["diagnose", "--json"],
+        bar: 99.0,
+    },
+    Case {
+        load: Load::Searches,
+        watcher: &["flame", "port-search", "--folded"],
+        bar: 95.0,
+    },
+    Case {
+        load: Load::Searches,
+        watcher: &["connects", "--json"],
+        bar: 95.0,
+    },
+    Case {
+        load: Load::Searches,
+        watcher: &["connects", "--count"],
+        bar: 95.0,
+    },
+    Case {
+        load: Load::Searches,
+        watcher: &["diagnose", "--json"],
+        bar: 95.0,
+    },
+];
+
+fn main() {
+    let rounds = env::var("NETPROBE_ROUNDS").ok();
+    let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
+    let wanted = env::args().nth(1).filter(|argument| !argument.starts_with("--"));
+    let netns = Netns::new();
+    netns.sysctl("net.ipv4.ip_local_port_range", PORTS);
+    let address = netns.run(serve);
+    let _taken: Vec<Socket> = netns.run(|| (0..TAKEN).map(|_| connect(address)).collect());
+    println!("| watched by | unwatched | left of it | in the worst tenth | bar |");
+    println!("| --- | ---: | ---: | ---: | ---: |");
+    for case in CASES {
+        let name = case.watcher.join(" ");
+        if wanted.as_deref().is_some_and(|wanted| !name.contains(wanted)) {
+            continue;
+        }
+        let (mut rates, mut left) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            let without = rate(&netns, case.load, address);
+            let watcher = start(case.watcher);
+            thread::sleep(SETTLING);
+            let with = rate(&netns, case.load, address);
+            stop(watcher);
+            rates.push(without);
+            left.push(100.0 * with / without);
+        }
+        rates.sort_by(f64::total_cmp);
+        left.sort_by(f64::total_cmp);
+        let what = match case.load {
+            Load::Requests => "requests/s",
+            Load::Searches => "connects/s",
+        };
+        println!(
+            "| {name} | {:.0} {what} | {:.1} % | {:.1} % | {} % |",
+            rates[rates.len() / 2],
+            left[left.len() / 2],
+            left[left.len() / 10],
+            case.bar
+        );
+    }
+}
+
+/// Answers requests, and keeps connections without one, for good.
+fn serve() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, PORT)).expect("listen");
+    let requests = TcpListener::bind((Ipv4Addr::LOCALHOST, PORT + 1)).expect("listen");
+    let address = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        let kept: Vec<TcpStream> = listener.incoming().flatten().take(TAKEN).collect();
+        for connection in listener.incoming() {
+            drop(connection);
+        }
+        drop(kept);
+    });
+    thread::spawn(move || {
+        for connection in requests.incoming().flatten() {
+            answer(connection);
+        }
+    });
+    address
+}
+
+fn answer(mut connection: TcpStream) {
+    let mut request = [0; 512];
+    // A client that has gone gets no answer.
+    if connection.read(&mut request).is_ok() {
+        connection.write_all(b"HTTP/1.0 200 OK\r\n\r\nanswer").ok();
+    }
+}
+
+/// How often it was done in a second.
+fn rate(netns: &Netns, load: Load, address: SocketAddr) -> f64 {
+    let requests = SocketAddr::from((address.ip(), PORT + 1));
+    netns.run(|| {
+        let began = Instant::now();
+        let mut count = 0_u32;
+        while began.elapsed() < SLICE {
+            match load {
+                Load::Requests => request(requests),
+                Load::Searches => abort(connect(address)),
+            }
+            count += 1;
+        }
+        f64::from(count) / began.elapsed().as_secs_f64()
+    })
+}
+
+fn request(address: SocketAddr) {
+    let mut stream = TcpStream::connect(address).expect("connect");
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("ask");
+    // The server closes, so that its side waits.
+    stream.read_to_end(&mut Vec::new()).expect("an answer");
+}
+
+fn connect(address: SocketAddr) -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.connect(&address.into()).expect("connect");
+    socket
+}
+
+fn start(arguments: &[&str]) -> Child {
+    let mut child = Command::new(binary())
+        .args(arguments)
+        .args(["--duration", "10m"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start netprobe");
+    let complaints = await_ready(&mut child);
+    // What else it says is of no interest, but must find a reader.
+    thread::spawn(move || complaints.lines().for_each(drop));
+    child
+}
+
+fn stop(mut child: Child) {
+    kill_process(Pid::from_child(&child), Signal::INT).expect("it is still there");
+    child.wait().expect("it ends");
+}

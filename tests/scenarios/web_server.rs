@@ -1,0 +1,253 @@
+//! The servers that incidents are about: nginx and php-fpm as Debian has them, with every local port towards
+//! PHP taken. The diagnosis names the destination and the process, and the CPU flame graph shows the search.
+//!
+//! `cargo xtask test web` has both programs in a virtual machine; elsewhere they must be installed.
+
+use std::{
+    env, fs,
+    io::{Read, Write},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use netprobe_tests::{
+    netns::Cable,
+    probe::Probe,
+    ready::Diagnosing,
+    skip::{is_root, skip},
+    traffic::Family,
+    wait_until,
+};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, setrlimit};
+use serde_json::json;
+use socket2::Socket;
+
+/// A directory for chroot(8) that has the servers; without it they are where Debian installs them.
+const ROOT: &str = "NETPROBE_WEB";
+/// As in the settings below.
+const HTTP: u16 = 8080;
+const FASTCGI: u16 = 9000;
+/// All local ports that there are.
+const PORTS: &str = "40000 41999";
+/// Requests that PHP does not answer: each has one of the ports, as long as there are any.
+const HELD: usize = 2000;
+const FILES: u64 = 16384;
+
+const NGINX: &str = "\
+daemon off; user root; worker_processes 1; pid /tmp/nginx.pid; error_log /tmp/nginx.log crit;
+events { worker_connections 8192; }
+http {
+    access_log off;
+    client_body_temp_path /tmp/body; fastcgi_temp_path /tmp/fastcgi; proxy_temp_path /tmp/proxy;
+    uwsgi_temp_path /tmp/uwsgi; scgi_temp_path /tmp/scgi;
+    server {
+        listen 8080 backlog=4096;
+        location / {
+            fastcgi_pass 127.0.0.1:9000;
+            fastcgi_read_timeout 600;
+            fastcgi_param SCRIPT_FILENAME /tmp/page.php;
+            fastcgi_param REQUEST_METHOD $request_method;
+        }
+    }
+}
+";
+const PHP: &str = "\
+[global]
+daemonize = no
+error_log = /tmp/php.log
+[www]
+user = root
+group = root
+listen = 127.0.0.1:9000
+listen.backlog = 4096
+pm = static
+pm.max_children = 2
+";
+const PAGE: &str = "<?php sleep(600); ?>";
+
+/// Where the servers are.
+struct Site {
+    root: PathBuf,
+    /// The program, which has a version in its name.
+    php: String,
+}
+
+impl Site {
+    /// `None` where they are not installed, and that is printed.
+    fn find() -> Option<Self> {
+        let root = env::var_os(ROOT).map_or_else(|| PathBuf::from("/"), PathBuf::from);
+        let programs = fs::read_dir(root.join("usr/sbin")).into_iter().flatten();
+        let php = programs
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .find(|name| name.starts_with("php-fpm"));
+        let Some(php) = php.filter(|_| root.join("usr/sbin/nginx").exists()) else {
+            skip("nginx and php-fpm are not installed; `cargo xtask test web` has both");
+            return None;
+        };
+        let site = Self { root, php };
+        if env::var_os(ROOT).is_some() {
+            site.furnish();
+        }
+        for (name, text) in [
+            ("nginx.conf", NGINX),
+            ("php.conf", PHP),
+            ("page.php", PAGE),
+        ] {
+            site.write("tmp", name, text);
+        }
+        Some(site)
+    }
+
+    /// What their packages would have made when they were installed.
+    fn furnish(&self) {
+        self.write("etc", "passwd", "root:x:0:0:root:/tmp:/bin/sh\n");
+        self.write("etc", "group", "root:x:0:\n");
+        let devices = self.root.join("dev");
+        fs::create_dir_all(&devices).expect("make a folder");
+        let mounted = Command::new("mount")
+            .args(["-o", "bind", "/dev"])
+            .arg(devices)
+            .status();
+        assert!(mounted.expect("run mount").success());
+    }
+
+    fn write(&self, folder: &str, name: &str, text: &str) {
+        let folder = self.root.join(folder);
+        fs::create_dir_all(&folder).expect("make a folder");
+        fs::write(folder.join(name), text).expect("write a file of the servers");
+    }
+
+    /// Starts one of them, in the namespace of this thread.
+    fn start(&self, program: &str, arguments: &[&str]) -> Server {
+        use std::os::unix::process::CommandExt;
+
+        let mut command = Command::new("chroot");
+        command
+            .arg(&self.root)
+            .arg(format!("/usr/sbin/{program}"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .process_group(0);
+        Server(command.spawn().expect("start a server"))
+    }
+}
+
+/// A server with its children, which end with this.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        kill_process_group(Pid::from_child(&self.0), Signal::KILL).ok();
+        self.0.wait().ok();
+    }
+}
+
+/// Asks for the page.
+fn request() -> Socket {
+    let mut socket = Family::V4.connect(HTTP).expect("connect to nginx");
+    socket
+        .write_all(b"GET / HTTP/1.0\r\n\r\n")
+        .expect("ask nginx");
+    socket
+}
+
+/// What nginx answers, if it does soon.
+fn answer() -> String {
+    let mut socket = request();
+    let timeout = socket.set_read_timeout(Some(Duration::from_millis(500)));
+    timeout.expect("set a timeout");
+    let mut bytes = Vec::new();
+    // Without an answer there is a timeout.
+    socket.read_to_end(&mut bytes).ok();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// In how much of the samples of nginx both functions are, and in how much its stack is cut short, in percent.
+#[expect(clippy::cast_precision_loss, reason = "samples are few")]
+fn shares(folded: &str, functions: &[&str]) -> (f64, f64) {
+    let (mut all, mut with, mut cut) = (0, 0, 0);
+    let stacks = folded.lines().filter_map(|line| line.rsplit_once(' '));
+    for (stack, count) in stacks.filter(|(stack, _)| stack.starts_with("nginx;")) {
+        let count: u64 = count.parse().expect("a number of samples");
+        all += count;
+        let has = |function: &&str| stack.split(';').any(|frame| frame.starts_with(*function));
+        if functions.iter().all(has) {
+            with += count;
+        }
+        if stack.contains("[truncated]") {
+            cut += count;
+        }
+    }
+    assert!(all > 0, "nginx was never seen: {folded}");
+    let percent = |part: u64| 100.0 * part as f64 / all as f64;
+    (percent(with), percent(cut))
+}
+
+#[test]
+fn nginx_without_ports_towards_php_is_named_and_drawn() {
+    if !is_root() {
+        return;
+    }
+    let Some(site) = Site::find() else {
+        return;
+    };
+    let files = Some(FILES);
+    let limit = Rlimit {
+        current: files,
+        maximum: files,
+    };
+    setrlimit(Resource::Nofile, limit).expect("raise the limit of open files");
+    let cable = Cable::new();
+    cable.server.sysctl("net.ipv4.ip_local_port_range", PORTS);
+    let _servers = cable.server.run(|| {
+        [
+            site.start(&site.php, &["-R", "-y", "/tmp/php.conf"]),
+            site.start("nginx", &["-c", "/tmp/nginx.conf"]),
+        ]
+    });
+    let enter_and_ask = || cable.client.run(|| Family::V4.connect(HTTP).is_ok());
+    wait_until("nginx listens", enter_and_ask);
+    let held: Vec<Socket> = cable.client.run(|| (0..HELD).map(|_| request()).collect());
+    wait_until("no port is left", || {
+        cable.client.run(answer).contains("502")
+    });
+
+    let folder = tempfile::tempdir().expect("make a folder");
+    let folded = folder.path().join("nginx.folded");
+    let path = folded.display().to_string();
+    let graph = Probe::start(&["flame", "cpu", "--folded", "-F", "499", "-o", &path]);
+    let mut diagnosing = Diagnosing::start(&cable.server, 4);
+    let is_over = thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            cable.client.enter();
+            while !diagnosing.is_over() {
+                assert!(answer().contains("502"), "PHP has answered");
+            }
+        });
+        load.join().is_ok()
+    });
+    assert!(is_over);
+    graph.stop_without_summary();
+    let verdict = diagnosing.verdict();
+    let found = &verdict["findings"][0];
+    assert_eq!(found["id"], "ephemeral-ports-exhausted", "{verdict:#}");
+    let affected = found["affected"].as_array().expect("a list");
+    let names = |fields: &[(&str, serde_json::Value)]| {
+        let has = |one: &serde_json::Value| {
+            fields.iter().all(|(name, value)| one[*name] == *value)
+        };
+        affected.iter().any(has)
+    };
+    let address = ("address", json!("127.0.0.1"));
+    assert!(names(&[address, ("port", json!(FASTCGI))]), "{found:#}");
+    assert!(names(&[("comm", json!("nginx"))]), "{found:#}");
+
+    let folded = fs::read_to_string(folded).expect("read the stacks");
+    let search = ["inet_hash_connect", "__inet_check_established"];
+    let (searching, cut) = shares(&folded, &search);
+    assert!(searching > 10.0, "{searching} % of nginx is the search: {folded}");
+    assert!(cut < 5.0, "{cut} % of the stacks of nginx are cut: {folded}");
+    drop(held);
+}
