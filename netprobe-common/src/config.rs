@@ -68,6 +68,10 @@ record! {
         /// Shortest mean time between two stacks of a group on a CPU, in nanoseconds; 0 is no
         /// limit.
         pub stack_interval_ns: u32,
+        /// The kind whose programs note who owns a socket, raw; those of others rely on it.
+        pub owners_kept_by: u32,
+        /// The kind whose programs note the life of a connection, raw; those of others rely on it.
+        pub lives_kept_by: u32,
         /// How packets are read without asking a helper.
         pub headers: CastTypes,
         /// Which events are wanted.

@@ -1,7 +1,7 @@
 //! The life of each TCP connection: when it was opened, by whom, and in which state it was last.
 //!
 //! Probes that need this attach [`track`] to the state changes and [`forget`] to the destruction
-//! of sockets. Both may run several times for the same change, for one probe each.
+//! of sockets; of several, only one does it for all.
 
 use netprobe_common::{
     header::Kind,
@@ -13,7 +13,7 @@ use netprobe_common::{
 
 use crate::{
     load::{Load, Typed},
-    maps::{LIVES, add, counters, value},
+    maps::{CONFIG, LIVES, add, counters, frozen, value},
     owners::{caller, is_aborted},
     sock::{Sock, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT},
 };
@@ -36,15 +36,20 @@ record! {
     }
 }
 
-/// Notes a change of state, on behalf of the probe `kind`.
+/// Notes a change of state, unless another probe than `kind` does that.
 #[inline(always)]
 pub(crate) fn track(kind: Kind, sock: Sock<Typed>, old: u8, new: u8) {
+    if frozen(&CONFIG.lives_kept_by) != kind as u32 {
+        return;
+    }
     if new == TCP_SYN_SENT {
         begin(kind, sock, Role::Client, caller(sock));
     } else if new == TCP_SYN_RECV && old == TCP_LISTEN {
         begin(kind, sock, Role::Server, Owner::zeroed());
-    } else if (new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK) && old != TCP_SYN_RECV {
-        // Only `close` and `shutdown` lead here, in the caller's own task.
+    } else if new == TCP_LISTEN
+        || ((new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK) && old != TCP_SYN_RECV)
+    {
+        // Only `listen`, `close` and `shutdown` lead here, in the caller's own task.
         claim(kind, sock);
     } else if new == TCP_CLOSE && old != TCP_LISTEN && old != TCP_CLOSE {
         if is_aborted(sock, old) {
@@ -74,8 +79,10 @@ pub(crate) fn entry<L: Load>(kind: Kind, sock: Sock<L>) -> Option<&'static mut L
 
 /// The socket is destroyed.
 #[inline(always)]
-pub(crate) fn forget(sk: u64) {
-    let _unknown = LIVES.remove(sk);
+pub(crate) fn forget(kind: Kind, sk: u64) {
+    if frozen(&CONFIG.lives_kept_by) == kind as u32 {
+        let _unknown = LIVES.remove(sk);
+    }
 }
 
 /// Whether `sock` opened its connection or accepted it.
@@ -120,7 +127,7 @@ fn begin(kind: Kind, sock: Sock<Typed>, role: Role, owner: Owner) {
 
 /// The running task closes the connection: it owns it, unless another one opened it.
 #[inline(always)]
-pub(crate) fn claim(kind: Kind, sock: Sock<Typed>) {
+fn claim(kind: Kind, sock: Sock<Typed>) {
     if let Some(life) = entry(kind, sock)
         && life.owner.pid == 0
     {

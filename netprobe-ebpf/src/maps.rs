@@ -38,6 +38,8 @@ pub(crate) static CONFIG: Config = Config {
     governed: 0,
     tests_flows: 0,
     stack_interval_ns: 0,
+    owners_kept_by: 0,
+    lives_kept_by: 0,
     headers: CastTypes {
         ipv4: 0,
         ipv6: 0,

@@ -1,16 +1,16 @@
 //! Who owns a socket, also after its process has closed it.
 //!
 //! Probes that need this attach [`track`] to the state changes and [`forget`] to the destruction of
-//! sockets; what is remembered is bounded, and the least used goes first. Probes that follow whole
-//! connections remember the owner there, see `lives`.
+//! sockets; of several, only one does it for all. What is remembered is bounded, and the least used goes
+//! first. Probes that follow whole connections remember the owner there, see `lives`.
 
 use aya_ebpf::programs::BtfTracePointContext;
-use netprobe_common::records::Owner;
+use netprobe_common::{header::Kind, records::Owner};
 
 use crate::{
     lives,
     load::{Load, Typed},
-    maps::{OWNERS, value},
+    maps::{CONFIG, OWNERS, frozen, value},
     sock::{
         Sock, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_LISTEN,
         TCP_SYN_RECV, TCP_SYN_SENT,
@@ -20,18 +20,22 @@ use crate::{
 
 /// [`track`] for every socket of TCP.
 #[inline(always)]
-pub(crate) fn on_state(ctx: &BtfTracePointContext) {
+pub(crate) fn on_state(kind: Kind, ctx: &BtfTracePointContext) {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
     if let Some(sock) = Sock::new(Typed, ctx.arg(0)).filter(|sock| sock.is_tcp()) {
-        track(sock, old as u8, new as u8);
+        track(kind, sock, old as u8, new as u8);
     }
 }
 
-/// Notes who opens, or else who closes a connection: those are system calls of the owner.
+/// Notes who opens, or else who closes a connection: those are system calls of the owner. Nothing if
+/// another probe than `kind` does that.
 #[inline(always)]
-pub(crate) fn track(sock: Sock<Typed>, old: u8, new: u8) {
+pub(crate) fn track(kind: Kind, sock: Sock<Typed>, old: u8, new: u8) {
     const BPF_ANY: u64 = 0;
     const BPF_NOEXIST: u64 = 1;
+    if frozen(&CONFIG.owners_kept_by) != kind as u32 {
+        return;
+    }
     if new == TCP_SYN_SENT || new == TCP_LISTEN {
         own(sock, BPF_ANY);
     } else if ((new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK) && old != TCP_SYN_RECV)
@@ -51,8 +55,10 @@ pub(crate) fn is_aborted(sock: Sock<Typed>, old: u8) -> bool {
 
 /// The socket is destroyed.
 #[inline(always)]
-pub(crate) fn forget(sk: u64) {
-    let _unknown = OWNERS.remove(sk);
+pub(crate) fn forget(kind: Kind, sk: u64) {
+    if frozen(&CONFIG.owners_kept_by) == kind as u32 {
+        let _unknown = OWNERS.remove(sk);
+    }
 }
 
 /// The owner of a full socket as it was noted, or else as the socket's file tells.

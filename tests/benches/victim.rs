@@ -16,10 +16,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 
 /// Pairs of slices for each case, unless `NETPROBE_ROUNDS` says otherwise.
-const ROUNDS: usize = 15;
-const SLICE: Duration = Duration::from_millis(1000);
-/// Nothing is measured until a watcher has found its pace.
-const SETTLING: Duration = Duration::from_millis(300);
+const ROUNDS: usize = 9;
+const SLICE: Duration = Duration::from_secs(2);
+/// What happens once, when a watcher comes, is not measured, but what it does from then on.
+const SETTLING: Duration = Duration::from_millis(1500);
 const PORT: u16 = 8080;
 /// 2,000 local ports, of which so many are taken: 95 %.
 const PORTS: &str = "30000 31999";
@@ -73,25 +73,47 @@ const CASES: &[Case] = &[
 fn main() {
     let rounds = env::var("NETPROBE_ROUNDS").ok();
     let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
-    let wanted = env::args().nth(1).filter(|argument| !argument.starts_with("--"));
-    let netns = Netns::new();
-    netns.sysctl("net.ipv4.ip_local_port_range", PORTS);
-    let address = netns.run(serve);
-    let _taken: Vec<Socket> = netns.run(|| (0..TAKEN).map(|_| connect(address)).collect());
+    let wanted = env::args()
+        .nth(1)
+        .filter(|argument| !argument.starts_with("--"));
+    // Each has its own, so that ports of the one are no matter for the other.
+    let [requests, searches] = [Netns::new(), Netns::new()];
+    requests.run(serve);
+    searches.sysctl("net.ipv4.ip_local_port_range", PORTS);
+    let address = searches.run(serve);
+    let _taken: Vec<Socket> = searches.run(|| (0..TAKEN).map(|_| connect(address)).collect());
     println!("| watched by | unwatched | left of it | in the worst tenth | bar |");
     println!("| --- | ---: | ---: | ---: | ---: |");
     for case in CASES {
         let name = case.watcher.join(" ");
-        if wanted.as_deref().is_some_and(|wanted| !name.contains(wanted)) {
+        if wanted
+            .as_deref()
+            .is_some_and(|wanted| !name.contains(wanted))
+        {
             continue;
         }
         let (mut rates, mut left) = (Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            let without = rate(&netns, case.load, address);
+        let netns = match case.load {
+            Load::Requests => &requests,
+            Load::Searches => &searches,
+        };
+        let watched = || {
             let watcher = start(case.watcher);
             thread::sleep(SETTLING);
-            let with = rate(&netns, case.load, address);
+            let rate = rate(netns, case.load, address);
             stop(watcher);
+            rate
+        };
+        let unwatched = || rate(netns, case.load, address);
+        for round in 0..rounds {
+            // Whatever changes with time is for one of them as often as for the other.
+            let (without, with) = if round % 2 == 0 {
+                let without = unwatched();
+                (without, watched())
+            } else {
+                let with = watched();
+                (unwatched(), with)
+            };
             rates.push(without);
             left.push(100.0 * with / without);
         }

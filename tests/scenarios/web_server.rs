@@ -8,7 +8,6 @@ use std::{
     io::{Read, Write},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    thread,
     time::Duration,
 };
 
@@ -21,7 +20,7 @@ use netprobe_tests::{
     wait_until,
 };
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, setrlimit};
-use serde_json::json;
+use serde_json::{Value, json};
 use socket2::Socket;
 
 /// A directory for chroot(8) that has the servers; without it they are where Debian installs them.
@@ -90,11 +89,7 @@ impl Site {
         if env::var_os(ROOT).is_some() {
             site.furnish();
         }
-        for (name, text) in [
-            ("nginx.conf", NGINX),
-            ("php.conf", PHP),
-            ("page.php", PAGE),
-        ] {
+        for (name, text) in [("nginx.conf", NGINX), ("php.conf", PHP), ("page.php", PAGE)] {
             site.write("tmp", name, text);
         }
         Some(site)
@@ -185,6 +180,33 @@ fn shares(folded: &str, functions: &[&str]) -> (f64, f64) {
     (percent(with), percent(cut))
 }
 
+/// Allows this process and its children so many files.
+fn allow_files() {
+    let limit = Rlimit {
+        current: Some(FILES),
+        maximum: Some(FILES),
+    };
+    setrlimit(Resource::Nofile, limit).expect("raise the limit of open files");
+}
+
+/// Asks nginx, which has no port left, until the diagnosis is over; what that says.
+fn diagnose_under_load(cable: &Cable) -> Value {
+    let mut diagnosing = Diagnosing::start(&cable.server, 4);
+    cable.client.run(|| {
+        while !diagnosing.is_over() {
+            assert!(answer().contains("502"), "PHP has answered");
+        }
+    });
+    diagnosing.verdict()
+}
+
+/// Whether something that a finding affects has these fields.
+fn affects(found: &Value, fields: &[(&str, Value)]) -> bool {
+    let has = |one: &Value| fields.iter().all(|(name, value)| one[*name] == *value);
+    let affected = found["affected"].as_array();
+    affected.is_some_and(|affected| affected.iter().any(has))
+}
+
 #[test]
 fn nginx_without_ports_towards_php_is_named_and_drawn() {
     if !is_root() {
@@ -193,12 +215,7 @@ fn nginx_without_ports_towards_php_is_named_and_drawn() {
     let Some(site) = Site::find() else {
         return;
     };
-    let files = Some(FILES);
-    let limit = Rlimit {
-        current: files,
-        maximum: files,
-    };
-    setrlimit(Resource::Nofile, limit).expect("raise the limit of open files");
+    allow_files();
     let cable = Cable::new();
     cable.server.sysctl("net.ipv4.ip_local_port_range", PORTS);
     let _servers = cable.server.run(|| {
@@ -207,47 +224,29 @@ fn nginx_without_ports_towards_php_is_named_and_drawn() {
             site.start("nginx", &["-c", "/tmp/nginx.conf"]),
         ]
     });
-    let enter_and_ask = || cable.client.run(|| Family::V4.connect(HTTP).is_ok());
-    wait_until("nginx listens", enter_and_ask);
+    let listens = || cable.client.run(|| Family::V4.connect(HTTP).is_ok());
+    wait_until("nginx listens", listens);
     let held: Vec<Socket> = cable.client.run(|| (0..HELD).map(|_| request()).collect());
-    wait_until("no port is left", || {
-        cable.client.run(answer).contains("502")
-    });
+    let refuses = || cable.client.run(answer).contains("502");
+    wait_until("no port is left", refuses);
 
     let folder = tempfile::tempdir().expect("make a folder");
-    let folded = folder.path().join("nginx.folded");
-    let path = folded.display().to_string();
+    let file = folder.path().join("nginx.folded");
+    let path = file.display().to_string();
     let graph = Probe::start(&["flame", "cpu", "--folded", "-F", "499", "-o", &path]);
-    let mut diagnosing = Diagnosing::start(&cable.server, 4);
-    let is_over = thread::scope(|scope| {
-        let load = scope.spawn(|| {
-            cable.client.enter();
-            while !diagnosing.is_over() {
-                assert!(answer().contains("502"), "PHP has answered");
-            }
-        });
-        load.join().is_ok()
-    });
-    assert!(is_over);
+    let verdict = diagnose_under_load(&cable);
     graph.stop_without_summary();
-    let verdict = diagnosing.verdict();
+    drop(held);
+
     let found = &verdict["findings"][0];
     assert_eq!(found["id"], "ephemeral-ports-exhausted", "{verdict:#}");
-    let affected = found["affected"].as_array().expect("a list");
-    let names = |fields: &[(&str, serde_json::Value)]| {
-        let has = |one: &serde_json::Value| {
-            fields.iter().all(|(name, value)| one[*name] == *value)
-        };
-        affected.iter().any(has)
-    };
-    let address = ("address", json!("127.0.0.1"));
-    assert!(names(&[address, ("port", json!(FASTCGI))]), "{found:#}");
-    assert!(names(&[("comm", json!("nginx"))]), "{found:#}");
+    let php = [("address", json!("127.0.0.1")), ("port", json!(FASTCGI))];
+    assert!(affects(found, &php), "{found:#}");
+    assert!(affects(found, &[("comm", json!("nginx"))]), "{found:#}");
 
-    let folded = fs::read_to_string(folded).expect("read the stacks");
+    let stacks = fs::read_to_string(file).expect("read the stacks");
     let search = ["inet_hash_connect", "__inet_check_established"];
-    let (searching, cut) = shares(&folded, &search);
-    assert!(searching > 10.0, "{searching} % of nginx is the search: {folded}");
-    assert!(cut < 5.0, "{cut} % of the stacks of nginx are cut: {folded}");
-    drop(held);
+    let (searching, cut) = shares(&stacks, &search);
+    assert!(searching > 10.0, "{searching} % is the search: {stacks}");
+    assert!(cut < 5.0, "{cut} % of the stacks are cut: {stacks}");
 }

@@ -155,7 +155,12 @@ impl Watcher {
     pub fn stop(mut self) -> Option<u64> {
         let pid = Pid::from_child(&self.child);
         // bpftrace forgets a signal that comes before it looks at events.
-        while self.child.try_wait().expect("it can be waited for").is_none() {
+        while self
+            .child
+            .try_wait()
+            .expect("it can be waited for")
+            .is_none()
+        {
             kill_process(pid, Signal::INT).expect("it is still there");
             wait_for_end(&mut self.child);
         }

@@ -83,7 +83,7 @@ pub(crate) fn accepts_established(ctx: BtfTracePointContext) -> i32 {
 // match-proto:v6.12:include/trace/events/tcp.h:tcp_destroy_sock(struct sock *sk)
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 pub(crate) fn accepts_gone(ctx: BtfTracePointContext) -> i32 {
-    lives::forget(ctx.arg(0));
+    lives::forget(Kind::Accepts, ctx.arg(0));
     0
 }
 

@@ -47,7 +47,7 @@ pub(crate) fn lifetimes(ctx: BtfTracePointContext) -> i32 {
 // match-proto:v6.12:include/trace/events/tcp.h:tcp_destroy_sock(struct sock *sk)
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 pub(crate) fn lifetimes_gone(ctx: BtfTracePointContext) -> i32 {
-    lives::forget(ctx.arg(0));
+    lives::forget(Kind::Lifetimes, ctx.arg(0));
     0
 }
 

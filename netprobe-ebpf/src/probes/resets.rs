@@ -105,7 +105,7 @@ pub(crate) fn resets_state(ctx: BtfTracePointContext) -> i32 {
 // match-proto:v6.12:include/trace/events/tcp.h:tcp_destroy_sock(struct sock *sk)
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 pub(crate) fn resets_gone(ctx: BtfTracePointContext) -> i32 {
-    lives::forget(ctx.arg(0));
+    lives::forget(Kind::Resets, ctx.arg(0));
     0
 }
 

@@ -45,14 +45,14 @@ pub(crate) fn retransmits_synack(ctx: BtfTracePointContext) -> i32 {
 // match-proto:v6.12:include/trace/events/sock.h:inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn retransmits_state(ctx: BtfTracePointContext) -> i32 {
-    owners::on_state(&ctx);
+    owners::on_state(Kind::Retransmits, &ctx);
     0
 }
 
 // match-proto:v6.12:include/trace/events/tcp.h:tcp_destroy_sock(struct sock *sk)
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 pub(crate) fn retransmits_gone(ctx: BtfTracePointContext) -> i32 {
-    owners::forget(ctx.arg(0));
+    owners::forget(Kind::Retransmits, ctx.arg(0));
     0
 }
 

@@ -16,7 +16,7 @@ use crate::{
     load::{Load, Typed},
     maps::{STATES, value},
     owners,
-    sock::{Sock, TCP_CLOSE, TCP_LISTEN},
+    sock::{Sock, TCP_CLOSE},
 };
 
 // match-proto:v6.12:include/trace/events/sock.h:inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
@@ -26,10 +26,6 @@ pub(crate) fn states(ctx: BtfTracePointContext) -> i32 {
     let (old, new) = (old as u8, new as u8);
     if let Some(sock) = Sock::new(Typed, ctx.arg(0)).filter(|sock| sock.is_tcp()) {
         lives::track(Kind::States, sock, old, new);
-        if new == TCP_LISTEN {
-            // `listen` is called by the owner itself.
-            lives::claim(Kind::States, sock);
-        }
         let in_state_ns = clock(sock.address, new);
         account(
             Kind::States,
@@ -42,7 +38,7 @@ pub(crate) fn states(ctx: BtfTracePointContext) -> i32 {
 // match-proto:v6.12:include/trace/events/tcp.h:tcp_destroy_sock(struct sock *sk)
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 pub(crate) fn states_gone(ctx: BtfTracePointContext) -> i32 {
-    lives::forget(ctx.arg(0));
+    lives::forget(Kind::States, ctx.arg(0));
     0
 }
 

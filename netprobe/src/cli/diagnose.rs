@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use netprobe_common::{
     config::Config,
     filter::{IS, Number},
+    header::Kind,
     record::Plain,
 };
 
@@ -28,7 +29,7 @@ use crate::{
         namespaces::{self, Namespace},
         netns,
     },
-    probes::{self, PROBES},
+    probes::{PROBES, ProbeSpec, connects},
     render,
     report::diagnosis::{Diagnosis, Severity},
 };
@@ -197,6 +198,13 @@ fn write(options: &Options, diagnosis: &Diagnosis) -> Result<()> {
     Ok(())
 }
 
+/// What the rules ask for. They say nothing about states and accepted connections, of which there are many.
+fn probes() -> Vec<&'static ProbeSpec> {
+    let unasked = [Kind::States, Kind::Accepts];
+    let asked = PROBES.iter().filter(|spec| !unasked.contains(&spec.kind));
+    asked.copied().collect()
+}
+
 fn request(netns: Option<u32>, options: &Options) -> Request {
     const RING: u32 = 1 << 20;
     let mut config = Config::zeroed();
@@ -213,7 +221,7 @@ fn request(netns: Option<u32>, options: &Options) -> Request {
         };
     }
     Request {
-        probes: PROBES.to_vec(),
+        probes: probes(),
         config,
         sizes: Sizes {
             stacks: if options.svg.is_some() { 8192 } else { 1 },
@@ -225,6 +233,6 @@ fn request(netns: Option<u32>, options: &Options) -> Request {
             lives: 65_536,
             ..Sizes::NONE
         },
-        windowed: Some(&probes::connects::CANDIDATES),
+        windowed: Some(&connects::CANDIDATES),
     }
 }

@@ -29,6 +29,14 @@ impl Attached {
         }
     }
 
+    /// A hook whose work the programs of another probe do, in the same place.
+    pub const fn elsewhere(hook: &'static Hook) -> Self {
+        Self {
+            hook,
+            result: Ok(hook.ways[0]),
+        }
+    }
+
     /// The type of program in use, or why there is none.
     pub fn state(&self) -> Result<&'static str, String> {
         match &self.result {

@@ -27,6 +27,7 @@ pub fn online() -> usize {
 pub static OFF_CPU: Hook = Hook {
     sees: "tasks that block",
     required: true,
+    only_remembers: false,
     module: None,
     ways: &[&[Via::TpBtf.on("sched_switch", "off_cpu")]],
 };

@@ -19,6 +19,7 @@ use netprobe_common::{
     config::Config,
     counters::{Count, CountKey, Counters, GroupKey, OTHER, StackKey},
     header::Kind,
+    offsets::{Field, Offsets},
     record::Plain,
 };
 
@@ -39,12 +40,15 @@ use super::{
 use crate::{
     filter::KnownReasons,
     kernel::sampler::{self, OFF_CPU},
-    probes::{self, Attach, Hook, PROBES, ProbeSpec},
+    probes::{self, Attach, Hook, Keeps, PROBES, ProbeSpec},
 };
 
 const CONNTRACK: &str = "nf_conntrack";
 /// Where it is built in, this is among the kernel's own functions.
 const CONNTRACK_FUNCTION: &str = "nf_conntrack_in";
+
+/// Sees every change of state of a socket.
+const STATE: &str = "inet_sock_set_state";
 
 /// Counts the runs that the kernel's guard against recursion has refused. Where it can be named,
 /// typed tracepoints have that guard too (6.1; before, only trampolines had it).
@@ -126,8 +130,13 @@ impl Session {
             &drop_reasons
         };
         let config = configure(reasons, offsets::has_socket_cgroups(&offsets))?;
+        let can_run = |spec: &&&ProbeSpec| missing(spec, &offsets).is_none();
+        let probes: Vec<_> = request.probes.iter().filter(can_run).copied().collect();
+        let (lives_kept_by, owners_kept_by) = keepers(&probes);
         let config = Config {
             guarded: u32::from(kernel.function(GUARD_FUNCTION).is_some()),
+            owners_kept_by,
+            lives_kept_by,
             ..config
         };
         let casts = Casts::find(&kernel);
@@ -152,27 +161,27 @@ impl Session {
         drop(kernel);
         log::debug!("names are ready after {:?}", started.elapsed());
         for spec in &request.probes {
-            let missing = spec
-                .needs
-                .iter()
-                .find(|field| offsets.get(**field).is_none());
-            let attached = spec
-                .hooks
-                .iter()
-                .map(|hook| match missing {
-                    Some(field) => {
-                        Attached::refused(hook, format!("this kernel has no {:?}", field.source()))
-                    }
-                    None => session.attach(hook),
-                })
-                .collect();
-            session.probes.push((spec, attached));
+            session.attach_probe(spec, &offsets);
             log::debug!("{} is attached after {:?}", spec.name(), started.elapsed());
         }
         session.windowed = request.windowed.map(|hook| session.prepare(hook));
         // The types are only needed to load; they are most of our memory.
         session.btf = None;
         Ok(session)
+    }
+
+    fn attach_probe(&mut self, spec: &'static ProbeSpec, offsets: &Offsets) {
+        let missing = missing(spec, offsets);
+        let relies = relies_on_another(spec, &self.config);
+        let attach = |hook| match missing {
+            Some(field) => {
+                Attached::refused(hook, format!("this kernel has no {:?}", field.source()))
+            }
+            None if hook.only_remembers && relies => Attached::elsewhere(hook),
+            None => self.attach(hook),
+        };
+        let attached = spec.hooks.iter().map(attach).collect();
+        self.probes.push((spec, attached));
     }
 
     fn prepare(&mut self, hook: &'static Hook) -> Attached {
@@ -429,6 +438,50 @@ fn parse_btf(image: &btf::Image, targets: &HashSet<String>) -> Result<(KernelBtf
         .context("the kernel's BTF is damaged, or of a format not known here")?;
     let aya = btf_index::thin(&index, targets).context("thin the BTF")?;
     Ok((KernelBtf::new(image, index)?, aya))
+}
+
+/// What a probe needs and this kernel does not have.
+fn missing(spec: &ProbeSpec, offsets: &Offsets) -> Option<Field> {
+    let needs = spec.needs.iter().copied();
+    let mut missing = needs.filter(|field| offsets.get(*field).is_none());
+    missing.next()
+}
+
+/// The kind of no probe.
+const NOBODY: u32 = u32::MAX;
+
+/// Who notes down the lives of connections and who the owners of sockets, raw. Lives have owners.
+fn keepers(probes: &[&ProbeSpec]) -> (u32, u32) {
+    let lives = keeper(probes, &[Keeps::Lives, Keeps::States]);
+    let owners = if lives == NOBODY {
+        keeper(probes, &[Keeps::Owners, Keeps::Connects])
+    } else {
+        NOBODY
+    };
+    (lives, owners)
+}
+
+/// Of the probes that keep one of these one that sees each change of state anyway, or else the first.
+fn keeper(probes: &[&ProbeSpec], kept: &[Keeps]) -> u32 {
+    let sees_states = |hook: &'static Hook| {
+        hook.required && attaches([hook].into_iter()).all(|attach| attach.target == STATE)
+    };
+    let keepers = probes.iter().filter(|spec| kept.contains(&spec.keeps));
+    let best = keepers
+        .clone()
+        .find(|spec| spec.hooks.iter().any(&sees_states));
+    let found = best.or_else(|| keepers.clone().next());
+    found.map_or(NOBODY, |spec| spec.kind as u32)
+}
+
+/// Whether another probe notes down what this one keeps.
+fn relies_on_another(spec: &ProbeSpec, config: &Config) -> bool {
+    let keeper = match spec.keeps {
+        Keeps::Nothing => return false,
+        Keeps::Owners | Keeps::Connects => config.owners_kept_by,
+        Keeps::Lives | Keeps::States => config.lives_kept_by,
+    };
+    keeper != spec.kind as u32
 }
 
 fn attaches(hooks: impl Iterator<Item = &'static Hook>) -> impl Iterator<Item = &'static Attach> {

@@ -1,7 +1,8 @@
 //! Which process holds a socket, by the socket's inode number: from `/proc/PID/fd`.
 //!
 //! Sockets that were open before we came, and accepted ones, have no other owner. A scan is
-//! slow on a busy machine, so all of them together may take a tenth of the time, after an allowance.
+//! slow on a busy machine, so all of them together may take a small part of the time, after an allowance; and
+//! while they do not find what was asked for, as with sockets that are closed already, they get rare.
 
 use std::{
     collections::HashMap,
@@ -17,17 +18,11 @@ type Holder = (u32, [u8; 16]);
 #[derive(Debug, Default)]
 pub struct Owners {
     holders: HashMap<u64, Holder>,
-    /// When the first scan began, and how long all of them took.
-    first: Option<Instant>,
-    spent: Duration,
+    budget: Budget,
 }
 
 /// Sockets that are remembered; beyond that only those that are still there.
 const MOST: usize = 131_072;
-/// Scanning may take this long at any time,
-const ALLOWANCE: Duration = Duration::from_secs(2);
-/// and beyond that one part in so many of the time that passes.
-const SHARE: u32 = 10;
 
 impl Owners {
     /// The process that holds socket `ino`, or held it when it was last seen; scans if it is not known
@@ -39,19 +34,22 @@ impl Owners {
         if let Some(holder) = self.holders.get(&ino) {
             return Some(*holder);
         }
-        self.learn();
+        if self.learn() {
+            let is_found = self.holders.contains_key(&ino);
+            self.budget.has_found(is_found, Instant::now());
+        }
         self.holders.get(&ino).copied()
     }
 
-    /// Looks who holds which socket now, if a scan is due.
-    pub fn learn(&mut self) {
+    /// Looks who holds which socket now, if a scan is due; whether it was.
+    pub fn learn(&mut self) -> bool {
         let begin = Instant::now();
-        let first = *self.first.get_or_insert(begin);
-        if self.spent > ALLOWANCE + begin.duration_since(first) / SHARE {
-            return;
+        let is_due = self.budget.is_due(begin);
+        if is_due {
+            self.scan(Path::new("/proc"));
+            self.budget.spend(begin.elapsed());
         }
-        self.scan(Path::new("/proc"));
-        self.spent += begin.elapsed();
+        is_due
     }
 
     /// Adds to what is known: the kernel gives no two sockets the same inode number, so that those of
@@ -71,6 +69,48 @@ impl Owners {
             }
         }
         self.holders.extend(held);
+    }
+}
+
+/// When scans are due.
+#[derive(Debug, Default)]
+struct Budget {
+    /// When the first scan began, and how long all of them took.
+    first: Option<Instant>,
+    spent: Duration,
+    /// Not before this, after scans in vain, and how long it was waited the last time.
+    next: Option<Instant>,
+    pause: Duration,
+}
+
+impl Budget {
+    /// Scans may take this long at any time,
+    const ALLOWANCE: Duration = Duration::from_millis(500);
+    /// and beyond that one part in so many of the time that passes.
+    const SHARE: u32 = 50;
+    /// How long is waited after one scan in vain, and at most after many.
+    const SHORTEST: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_secs(2);
+
+    fn is_due(&mut self, now: Instant) -> bool {
+        let first = *self.first.get_or_insert(now);
+        let has_time = self.spent <= Self::ALLOWANCE + now.duration_since(first) / Self::SHARE;
+        has_time && self.next.is_none_or(|next| now >= next)
+    }
+
+    fn spend(&mut self, time: Duration) {
+        self.spent += time;
+    }
+
+    /// Whether the last scan was of use.
+    fn has_found(&mut self, is_found: bool, now: Instant) {
+        if is_found {
+            self.pause = Duration::ZERO;
+            self.next = None;
+        } else {
+            self.pause = (self.pause * 2).clamp(Self::SHORTEST, Self::LONGEST);
+            self.next = Some(now + self.pause);
+        }
     }
 }
 
@@ -121,6 +161,33 @@ mod tests {
         for other in ["pipe:[1]", "socket:[]", "socket:[x]", "/tmp/socket:[1]"] {
             assert_eq!(socket_inode(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn scans_in_vain_get_rare_and_one_that_finds_is_followed_by_another() {
+        let mut budget = Budget::default();
+        let begin = Instant::now();
+        let mut scans = 0;
+        for millisecond in 0..10_000 {
+            let now = begin + Duration::from_millis(millisecond);
+            if budget.is_due(now) {
+                scans += 1;
+                budget.has_found(false, now);
+            }
+        }
+        assert_eq!(scans, 10, "50 ms, then twice as long each time, up to 2 s");
+        budget.has_found(true, begin);
+        assert!(budget.is_due(begin) && budget.is_due(begin));
+    }
+
+    #[test]
+    fn scans_take_no_more_than_their_share() {
+        let mut budget = Budget::default();
+        let begin = Instant::now();
+        assert!(budget.is_due(begin));
+        budget.spend(Duration::from_secs(1));
+        assert!(!budget.is_due(begin + Duration::from_secs(24)));
+        assert!(budget.is_due(begin + Duration::from_secs(26)));
     }
 
     #[test]

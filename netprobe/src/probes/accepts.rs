@@ -28,6 +28,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Hook {
             sees: "connections that were accepted (tp_btf: that were established)",
             required: true,
+            only_remembers: false,
             module: None,
             ways: &[
                 &[Via::Fexit.on("inet_csk_accept", "accepts_four")],
@@ -42,6 +43,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Hook {
             sees: "since when a connection waits",
             required: false,
+            only_remembers: true,
             module: None,
             ways: &[&[
                 Via::TpBtf.on("inet_sock_set_state", "accepts_state"),

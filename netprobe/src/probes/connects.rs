@@ -27,12 +27,14 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Hook {
             sees: "the outcome of each connect",
             required: true,
+            only_remembers: false,
             module: None,
             ways: &[&[Via::TpBtf.on("inet_sock_set_state", "connects_state")]],
         },
         Hook {
             sees: "errno of connects that fail at once",
             required: false,
+            only_remembers: false,
             module: None,
             ways: &[
                 &[
@@ -52,6 +54,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Hook {
             sees: "time of the port search",
             required: false,
+            only_remembers: false,
             module: None,
             ways: &[
                 &[
@@ -185,6 +188,7 @@ fn code(code: u32, _names: &mut dyn Names) -> Value {
 pub static CANDIDATES: Hook = Hook {
     sees: "candidate ports per connect",
     required: false,
+    only_remembers: false,
     module: None,
     ways: &[
         &[

@@ -25,6 +25,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
     hooks: &[Hook {
         sees: "conntrack entries that could not be allocated",
         required: true,
+        only_remembers: false,
         module: Some("nf_conntrack"),
         ways: &[&[
             Via::Kretprobe.on("__nf_conntrack_alloc", "conntrack_exit"),

@@ -27,12 +27,14 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Hook {
             sees: "dropped packets",
             required: true,
+            only_remembers: false,
             module: None,
             ways: &[&[Via::TpBtf.on("kfree_skb", "drops")]],
         },
         Hook {
             sees: "who opens and closes connections",
             required: false,
+            only_remembers: true,
             module: None,
             ways: &[&[
                 Via::TpBtf.on("inet_sock_set_state", "drops_state"),

@@ -30,12 +30,14 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Hook {
             sees: "the end of each connection",
             required: true,
+            only_remembers: false,
             module: None,
             ways: &[&[Via::TpBtf.on("inet_sock_set_state", "lifetimes")]],
         },
         Hook {
             sees: "the destruction of sockets, which frees their entries",
             required: true,
+            only_remembers: true,
             module: None,
             ways: &[&[Via::TpBtf.on("tcp_destroy_sock", "lifetimes_gone")]],
         },

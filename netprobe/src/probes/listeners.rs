@@ -26,6 +26,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Hook {
             sees: "SYNs refused by a full accept queue or SYN backlog",
             required: true,
+            only_remembers: false,
             module: None,
             ways: &[
                 &[
@@ -41,6 +42,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Hook {
             sees: "handshakes refused at the final ACK, IPv4",
             required: false,
+            only_remembers: false,
             module: None,
             ways: &[
                 &[Via::Fentry.on("tcp_v4_syn_recv_sock", "listeners_ack4")],
@@ -50,6 +52,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Hook {
             sees: "handshakes refused at the final ACK, IPv6",
             required: false,
+            only_remembers: false,
             module: None,
             ways: &[
                 &[Via::Fentry.on("tcp_v6_syn_recv_sock", "listeners_ack6")],

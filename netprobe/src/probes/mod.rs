@@ -121,6 +121,9 @@ pub struct Hook {
     pub sees: &'static str,
     /// Whether the probe is of no use without it.
     pub required: bool,
+    /// Whether its programs only note down what the probe [`ProbeSpec::keeps`]: of several probes that keep the
+    /// same, one does it for all.
+    pub only_remembers: bool,
     /// The module that must be loaded, if it is in one.
     pub module: Option<&'static str>,
     /// The ways to watch it, best first; each is taken as a whole or not at all.

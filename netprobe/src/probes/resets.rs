@@ -29,12 +29,14 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Hook {
             sees: "resets that connections and listeners send",
             required: true,
+            only_remembers: false,
             module: None,
             ways: &[&[Via::TpBtf.on("tcp_send_reset", "resets_sent")]],
         },
         Hook {
             sees: "resets that answer packets without a connection",
             required: false,
+            only_remembers: false,
             module: None,
             ways: &[
                 &[Via::TpBtf.on("tcp_send_reset", "resets_answer")],
@@ -51,12 +53,14 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Hook {
             sees: "resets that connections receive",
             required: true,
+            only_remembers: false,
             module: None,
             ways: &[&[Via::TpBtf.on("tcp_receive_reset", "resets_received")]],
         },
         Hook {
             sees: "age of connections, and their state before they were closed",
             required: false,
+            only_remembers: true,
             module: None,
             ways: &[&[
                 Via::TpBtf.on("inet_sock_set_state", "resets_state"),

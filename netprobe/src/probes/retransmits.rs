@@ -27,18 +27,21 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Hook {
             sees: "data and SYN retransmissions",
             required: true,
+            only_remembers: false,
             module: None,
             ways: &[&[Via::TpBtf.on("tcp_retransmit_skb", "retransmits")]],
         },
         Hook {
             sees: "SYN-ACK retransmissions",
             required: false,
+            only_remembers: false,
             module: None,
             ways: &[&[Via::TpBtf.on("tcp_retransmit_synack", "retransmits_synack")]],
         },
         Hook {
             sees: "who opens and closes connections",
             required: false,
+            only_remembers: true,
             module: None,
             ways: &[&[
                 Via::TpBtf.on("inet_sock_set_state", "retransmits_state"),

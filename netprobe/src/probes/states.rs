@@ -30,12 +30,14 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Hook {
             sees: "changes of TCP states",
             required: true,
+            only_remembers: false,
             module: None,
             ways: &[&[Via::TpBtf.on("inet_sock_set_state", "states")]],
         },
         Hook {
             sees: "the destruction of sockets, which frees their entries",
             required: true,
+            only_remembers: true,
             module: None,
             ways: &[&[Via::TpBtf.on("tcp_destroy_sock", "states_gone")]],
         },

@@ -29,6 +29,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Hook {
             sees: "whether there was room in TIME_WAIT",
             required: false,
+            only_remembers: false,
             module: None,
             ways: &[
                 &[Via::Fexit.on("inet_twsk_alloc", "time_wait")],
@@ -41,6 +42,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Hook {
             sees: "connections on their way to TIME_WAIT, and their owners",
             required: true,
+            only_remembers: false,
             module: None,
             ways: &[&[
                 Via::TpBtf.on("inet_sock_set_state", "time_wait_state"),
