@@ -6,6 +6,7 @@
 use std::{
     env, fs,
     io::{Read, Write},
+    net::{Ipv4Addr, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -224,8 +225,11 @@ fn nginx_without_ports_towards_php_is_named_and_drawn() {
             site.start("nginx", &["-c", "/tmp/nginx.conf"]),
         ]
     });
-    let listens = || cable.client.run(|| Family::V4.connect(HTTP).is_ok());
-    wait_until("nginx listens", listens);
+    for (name, port) in [("php-fpm", FASTCGI), ("nginx", HTTP)] {
+        let address = (Ipv4Addr::LOCALHOST, port);
+        let listens = || cable.server.run(|| TcpStream::connect(address).is_ok());
+        wait_until(&format!("{name} listens"), listens);
+    }
     let held: Vec<Socket> = cable.client.run(|| (0..HELD).map(|_| request()).collect());
     let refuses = || cable.client.run(answer).contains("502");
     wait_until("no port is left", refuses);
