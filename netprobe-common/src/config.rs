@@ -17,6 +17,9 @@ pub const LEVEL_COUNTERS: u32 = 3;
 /// Of so many events one is sent at [`LEVEL_SAMPLED`]; a power of two.
 pub const SAMPLE_OF: u64 = 64;
 
+/// Of a kind that is sent sparsely no event follows another on the same CPU within this time.
+pub const SPARSE_NS: u64 = 2_000_000;
+
 /// Stands in the object where `bpf_rdonly_cast` is to be called: a helper that does not exist.
 /// User space puts the kernel's own number there, or a plain move where the kernel has none.
 pub const CAST_MARK: i32 = 0x6e70_0001;
@@ -68,6 +71,10 @@ record! {
         /// Shortest mean time between two stacks of a group on a CPU, in nanoseconds; 0 is no
         /// limit.
         pub stack_interval_ns: u32,
+        /// Kinds of which only a sample is sent, a bit for each: one event per [`SPARSE_NS`] on each CPU.
+        pub sparse: u32,
+        /// Reserved, zero.
+        pub reserved: u32,
         /// The kind whose programs note who owns a socket, raw; those of others rely on it.
         pub owners_kept_by: u32,
         /// The kind whose programs note the life of a connection, raw; those of others rely on it.

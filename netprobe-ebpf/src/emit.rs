@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::warn;
 use netprobe_common::{
-    config::{LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED, SAMPLE_OF},
+    config::{LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED, SAMPLE_OF, SPARSE_NS},
     counters::{BY_STACK, CountKey},
     header::{Event, Header, Kind},
     records::{Flow, NO_STACK},
@@ -17,7 +17,7 @@ use netprobe_common::{
 
 use crate::{
     groups::count_group,
-    maps::{CONFIG, EVENTS, add, add_alone, counters, frozen, is_alone, level},
+    maps::{CONFIG, EVENTS, SENT, add, add_alone, counters, frozen, is_alone, level, value},
     stacks,
     subgroups::{self, Subject},
 };
@@ -100,7 +100,9 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
     }
     if frozen(&CONFIG.detail) == 0 {
         tally(T::KIND, &mut counters.aggregated);
-    } else if level >= LEVEL_SAMPLED && is_left_out(level, counters.fired) {
+    } else if (level >= LEVEL_SAMPLED && is_left_out(level, counters.fired))
+        || is_too_soon(T::KIND, &sighting.key)
+    {
         tally(T::KIND, &mut counters.sampled_out);
     } else if send::<T>(counters.delivered, |record| fill(record, stack)) {
         tally(T::KIND, &mut counters.delivered);
@@ -113,6 +115,25 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
 #[inline(always)]
 fn is_left_out(level: u32, before: u64) -> bool {
     level >= LEVEL_COUNTERS || !before.is_multiple_of(SAMPLE_OF)
+}
+
+/// Whether an event of a kind of which a sample is enough follows another one closely. Connects that fail are
+/// no such events.
+#[inline(always)]
+fn is_too_soon(kind: Kind, key: &CountKey) -> bool {
+    let is_sparse = frozen(&CONFIG.sparse) & (1 << kind as u32) != 0;
+    if !is_sparse || (matches!(kind, Kind::Connects) && key.code != 0) {
+        return false;
+    }
+    let Some(sent) = value(SENT.get_ptr_mut(kind as u32)) else {
+        return false;
+    };
+    let now = now();
+    let is_too_soon = now - *sent < SPARSE_NS;
+    if !is_too_soon {
+        *sent = now;
+    }
+    is_too_soon
 }
 
 /// Reserves, zeroes, fills and submits a record; false if the ring had no room. `sent` were sent

@@ -38,6 +38,8 @@ pub(crate) static CONFIG: Config = Config {
     governed: 0,
     tests_flows: 0,
     stack_interval_ns: 0,
+    sparse: 0,
+    reserved: 0,
     owners_kept_by: 0,
     lives_kept_by: 0,
     headers: CastTypes {
@@ -128,6 +130,10 @@ pub(crate) static CANDIDATES: PerCpuArray<Candidates> = PerCpuArray::with_max_en
 /// Number of the open counting window, 0 while none is. Cannot be full.
 #[map]
 pub(crate) static WINDOW: Array<u64> = Array::with_max_entries(1, 0);
+
+/// When an event of a kind was sent on this CPU, where only a sample is. Cannot be full.
+#[map]
+pub(crate) static SENT: PerCpuArray<u64> = PerCpuArray::with_max_entries(Kind::ALL.len() as u32, 0);
 
 /// What is left out to keep the cost low, see `netprobe_common::config`. Cannot be full.
 #[map]

@@ -241,7 +241,6 @@ fn on_state(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8, new: u8) {
         pending.dport = Typed.field(sock.address, Field::SkcDport);
         track(sock.address, &pending);
     }
-    owners::track(Kind::Connects, sock, old, new);
     if old == TCP_SYN_SENT
         && let Some(ending) = ending(sock, new)
     {

@@ -16,6 +16,7 @@ use crate::{
         self, SCENARIOS, Scenario,
         cast::Part,
         incident::{Incident, find_tool},
+        needs,
     },
     filter::Error,
     kernel::privileges::CannotRun,
@@ -101,12 +102,14 @@ fn list(is_json: bool) -> Result<()> {
         let mut tools = stage.tools();
         tools.retain(|tool| find_tool(tool).is_none());
         let is_harmful = !stage.machine.is_empty();
+        let modules = needs::modules(&stage);
         if is_json {
             let line = json!({
                 "id": scenario.id,
                 "about": scenario.about,
                 "cure": scenario.cure,
                 "missing": tools,
+                "modules": modules,
                 "disposable": is_harmful,
             });
             writeln!(out, "{line}")?;
@@ -115,6 +118,9 @@ fn list(is_json: bool) -> Result<()> {
         write!(out, "{:<26}{}", scenario.id, scenario.about)?;
         if is_harmful {
             write!(out, " (changes the machine: needs --disposable)")?;
+        }
+        if !modules.is_empty() {
+            write!(out, " (uses {})", modules.join(", "))?;
         }
         if !tools.is_empty() {
             write!(out, " (needs {})", tools.join(", "))?;

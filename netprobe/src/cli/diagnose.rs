@@ -210,6 +210,10 @@ fn request(netns: Option<u32>, options: &Options) -> Request {
     let mut config = Config::zeroed();
     config.detail = 1;
     config.count = 1;
+    // Of connections that go well there are many, and a sample tells how long they live.
+    config.sparse = [Kind::Connects, Kind::Lifetimes, Kind::TimeWait]
+        .iter()
+        .fold(0, |kinds, kind| kinds | 1 << *kind as u32);
     config.governed = u32::from(options.max_overhead < 1.0);
     config.flame = u32::from(options.svg.is_some());
     // The ring is looked at by the clock; nobody has to be woken.

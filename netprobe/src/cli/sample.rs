@@ -1,12 +1,19 @@
 //! The events of a window, decoded as they come: a sample, as totals are exact without them.
 
+use netprobe_common::header::Kind;
+
 use crate::{
-    capture::live::Batch, decode, diagnose::events::Events, kernel::names::LiveNames, probes,
+    capture::live::Batch,
+    decode::{self, DecodeError},
+    diagnose::events::Events,
+    kernel::names::LiveNames,
+    probes,
     report::Row,
 };
 
-/// Records that are decoded in one go; beyond that a sample is enough.
-const DECODED: usize = 1024;
+/// Records of a kind that are decoded in one go: a sample is enough, and where there are many of one kind the few of
+/// another are what matters.
+const DECODED: usize = 128;
 
 /// Turns records into a sample of events.
 pub(super) struct Reader {
@@ -17,7 +24,6 @@ pub(super) struct Reader {
     row: Row,
     /// Records that could not be read.
     pub(super) decode_errors: u64,
-    skipped: u64,
 }
 
 impl Reader {
@@ -28,27 +34,32 @@ impl Reader {
             events: Events::default(),
             row: Row::default(),
             decode_errors: 0,
-            skipped: 0,
         }
     }
 
-    /// Takes what came; beyond a number that is enough, only how much it was.
+    /// Takes what came: of each kind no more than is enough.
     pub(super) fn take(&mut self, batch: &Batch) {
-        for (index, record) in batch.records().enumerate() {
-            if index >= DECODED {
-                self.skipped += 1;
-                continue;
-            }
-            let decoded = decode::kind(record).and_then(|kind| {
-                decode::decode(record, &mut self.names, &mut self.row).map(|()| kind)
-            });
-            match decoded {
-                Ok(kind) => self.events.add(probes::of(kind).columns, &self.row),
-                Err(error) => {
-                    self.decode_errors += 1;
-                    log::debug!("{error}");
-                }
+        let mut taken = [0; Kind::ALL.len()];
+        for record in batch.records() {
+            if let Err(error) = self.take_one(record, &mut taken) {
+                self.decode_errors += 1;
+                log::debug!("{error}");
             }
         }
+    }
+
+    fn take_one(
+        &mut self,
+        record: &[u8],
+        taken: &mut [usize; Kind::ALL.len()],
+    ) -> Result<(), DecodeError> {
+        let kind = decode::kind(record)?;
+        let taken = &mut taken[kind as usize];
+        if *taken < DECODED {
+            *taken += 1;
+            decode::decode(record, &mut self.names, &mut self.row)?;
+            self.events.add(probes::of(kind).columns, &self.row);
+        }
+        Ok(())
     }
 }

@@ -14,7 +14,7 @@ use stage::Stage;
 pub mod cast;
 mod ctnetlink;
 pub mod incident;
-mod needs;
+pub mod needs;
 pub mod network;
 mod rtnetlink;
 mod scenarios;

@@ -32,6 +32,17 @@ fn without(kind_missing: &str) -> Vec<&'static str> {
     possible.map(|scenario| scenario.id).collect()
 }
 
+/// Kernel modules of the queueing disciplines of a stage, which not every machine has.
+pub fn modules(stage: &Stage) -> Vec<String> {
+    let queues = stage.queues.iter();
+    let mut modules: Vec<String> = queues
+        .map(|(_, discipline)| format!("sch_{}", kind(discipline)))
+        .collect();
+    modules.sort();
+    modules.dedup();
+    modules
+}
+
 /// The name of a queueing discipline, which stands before its options.
 fn kind(discipline: &str) -> &str {
     discipline.split(' ').next().unwrap_or_default()

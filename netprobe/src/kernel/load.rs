@@ -83,7 +83,6 @@ impl Sizes {
             },
             Keeps::Connects => Self {
                 connects: 16_384,
-                owners: 16_384,
                 ..self
             },
             Keeps::Lives => Self {

@@ -454,7 +454,7 @@ const NOBODY: u32 = u32::MAX;
 fn keepers(probes: &[&ProbeSpec]) -> (u32, u32) {
     let lives = keeper(probes, &[Keeps::Lives, Keeps::States]);
     let owners = if lives == NOBODY {
-        keeper(probes, &[Keeps::Owners, Keeps::Connects])
+        keeper(probes, &[Keeps::Owners])
     } else {
         NOBODY
     };
@@ -477,8 +477,8 @@ fn keeper(probes: &[&ProbeSpec], kept: &[Keeps]) -> u32 {
 /// Whether another probe notes down what this one keeps.
 fn relies_on_another(spec: &ProbeSpec, config: &Config) -> bool {
     let keeper = match spec.keeps {
-        Keeps::Nothing => return false,
-        Keeps::Owners | Keeps::Connects => config.owners_kept_by,
+        Keeps::Nothing | Keeps::Connects => return false,
+        Keeps::Owners => config.owners_kept_by,
         Keeps::Lives | Keeps::States => config.lives_kept_by,
     };
     keeper != spec.kind as u32

@@ -7,6 +7,7 @@ use std::env;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use super::tally::Tally;
 use super::{Options, cargo};
 use crate::kernels::roots::Programs;
 use crate::vm::{self, Machine};
-use crate::{kernels, workspace};
+use crate::{kernels, process, workspace};
 
 /// As many as the smallest machine of a developer has processors.
 const AT_ONCE: usize = 2;
@@ -47,6 +48,7 @@ pub(super) fn beside(programs: Programs, options: &Options) -> Result<Tally> {
         netprobe: &vm::build_netprobe()?,
         log: &log,
         beside: Some(programs),
+        tests: &[],
     };
     Ok(boot.run(options).of(&format!("kernel {BESIDE_KERNEL}")))
 }
@@ -62,7 +64,7 @@ pub(super) fn run(target: &str, options: &Options) -> Result<Tally> {
     let test = cargo::build(target)?;
     let netprobe = vm::build_netprobe()?;
     let logs = logs()?;
-    let mut versions: Vec<String> = match options.kernels.as_slice() {
+    let versions: Vec<String> = match options.kernels.as_slice() {
         [] => kernels::versions().map(str::to_owned).collect(),
         some => some.to_vec(),
     };
@@ -70,24 +72,25 @@ pub(super) fn run(target: &str, options: &Options) -> Result<Tally> {
     for version in &versions {
         kernels::get(version)?;
     }
-    versions.reverse();
-    let queue = Mutex::new(versions);
+    let mut shares = shares(versions, &test, options)?;
+    shares.reverse();
+    let queue = Mutex::new(shares);
     let sum = Mutex::new(Tally::default());
     let worker = || {
         // Taken in a closure: in the condition itself the lock would last as long as the machine.
         let next = || lock(&queue).pop();
-        while let Some(version) = next() {
-            let log = logs.join(format!("{version}-{target}.log"));
+        while let Some(share) = next() {
             let boot = Boot {
-                version: &version,
+                version: &share.version,
                 target,
                 test: &test,
                 netprobe: &netprobe,
-                log: &log,
+                log: &logs.join(share.log(target)),
                 beside: None,
+                tests: &share.tests,
             };
             let tally = boot.run(options);
-            *lock(&sum) += tally.of(&format!("kernel {version}"));
+            *lock(&sum) += tally.of(&format!("kernel {}", share.version));
         }
     };
     thread::scope(|scope| {
@@ -99,6 +102,53 @@ pub(super) fn run(target: &str, options: &Options) -> Result<Tally> {
     Ok(tally)
 }
 
+/// What one machine does.
+struct Share {
+    version: String,
+    /// Which part of the tests, counted from one, and their names; all if there are none.
+    part: usize,
+    tests: Vec<String>,
+}
+
+impl Share {
+    fn log(&self, target: &str) -> String {
+        let part = match self.part {
+            0 => String::new(),
+            part => format!("-{part}"),
+        };
+        format!("{}-{target}{part}.log", self.version)
+    }
+}
+
+/// A machine for each kernel. Of an odd number, the last would run alone at the end: half of its tests run in one
+/// machine, half in another.
+fn shares(versions: Vec<String>, test: &Path, options: &Options) -> Result<Vec<Share>> {
+    let share = |version: String| Share {
+        version,
+        part: 0,
+        tests: Vec::new(),
+    };
+    let mut shares: Vec<Share> = versions.into_iter().map(share).collect();
+    let is_even = shares.len().is_multiple_of(AT_ONCE);
+    if is_even || shares.len() == 1 || !options.arguments.is_empty() {
+        return Ok(shares);
+    }
+    let names = process::output(Command::new(test).args(["--list", "--format", "terse"]))?;
+    let names = names.lines().filter_map(|line| line.strip_suffix(": test"));
+    let names: Vec<&str> = names.collect();
+    if let Some(last) = shares.pop() {
+        for part in 1..=AT_ONCE {
+            let tests = names.iter().skip(part - 1).step_by(AT_ONCE);
+            shares.push(Share {
+                version: last.version.clone(),
+                part,
+                tests: tests.map(|name| (*name).to_owned()).collect(),
+            });
+        }
+    }
+    Ok(shares)
+}
+
 /// One kernel to test.
 struct Boot<'a> {
     version: &'a str,
@@ -108,6 +158,8 @@ struct Boot<'a> {
     log: &'a Path,
     /// Run the tests that need these programs, and no others.
     beside: Option<Programs>,
+    /// Names of the tests to run; all if there are none.
+    tests: &'a [String],
 }
 
 impl Boot<'_> {
@@ -197,6 +249,10 @@ impl Boot<'_> {
             .map(str::to_owned)
             .into();
         command.extend(options.arguments.iter().cloned());
+        if !self.tests.is_empty() {
+            command.push("--exact".to_owned());
+            command.extend(self.tests.iter().cloned());
+        }
         command
     }
 }
