@@ -2,18 +2,12 @@
 //! different connections. The result is in `docs/performance.md`.
 #![expect(clippy::print_stdout, reason = "the result goes there")]
 
-use std::{
-    io::BufRead,
-    process::{Child, Command, Stdio},
-    thread,
-    time::Duration,
-};
+use std::time::Duration;
 
 use netprobe_tests::{
     memory::{maps_kib, peak_kib},
     netns::Netns,
-    probe::binary,
-    ready::await_ready,
+    ready::start_unheard,
     traffic::storm::Storm,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -38,7 +32,7 @@ fn main() {
     println!("| --- | ---: | ---: | ---: |");
     let netns = Netns::new();
     for arguments in CASES {
-        let mut child = start(arguments);
+        let mut child = start_unheard(arguments);
         let pid = child.id();
         let mut sent = blow(&netns, 0, FEW);
         let few = peak_kib(pid);
@@ -68,18 +62,4 @@ fn blow(netns: &Netns, mut sent: u64, wanted: u64) -> u64 {
         sent += storm.rage(netns, GUST);
     }
     sent
-}
-
-fn start(arguments: &[&str]) -> Child {
-    let mut child = Command::new(binary())
-        .args(arguments)
-        .args(["--duration", "10m"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("start netprobe");
-    let complaints = await_ready(&mut child);
-    // What else it says is of no interest, but must find a reader.
-    thread::spawn(move || complaints.lines().for_each(drop));
-    child
 }

@@ -4,14 +4,14 @@
 
 use std::{
     env,
-    io::{BufRead, Read, Write},
+    io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
+    process::Child,
     thread,
     time::{Duration, Instant},
 };
 
-use netprobe_tests::{netns::Netns, probe::binary, ready::await_ready, traffic::abort};
+use netprobe_tests::{netns::Netns, ready::start_unheard, traffic::abort};
 use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 
@@ -98,7 +98,7 @@ fn main() {
             Load::Searches => &searches,
         };
         let watched = || {
-            let watcher = start(case.watcher);
+            let watcher = start_unheard(case.watcher);
             thread::sleep(SETTLING);
             let rate = rate(netns, case.load, address);
             stop(watcher);
@@ -189,20 +189,6 @@ fn connect(address: SocketAddr) -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.connect(&address.into()).expect("connect");
     socket
-}
-
-fn start(arguments: &[&str]) -> Child {
-    let mut child = Command::new(binary())
-        .args(arguments)
-        .args(["--duration", "10m"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("start netprobe");
-    let complaints = await_ready(&mut child);
-    // What else it says is of no interest, but must find a reader.
-    thread::spawn(move || complaints.lines().for_each(drop));
-    child
 }
 
 fn stop(mut child: Child) {

@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read},
     process::{Child, ChildStderr, Command, Stdio},
+    thread,
 };
 
 use serde_json::Value;
@@ -24,6 +25,22 @@ pub fn await_ready(child: &mut Child) -> BufReader<ChildStderr> {
         assert!(length > 0, "netprobe ended before it was ready");
     }
     complaints
+}
+
+/// Starts a netprobe that watches until it is ended, and to whose words nobody listens.
+#[track_caller]
+pub fn start_unheard(arguments: &[&str]) -> Child {
+    let mut child = Command::new(binary())
+        .args(arguments)
+        .args(["--duration", "10m"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start netprobe");
+    let complaints = await_ready(&mut child);
+    // What it says must find a reader.
+    thread::spawn(move || complaints.lines().for_each(drop));
+    child
 }
 
 /// A `netprobe diagnose` that watches.
