@@ -283,3 +283,54 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A program that lists three tests.
+    fn lister(folder: &Path) -> PathBuf {
+        let program = folder.join("tests");
+        let script = "#!/bin/sh\nprintf 'a::one: test\\nb::two: test\\nb::three: test\\n'\n";
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        program
+    }
+
+    fn shared(versions: &[&str], arguments: &[&str]) -> Vec<(String, Vec<String>)> {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            kernels: Vec::new(),
+            arguments: arguments.iter().map(|&word| word.to_owned()).collect(),
+        };
+        let versions = versions.iter().map(|&version| version.to_owned()).collect();
+        let shares = shares(versions, &lister(folder.path()), &options).unwrap();
+        let named = |share: Share| (share.log("live"), share.tests);
+        shares.into_iter().map(named).collect()
+    }
+
+    #[test]
+    fn the_last_of_an_odd_number_of_kernels_is_shared_by_two_machines() {
+        let shares = shared(&["5.10", "6.1", "7.2"], &[]);
+        let logs: Vec<&str> = shares.iter().map(|(log, _)| log.as_str()).collect();
+        let expected = [
+            "5.10-live.log",
+            "6.1-live.log",
+            "7.2-live-1.log",
+            "7.2-live-2.log",
+        ];
+        assert_eq!(logs, expected);
+        assert!(shares[0].1.is_empty());
+        assert_eq!(shares[2].1, ["a::one", "b::three"]);
+        assert_eq!(shares[3].1, ["b::two"]);
+    }
+
+    #[test]
+    fn nothing_is_shared_out_that_fills_the_machines_or_is_asked_for_by_name() {
+        assert_eq!(shared(&["5.10", "6.1"], &[]).len(), 2);
+        assert_eq!(shared(&["5.10"], &[]).len(), 1);
+        assert_eq!(shared(&["5.10", "6.1", "7.2"], &["drops::"]).len(), 3);
+    }
+}
