@@ -17,8 +17,11 @@ pub const LEVEL_COUNTERS: u32 = 3;
 /// Of so many events one is sent at [`LEVEL_SAMPLED`]; a power of two.
 pub const SAMPLE_OF: u64 = 64;
 
-/// Of a kind that is sent sparsely no event follows another on the same CPU within this time.
-pub const SPARSE_NS: u64 = 2_000_000;
+/// Of a kind that is sent sparsely, so many events are sent on a CPU in each slice of time: a run of them, because the
+/// two ends of a connection on one machine close one shortly after the other.
+pub const SPARSE_EVENTS: u64 = 32;
+/// The slice: `1 << SPARSE_SHIFT` nanoseconds, 67 ms.
+pub const SPARSE_SHIFT: u32 = 26;
 
 /// Stands in the object where `bpf_rdonly_cast` is to be called: a helper that does not exist.
 /// User space puts the kernel's own number there, or a plain move where the kernel has none.
@@ -71,7 +74,8 @@ record! {
         /// Shortest mean time between two stacks of a group on a CPU, in nanoseconds; 0 is no
         /// limit.
         pub stack_interval_ns: u32,
-        /// Kinds of which only a sample is sent, a bit for each: one event per [`SPARSE_NS`] on each CPU.
+        /// Kinds of which only a sample is sent, a bit for each: [`SPARSE_EVENTS`] in each slice of time
+        /// on each CPU.
         pub sparse: u32,
         /// Reserved, zero.
         pub reserved: u32,

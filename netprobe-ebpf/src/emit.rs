@@ -9,7 +9,9 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::warn;
 use netprobe_common::{
-    config::{LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED, SAMPLE_OF, SPARSE_NS},
+    config::{
+        LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED, SAMPLE_OF, SPARSE_EVENTS, SPARSE_SHIFT,
+    },
     counters::{BY_STACK, CountKey},
     header::{Event, Header, Kind},
     records::{Flow, NO_STACK},
@@ -101,7 +103,7 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
     if frozen(&CONFIG.detail) == 0 {
         tally(T::KIND, &mut counters.aggregated);
     } else if (level >= LEVEL_SAMPLED && is_left_out(level, counters.fired))
-        || is_too_soon(T::KIND, &sighting.key)
+        || is_enough(T::KIND, &sighting.key)
     {
         tally(T::KIND, &mut counters.sampled_out);
     } else if send::<T>(counters.delivered, |record| fill(record, stack)) {
@@ -117,10 +119,13 @@ fn is_left_out(level: u32, before: u64) -> bool {
     level >= LEVEL_COUNTERS || !before.is_multiple_of(SAMPLE_OF)
 }
 
-/// Whether an event of a kind of which a sample is enough follows another one closely. Connects that fail are
-/// no such events.
+/// Room for the events of a slice of time.
+const SPARSE_BITS: u32 = 24;
+
+/// Whether an event is of a kind of which a sample is enough, and enough were sent. Connects that fail are no such
+/// events.
 #[inline(always)]
-fn is_too_soon(kind: Kind, key: &CountKey) -> bool {
+fn is_enough(kind: Kind, key: &CountKey) -> bool {
     let is_sparse = frozen(&CONFIG.sparse) & (1 << kind as u32) != 0;
     if !is_sparse || (matches!(kind, Kind::Connects) && key.code != 0) {
         return false;
@@ -128,12 +133,13 @@ fn is_too_soon(kind: Kind, key: &CountKey) -> bool {
     let Some(sent) = value(SENT.get_ptr_mut(kind as u32)) else {
         return false;
     };
-    let now = now();
-    let is_too_soon = now - *sent < SPARSE_NS;
-    if !is_too_soon {
-        *sent = now;
+    // The slice in the upper bits, what was sent in it in the lower ones.
+    let slice = now() >> SPARSE_SHIFT << SPARSE_BITS;
+    if *sent < slice {
+        *sent = slice;
     }
-    is_too_soon
+    *sent += 1;
+    *sent - slice > SPARSE_EVENTS
 }
 
 /// Reserves, zeroes, fills and submits a record; false if the ring had no room. `sent` were sent

@@ -131,7 +131,7 @@ pub(crate) static CANDIDATES: PerCpuArray<Candidates> = PerCpuArray::with_max_en
 #[map]
 pub(crate) static WINDOW: Array<u64> = Array::with_max_entries(1, 0);
 
-/// When an event of a kind was sent on this CPU, where only a sample is. Cannot be full.
+/// Events of a kind that were sent on this CPU in a slice of time, where only a sample is. Cannot be full.
 #[map]
 pub(crate) static SENT: PerCpuArray<u64> = PerCpuArray::with_max_entries(Kind::ALL.len() as u32, 0);
 
