@@ -7,10 +7,9 @@ use std::time::Duration;
 use netprobe_tests::{
     memory::{maps_kib, peak_kib},
     netns::Netns,
-    ready::start_unheard,
+    ready::{end, start_unheard},
     traffic::storm::Storm,
 };
-use rustix::process::{Pid, Signal, kill_process};
 
 /// What is run; all of it sees every packet.
 const CASES: &[&[&str]] = &[
@@ -32,7 +31,7 @@ fn main() {
     println!("| --- | ---: | ---: | ---: |");
     let netns = Netns::new();
     for arguments in CASES {
-        let mut child = start_unheard(arguments);
+        let child = start_unheard(arguments);
         let pid = child.id();
         let mut sent = blow(&netns, 0, FEW);
         let few = peak_kib(pid);
@@ -46,8 +45,7 @@ fn main() {
             many.div_ceil(1024),
             maps.div_ceil(1024)
         );
-        kill_process(Pid::from_child(&child), Signal::INT).expect("it is still there");
-        child.wait().expect("it ends");
+        end(child);
     }
 }
 

@@ -6,13 +6,15 @@ use std::{
     env,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    process::Child,
     thread,
     time::{Duration, Instant},
 };
 
-use netprobe_tests::{netns::Netns, ready::start_unheard, traffic::abort};
-use rustix::process::{Pid, Signal, kill_process};
+use netprobe_tests::{
+    netns::Netns,
+    ready::{end, start_unheard},
+    traffic::abort,
+};
 use socket2::{Domain, Socket, Type};
 
 /// Pairs of slices for each case, unless `NETPROBE_ROUNDS` says otherwise.
@@ -101,7 +103,7 @@ fn main() {
             let watcher = start_unheard(case.watcher);
             thread::sleep(SETTLING);
             let rate = rate(netns, case.load, address);
-            stop(watcher);
+            end(watcher);
             rate
         };
         let unwatched = || rate(netns, case.load, address);
@@ -161,7 +163,7 @@ fn answer(mut connection: TcpStream) {
     }
 }
 
-/// How often it was done in a second.
+/// How often per second it was done.
 fn rate(netns: &Netns, load: Load, address: SocketAddr) -> f64 {
     let requests = SocketAddr::from((address.ip(), PORT + 1));
     netns.run(|| {
@@ -189,9 +191,4 @@ fn connect(address: SocketAddr) -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     socket.connect(&address.into()).expect("connect");
     socket
-}
-
-fn stop(mut child: Child) {
-    kill_process(Pid::from_child(&child), Signal::INT).expect("it is still there");
-    child.wait().expect("it ends");
 }

@@ -9,20 +9,22 @@ use std::{
     net::{Ipv4Addr, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    thread,
     time::Duration,
 };
 
 use netprobe_tests::{
     netns::Cable,
     probe::Probe,
-    ready::Diagnosing,
     skip::{is_root, skip},
     traffic::Family,
     wait_until,
 };
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, setrlimit};
-use serde_json::{Value, json};
+use serde_json::json;
 use socket2::Socket;
+
+use crate::verdict::Verdict;
 
 /// A directory for chroot(8) that has the servers; without it they are where Debian installs them.
 const ROOT: &str = "NETPROBE_WEB";
@@ -190,22 +192,17 @@ fn allow_files() {
     setrlimit(Resource::Nofile, limit).expect("raise the limit of open files");
 }
 
-/// Asks nginx, which has no port left, until the diagnosis is over; what that says.
-fn diagnose_under_load(cable: &Cable) -> Value {
-    let mut diagnosing = Diagnosing::start(&cable.server, 4);
-    cable.client.run(|| {
-        while !diagnosing.is_over() {
-            assert!(answer().contains("502"), "PHP has answered");
-        }
-    });
-    diagnosing.verdict()
-}
-
-/// Whether something that a finding affects has these fields.
-fn affects(found: &Value, fields: &[(&str, Value)]) -> bool {
-    let has = |one: &Value| fields.iter().all(|(name, value)| one[*name] == *value);
-    let affected = found["affected"].as_array();
-    affected.is_some_and(|affected| affected.iter().any(has))
+/// What is said while nginx, which has no port left, is asked again and again.
+fn verdict_under_load(cable: &Cable) -> Verdict {
+    thread::scope(|scope| {
+        let hearing = scope.spawn(|| Verdict::next(&[cable.server.inum().into()]));
+        cable.client.run(|| {
+            while !hearing.is_finished() {
+                assert!(answer().contains("502"), "PHP has answered");
+            }
+        });
+        hearing.join().expect("a verdict")
+    })
 }
 
 #[test]
@@ -234,19 +231,22 @@ fn nginx_without_ports_towards_php_is_named_and_drawn() {
     let refuses = || cable.client.run(answer).contains("502");
     wait_until("no port is left", refuses);
 
+    // Whoever watches has begun to, before the machine is busy.
+    Verdict::of_all();
+
     let folder = tempfile::tempdir().expect("make a folder");
     let file = folder.path().join("nginx.folded");
     let path = file.display().to_string();
-    let graph = Probe::start(&["flame", "cpu", "--folded", "-F", "499", "-o", &path]);
-    let verdict = diagnose_under_load(&cable);
+    let graph = Probe::start(&["flame", "cpu", "--folded", "-o", &path]);
+    let verdict = verdict_under_load(&cable);
     graph.stop_without_summary();
     drop(held);
 
-    let found = &verdict["findings"][0];
-    assert_eq!(found["id"], "ephemeral-ports-exhausted", "{verdict:#}");
     let php = [("address", json!("127.0.0.1")), ("port", json!(FASTCGI))];
-    assert!(affects(found, &php), "{found:#}");
-    assert!(affects(found, &[("comm", json!("nginx"))]), "{found:#}");
+    verdict
+        .first("ephemeral-ports-exhausted")
+        .hits("destination", &php)
+        .hits("process", &[("comm", json!("nginx"))]);
 
     let stacks = fs::read_to_string(file).expect("read the stacks");
     let search = ["inet_hash_connect", "__inet_check_established"];

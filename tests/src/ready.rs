@@ -6,6 +6,7 @@ use std::{
     thread,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{netns::Netns, probe::binary};
@@ -41,6 +42,13 @@ pub fn start_unheard(arguments: &[&str]) -> Child {
     // What it says must find a reader.
     thread::spawn(move || complaints.lines().for_each(drop));
     child
+}
+
+/// Ends it, as Ctrl-C would.
+#[track_caller]
+pub fn end(mut child: Child) {
+    kill_process(Pid::from_child(&child), Signal::INT).expect("it is still there");
+    child.wait().expect("it ends");
 }
 
 /// A `netprobe diagnose` that watches.
