@@ -14,8 +14,9 @@ pub const LEVEL_SAMPLED: u32 = 2;
 /// Events are counted, in their groups, and none is sent.
 pub const LEVEL_COUNTERS: u32 = 3;
 
-/// Of so many events one is sent at [`LEVEL_SAMPLED`]; a power of two.
-pub const SAMPLE_OF: u64 = 64;
+/// Of so many events one is sent at [`LEVEL_SAMPLED`]; a prime, because events alternate: of both ends of a connection
+/// on one machine a power of two would always show the same.
+pub const SAMPLE_OF: u64 = 61;
 
 /// Of a kind that is sent sparsely, so many events are sent on a CPU in each slice of time: a run of them, because the
 /// two ends of a connection on one machine close one shortly after the other.

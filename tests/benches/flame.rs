@@ -20,7 +20,7 @@ use inferno::{
     collapse::{Collapse, perf},
     flamegraph,
 };
-use netprobe_tests::probe::binary;
+use netprobe_tests::program::binary;
 use netprobe_tests::ready::await_ready;
 
 const WINDOW: Duration = Duration::from_secs(10);

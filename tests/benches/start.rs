@@ -9,7 +9,7 @@ use std::{
 
 use netprobe_tests::{
     memory::{maps_kib, resident_kib},
-    probe::binary,
+    program::binary,
     ready::await_ready,
 };
 

@@ -14,7 +14,7 @@ use std::{
     thread,
 };
 
-use netprobe_tests::{probe::binary, skip::is_root};
+use netprobe_tests::{program::binary, skip::is_root};
 use tempfile::TempDir;
 
 use crate::{assert_complaint, complaint, netprobe};
@@ -215,7 +215,7 @@ fn what_this_kernel_lacks_is_an_error_when_asked_for_by_name() {
     if !is_root() {
         return;
     }
-    let check = netprobe_tests::probe::check();
+    let check = netprobe_tests::program::check();
     for probe in check.probes.iter().filter(|probe| probe.state == "missing") {
         let why = probe.hooks[0].why.as_deref().unwrap_or_default();
         if why.contains("not loaded") {
@@ -236,7 +236,7 @@ fn check_says_of_every_hook_how_it_is_watched_or_why_not() {
     if !is_root() {
         return;
     }
-    let check = netprobe_tests::probe::check();
+    let check = netprobe_tests::program::check();
     assert_eq!(check.schema, "netprobe.check/1");
     let names: Vec<&str> = check
         .probes

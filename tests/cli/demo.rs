@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use netprobe_tests::{probe::binary, skip::is_root, wait_until};
+use netprobe_tests::{program::binary, skip::is_root, wait_until};
 use serde_json::Value;
 
 use crate::{assert_complaint, complaint, netprobe};

@@ -11,7 +11,7 @@ mod schema;
 
 use std::process::{Command, Output};
 
-use netprobe_tests::probe::binary;
+use netprobe_tests::program::binary;
 
 /// Runs netprobe to its end.
 fn netprobe(arguments: &[&str]) -> Output {

@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use netprobe_tests::{netns::Netns, probe::binary, skip};
+use netprobe_tests::{netns::Netns, program::binary, skip};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// The scripts of a text in Markdown.

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use netprobe_tests::{
+    event::{number, text},
     netns::Cable,
-    probe::{Probe, number, text},
+    probe::Probe,
     process::Actor,
     skip::has_hooks,
     traffic::{Family, accept_queue},

@@ -10,7 +10,8 @@ use std::{
 use netprobe_tests::{
     bpf,
     netns::{Cable, Firewall, INTERFACE, Netns},
-    probe::{Probe, binary},
+    probe::Probe,
+    program::binary,
     skip::has_hooks,
     traffic::{
         Family,
@@ -171,7 +172,7 @@ fn nothing_is_left_of_a_killed_netprobe() {
         return;
     }
     let events = bpf::trace_events();
-    for probe in &netprobe_tests::probe::check().probes {
+    for probe in &netprobe_tests::program::check().probes {
         let why = probe.hooks[0].why.as_deref().unwrap_or("");
         // What waits for a module runs and holds what it will need.
         if probe.state == "missing" && !why.contains("not loaded") {

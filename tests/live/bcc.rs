@@ -10,8 +10,8 @@ use std::{
 
 use netprobe_tests::{
     netns::Cable,
-    probe::binary,
     process::Actor,
+    program::binary,
     ready::await_ready,
     skip::has_hooks,
     traffic::{CLIENT, Family, SERVER, port_of},

@@ -19,7 +19,7 @@ use std::{
 
 use netprobe_tests::{
     netns::Cable,
-    probe::binary,
+    program::binary,
     skip::{has_hooks, skip},
     traffic::Family,
     wait_until,

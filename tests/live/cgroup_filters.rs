@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 
 use netprobe_tests::{
     cgroup::Cgroup,
+    event::{Event, number, text},
     netns::Cable,
-    probe::{Event, number, open_connections, text},
+    probe::open_connections,
     process::Actor,
     skip::is_root,
     traffic::Family,

@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use netprobe_tests::{
+    event::{Event, column_of, number, sum, text},
     netns::{Cable, INTERFACE},
-    probe::{Event, Probe, Run, column_of, number, sum, text},
+    probe::{Probe, Run},
     process::Actor,
     skip::has_hooks,
     traffic::{CLIENT, Family, SERVER, is_connected},
@@ -52,7 +53,7 @@ fn assert_ends(event: &Event, cable: &Cable, family: Family) {
 /// The search for a port is timed where functions can be probed, and only there.
 #[track_caller]
 fn assert_search(event: &Event) {
-    let is_timed = netprobe_tests::probe::check()
+    let is_timed = netprobe_tests::program::check()
         .probe("connects")
         .hooks
         .iter();

@@ -10,8 +10,10 @@ use std::{
 };
 
 use netprobe_tests::{
+    event::{Event, number, text},
     netns::Netns,
-    probe::{Event, Probe, check, fresh_check, number, text},
+    probe::Probe,
+    program::{check, fresh_check},
     skip::{is_root, skip},
     wait_until,
 };

@@ -115,7 +115,7 @@ fn intervals_add_up_to_the_whole() {
         &netns,
     ];
     let mut probe = Probe::start(&arguments);
-    let counted = |events: &[netprobe_tests::probe::Event]| -> u64 {
+    let counted = |events: &[netprobe_tests::event::Event]| -> u64 {
         let totals = events
             .iter()
             .flat_map(|event| event["totals"].as_array().into_iter().flatten());

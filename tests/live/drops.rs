@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use netprobe_tests::{
+    event::{Event, column_of, number, text},
     netns::{Cable, Firewall, INTERFACE},
-    probe::{Event, Probe, Run, check, column_of, number, text},
+    probe::{Probe, Run},
+    program::check,
     skip::has_hooks,
     traffic::{
         CLIENT, Family, SERVER,

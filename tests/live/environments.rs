@@ -10,7 +10,7 @@ use std::{
 use caps::{CapSet, Capability, CapsHashSet};
 use netprobe_tests::{
     netns::Netns,
-    probe::{binary, check},
+    program::{binary, check},
     skip::{is_root, skip},
 };
 

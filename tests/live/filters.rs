@@ -8,9 +8,11 @@ use std::{
 
 use netprobe_tests::{
     cgroup::Cgroup,
+    event::{Event, number, text},
     netns::{Cable, INTERFACE, Netns},
-    probe::{Event, Probe, Run, binary, check, number, text},
+    probe::{Probe, Run},
     process::Actor,
+    program::{binary, check},
     skip::{self, has_hooks},
     traffic::{
         Family,

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use netprobe_tests::{probe::binary, skip::skip};
+use netprobe_tests::{program::binary, skip::skip};
 use serde_json::Value;
 
 /// Stacks whose names are hostile, and whose weights are known.

@@ -7,8 +7,9 @@ use std::{
 };
 
 use netprobe_tests::{
+    event::{Event, column_of, number, sum, text},
     netns::Cable,
-    probe::{Event, Probe, Run, column_of, number, open_connections, sum, text},
+    probe::{Probe, Run, open_connections},
     process::Actor,
     skip::{has_hooks, is_root},
     traffic::{CLIENT, Family, SERVER, abort},

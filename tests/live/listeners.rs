@@ -1,8 +1,9 @@
 //! Listeners that turn clients away: every refusal is seen at its stage, with its listener.
 
 use netprobe_tests::{
+    event::{column_of, number, text},
     netns::Cable,
-    probe::{Probe, Run, column_of, number, text},
+    probe::{Probe, Run},
     process::Actor,
     skip::has_hooks,
     traffic::{CLIENT, Family, SERVER, abort, accept_queue, is_connected},

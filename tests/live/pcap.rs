@@ -3,8 +3,9 @@
 use std::{path::Path, process::Command};
 
 use netprobe_tests::{
+    event::{number, text},
     netns::Cable,
-    probe::{Probe, number, text},
+    probe::Probe,
     skip::{has_hooks, skip},
     traffic::Family,
 };

@@ -6,8 +6,10 @@ use std::{
 };
 
 use netprobe_tests::{
+    event::{Event, column_of, number, text},
     netns::{Cable, Netns},
-    probe::{Event, Probe, Run, check, column_of, number, text},
+    probe::{Probe, Run},
+    program::check,
     skip::has_hooks,
     traffic::{CLIENT, Family, SERVER, abort},
     wait_until,

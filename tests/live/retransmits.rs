@@ -4,8 +4,9 @@ use std::io::{Read, Write};
 
 use netprobe_tests::{
     counters::Counters,
+    event::{Event, column_of, number, sum, text},
     netns::{Cable, Netns},
-    probe::{Event, Probe, Run, column_of, number, sum, text},
+    probe::{Probe, Run},
     process::Actor,
     skip::has_hooks,
     traffic::{CLIENT, Family, SERVER, abort, port_of},

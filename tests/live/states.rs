@@ -1,8 +1,9 @@
 //! State changes: those that TCP prescribes for each end of a connection, in their order.
 
 use netprobe_tests::{
+    event::{Event, number, text},
     netns::Cable,
-    probe::{Event, Probe, Run, number, text},
+    probe::{Probe, Run},
     skip::has_hooks,
     traffic::{Family, port_of},
 };

@@ -3,8 +3,10 @@
 use std::{fs, io::Read};
 
 use netprobe_tests::{
+    event::{number, text},
     netns::{Cable, Netns},
-    probe::{Probe, Run, check, number, text},
+    probe::{Probe, Run},
+    program::check,
     skip::has_hooks,
     traffic::Family,
 };

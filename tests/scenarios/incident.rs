@@ -11,7 +11,7 @@ use std::{
 
 use netprobe_tests::{
     PATIENCE,
-    probe::binary,
+    program::binary,
     skip::{is_disposable, is_root, skip},
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use netprobe_tests::{probe::binary, skip::is_disposable};
+use netprobe_tests::{program::binary, skip::is_disposable};
 use serde_json::Value;
 
 /// How long each window is.

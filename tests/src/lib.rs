@@ -4,7 +4,8 @@
 //! - [`traffic`]: connections and packets that provoke an incident a known number of times;
 //! - [`process`]: processes with a name of their own, to be found as owners;
 //! - [`counters`]: what the kernel counted meanwhile;
-//! - [`probe`]: the netprobe under test, its events and its accounts;
+//! - [`program`]: the netprobe under test, and what it can do here;
+//! - [`probe`]: one that runs, with its events ([`event`]) and its accounts ([`accounts`]);
 //! - [`schema`]: whether what it writes is what `netprobe schema` says;
 //! - [`skip`]: what cannot run here, and why;
 //! - [`bpf`]: whether objects of a dead process are gone.
@@ -18,13 +19,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub mod accounts;
 pub mod bpf;
 pub mod cgroup;
 pub mod counters;
+pub mod event;
 pub mod memory;
 pub mod netns;
 pub mod probe;
 pub mod process;
+pub mod program;
 pub mod ready;
 pub mod schema;
 pub mod skip;

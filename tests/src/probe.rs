@@ -2,11 +2,9 @@
 
 use std::{
     collections::BTreeMap,
-    env,
     io::{BufRead, BufReader},
-    path::PathBuf,
     process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
-    sync::{OnceLock, mpsc},
+    sync::mpsc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -15,178 +13,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{PATIENCE, netns::Netns, ready::READY};
-
-/// One event: its columns by name.
-pub type Event = serde_json::Map<String, Value>;
-
-/// Last line of a stream.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Summary {
-    /// `netprobe.summary/1`.
-    pub schema: String,
-    /// How long it ran.
-    pub elapsed_s: f64,
-    /// Whether nothing was lost.
-    pub complete: bool,
-    /// Accounts, probe by probe.
-    pub probes: Vec<Account>,
-    /// What `--count` counted.
-    #[serde(default)]
-    pub totals: Vec<Total>,
-    /// What the run cost.
-    #[serde(default)]
-    pub cost: Option<Value>,
-    /// What connects add up to, of `connects`.
-    #[serde(default)]
-    pub connects: Option<Value>,
-}
-
-/// A probe in a summary, or in `netprobe check`.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Account {
-    /// Its name.
-    pub name: String,
-    /// `attached`, `partial` or `missing`.
-    pub state: String,
-    /// Where it looks.
-    pub hooks: Vec<Hook>,
-    /// What became of every firing.
-    #[serde(default)]
-    pub counters: Counted,
-    /// Events that user space did not understand.
-    #[serde(default)]
-    pub decode_errors: u64,
-    /// Events that user space did not want.
-    #[serde(default)]
-    pub filtered_user: u64,
-    /// Events that it showed.
-    #[serde(default)]
-    pub shown: u64,
-    /// Firings that the kernel skipped; unknown is null.
-    #[serde(default)]
-    pub missed: Option<u64>,
-    /// Firings that no counter explains.
-    #[serde(default)]
-    pub unexplained: i64,
-}
-
-/// A place in the kernel.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Hook {
-    /// What is seen there.
-    pub sees: String,
-    /// Whether the probe is of no use without it.
-    pub required: bool,
-    /// How it is watched; null where it is not.
-    pub via: Option<String>,
-    /// Why it is not.
-    pub why: Option<String>,
-}
-
-/// The counters of a probe, see `netprobe_common::counters::Counters`.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
-#[expect(missing_docs, reason = "documented where they are defined")]
-pub struct Counted {
-    pub fired: u64,
-    pub filtered: u64,
-    pub aggregated: u64,
-    pub delivered: u64,
-    pub sampled_out: u64,
-    pub reserve_failed: u64,
-    pub map_full: u64,
-    pub stack_failed: u64,
-    #[serde(default)]
-    pub stack_sampled_out: u64,
-}
-
-/// A group of `--count`.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Total {
-    /// Name of the probe.
-    pub kind: String,
-    /// What its events share.
-    pub group: BTreeMap<String, Value>,
-    /// How many they are.
-    pub events: u64,
-    /// What they weigh.
-    pub weight: u64,
-}
-
-/// What `netprobe check` says.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Check {
-    /// `netprobe.check/1`.
-    pub schema: String,
-    /// Release of the running kernel.
-    pub kernel: String,
-    /// What each probe could attach to.
-    pub probes: Vec<Account>,
-}
-
-impl Check {
-    /// What it says of one probe.
-    #[track_caller]
-    pub fn probe(&self, name: &str) -> &Account {
-        let found = self.probes.iter().find(|probe| probe.name == name);
-        found.unwrap_or_else(|| panic!("netprobe check does not know {name}"))
-    }
-
-    /// Version of the kernel, major and minor.
-    pub fn version(&self) -> (u32, u32) {
-        let mut numbers = self.kernel.split(|c: char| !c.is_ascii_digit());
-        let mut next = || numbers.next().and_then(|number| number.parse().ok());
-        (
-            next().expect("a major version"),
-            next().expect("a minor version"),
-        )
-    }
-}
-
-/// Path of the binary: `NETPROBE_BIN`, or the workspace's own, built first.
-pub fn binary() -> &'static PathBuf {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| match env::var_os("NETPROBE_BIN") {
-        Some(path) => path.into(),
-        None => build(),
-    })
-}
-
-fn build() -> PathBuf {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
-        .args(["build", "--quiet", "--release", "--package", "netprobe"])
-        .args(["--message-format", "json-render-diagnostics"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stderr(Stdio::inherit())
-        .output()
-        .expect("run cargo; NETPROBE_BIN spares it");
-    assert!(built.status.success(), "cargo could not build netprobe");
-    let executable = String::from_utf8_lossy(&built.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
-    executable.expect("cargo says where the program is")
-}
-
-/// What `netprobe check --json` says here, asked once.
-pub fn check() -> &'static Check {
-    static CHECK: OnceLock<Check> = OnceLock::new();
-    CHECK.get_or_init(fresh_check)
-}
-
-/// What `netprobe check --json` says now.
-#[track_caller]
-pub fn fresh_check() -> Check {
-    let output = Command::new(binary())
-        .args(["check", "--json"])
-        .output()
-        .expect("run netprobe check");
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|why| {
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        panic!("netprobe check --json: {why}; {complaint}")
-    })
-}
+use crate::{
+    PATIENCE,
+    accounts::{Account, Summary},
+    event::{Event, column_of},
+    netns::Netns,
+    program::binary,
+    ready::READY,
+};
 
 /// A running netprobe.
 #[derive(Debug)]
@@ -440,28 +274,6 @@ impl Drop for Probe {
     }
 }
 
-impl Account {
-    /// Every firing has exactly one outcome, and every event was understood.
-    #[track_caller]
-    pub fn assert_balanced(&self) {
-        let Counted {
-            fired,
-            filtered,
-            aggregated,
-            delivered,
-            sampled_out,
-            reserve_failed,
-            ..
-        } = self.counters;
-        let explained = filtered + aggregated + delivered + sampled_out + reserve_failed;
-        assert_eq!(fired, explained, "{}: {:?}", self.name, self.counters);
-        assert_eq!(self.unexplained, 0, "{}: {:?}", self.name, self.counters);
-        let of_user = self.shown + self.filtered_user + self.decode_errors;
-        assert_eq!(delivered, of_user, "{}", self.name);
-        assert_eq!(self.decode_errors, 0, "{}", self.name);
-    }
-}
-
 impl Run {
     /// The account of one probe.
     #[track_caller]
@@ -536,38 +348,6 @@ pub fn open_connections(netns: &Netns, arguments: &[&str]) -> Vec<Event> {
     lines
         .map(|line| serde_json::from_slice(line).expect("an object per line"))
         .collect()
-}
-
-/// A column of an event; panics if it is not there at all.
-#[track_caller]
-pub fn column_of<'a>(event: &'a Event, name: &str) -> &'a Value {
-    let value = event.get(name);
-    value.unwrap_or_else(|| panic!("no {name} in {event:?}"))
-}
-
-/// A column that holds a number.
-#[track_caller]
-pub fn number(event: &Event, name: &str) -> u64 {
-    let value = column_of(event, name);
-    value
-        .as_u64()
-        .unwrap_or_else(|| panic!("{name} is {value}: {event:?}"))
-}
-
-/// A column that holds a text.
-#[track_caller]
-pub fn text<'a>(event: &'a Event, name: &str) -> &'a str {
-    let value = column_of(event, name);
-    value
-        .as_str()
-        .unwrap_or_else(|| panic!("{name} is {value}: {event:?}"))
-}
-
-/// The sum of a column of numbers.
-#[track_caller]
-#[expect(single_use_lifetimes, reason = "`impl Trait` cannot elide it yet")]
-pub fn sum<'a>(events: impl IntoIterator<Item = &'a Event>, name: &str) -> u64 {
-    events.into_iter().map(|event| number(event, name)).sum()
 }
 
 /// Standard output is read at once, so that a slow test is not a slow reader.

@@ -9,7 +9,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::{netns::Netns, probe::binary};
+use crate::{netns::Netns, program::binary};
 
 /// Begin of the line on standard error that says that everything is attached.
 pub const READY: &str = "netprobe: ready";

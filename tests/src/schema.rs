@@ -6,7 +6,7 @@ use std::{process::Command, sync::OnceLock};
 
 use serde_json::Value;
 
-use crate::probe::binary;
+use crate::program::binary;
 
 /// What `netprobe schema` says, asked once.
 pub fn schema() -> &'static Value {

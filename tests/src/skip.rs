@@ -4,7 +4,7 @@
 
 use std::env;
 
-use crate::probe::check;
+use crate::program::check;
 
 /// Whether nothing may be skipped that this kernel could do.
 fn is_strict() -> bool {

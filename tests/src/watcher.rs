@@ -75,7 +75,7 @@ impl Case {
         const TRACEFS: &str = "mount -t tracefs none /sys/kernel/tracing; exec bpftrace -e \"$0\"";
         match self.program {
             Program::Netprobe => {
-                let mut command = Command::new(crate::probe::binary());
+                let mut command = Command::new(crate::program::binary());
                 command.args(self.arguments);
                 command
             }

@@ -13,6 +13,7 @@ use std::{fmt, ops::Range, sync::Arc};
 use crate::observe::cgroups::Cgroup;
 
 mod error;
+mod host;
 mod lex;
 mod parse;
 mod pattern;
@@ -31,7 +32,8 @@ mod equivalence;
 mod expressions;
 
 pub use error::Error;
-pub use parse::{Services, parse, parse_ports};
+pub use host::parse_ports;
+pub use parse::{Services, parse};
 pub use pattern::Pattern;
 pub use ports::Ports;
 pub use prefix::{Family, Prefix};

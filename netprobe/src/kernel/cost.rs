@@ -213,7 +213,7 @@ fn announcement(level: u32) -> &'static str {
     match level {
         0 => "everything is shown again",
         1 => "no stacks from now on",
-        2 => "one event of 64 is shown from now on, all are counted",
+        2 => "one event of 61 is shown from now on, all are counted",
         _ => "no events are shown from now on, all are counted",
     }
 }

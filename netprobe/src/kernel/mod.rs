@@ -9,6 +9,7 @@ pub mod drop_reasons;
 pub mod fdinfo;
 pub mod governor;
 pub mod keeper;
+mod keepers;
 mod link_info;
 pub mod load;
 pub mod names;

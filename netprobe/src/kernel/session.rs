@@ -30,6 +30,7 @@ use super::{
     casts::{self, Casts},
     drop_reasons::{self, DropReasons},
     fdinfo::FdInfo,
+    keepers::{keepers, relies_on_another},
     link_info,
     load::{self, Sizes},
     offsets,
@@ -40,15 +41,12 @@ use super::{
 use crate::{
     filter::KnownReasons,
     kernel::sampler::{self, OFF_CPU},
-    probes::{self, Attach, Hook, Keeps, PROBES, ProbeSpec},
+    probes::{self, Attach, Hook, PROBES, ProbeSpec},
 };
 
 const CONNTRACK: &str = "nf_conntrack";
 /// Where it is built in, this is among the kernel's own functions.
 const CONNTRACK_FUNCTION: &str = "nf_conntrack_in";
-
-/// Sees every change of state of a socket.
-const STATE: &str = "inet_sock_set_state";
 
 /// Counts the runs that the kernel's guard against recursion has refused. Where it can be named,
 /// typed tracepoints have that guard too (6.1; before, only trampolines had it).
@@ -445,43 +443,6 @@ fn missing(spec: &ProbeSpec, offsets: &Offsets) -> Option<Field> {
     let needs = spec.needs.iter().copied();
     let mut missing = needs.filter(|field| offsets.get(*field).is_none());
     missing.next()
-}
-
-/// The kind of no probe.
-const NOBODY: u32 = u32::MAX;
-
-/// Who notes down the lives of connections and who the owners of sockets, raw. Lives have owners.
-fn keepers(probes: &[&ProbeSpec]) -> (u32, u32) {
-    let lives = keeper(probes, &[Keeps::Lives, Keeps::States]);
-    let owners = if lives == NOBODY {
-        keeper(probes, &[Keeps::Owners])
-    } else {
-        NOBODY
-    };
-    (lives, owners)
-}
-
-/// Of the probes that keep one of these one that sees each change of state anyway, or else the first.
-fn keeper(probes: &[&ProbeSpec], kept: &[Keeps]) -> u32 {
-    let sees_states = |hook: &'static Hook| {
-        hook.required && attaches([hook].into_iter()).all(|attach| attach.target == STATE)
-    };
-    let keepers = probes.iter().filter(|spec| kept.contains(&spec.keeps));
-    let best = keepers
-        .clone()
-        .find(|spec| spec.hooks.iter().any(&sees_states));
-    let found = best.or_else(|| keepers.clone().next());
-    found.map_or(NOBODY, |spec| spec.kind as u32)
-}
-
-/// Whether another probe notes down what this one keeps.
-fn relies_on_another(spec: &ProbeSpec, config: &Config) -> bool {
-    let keeper = match spec.keeps {
-        Keeps::Nothing | Keeps::Connects => return false,
-        Keeps::Owners => config.owners_kept_by,
-        Keeps::Lives | Keeps::States => config.lives_kept_by,
-    };
-    keeper != spec.kind as u32
 }
 
 fn attaches(hooks: impl Iterator<Item = &'static Hook>) -> impl Iterator<Item = &'static Attach> {

@@ -1,0 +1,184 @@
+//! The values of `src` and `dst`: an address or a prefix, a port or a range, as ss(8) writes them.
+
+use std::{net::IpAddr, ops::Range};
+
+use super::{Family, Ports, Prefix, parse::Services};
+
+/// `[FAMILY:]ADDRESS[/LENGTH][:PORT]`
+#[derive(Debug, Default)]
+pub(super) struct Host {
+    /// Of what stands before an address that is left open.
+    pub(super) family: Option<Family>,
+    /// `None` is any address.
+    pub(super) prefix: Option<Prefix>,
+    /// `None` is any port.
+    pub(super) ports: Option<Ports>,
+}
+
+/// What is wrong with part of a value.
+pub(super) type Wrong = (String, Range<usize>);
+
+impl Host {
+    /// Reads one; what is wrong is said with its place in `text`.
+    pub(super) fn parse(text: &str, services: &dyn Services) -> Result<Self, Wrong> {
+        let (family, skipped) = match text.split_once(':') {
+            Some(("inet", _)) => (Some(Family::V4), 5),
+            Some(("inet6", _)) => (Some(Family::V6), 6),
+            _ => (None, 0),
+        };
+        let text = &text[skipped..];
+        let shift = |(why, at): Wrong| (why, at.start + skipped..at.end + skipped);
+        let (address, port) = split_host(text).map_err(shift)?;
+        let prefix = match &text[address.clone()] {
+            "" | "*" => None,
+            _ => Some(read_prefix(text, address).map_err(shift)?),
+        };
+        let ports = match port {
+            Some(at) => {
+                let ports = parse_ports(&text[at.clone()], services);
+                let ports = ports.map_err(|why| shift((why, at)))?;
+                (!ports.is_all()).then_some(ports)
+            }
+            None => None,
+        };
+        if let (Some(family), Some(prefix)) = (family, prefix)
+            && family != prefix.family()
+        {
+            let why = "this address is not of the family before it".into();
+            return Err((why, 0..skipped + text.len()));
+        }
+        Ok(Self {
+            family: family.filter(|_| prefix.is_none()),
+            prefix,
+            ports,
+        })
+    }
+}
+
+/// Splits at the colon that separates the port, wherever colons of the address are.
+fn split_host(text: &str) -> Result<(Range<usize>, Option<Range<usize>>), Wrong> {
+    if text.is_empty() {
+        return Err(("an address is missing here".into(), 0..0));
+    }
+    let from = if text.starts_with('[') {
+        match text.find(']') {
+            Some(close) => close,
+            None => return Err(("this bracket is not closed".into(), 0..1)),
+        }
+    } else {
+        let slash = text.find('/');
+        let colons = text[..slash.unwrap_or(text.len())].matches(':').count();
+        match (slash, colons) {
+            (Some(slash), _) => slash,
+            // More than one: an IPv6 address without brackets, so all of it is.
+            (None, 2..) => return Ok((0..text.len(), None)),
+            (None, _) => 0,
+        }
+    };
+    Ok(match text[from..].find(':') {
+        Some(colon) => (0..from + colon, Some(from + colon + 1..text.len())),
+        None => (0..text.len(), None),
+    })
+}
+
+/// Reads `ADDRESS[/LENGTH]`, the address perhaps in brackets, with the length in or after them.
+fn read_prefix(text: &str, at: Range<usize>) -> Result<Prefix, Wrong> {
+    let whole = &text[at.clone()];
+    let mut inner = at.start..at.end;
+    let mut length = None;
+    if let Some(slash) = whole.rfind('/') {
+        let end = at.start + whole.trim_end_matches(']').len();
+        length = Some(at.start + slash + 1..end.max(at.start + slash + 1));
+        inner.end = at.start + slash;
+    }
+    if text[inner.clone()].starts_with('[') {
+        inner.start += 1;
+        if text[inner.clone()].ends_with(']') {
+            inner.end -= 1;
+        } else if !whole.ends_with(']') {
+            return Err(("expected `/`, `:` or the end after the bracket".into(), at));
+        }
+    }
+    let address =
+        read_address(&text[inner.clone()], length.is_some()).map_err(|why| (why, inner))?;
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let Some(length) = length else {
+        return Prefix::new(address, bits).ok_or_else(|| (String::new(), at));
+    };
+    let number = &text[length.clone()];
+    let prefix = number
+        .parse()
+        .ok()
+        .and_then(|number| Prefix::new(address, number));
+    prefix.ok_or_else(|| {
+        let why = format!("the length of this prefix is a number from 0 to {bits}");
+        (why, length)
+    })
+}
+
+fn read_address(text: &str, has_length: bool) -> Result<IpAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let numbers: Vec<Option<u8>> = text.split('.').map(|part| part.parse().ok()).collect();
+    // `10/8` is short for `10.0.0.0/8`.
+    if has_length && numbers.len() < 4 && numbers.iter().all(Option::is_some) {
+        let mut octets = [0; 4];
+        for (octet, number) in octets.iter_mut().zip(numbers) {
+            *octet = number.unwrap_or(0);
+        }
+        return Ok(IpAddr::from(octets));
+    }
+    if text.contains(':') {
+        return Err(format!("`{text}` is no IPv6 address"));
+    }
+    if !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'.')
+    {
+        return Err(format!(
+            "`{text}` is no IPv4 address: it has four numbers up to 255"
+        ));
+    }
+    Err(format!(
+        "`{text}` is no address (names of hosts are not looked up)"
+    ))
+}
+
+/// A port, a range of ports, or the name of a service.
+pub fn parse_ports(text: &str, services: &dyn Services) -> Result<Ports, String> {
+    let text = text.strip_prefix(':').unwrap_or(text);
+    if text == "*" {
+        return Ok(Ports::all());
+    }
+    let number = |text: &str| -> Option<Result<u16, String>> {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| {
+            text.parse()
+                .map_err(|_too_large| format!("there is no port {text}: the last is 65535"))
+        })
+    };
+    if let Some(port) = number(text) {
+        let port = port?;
+        return Ok(Ports::range(port, port));
+    }
+    if let Some((low, high)) = text.split_once('-')
+        && let (Some(low), Some(high)) = (number(low), number(high))
+    {
+        let (low, high) = (low?, high?);
+        if low > high {
+            return Err(format!(
+                "no port is in {low}-{high}: write the smaller number first"
+            ));
+        }
+        return Ok(Ports::range(low, high));
+    }
+    match services.port(text) {
+        Some(port) => Ok(Ports::range(port, port)),
+        None if text.is_empty() => Err("a port is missing here".into()),
+        None => Err(format!(
+            "`{text}` is neither a port nor a service in /etc/services"
+        )),
+    }
+}
