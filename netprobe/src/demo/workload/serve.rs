@@ -154,7 +154,8 @@ impl Serve {
     /// Answers requests on one connection until it is closed.
     async fn answer(&self, mut connection: TcpStream, account: &Account) -> io::Result<()> {
         if self.closing == Closing::Unread {
-            connection.readable().await?;
+            // `readable` is no promise that anything is there.
+            connection.peek(&mut [0]).await?;
             return Ok(());
         }
         if self.closing == Closing::Never {
