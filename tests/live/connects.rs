@@ -328,11 +328,12 @@ fn candidate_ports_are_counted_in_one_window_after_the_other() {
         return;
     }
     let cable = Cable::new();
-    let _listener = cable.server.run(|| Family::V4.listen(PORT, 64));
+    let listener = cable.server.run(|| Family::V4.listen(PORT, 64));
     let mut probe = Probe::of(&cable.client, "connects");
     probe.wait_for("a second window", |events| {
         let connected = cable.client.run(|| Family::V4.connect(PORT));
         connected.expect("somebody listens");
+        listener.accept().expect("accept");
         windows(events) > 1
     });
     probe.stop();
