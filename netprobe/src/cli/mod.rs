@@ -134,8 +134,15 @@ struct Lifetimes {
     longest: bool,
 }
 
-/// A duration: `10s`, `5m`, `1h30m`, or a bare number of seconds.
+/// A duration that is not nothing: `10s`, `5m`, `1h30m`, or a bare number of seconds.
 fn parse_duration(text: &str) -> Result<Duration, String> {
+    match parse_time(text)? {
+        Duration::ZERO => Err("in no time at all there is nothing to see".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok();
     if let Some(seconds) = seconds {
         return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
@@ -264,7 +271,7 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(parse_duration(text), Ok(expected), "{text}");
         }
-        for wrong in ["", "ten", "-5", "-5s", "5 parsecs"] {
+        for wrong in ["", "ten", "-5", "-5s", "5 parsecs", "0", "0s"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
     }

@@ -167,7 +167,7 @@ fn gaps(watched: &[Namespace]) -> Vec<String> {
         return Vec::new();
     }
     vec![format!(
-        "{late} network namespaces were not there at the beginning"
+        "{late} network namespace(s) were not there at the beginning"
     )]
 }
 

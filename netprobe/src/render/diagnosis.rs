@@ -189,10 +189,11 @@ fn footer(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
         out,
         "netprobe: ",
         &format!(
-            "watched {:.1} s, {} network namespaces; {lost}; took {:.2} % of a CPU, {} MiB; `netprobe explain ID` \
+            "watched {:.1} s, {} network namespace{}; {lost}; took {:.2} % of a CPU, {} MiB; `netprobe explain ID` \
              tells more",
             diagnosis.window.as_secs_f64(),
             diagnosis.namespaces,
+            if diagnosis.namespaces == 1 { "" } else { "s" },
             diagnosis.cost.cpu_percent,
             diagnosis.cost.rss_kib / 1024
         ),

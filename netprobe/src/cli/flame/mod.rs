@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use netprobe_common::header::Kind;
 
-use super::{Global, filter, parse_duration};
+use super::{Global, filter, parse_duration, parse_time};
 use crate::{kernel::privileges, report::Profile};
 
 mod copies;
@@ -120,7 +120,7 @@ fn parse_block(text: &str) -> Result<Duration, String> {
             .parse()
             .map(Duration::from_micros)
             .map_err(|error| format!("{error}"))?,
-        None => parse_duration(text)?,
+        None => parse_time(text)?,
     };
     if duration > Duration::from_hours(1) {
         return Err("blocks are at most an hour long".to_owned());
