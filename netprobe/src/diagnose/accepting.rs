@@ -53,8 +53,9 @@ pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
     let growth = grown as f64 / window.seconds.max(0.001);
     let is_never_empty = queue.depths.len() >= LEAST_LOOKS && queue.depths.iter().all(|d| *d > 0);
     let waited_s = first_ms.map(|ms| f64::from(ms) / 1000.0).or_else(|| {
-        // Little's law, where the connections themselves could not be asked.
-        let accepted = accepted.filter(|_| is_never_empty)?;
+        // Little's law, where the connections themselves could not be asked; a queue that does not
+        // grow may be emptied at once now and then.
+        let accepted = accepted.filter(|_| is_never_empty && grown > 0)?;
         Some(f64::from(queue.listener.queue) / window.rate(accepted.max(1)))
     });
     // Who came before the window and nobody since: a port that nobody uses.
@@ -85,14 +86,7 @@ fn growth(queue: &Queue) -> i64 {
 /// How many were accepted, where it can be told for this listener, and who says so.
 fn accepted(window: &Window, netns: &Netns, queue: &Queue) -> (Option<u64>, &'static str) {
     let port = queue.listener.port;
-    let at_port = || {
-        netns
-            .queues
-            .iter()
-            .filter(|queue| queue.listener.port == port)
-    };
-    if at_port().nth(1).is_none()
-        && window.watched_required("lifetimes").is_ok()
+    if window.watched_required("lifetimes").is_ok()
         && let Some(held) = held(netns, port)
     {
         // What was accepted is still open, or has ended; of what has ended some was reset while it
@@ -105,12 +99,30 @@ fn accepted(window: &Window, netns: &Netns, queue: &Queue) -> (Option<u64>, &'st
         ];
         let ended = window.events.count("lifetimes", &group);
         let accepted = ended.saturating_add_signed(held);
-        return (Some(accepted), "lifetimes, sock_diag");
+        // Listeners that share the port cannot be told apart, if one of them accepts.
+        if accepted == 0 || is_one_service(window, netns, queue) {
+            return (Some(accepted), "lifetimes, sock_diag");
+        }
     }
     (
         namespace_accepted(netns, queue).unwrap_or(None),
         "Tcp.PassiveOpens, sock_diag",
     )
+}
+
+/// Whether all listeners at the port are of the same processes, as 0.0.0.0:80 and \[::\]:80 are.
+fn is_one_service(window: &Window, netns: &Netns, queue: &Queue) -> bool {
+    let holders = |queue: &Queue| -> Vec<u32> {
+        let holders = window.processes.holders(queue.listener.ino);
+        holders.map(|holder| holder.pid).collect()
+    };
+    let own = holders(queue);
+    let mut queues = netns.queues.iter();
+    queues.all(|other| {
+        other.listener.port != queue.listener.port
+            || other.listener.ino == queue.listener.ino
+            || holders(other).iter().any(|pid| own.contains(pid))
+    })
 }
 
 /// By how many connections more the application holds at a port than before, less those that were
@@ -122,7 +134,8 @@ fn held(netns: &Netns, port: u16) -> Option<i64> {
         let depths = listeners.filter(|listener| listener.port == port);
         let depth: i64 = depths.map(|listener| i64::from(listener.queue)).sum();
         let (open, waiting) = clients(snapshot, port).map_or((0, 0), |clients| {
-            (i64::from(clients.open), clients.waiting_ms.len() as i64)
+            let waiting = i64::try_from(clients.waiting_ms.len()).unwrap_or(i64::MAX);
+            (i64::from(clients.open), waiting)
         });
         open - waiting - (depth - waiting).max(0)
     });
@@ -155,4 +168,74 @@ pub(super) fn local_attempts(window: &Window, port: u16) -> u64 {
 /// Seconds that one process takes for one connection, if so many accept so many in the window.
 pub(super) fn service_s(window: &Window, processes: usize, accepted: u64) -> f64 {
     ratio(processes as u64, accepted) * window.seconds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{diagnose::fixtures::quiet, report::Value};
+
+    #[test]
+    fn accepted_is_what_is_held_and_what_has_ended() {
+        let mut window = quiet();
+        window.listen(8080, 4096, &[260, 400, 500, 580]);
+        window.waiting(8080, 260, 320);
+        // 77 were accepted and have ended; 10 are served still.
+        let group = [
+            ("role", Value::Word("server")),
+            ("service_port", Value::Unsigned(8080)),
+        ];
+        window.total("lifetimes", 77, &group);
+        window.sockets().clients.get_mut(&8080).unwrap().open += 10;
+        let netns = &window.namespaces[0];
+        let accepting = of(&window, netns, &netns.queues[0]);
+        assert_eq!((accepting.accepted, accepting.came), (Some(87), Some(407)));
+        assert!(accepting.waits_long && !accepting.is_stuck());
+    }
+
+    #[test]
+    fn what_was_reset_while_it_waited_was_not_accepted() {
+        let mut window = quiet();
+        window.listen(8080, 4096, &[40, 60, 80, 100]);
+        window.waiting(8080, 40, 60);
+        // 30 of those that wait were reset by their clients: they have ended, and are still counted.
+        let group = [
+            ("role", Value::Word("server")),
+            ("service_port", Value::Unsigned(8080)),
+        ];
+        window.total("lifetimes", 30, &group);
+        let clients = window.sockets().clients.get_mut(&8080).unwrap();
+        clients.waiting_ms.truncate(70);
+        clients.open = 70;
+        let netns = &window.namespaces[0];
+        assert!(of(&window, netns, &netns.queues[0]).is_stuck());
+    }
+
+    #[test]
+    fn listeners_of_others_at_the_same_port_are_not_mixed_up() {
+        let accepted = |is_shared: bool| {
+            let mut window = quiet();
+            window.listen(80, 511, &[10, 40, 70, 100]);
+            window.waiting(80, 10, 90);
+            let mut other = window.netns().queues[0].clone();
+            other.listener.ino += 1;
+            other.listener.address = [127, 0, 0, 1].into();
+            other.depths = vec![0; 4];
+            if is_shared {
+                let server = window.processes.by_pid.get_mut(&100).unwrap();
+                server.sockets.push(other.listener.ino);
+            }
+            window.netns().queues.push(other);
+            let group = [
+                ("role", Value::Word("server")),
+                ("service_port", Value::Unsigned(80)),
+            ];
+            window.total("lifetimes", 500, &group);
+            window.grow(&[("Tcp.PassiveOpens", 590)]);
+            let netns = &window.namespaces[0];
+            of(&window, netns, &netns.queues[0]).accepted
+        };
+        assert_eq!(accepted(true), Some(500));
+        assert_eq!(accepted(false), None);
+    }
 }

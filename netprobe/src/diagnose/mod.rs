@@ -9,6 +9,7 @@ mod overflow;
 mod rules;
 mod sizing;
 pub mod window;
+mod workers;
 
 #[cfg(test)]
 mod fixtures;

@@ -145,22 +145,24 @@ pub(super) fn of(window: &Window, netns: &Netns) -> Result<Vec<Overflow>, Gap> {
     Ok(overflows.collect())
 }
 
-/// The most attempts that were turned away within a second: fewer clients than that cannot be told
-/// from clients that try again, as they do after a second.
+/// The most attempts that were turned away within a second: who tries again does so after a second,
+/// as a rule, and must not be counted twice.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "small positive numbers"
+)]
 fn at_once(window: &Window, netns: &Netns, refused: u64) -> u64 {
     let looks = &netns.listen_overflows;
-    let between = window.seconds / looks.len().max(1) as f64;
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a small positive number"
-    )]
-    let span = (1.0 / between.max(0.001)).ceil().clamp(1.0, 1e4) as usize;
-    let spans = looks.windows((span + 1).min(looks.len().max(2)));
+    let between_s = (window.seconds / looks.len().max(1) as f64).max(0.001);
+    let span = (1.0 / between_s).ceil() as usize + 1;
+    let spans = looks.windows(span.min(looks.len()).max(1));
     let most = spans.map(|looks| looks[looks.len() - 1] - looks[0]).max();
-    let evenly = share(refused, 1000, (window.seconds * 1000.0) as u64);
     let most = most.and_then(|most| u64::try_from(most).ok()).unwrap_or(0);
-    most.max(evenly).min(refused).max(1)
+    // Between two looks it may have been more than what is seen at them, but not less than on average.
+    let evenly = share(refused, 1000, (window.seconds * 1000.0) as u64);
+    most.max(evenly).clamp(1, refused.max(1))
 }
 
 /// `part` of `whole` of a number, rounded up; all of it where the part is larger.

@@ -10,7 +10,7 @@ use super::super::{
 };
 use crate::{
     observe::processes::Process,
-    report::diagnosis::{Confidence, Finding, Severity},
+    report::diagnosis::{Affected, Confidence, Finding, Severity},
 };
 
 pub(super) static RULE: Rule = Rule {
@@ -108,16 +108,15 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
     } else {
         Severity::Warning
     };
+    let open = format!("{} of {} are open", holder.fds, holder.fd_limit);
     let what = if is_full {
         format!(
-            "no file descriptors left; {} to be accepted",
+            "no file descriptors left ({open}); {} to be accepted",
             sizing::waiting(queued)
         )
     } else {
-        format!(
-            "nearly no file descriptors left{}",
-            forecast(window, holder)
-        )
+        let forecast = forecast(window, holder);
+        format!("nearly no file descriptors left{forecast}: {open}")
     };
     let found = finding(
         RULE.id,
@@ -128,10 +127,8 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
             Confidence::Medium
         },
         format!(
-            "{who}{place} {} {what}: {} of {} are open",
+            "{who}{place} {} {what}",
             if holders.len() == 1 { "has" } else { "have" },
-            holder.fds,
-            holder.fd_limit
         ),
     )
     .counted(
@@ -149,22 +146,29 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
         "connections",
         "sock_diag",
     )
-    .hits(holders.iter().take(MOST_NAMED).map(|holder| {
-        process(
-            Some(holder.pid),
-            Some(holder.comm.clone()),
-            waiting.map(|(netns, ..)| netns.inode),
-        )
-    }))
+    .hits([hit(holder, waiting)])
     .hits(waiting.map(|(netns, port, _)| {
         let mut listener = named("listener", format!("port {port}"), Some(netns.inode));
         listener.port = Some(port);
         listener.pid = Some(holder.pid);
         listener.comm = Some(holder.comm.clone());
         listener
-    }));
+    }))
+    .hits(
+        holders
+            .iter()
+            .take(MOST_NAMED)
+            .skip(1)
+            .map(|holder| hit(holder, waiting)),
+    );
     let pids: Vec<u32> = holders.iter().map(|holder| holder.pid).collect();
     Some(fixes(found, holder, &pids, queued))
+}
+
+/// A process that is hit, in the namespace of its listener.
+fn hit(holder: &Process, waiting: Option<(&Netns, u16, u32)>) -> Affected {
+    let netns = waiting.map(|(netns, ..)| netns.inode);
+    process(Some(holder.pid), Some(holder.comm.clone()), netns)
 }
 
 /// When the last one is gone, if their number grows.
