@@ -9,7 +9,7 @@ use super::{
 use crate::{
     observe::{
         counters,
-        diag::{Listener, SocketTable},
+        diag::{Clients, Listener, SocketTable},
         processes::Process,
         snapshot::Snapshot,
     },
@@ -134,6 +134,28 @@ impl Window {
             ..Process::default()
         });
         process.sockets.push(ino);
+    }
+
+    /// Lets connections of a listener wait: so many that were there before the window, and so many
+    /// that came in it; nobody accepts them.
+    pub(super) fn waiting(&mut self, port: u16, before: u32, came: u32) {
+        let past_ms = 15_000;
+        let clients = |waiting_ms: Vec<u32>| Clients {
+            open: waiting_ms.len().try_into().unwrap(),
+            waiting_ms,
+            ..Clients::default()
+        };
+        let netns = self.netns();
+        let mut old = netns.after.sockets.clone().unwrap_or_default();
+        for listener in &mut old.listeners {
+            listener.queue = if listener.port == port { before } else { 0 };
+        }
+        old.clients
+            .insert(port, clients(vec![5000; before as usize]));
+        netns.before.sockets = Some(old);
+        let mut waiting_ms = vec![past_ms; before as usize];
+        waiting_ms.extend((0..came).map(|number| number * 10_000 / came));
+        self.sockets().clients.insert(port, clients(waiting_ms));
     }
 
     /// Adds a group of totals.

@@ -1,6 +1,7 @@
 //! From what was seen to what is wrong: rules, each a pure function of a [`window::Window`], and
 //! the order in which their findings must be read.
 
+mod accepting;
 mod causality;
 pub mod events;
 mod finding;
@@ -8,6 +9,7 @@ mod overflow;
 mod rules;
 mod sizing;
 pub mod window;
+mod workers;
 
 #[cfg(test)]
 mod fixtures;

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::window::{Gap, Netns, Queue, Window};
+use super::{
+    sizing::counted,
+    window::{Gap, Netns, Queue, Window},
+};
 use crate::report::{Value, diagnosis::Confidence};
 
 /// Full this share of the time is full all the time: a sample may fall just behind an `accept`.
@@ -19,9 +22,14 @@ pub(super) struct Overflow {
     pub(super) queue: Option<Queue>,
     /// Its port, if it is known.
     pub(super) port: Option<u16>,
-    /// How many SYNs and handshakes it turned away; clients that try again count again.
+    /// How many SYNs and handshakes it turned away, or, where there are `others`, all of them
+    /// together; clients that try again count again.
     pub(super) refused: u64,
-    /// Different clients among them, where events tell.
+    /// The most of them within a second, before the first of them tried again.
+    pub(super) at_once: u64,
+    /// Other listeners of the namespace that may have turned away some or all of them.
+    pub(super) others: usize,
+    /// Different clients among them at most, where events tell.
     pub(super) clients: Option<u64>,
     /// The longest time that nothing was accepted, in looks, if the application then takes all
     /// that waits at once: such a queue looks full all the time, but a longer one would help.
@@ -31,6 +39,23 @@ pub(super) struct Overflow {
 }
 
 impl Overflow {
+    /// How many attempts were turned away, in words, and by whom if that is not certain.
+    pub(super) fn turned_away(&self) -> String {
+        let attempts = counted(self.refused, "attempt");
+        let were = if self.refused == 1 { "was" } else { "were" };
+        match self.others {
+            0 => format!("{attempts} {were} turned away"),
+            others => format!(
+                "its share of the {attempts} that {were} turned away in this namespace, where {} full as well",
+                if others == 1 {
+                    "another queue was".to_owned()
+                } else {
+                    format!("{others} other queues were")
+                }
+            ),
+        }
+    }
+
     /// Whether there were too few looks to tell a short queue from a slow application.
     pub(super) fn is_undecided(&self) -> bool {
         self.longest_pause.is_none()
@@ -57,6 +82,8 @@ pub(super) fn of(window: &Window, netns: &Netns) -> Result<Vec<Overflow>, Gap> {
         return Ok(Vec::new());
     }
     let by_port = events(window, netns);
+    let at_once = at_once(window, netns, refused);
+    let total = by_port.values().map(|(refused, _)| refused).sum();
     if !by_port.is_empty() {
         let overflows = by_port
             .into_iter()
@@ -67,6 +94,8 @@ pub(super) fn of(window: &Window, netns: &Netns) -> Result<Vec<Overflow>, Gap> {
                 queue: netns.queue(None, port).cloned(),
                 port: Some(port),
                 refused,
+                at_once: share(at_once, refused, total),
+                others: 0,
                 clients,
                 confidence: Confidence::High,
             });
@@ -89,6 +118,8 @@ pub(super) fn of(window: &Window, netns: &Netns) -> Result<Vec<Overflow>, Gap> {
             port: queue.as_ref().map(|queue| queue.listener.port),
             queue,
             refused,
+            at_once,
+            others: 0,
             longest_pause: None,
             clients: None,
             confidence: Confidence::Low,
@@ -100,16 +131,44 @@ pub(super) fn of(window: &Window, netns: &Netns) -> Result<Vec<Overflow>, Gap> {
     } else {
         Confidence::Low
     };
-    let share = refused / full.len() as u64;
+    let others = full.len() - 1;
     let overflows = full.into_iter().map(|queue| Overflow {
         port: Some(queue.listener.port),
         longest_pause: pause(netns, queue),
         queue: Some(queue.clone()),
-        refused: share.max(1),
+        refused,
+        at_once,
+        others,
         clients: None,
         confidence,
     });
     Ok(overflows.collect())
+}
+
+/// The most attempts that were turned away within a second: who tries again does so after a second,
+/// as a rule, and must not be counted twice.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "small positive numbers"
+)]
+fn at_once(window: &Window, netns: &Netns, refused: u64) -> u64 {
+    let looks = &netns.listen_overflows;
+    let between_s = (window.seconds / looks.len().max(1) as f64).max(0.001);
+    let span = (1.0 / between_s).ceil() as usize + 1;
+    let spans = looks.windows(span.min(looks.len()).max(1));
+    let most = spans.map(|looks| looks[looks.len() - 1] - looks[0]).max();
+    let most = most.and_then(|most| u64::try_from(most).ok()).unwrap_or(0);
+    // Between two looks it may have been more than what is seen at them, but not less than on average.
+    let evenly = share(refused, 1000, (window.seconds * 1000.0) as u64);
+    most.max(evenly).clamp(1, refused.max(1))
+}
+
+/// `part` of `whole` of a number, rounded up; all of it where the part is larger.
+fn share(number: u64, part: u64, whole: u64) -> u64 {
+    let part = part.min(whole.max(1));
+    (number.saturating_mul(part)).div_ceil(whole.max(1))
 }
 
 /// The longest pause between gulps, if the queue is emptied in gulps: most of the time nothing
@@ -144,14 +203,18 @@ fn events(window: &Window, netns: &Netns) -> BTreeMap<u16, (u64, Option<u64>)> {
             }
         }
     }
-    for (port, (_, clients)) in &mut by_port {
-        let seen: HashSet<_> = window
+    for (port, (refused, clients)) in &mut by_port {
+        let events = window
             .events
             .within("listeners", netns.inode)
-            .filter(|event| event.small("listener_port") == Some(*port))
+            .filter(|event| event.small("listener_port") == Some(*port));
+        let seen: Vec<_> = events
             .map(|event| (event.ip("saddr"), event.number("sport")))
             .collect();
-        *clients = (!seen.is_empty()).then_some(seen.len() as u64);
+        let different = seen.iter().collect::<HashSet<_>>().len() as u64;
+        // Of a sample the same client is less often seen again: no more than this.
+        let clients_at_most = share(*refused, different, seen.len() as u64);
+        *clients = (!seen.is_empty()).then_some(clients_at_most);
     }
     by_port
 }

@@ -22,6 +22,18 @@ pub(super) fn seconds_left(used: u64, limit: u64, per_second: f64) -> Option<f64
     Some(room / per_second)
 }
 
+/// A number of things: one of them has no `s`.
+pub(super) fn counted(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+/// Connections that wait.
+pub(super) fn waiting(connections: u32) -> String {
+    let waits = if connections == 1 { "waits" } else { "wait" };
+    format!("{} {waits}", counted(connections.into(), "connection"))
+}
+
 /// A time as people say it.
 pub(super) fn spoken(seconds: f64) -> String {
     if seconds < 120.0 {

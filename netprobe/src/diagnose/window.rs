@@ -65,6 +65,8 @@ pub struct Netns {
     pub conntrack_counts: Vec<i64>,
     /// How many connections had come into accept queues so far, again and again.
     pub passive_opens: Vec<i64>,
+    /// How many connection attempts full accept queues had turned away so far, as often.
+    pub listen_overflows: Vec<i64>,
 }
 
 /// What a listener's queue was like, again and again.
@@ -199,6 +201,7 @@ impl Netns {
     pub fn add_glance(&mut self, glance: Glance) {
         self.conntrack_counts.extend(glance.conntrack_count);
         self.passive_opens.extend(glance.passive_opens);
+        self.listen_overflows.extend(glance.listen_overflows);
         for listener in glance.listeners {
             let depth = listener.queue;
             let known = self

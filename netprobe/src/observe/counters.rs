@@ -87,12 +87,19 @@ pub fn of_this_thread() -> Counters {
     counters
 }
 
-/// Connections that came into accept queues of this thread's namespace so far.
-pub fn passive_opens() -> Option<i64> {
-    let mut counters = Counters::new();
-    let text = fs::read_to_string("/proc/thread-self/net/snmp").ok()?;
-    named_lines(&text, &mut counters);
-    counters.get("Tcp.PassiveOpens").copied()
+/// Connections that came into accept queues of this thread's namespace so far, and attempts that
+/// full ones turned away.
+pub fn queues() -> [Option<i64>; 2] {
+    [
+        ("snmp", "Tcp.PassiveOpens"),
+        ("netstat", "TcpExt.ListenOverflows"),
+    ]
+    .map(|(file, name)| {
+        let mut counters = Counters::new();
+        let text = fs::read_to_string(format!("/proc/thread-self/net/{file}")).ok()?;
+        named_lines(&text, &mut counters);
+        counters.get(name).copied()
+    })
 }
 
 fn keep(counters: &mut Counters, name: &str, value: i64) {

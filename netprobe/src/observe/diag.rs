@@ -30,6 +30,8 @@ pub const STATES: usize = 13;
 
 /// Most destinations, listeners and peers that are told apart.
 const LARGEST: usize = 4096;
+/// Most waiting connections of a port whose times are kept: the longest queue there can be.
+const MOST_WAITING: usize = 65_536;
 /// A connection is quiet when no data went over it for this long.
 pub const QUIET_MS: u32 = 10_000;
 
@@ -89,11 +91,16 @@ pub struct Clients {
     pub half_open: u32,
     /// Addresses that they come from, up to a bound.
     pub half_open_sources: HashSet<IpAddr>,
-    /// Established connections.
+    /// Connections in any state that the kernel still has whole, accepted or not; without TIME_WAIT.
+    pub open: u32,
+    /// How long each connection that nobody has accepted yet waits so far, in milliseconds; up to a
+    /// bound. The queue is first in, first out.
+    pub waiting_ms: Vec<u32>,
+    /// Established connections that were accepted.
     pub established: u32,
     /// Of those, quiet ones (see [`QUIET_MS`]).
     pub quiet: u32,
-    /// The longest time without data, in milliseconds.
+    /// The longest time without data over one that was accepted, in milliseconds.
     pub quietest_ms: u32,
     /// Quiet ones by client address, up to a bound.
     pub quiet_clients: BTreeMap<IpAddr, u32>,
@@ -209,6 +216,13 @@ impl SocketTable {
             self.untracked += 1;
             return;
         };
+        clients.open += u32::from(socket.info.is_some() && socket.state != SYN_RECV);
+        if let Some(waiting_ms) = socket.waiting_ms() {
+            if clients.waiting_ms.len() < MOST_WAITING {
+                clients.waiting_ms.push(waiting_ms);
+            }
+            return;
+        }
         match socket.state {
             SYN_RECV => {
                 clients.half_open += 1;
@@ -281,10 +295,23 @@ pub(crate) struct Socket {
     info: Option<Info>,
 }
 
+impl Socket {
+    /// How long it waits to be accepted. Nobody holds it yet, so it has no inode; and nobody has sent
+    /// anything over it, so it counts from the end of the handshake, where `tcp_create_openreq_child`
+    /// set the time of the last data sent.
+    fn waiting_ms(&self) -> Option<u32> {
+        let is_waiting = self.ino == 0 && matches!(self.state, ESTABLISHED | CLOSE_WAIT);
+        self.info
+            .filter(|_| is_waiting)
+            .map(|info| info.since_sent_ms)
+    }
+}
+
 /// Of `struct tcp_info`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Info {
     idle_ms: u32,
+    since_sent_ms: u32,
     srtt_us: u32,
     min_rtt_us: u32,
     rto_us: u32,
@@ -352,6 +379,7 @@ pub(crate) fn parse(message: &[u8]) -> Option<Socket> {
 /// Times since data was last sent and received, and round-trip times.
 fn info(bytes: &[u8]) -> Option<Info> {
     Some(Info {
+        since_sent_ms: u32_at(bytes, 44)?,
         idle_ms: u32_at(bytes, 44)?.min(u32_at(bytes, 52)?),
         srtt_us: u32_at(bytes, 68)?,
         min_rtt_us: u32_at(bytes, 148).unwrap_or(0),
@@ -392,13 +420,21 @@ mod tests {
         let listed = listed.unwrap();
         assert_eq!((listed.queue, listed.address), (3, address.ip()));
         assert!(listed.limit >= 3);
-        assert_eq!(table.clients[&address.port()].established, 3);
+        let clients_of = &table.clients[&address.port()];
+        assert_eq!((clients_of.open, clients_of.established), (3, 0));
+        assert_eq!(clients_of.waiting_ms.len(), 3);
         let destination = Destination {
             local: address.ip(),
             remote: address.ip(),
             port: address.port(),
         };
         assert_eq!(table.ports[&destination].open, 3);
-        drop(clients);
+        let accepted = listener.accept().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        let table = super::table().unwrap();
+        let clients_of = &table.clients[&address.port()];
+        assert_eq!((clients_of.open, clients_of.established), (3, 1));
+        assert!(clients_of.waiting_ms.iter().all(|waited| *waited >= 20));
+        drop((clients, accepted));
     }
 }

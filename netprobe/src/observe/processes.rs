@@ -19,6 +19,8 @@ pub struct Process {
     pub pid: u32,
     /// Its name, as it chose it.
     pub comm: String,
+    /// What its first thread does, as in ps(1): `R`, `S`, `D`, `T` …
+    pub state: Option<char>,
     /// Open descriptors.
     pub fds: u64,
     /// Where `open` and `accept` begin to fail (EMFILE).
@@ -29,6 +31,13 @@ pub struct Process {
     pub unit: Option<String>,
     /// Inode numbers of the wanted sockets that it holds.
     pub sockets: Vec<u64>,
+}
+
+impl Process {
+    /// Whether it has no file descriptors left, or so few that it has none now and then.
+    pub const fn has_no_descriptors(&self) -> bool {
+        self.fds.saturating_mul(10) >= self.fd_limit.saturating_mul(9)
+    }
 }
 
 /// What a scan found.
@@ -104,8 +113,14 @@ fn process(pid: u32, path: &Path, wanted: &HashSet<u64>) -> Option<Process> {
     }
     let comm = fs::read(path.join("comm")).unwrap_or_default();
     process.comm = String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into_owned();
+    process.state = state(&fs::read_to_string(path.join("stat")).unwrap_or_default());
     process.unit = unit(&fs::read_to_string(path.join("cgroup")).unwrap_or_default());
     Some(process)
+}
+
+/// The state in `/proc/PID/stat`; the name before it may hold anything, also `)`.
+fn state(stat: &str) -> Option<char> {
+    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 /// The number in `socket:[12345]`.
@@ -157,6 +172,12 @@ mod tests {
         let cgroup = "0::/system.slice/nginx.service\n";
         assert_eq!(unit(cgroup).as_deref(), Some("nginx.service"));
         assert_eq!(unit("0::/user.slice/session-1.scope\n"), None);
+    }
+
+    #[test]
+    fn the_state_stands_behind_the_name() {
+        assert_eq!(state("77 (a ) R b) T 1 77"), Some('T'));
+        assert_eq!(state("77 (cut"), None);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct Glance {
     pub conntrack_count: Option<i64>,
     /// Connections that came into accept queues so far.
     pub passive_opens: Option<i64>,
+    /// Connection attempts that full accept queues turned away so far.
+    pub listen_overflows: Option<i64>,
 }
 
 /// Reads everything of the namespace that this thread is in.
@@ -63,10 +65,18 @@ pub fn of_the_machine() -> Snapshot {
 
 /// Looks at the namespace that this thread is in for a moment.
 pub fn glance() -> Glance {
+    let listeners = diag::listeners().unwrap_or_default();
+    // Where nobody listens nothing comes in.
+    let queues = if listeners.is_empty() {
+        [None; 2]
+    } else {
+        counters::queues()
+    };
     Glance {
-        listeners: diag::listeners().unwrap_or_default(),
+        listeners,
         conntrack_count: sysctls::read("net.netfilter.nf_conntrack_count")
             .and_then(|count| count.parse().ok()),
-        passive_opens: counters::passive_opens(),
+        passive_opens: queues[0],
+        listen_overflows: queues[1],
     }
 }

@@ -2,14 +2,17 @@
 //! between, so a longer one would help.
 
 use super::super::{
-    Explanation, Rule, Verdict,
+    Explanation, Rule, Verdict, accepting,
     finding::{finding, somewhere},
     in_each,
     overflow::{self, Overflow},
-    sizing::{PERSIST, roomy},
+    sizing::{PERSIST, counted, roomy},
     window::{Netns, Window},
 };
-use crate::report::diagnosis::{Confidence, Finding, Severity};
+use crate::{
+    observe::processes::Process,
+    report::diagnosis::{Confidence, Finding, Severity},
+};
 
 pub(super) static RULE: Rule = Rule {
     id: "accept-queue-overflow",
@@ -37,22 +40,40 @@ pub(super) static RULE: Rule = Rule {
     },
 };
 
+/// A shorter queue saves nothing.
+const SMALLEST: u64 = 128;
+
 fn check(window: &Window) -> Verdict {
-    let mut explained = false;
+    let mut explained = None;
     let verdict = in_each(window, |netns| {
-        let overflows = overflow::of(window, netns)?;
-        explained |= overflows.iter().any(Overflow::is_pinned);
-        Ok(overflows
+        let (others, short): (Vec<_>, Vec<_>) = overflow::of(window, netns)?
+            .into_iter()
+            .map(|overflow| (elsewhere(window, netns, &overflow), overflow))
+            .partition(|(why, _)| why.is_some());
+        explained = explained.or_else(|| others.into_iter().find_map(|(why, _)| why));
+        Ok(short
             .iter()
-            .filter(|overflow| !overflow.is_pinned())
-            .map(|overflow| describe(window, netns, overflow))
+            .map(|(_, overflow)| describe(window, netns, overflow))
             .collect())
     });
-    match verdict {
-        Verdict::Ok if explained => Verdict::OkBecause(
-            "queues overflow, but they are always full: see application-not-accepting".to_owned(),
-        ),
-        verdict => verdict,
+    match (verdict, explained) {
+        (Verdict::Ok, Some(why)) => Verdict::OkBecause(why.to_owned()),
+        (verdict, _) => verdict,
+    }
+}
+
+/// Why an overflow is not the fault of a short queue.
+fn elsewhere(window: &Window, netns: &Netns, overflow: &Overflow) -> Option<&'static str> {
+    let queue = overflow.queue.as_ref()?;
+    let mut holders = window.processes.holders(queue.listener.ino);
+    if overflow.is_pinned() {
+        Some("queues overflow, but they are always full: see application-not-accepting")
+    } else if accepting::of(window, netns, queue).waits_long {
+        Some("queues overflow, but what is in them is not accepted: see application-not-accepting")
+    } else if holders.any(Process::has_no_descriptors) {
+        Some("queues overflow, but accept() fails for want of file descriptors: see fd-exhaustion")
+    } else {
+        None
     }
 }
 
@@ -92,16 +113,21 @@ fn describe(window: &Window, netns: &Netns, overflow: &Overflow) -> Finding {
         Severity::Critical,
         confidence,
         format!(
-            "{who}{} turned away {} connection attempts in {:.0} s: {why}",
+            "{who}{} is full now and then, and {} in {:.0} s: {why}",
             netns.place(),
-            overflow.refused,
+            overflow.turned_away(),
             window.seconds
         ),
     )
     .counted(
         format!(
-            "{} attempts refused by a full accept queue, {rate:.1}/s",
-            overflow.refused
+            "{} refused by {}, {rate:.1}/s",
+            counted(overflow.refused, "attempt"),
+            if overflow.others == 0 {
+                "a full accept queue"
+            } else {
+                "all full accept queues of this namespace"
+            }
         ),
         overflow.refused,
         "attempts",
@@ -149,7 +175,8 @@ fn describe(window: &Window, netns: &Netns, overflow: &Overflow) -> Finding {
     )
 }
 
-/// Room for those that waited and those that were turned away at the same time.
+/// Room for those that waited and those that were turned away at the same time, before anybody of
+/// them tried again: however long one watches.
 fn fixes(found: Finding, netns: &Netns, overflow: &Overflow) -> Finding {
     let limit = u64::from(
         overflow
@@ -157,10 +184,13 @@ fn fixes(found: Finding, netns: &Netns, overflow: &Overflow) -> Finding {
             .as_ref()
             .map_or(0, |queue| queue.listener.limit),
     );
-    let turned_away = overflow.clients.unwrap_or(overflow.refused).max(1);
+    let turned_away = overflow.at_once;
     #[expect(clippy::cast_precision_loss, reason = "a size")]
-    let wanted = roomy((limit + turned_away) as f64).clamp(128, 65_535);
-    let arithmetic = format!("{limit} waiting + {turned_away} turned away, and half as much again");
+    let wanted = roomy((limit + turned_away) as f64).clamp(SMALLEST, 65_535);
+    let arithmetic = format!(
+        "{limit} waiting + at most {turned_away} turned away within a second, and half as much again, rounded up to a \
+         power of two and to no less than {SMALLEST}"
+    );
     let somaxconn = netns.sysctl("net.core.somaxconn");
     let is_capped = somaxconn.is_some_and(|somaxconn| somaxconn < wanted);
     let found = match somaxconn {
@@ -206,7 +236,7 @@ mod tests {
         assert_eq!(first.confidence, Confidence::Medium);
         assert_eq!(first.affected[0].port, Some(80));
         assert_eq!(first.affected[0].comm.as_deref(), Some("server"));
-        // 10 + 50 and half as much again is 90; not below 128.
+        // 10 + 5 within a second and half as much again is 23; not below 128.
         let listen = first.fixes.last().unwrap();
         assert_eq!(
             listen.set,
@@ -226,6 +256,7 @@ mod tests {
             ("listener_port", Value::Unsigned(81)),
         ];
         window.total("listeners", 500, &group);
+        window.netns().listen_overflows = vec![0, 0, 0, 500, 500, 500, 500, 500, 500, 500];
         let findings = window.findings();
         assert_eq!(findings[0].affected[0].port, Some(81));
         assert_eq!(findings[0].confidence, Confidence::High);
@@ -236,6 +267,42 @@ mod tests {
             &("net.core.somaxconn".to_owned(), "1024".to_owned())
         );
         assert_eq!(set[1], &("listen_backlog".to_owned(), "1024".to_owned()));
+    }
+
+    #[test]
+    fn the_size_does_not_depend_on_how_long_one_watches() {
+        // Every second the application pauses, and 60 are turned away meanwhile.
+        let wanted = |seconds: i64| {
+            let mut window = quiet();
+            #[expect(clippy::cast_precision_loss, reason = "a few seconds")]
+            let length = seconds as f64;
+            window.seconds = length;
+            let looks: Vec<u32> = (0..seconds * 10)
+                .map(|look| [0, 17][usize::from(look % 10 < 5)])
+                .collect();
+            window.listen(8081, 16, &looks);
+            window.grow(&[("TcpExt.ListenOverflows", 60 * seconds)]);
+            window.netns().listen_overflows = (0..seconds * 10)
+                .map(|look| look / 10 * 60 + (look % 10).min(4) * 15)
+                .collect();
+            let findings = window.findings();
+            assert_eq!(findings[0].id, "accept-queue-overflow");
+            findings[0].fixes[0].set[0].1.clone()
+        };
+        assert_eq!(wanted(4), "128");
+        assert_eq!(wanted(24), "128");
+    }
+
+    #[test]
+    fn a_queue_is_not_too_short_where_descriptors_are_missing() {
+        let mut window = quiet();
+        window.listen(80, 10, &BURSTS);
+        window.grow(&[("TcpExt.ListenOverflows", 50)]);
+        let server = window.processes.by_pid.get_mut(&100).unwrap();
+        (server.fds, server.fd_limit) = (64, 64);
+        assert_eq!(window.ids(), ["fd-exhaustion"]);
+        let verdict = window.verdict("accept-queue-overflow");
+        assert!(matches!(verdict, Verdict::OkBecause(_)), "{verdict:?}");
     }
 
     #[test]

@@ -1,26 +1,33 @@
-//! A listener's queue is full all the time: connections arrive faster than the application accepts
-//! them, and a longer queue would only make them wait longer.
+//! Connections arrive faster than the application accepts them: a listener's queue is full all the
+//! time, or long and growing. A longer queue would only make them wait longer.
 
 use super::super::{
     Explanation, Rule, Verdict,
+    accepting::{self, Accepting},
     finding::finding,
     in_each,
     overflow::{self, Overflow},
-    window::{Netns, Window},
+    sizing::{counted, seconds_left, spoken, waiting},
+    window::{Netns, Queue, Window},
+    workers::Workers,
 };
-use crate::report::diagnosis::{Finding, Severity};
+use crate::report::diagnosis::{Confidence, Finding, Severity};
 
 pub(super) static RULE: Rule = Rule {
     id: "application-not-accepting",
     title: "an application does not accept connections fast enough",
     check,
     explanation: Explanation {
-        symptom: "Clients hang after connecting, or time out; the port is open and the listener's queue is full.",
+        symptom: "Clients hang after connecting, or time out; the port is open and connections pile up in the \
+                  listener's queue (Recv-Q of ss -ltn), up to its limit.",
         cause: "The application's workers are all busy or blocked, so nobody calls accept() \
                 (inet_csk_accept()). The accept queue fills up to its limit and stays there; from then on \
                 tcp_conn_request() and tcp_v4_syn_recv_sock() drop what comes, as in accept-queue-overflow.",
-        recognised: "The queue was at its limit at nearly every look during the window. Bursts that a fast \
-                     application empties in between are accept-queue-overflow instead.",
+        recognised: "The queue was at its limit at nearly every look during the window; or it is far from full, but its \
+                     first connection waits for 3 s or more and others have come since. It is critical when nothing \
+                     is accepted, attempts are turned away, or the wait is 5 s. How many are accepted follows from the \
+                     sockets of the port before and after and from those that ended. Bursts that a fast application \
+                     empties in between are accept-queue-overflow instead.",
         fixes: &[
             (
                 "more workers (php-fpm pm.max_children, Apache MaxRequestWorkers, more threads): arrivals/s x service time",
@@ -40,112 +47,230 @@ pub(super) static RULE: Rule = Rule {
 
 fn check(window: &Window) -> Verdict {
     in_each(window, |netns| {
-        let overflows = overflow::of(window, netns)?;
-        Ok(overflows
-            .iter()
-            .filter(|overflow| overflow.is_pinned())
-            .filter_map(|overflow| describe(window, netns, overflow))
-            .collect())
+        let overflows = overflow::of(window, netns);
+        let of = |queue: &Queue| {
+            let mut overflows = overflows.iter().flatten();
+            overflows.find(|overflow| {
+                let found = overflow.queue.as_ref();
+                found.is_some_and(|found| found.listener.ino == queue.listener.ino)
+            })
+        };
+        let mut found: Vec<(u16, Finding)> = Vec::new();
+        let mut deepest_first: Vec<&Queue> = netns.queues.iter().collect();
+        deepest_first.sort_by_key(|queue| std::cmp::Reverse(queue.deepest()));
+        for queue in deepest_first {
+            let (overflow, accepting) = (of(queue), accepting::of(window, netns, queue));
+            let is_pinned = overflow.is_some_and(Overflow::is_pinned);
+            // Several that share a port are one service.
+            let is_told = found.iter().any(|(port, _)| *port == queue.listener.port);
+            if (is_pinned || accepting.waits_long) && !is_told {
+                let case = Case {
+                    window,
+                    netns,
+                    queue,
+                    overflow,
+                    accepting,
+                };
+                found.push((queue.listener.port, case.describe()));
+            }
+        }
+        match overflows {
+            Err(gap) if found.is_empty() => Err(gap),
+            _ => Ok(found.into_iter().map(|(_, finding)| finding).collect()),
+        }
     })
 }
 
-fn describe(window: &Window, netns: &Netns, overflow: &Overflow) -> Option<Finding> {
-    let queue = overflow.queue.as_ref()?;
-    let listener = &queue.listener;
-    let holder = window.holder(listener);
-    let comm = holder.map_or("the application", |process| process.comm.as_str());
-    let admitted = netns.grown("Tcp.PassiveOpens").unwrap_or(0);
-    let admitted_rate = window.rate(admitted);
-    let accepts = if admitted == 0 {
-        "accepts no connections".to_owned()
-    } else {
-        format!("accepts no more than {admitted_rate:.1} connections/s")
-    };
-    let workers = window.processes.holders(listener.ino).count().max(1);
-    let arrivals = admitted + overflow.clients.unwrap_or(overflow.refused);
-    let found = finding(
-        RULE.id,
-        Severity::Critical,
-        overflow.confidence,
-        format!(
-            "{comm} at port {}{} {accepts}: its queue of {} is always full and {} attempts were turned away",
-            listener.port,
-            netns.place(),
-            listener.limit,
-            overflow.refused
-        ),
-    )
-    .measured(
-        format!(
-            "the queue was full at {:.0} % of {} looks ({} of {})",
-            queue.full_share() * 100.0,
-            queue.depths.len(),
-            queue.deepest(),
-            listener.limit
-        ),
-        queue.full_share() * 100.0,
-        "percent",
-        "sock_diag",
-    )
-    .counted(
-        format!("{} attempts refused meanwhile", overflow.refused),
-        overflow.refused,
-        "attempts",
-        "TcpExt.ListenOverflows",
-    )
-    .measured(
-        format!("{admitted} connections came into queues of this namespace, {admitted_rate:.1}/s"),
-        admitted_rate,
-        "connections/s",
-        "Tcp.PassiveOpens",
-    )
-    .hits([window.affected_listener(netns, listener)]);
-    Some(fixes(found, window, workers, (arrivals, admitted)))
+/// A listener whose connections are not accepted, and what is known of it.
+struct Case<'a> {
+    window: &'a Window,
+    netns: &'a Netns,
+    queue: &'a Queue,
+    overflow: Option<&'a Overflow>,
+    accepting: Accepting,
 }
 
-/// Little's law: workers = arrivals/s x service time, and service time = workers / accepts/s.
-fn fixes(
-    found: Finding,
-    window: &Window,
-    workers: usize,
-    (arrivals, admitted): (u64, u64),
-) -> Finding {
-    let arrival_rate = window.rate(arrivals);
-    let found = if admitted > 0 {
-        let service_s = super::super::window::ratio(workers as u64, admitted) * window.seconds;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a bounded positive number"
-        )]
-        let wanted = (arrival_rate * service_s).ceil().clamp(1.0, 1e6) as u64;
-        found.application(
-            format!(
-                "give it more workers: {arrival_rate:.1} arrivals/s x {service_s:.2} s per connection and process = \
-                 {wanted}, where {workers} process{} now hold{} the listener",
-                if workers == 1 { "" } else { "es" },
-                if workers == 1 { "s" } else { "" },
+impl Case<'_> {
+    fn describe(&self) -> Finding {
+        let is_critical = self.overflow.is_some() || self.accepting.is_hopeless();
+        let severity = if is_critical {
+            Severity::Critical
+        } else {
+            Severity::Warning
+        };
+        // That its own connections wait, or none was accepted, is certain.
+        let is_certain = self.accepting.waits_long || self.accepting.is_stuck();
+        let confidence = match self.overflow {
+            Some(overflow) if !is_certain => overflow.confidence,
+            _ => Confidence::High,
+        };
+        let found = finding(RULE.id, severity, confidence, self.summary());
+        let found = self.measures(self.depths(found));
+        let listener = &self.queue.listener;
+        let found = found.hits([self.window.affected_listener(self.netns, listener)]);
+        self.fixes(found)
+    }
+
+    fn summary(&self) -> String {
+        let listener = &self.queue.listener;
+        let comm = self.window.holder(listener);
+        let comm = comm.map_or("the application", |process| process.comm.as_str());
+        let accepts = match (self.accepting.accepted, self.accepting.came) {
+            (Some(0), _) => "accepts no connections".to_owned(),
+            (Some(accepted), Some(came)) if came > accepted => format!(
+                "accepts {:.1} connections/s where {:.1} come in",
+                self.window.rate(accepted),
+                self.window.rate(came)
             ),
-            &[("workers", wanted.to_string())],
-            "each worker takes memory, and perhaps a connection of the database behind it",
+            (Some(accepted), _) => format!(
+                "accepts no more than {:.1} connections/s",
+                self.window.rate(accepted)
+            ),
+            (None, _) => "accepts connections too slowly".to_owned(),
+        };
+        let waited = self.accepting.waited_s;
+        let waits = waited.map_or(String::new(), |waited| {
+            format!(", the first for {}", spoken(waited))
+        });
+        let state = match self.overflow {
+            Some(overflow) => format!(
+                "its queue of {} is {} and {}",
+                listener.limit,
+                if overflow.is_pinned() {
+                    "always full"
+                } else {
+                    "full"
+                },
+                overflow.turned_away()
+            ),
+            None => format!(
+                "{} in its queue of {}{waits}{}",
+                waiting(listener.queue),
+                listener.limit,
+                self.forecast()
+            ),
+        };
+        format!(
+            "{comm} at port {}{} {accepts}: {state}",
+            listener.port,
+            self.netns.place()
         )
-    } else {
-        found.application(
-            "find out why it does not call accept(): all workers busy, blocked or stopped (look at \
-             /proc/PID/stack, or `netprobe lifetimes --open --longest` for who holds them)",
-            &[],
+    }
+
+    /// When the queue is full, if it grows.
+    fn forecast(&self) -> String {
+        let listener = &self.queue.listener;
+        let (used, limit) = (u64::from(listener.queue), u64::from(listener.limit));
+        seconds_left(used, limit, self.accepting.growth).map_or(String::new(), |left| {
+            format!("; full in {} at this rate", spoken(left))
+        })
+    }
+
+    /// What was seen of the queue.
+    fn depths(&self, found: Finding) -> Finding {
+        let (queue, limit) = (self.queue, self.queue.listener.limit);
+        let found = if self.overflow.is_some() {
+            found.measured(
+                format!(
+                    "the queue was full at {:.0} % of {} looks ({} of {limit})",
+                    queue.full_share() * 100.0,
+                    queue.depths.len(),
+                    queue.deepest(),
+                ),
+                queue.full_share() * 100.0,
+                "percent",
+                "sock_diag",
+            )
+        } else {
+            found.counted(
+                format!(
+                    "the queue went from {} to {} of {limit} in {:.0} s",
+                    queue.depths.first().copied().unwrap_or(0),
+                    queue.listener.queue,
+                    self.window.seconds
+                ),
+                queue.listener.queue.into(),
+                "connections",
+                "sock_diag",
+            )
+        };
+        match self.accepting.waited_s {
+            Some(waited) if self.accepting.waits_long => found.measured(
+                format!("its first connection waits for {waited:.1} s so far"),
+                waited,
+                "s",
+                "sock_diag tcp_info",
+            ),
+            _ => found,
+        }
+    }
+
+    /// What was counted.
+    fn measures(&self, found: Finding) -> Finding {
+        let found = match self.overflow {
+            None => found,
+            Some(overflow) => found.counted(
+                match overflow.others {
+                    0 => format!("{} refused meanwhile", counted(overflow.refused, "attempt")),
+                    _ => format!(
+                        "{} refused meanwhile by all full queues of this namespace",
+                        counted(overflow.refused, "attempt")
+                    ),
+                },
+                overflow.refused,
+                "attempts",
+                "TcpExt.ListenOverflows",
+            ),
+        };
+        if let Some(accepted) = self.accepting.accepted {
+            let came = self.accepting.came.unwrap_or(accepted);
+            let (came_rate, rate) = (self.window.rate(came), self.window.rate(accepted));
+            return found.measured(
+                format!(
+                    "{} came into its queue, {came_rate:.1}/s, and {accepted} were accepted, {rate:.1}/s",
+                    counted(came, "connection")
+                ),
+                rate,
+                "connections/s",
+                self.accepting.source,
+            );
+        }
+        let admitted = self.netns.grown("Tcp.PassiveOpens").unwrap_or(0);
+        found.measured(
+            format!(
+                "{} came into all queues of this namespace; which of them into this one is not known",
+                counted(admitted, "connection")
+            ),
+            self.window.rate(admitted),
+            "connections/s",
+            "Tcp.PassiveOpens",
+        )
+    }
+
+    fn fixes(&self, found: Finding) -> Finding {
+        let workers = Workers {
+            window: self.window,
+            listener: &self.queue.listener,
+            accepting: &self.accepting,
+            overflow: self.overflow,
+        };
+        workers.advise(found).command(
+            if self.overflow.is_some() {
+                "do not make the queue longer: it is always full, so everybody would only wait longer"
+            } else {
+                "do not make the queue longer: everybody would only wait longer"
+            },
             "none",
         )
-    };
-    found.command(
-        "do not make the queue longer: it is always full, so everybody would only wait longer",
-        "none",
-    )
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::diagnose::fixtures::quiet;
+    use crate::{
+        diagnose::fixtures::quiet,
+        report::{Value, diagnosis::Severity},
+    };
 
     #[test]
     fn workers_are_sized_by_littles_law() {
@@ -164,6 +289,99 @@ mod tests {
                 .iter()
                 .all(|(name, _)| !name.contains("somaxconn") && name != "listen_backlog")
         }));
+    }
+
+    fn summary_of(window: &crate::diagnose::window::Window) -> String {
+        window.findings()[0].summary.clone()
+    }
+
+    #[test]
+    fn a_queue_that_only_grows_is_an_outage_long_before_it_is_full() {
+        let mut window = quiet();
+        window.listen(9000, 4096, &[200, 350, 500, 650, 800]);
+        window.grow(&[("Tcp.PassiveOpens", 600)]);
+        window.waiting(9000, 200, 600);
+        let findings = window.findings();
+        assert_eq!(findings[0].id, "application-not-accepting");
+        assert_eq!(findings[0].severity, Severity::Critical);
+        let summary = &findings[0].summary;
+        assert!(summary.contains("accepts no connections"), "{summary}");
+        assert!(summary.contains("800 connections wait"), "{summary}");
+        // 3296 more at 60/s.
+        assert!(summary.contains("full in 55 s"), "{summary}");
+        window.processes.by_pid.get_mut(&100).unwrap().state = Some('T');
+        let findings = window.findings();
+        assert!(findings[0].fixes[0].text.contains("kill -CONT 100"));
+    }
+
+    #[test]
+    fn who_waits_briefly_or_for_nobody_is_not_an_outage() {
+        // Filled when one looked last, and drained all the time.
+        let mut window = quiet();
+        window.listen(80, 128, &[0, 60, 0, 0, 60, 0, 60]);
+        window.grow(&[("Tcp.PassiveOpens", 600)]);
+        window.waiting(80, 0, 60);
+        window.sockets().clients.get_mut(&80).unwrap().waiting_ms = vec![40; 60];
+        assert!(window.ids().is_empty());
+        // Connected once, long ago, and nobody comes any more.
+        let mut window = quiet();
+        window.listen(7000, 128, &[4; 10]);
+        window.waiting(7000, 4, 0);
+        assert!(window.ids().is_empty());
+    }
+
+    #[test]
+    fn a_busy_neighbour_does_not_accept_for_a_hung_listener() {
+        let mut window = quiet();
+        window.listen(80, 511, &[0; 10]);
+        window.listen(9000, 50, &[51; 10]);
+        window.grow(&[("TcpExt.ListenOverflows", 737), ("Tcp.PassiveOpens", 815)]);
+        window.waiting(9000, 51, 0);
+        let summary = summary_of(&window);
+        assert!(
+            summary.contains("port 9000 accepts no connections"),
+            "{summary}"
+        );
+        // Where the sockets cannot be listed nobody knows whose the connections were.
+        window.sockets().clients.clear();
+        let found = &window.findings()[0];
+        assert!(found.summary.contains("too slowly"), "{}", found.summary);
+        assert!(found.fixes.iter().all(|fix| fix.set.is_empty()));
+        let whose = &found.evidence[2].text;
+        assert!(whose.contains("all queues of this namespace"), "{whose}");
+    }
+
+    #[test]
+    fn two_hung_listeners_do_not_each_claim_what_both_turned_away() {
+        let mut window = quiet();
+        window.listen(9000, 20, &[21; 10]);
+        window.listen(9001, 20, &[21; 10]);
+        window.grow(&[("TcpExt.ListenOverflows", 781)]);
+        let findings = window.findings();
+        assert_eq!(findings.len(), 2);
+        for found in findings {
+            let summary = found.summary;
+            assert!(summary.contains("its share of the 781"), "{summary}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_tries_again_is_one_arrival() {
+        let mut window = quiet();
+        window.listen(8080, 10, &[11; 10]);
+        window.grow(&[("TcpExt.ListenOverflows", 1450), ("Tcp.PassiveOpens", 100)]);
+        let group = [
+            ("role", Value::Word("client")),
+            ("service_port", Value::Unsigned(8080)),
+        ];
+        window.total("lifetimes", 500, &group);
+        let set = |window: &crate::diagnose::window::Window| {
+            window.findings()[0].fixes[0].set[0].1.clone()
+        };
+        // 50/s x 0.1 s.
+        assert_eq!(set(&window), "5");
+        window.events.totals.clear();
+        assert!(window.findings()[0].fixes[0].text.contains("at most"));
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! A process, or the machine, has no file descriptors left: accept() fails and the queue fills.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, named, process},
-    sizing::{roomy, seconds_left, spoken},
+    sizing::{self, roomy, seconds_left, spoken},
     window::{Netns, Window, ratio},
 };
 use crate::{
     observe::processes::Process,
-    report::diagnosis::{Confidence, Finding, Severity},
+    report::diagnosis::{Affected, Confidence, Finding, Severity},
 };
 
 pub(super) static RULE: Rule = Rule {
@@ -21,7 +23,8 @@ pub(super) static RULE: Rule = Rule {
                 process they return -EMFILE, above fs.file-max of the machine -ENFILE. accept4() fails without taking \
                 the connection, so the accept queue fills up behind it.",
         recognised: "A process that holds a listener has as many descriptors open as its limit allows. It is critical \
-                     when connections wait in its queue meanwhile. From 90 % on it is a warning.",
+                     when connections wait in its queue meanwhile. From 90 % on it is a warning. Processes that hold \
+                     the same listeners, as preforked workers do, are one finding.",
         fixes: &[
             (
                 "raise LimitNOFILE= of the unit (systemctl edit), then restart; prlimit --nofile for a running process",
@@ -36,11 +39,16 @@ pub(super) static RULE: Rule = Rule {
 };
 
 const NEARLY: f64 = 0.9;
+/// No server is given less.
+const LEAST_WANTED: u64 = 4096;
+/// Most processes of a service that are named.
+const MOST_NAMED: usize = 8;
 
 fn check(window: &Window) -> Verdict {
     let mut found: Vec<Finding> = machine(window).into_iter().collect();
-    let processes = window.processes.by_pid.values();
-    found.extend(processes.filter_map(|process| exhausted(window, process)));
+    for holders in services(window) {
+        found.extend(exhausted(window, &holders));
+    }
     if !found.is_empty() {
         Verdict::Found(found)
     } else if window.processes.is_cut {
@@ -62,33 +70,53 @@ fn waiting<'a>(window: &'a Window, holder: &Process) -> Option<(&'a Netns, u16, 
         .max_by_key(|(_, _, waiting)| *waiting)
 }
 
+/// The processes that are near their limit, those together that hold the same listeners: preforked
+/// workers are one service. The fullest comes first.
+fn services(window: &Window) -> Vec<Vec<&Process>> {
+    let mut services: BTreeMap<BTreeSet<u64>, Vec<&Process>> = BTreeMap::new();
+    for process in window.processes.by_pid.values() {
+        if !process.sockets.is_empty() && ratio(process.fds, process.fd_limit) >= NEARLY {
+            let listeners = process.sockets.iter().copied().collect();
+            services.entry(listeners).or_default().push(process);
+        }
+    }
+    let mut services: Vec<_> = services.into_values().collect();
+    for holders in &mut services {
+        holders.sort_by_key(|holder| (holder.fd_limit.saturating_sub(holder.fds), holder.pid));
+    }
+    services
+}
+
 #[expect(
     clippy::too_many_lines,
     reason = "a straight list of evidence and fixes"
 )]
-fn exhausted(window: &Window, holder: &Process) -> Option<Finding> {
-    let used = ratio(holder.fds, holder.fd_limit);
-    if used < NEARLY || holder.sockets.is_empty() {
-        return None;
-    }
+fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
+    let holder = *holders.first()?;
     let is_full = holder.fds + 1 >= holder.fd_limit;
     let waiting = waiting(window, holder);
     let queued = waiting.map_or(0, |(_, _, queued)| queued);
     let place = waiting.map_or(String::new(), |(netns, port, _)| {
         format!(" at port {port}{}", netns.place())
     });
+    let who = match holders.len() {
+        1 => format!("{} (pid {})", holder.comm, holder.pid),
+        count => format!("{count} processes of {}", holder.comm),
+    };
     let severity = if is_full && queued > 0 {
         Severity::Critical
     } else {
         Severity::Warning
     };
+    let open = format!("{} of {} are open", holder.fds, holder.fd_limit);
     let what = if is_full {
-        format!("has no file descriptors left; {queued} connections wait to be accepted")
-    } else {
         format!(
-            "will soon have no file descriptors left{}",
-            forecast(window, holder)
+            "no file descriptors left ({open}); {} to be accepted",
+            sizing::waiting(queued)
         )
+    } else {
+        let forecast = forecast(window, holder);
+        format!("nearly no file descriptors left{forecast}: {open}")
     };
     let found = finding(
         RULE.id,
@@ -99,35 +127,48 @@ fn exhausted(window: &Window, holder: &Process) -> Option<Finding> {
             Confidence::Medium
         },
         format!(
-            "{} (pid {}){place} {what}: {} of {}",
-            holder.comm, holder.pid, holder.fds, holder.fd_limit
+            "{who}{place} {} {what}",
+            if holders.len() == 1 { "has" } else { "have" },
         ),
     )
     .counted(
-        format!("{} descriptors of {} are open", holder.fds, holder.fd_limit),
+        format!(
+            "{} descriptors of {} are open in pid {}",
+            holder.fds, holder.fd_limit, holder.pid
+        ),
         holder.fds,
         "descriptors",
         "/proc/PID/fd, RLIMIT_NOFILE",
     )
     .counted(
-        format!("{queued} connections wait in its accept queue"),
+        format!("{} in the accept queue", sizing::waiting(queued)),
         queued.into(),
         "connections",
         "sock_diag",
     )
-    .hits([process(
-        Some(holder.pid),
-        Some(holder.comm.clone()),
-        waiting.map(|(netns, ..)| netns.inode),
-    )])
+    .hits([hit(holder, waiting)])
     .hits(waiting.map(|(netns, port, _)| {
         let mut listener = named("listener", format!("port {port}"), Some(netns.inode));
         listener.port = Some(port);
         listener.pid = Some(holder.pid);
         listener.comm = Some(holder.comm.clone());
         listener
-    }));
-    Some(fixes(found, holder, queued))
+    }))
+    .hits(
+        holders
+            .iter()
+            .take(MOST_NAMED)
+            .skip(1)
+            .map(|holder| hit(holder, waiting)),
+    );
+    let pids: Vec<u32> = holders.iter().map(|holder| holder.pid).collect();
+    Some(fixes(found, holder, &pids, queued))
+}
+
+/// A process that is hit, in the namespace of its listener.
+fn hit(holder: &Process, waiting: Option<(&Netns, u16, u32)>) -> Affected {
+    let netns = waiting.map(|(netns, ..)| netns.inode);
+    process(Some(holder.pid), Some(holder.comm.clone()), netns)
 }
 
 /// When the last one is gone, if their number grows.
@@ -139,10 +180,15 @@ fn forecast(window: &Window, holder: &Process) -> String {
     })
 }
 
-fn fixes(found: Finding, holder: &Process, queued: u32) -> Finding {
+fn fixes(found: Finding, holder: &Process, pids: &[u32], queued: u32) -> Finding {
     let needed = holder.fds + u64::from(queued);
     #[expect(clippy::cast_precision_loss, reason = "a size")]
-    let wanted = roomy(needed as f64).max(4096);
+    let wanted = roomy(needed as f64).max(LEAST_WANTED);
+    let each = pids
+        .iter()
+        .take(MOST_NAMED)
+        .map(|pid| format!("prlimit --pid {pid} --nofile={wanted}:{wanted}"));
+    let each = each.collect::<Vec<_>>().join("; ");
     let unit = holder
         .unit
         .as_deref()
@@ -150,14 +196,18 @@ fn fixes(found: Finding, holder: &Process, queued: u32) -> Finding {
     found
         .application(
             format!(
-                "set LimitNOFILE={wanted} in {unit} ({} open + {queued} waiting, and half as much again) and restart it",
+                "set LimitNOFILE={wanted} in {unit} ({} open + {queued} waiting, and half as much again, \
+                 rounded up to a power of two and to no less than {LEAST_WANTED}) and restart it",
                 holder.fds
             ),
             &[("LimitNOFILE", wanted.to_string())],
             "select(2) cannot handle descriptors above 1023",
         )
         .command(
-            format!("without a restart: prlimit --pid {} --nofile={wanted}:{wanted}", holder.pid),
+            format!(
+                "without a restart: {each}{}",
+                if pids.len() > MOST_NAMED { "; and so on for the others" } else { "" }
+            ),
             "gone when it restarts",
         )
 }
@@ -233,6 +283,28 @@ mod tests {
             "{}",
             findings[0].summary
         );
+    }
+
+    #[test]
+    fn preforked_workers_are_one_service() {
+        let mut window = quiet();
+        window.listen(2525, 64, &[65; 10]);
+        window.grow(&[("TcpExt.ListenOverflows", 500)]);
+        let worker = window.processes.by_pid[&100].clone();
+        for pid in [100, 101, 102, 103] {
+            let mut worker = worker.clone();
+            (worker.pid, worker.fds, worker.fd_limit) = (pid, 64, 64);
+            window.processes.by_pid.insert(pid, worker);
+        }
+        let findings = window.findings();
+        let found = findings.iter().filter(|found| found.id == "fd-exhaustion");
+        assert_eq!(found.count(), 1);
+        let summary = &findings[0].summary;
+        assert!(
+            summary.starts_with("4 processes of server at port 2525"),
+            "{summary}"
+        );
+        assert!(findings[0].fixes[1].text.contains("--pid 103"));
     }
 
     #[test]

@@ -52,10 +52,13 @@ fn check(window: &Window) -> Verdict {
         if seen == 0 && again == 0 {
             return Ok(Vec::new());
         }
-        let confidence = if seen > 0 {
-            Confidence::High
+        // Without the probe the kernel's reason tells: it says it of a full queue, at whatever stage.
+        let (confidence, source) = if seen == 0 {
+            (Confidence::Low, "TcpExt.ListenOverflows")
+        } else if refused >= named_by_kernel {
+            (Confidence::High, "tcp_v4_syn_recv_sock")
         } else {
-            Confidence::Low
+            (Confidence::Medium, "TCP_LISTEN_OVERFLOW")
         };
         Ok(vec![
             finding(
@@ -72,7 +75,7 @@ fn check(window: &Window) -> Verdict {
                 format!("{seen} final ACKs refused by a full accept queue"),
                 seen,
                 "ACKs",
-                "tcp_v4_syn_recv_sock, TCP_LISTEN_OVERFLOW",
+                source,
             )
             .counted(
                 format!("{again} SYN-ACKs were sent again"),
@@ -88,7 +91,10 @@ fn check(window: &Window) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use crate::{diagnose::fixtures::quiet, report::Value};
+    use crate::{
+        diagnose::fixtures::quiet,
+        report::{Value, diagnosis::Confidence},
+    };
 
     #[test]
     fn refused_final_acks_stand_behind_the_queue_that_refused_them() {
@@ -103,6 +109,23 @@ mod tests {
         let findings = window.findings();
         assert_eq!(findings[1].id, "half-open-established");
         assert_eq!(findings[1].behind, Some("accept-queue-overflow"));
+    }
+
+    #[test]
+    fn a_probe_that_is_missing_is_no_source() {
+        let mut window = quiet();
+        window.listen(80, 10, &[0, 11, 0, 0, 0]);
+        window.grow(&[("TcpExt.ListenOverflows", 5)]);
+        window.blind("listeners");
+        let reason = [("reason", Value::Word("TCP_LISTEN_OVERFLOW"))];
+        window.total("drops", 5, &reason);
+        let findings = window.findings();
+        let found = findings
+            .iter()
+            .find(|found| found.id == "half-open-established");
+        let found = found.unwrap();
+        assert_eq!(found.confidence, Confidence::Medium);
+        assert_eq!(found.evidence[0].source, "TCP_LISTEN_OVERFLOW");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Quiet clients hold connections, and with them workers, while others wait in the queue.
 
 use super::super::{
-    Explanation, Rule, Verdict,
+    Explanation, Rule, Verdict, accepting,
     finding::{finding, host},
-    in_each,
+    in_each, overflow,
+    sizing::{counted, waiting},
     window::{Netns, Queue, Window, ratio},
 };
 use crate::{
@@ -20,8 +21,8 @@ pub(super) static RULE: Rule = Rule {
         cause: "A server with a worker for each connection (Apache prefork, php-fpm, many databases) cannot serve anybody \
                 else while a client keeps its connection open without asking for anything. No counter of the kernel shows \
                 that; sock_diag knows when data last went over each connection.",
-        recognised: "A listener's queue does not empty, while at least half of its established connections carried no data \
-                     for ten seconds.",
+        recognised: "Connections wait in a listener's queue for 3 s or more, or it is always full, while at least half of \
+                     those that were accepted carried no data for ten seconds.",
         fixes: &[
             (
                 "shorter keep-alive and read timeouts",
@@ -37,11 +38,17 @@ fn check(window: &Window) -> Verdict {
         let Some(sockets) = netns.after.sockets.as_ref() else {
             return Ok(Vec::new());
         };
+        let overflows = overflow::of(window, netns);
         let held = sockets.clients.iter().filter_map(|(port, clients)| {
             let queue = netns.queue(None, *port)?;
-            let waits = queue.depths.iter().all(|depth| *depth > 0) && queue.depths.len() >= 4;
-            let is_quiet = clients.quiet > queue.listener.queue
-                && ratio(clients.quiet.into(), clients.established.into()) >= 0.5;
+            // Where attempts are turned away, the queue is full of those that wait.
+            let is_full = overflows
+                .iter()
+                .flatten()
+                .any(|overflow| overflow.port == Some(*port) && overflow.is_pinned());
+            let waits = is_full || accepting::of(window, netns, queue).waits_long;
+            let is_quiet =
+                clients.quiet > 0 && ratio(clients.quiet.into(), clients.established.into()) >= 0.5;
             (waits && is_quiet).then(|| describe(window, netns, queue, clients))
         });
         Ok(held.collect())
@@ -58,22 +65,23 @@ fn describe(window: &Window, netns: &Netns, queue: &Queue, clients: &Clients) ->
         Severity::Warning,
         Confidence::Medium,
         format!(
-            "{} of {} connections at port {port}{} are quiet for over {} s (up to {longest_s} s) while {} wait to be accepted",
+            "{} of {} at port {port}{} {} quiet for over {} s (up to {longest_s} s) while {} in the queue",
             clients.quiet,
-            clients.established,
+            counted(clients.established.into(), "accepted connection"),
             netns.place(),
+            if clients.quiet == 1 { "is" } else { "are" },
             QUIET_MS / 1000,
-            queue.listener.queue
+            waiting(queue.listener.queue)
         ),
     )
     .counted(
-        format!("{} of {} carried no data for {} s", clients.quiet, clients.established, QUIET_MS / 1000),
+        format!("{} of {} accepted connections carried no data for {} s", clients.quiet, clients.established, QUIET_MS / 1000),
         clients.quiet.into(),
         "connections",
         "sock_diag tcp_info",
     )
     .counted(
-        format!("{} connections wait in the queue", queue.listener.queue),
+        format!("{} in the queue", waiting(queue.listener.queue)),
         queue.listener.queue.into(),
         "connections",
         "sock_diag",
@@ -90,22 +98,23 @@ fn describe(window: &Window, netns: &Netns, queue: &Queue, clients: &Clients) ->
 
 #[cfg(test)]
 mod tests {
-    use crate::{diagnose::fixtures::quiet, observe::diag::Clients};
+    use crate::diagnose::fixtures::quiet;
 
     #[test]
     fn quiet_connections_matter_only_while_others_wait() {
-        for (depth, expected) in [(3, true), (0, false)] {
+        for (before, came, expected) in [(10, 51, true), (0, 0, false)] {
             let mut window = quiet();
-            window.listen(9000, 10, &[depth; 10]);
-            let clients = Clients {
-                established: 20,
-                quiet: 17,
-                quietest_ms: 60_000,
-                ..Clients::default()
-            };
-            window.sockets().clients.insert(9000, clients);
+            window.listen(9000, 100, &[before + came; 10]);
+            window.waiting(9000, before, came);
+            // Fewer than those that wait: one worker each.
+            let clients = window.sockets().clients.get_mut(&9000).unwrap();
+            (clients.established, clients.quiet) = (8, 8);
+            clients.open += 8;
+            clients.quietest_ms = 60_000;
+            let before = window.netns().before.sockets.as_mut().unwrap();
+            before.clients.get_mut(&9000).unwrap().open += 8;
             let found = window.ids().contains(&"long-held-connections");
-            assert_eq!(found, expected, "{depth}");
+            assert_eq!(found, expected, "{came}");
         }
     }
 }

@@ -1,0 +1,241 @@
+//! How fast the connections of a listener are accepted, and how long they wait for it: from the
+//! ends of its port's connections, its sockets before and after, and its queue in between.
+
+use super::window::{Gap, Netns, Queue, Window, ratio};
+use crate::observe::{diag::Clients, snapshot::Snapshot};
+
+/// Waiting for this long to be accepted is no burst.
+const LONG_S: f64 = 3.0;
+/// From here on most clients have given up.
+const TOO_LONG_S: f64 = 5.0;
+/// Fewer that wait are somebody who knocked at a port that nobody uses.
+const LEAST_WAITING: u32 = 3;
+/// Fewer looks do not tell whether a queue is ever empty.
+const LEAST_LOOKS: usize = 4;
+
+/// What is known of how a listener's connections are accepted.
+#[derive(Clone, Debug)]
+pub(super) struct Accepting {
+    /// Connections that came into its queue in the window, where they are known to be its own.
+    pub(super) came: Option<u64>,
+    /// Connections that were accepted from it, likewise.
+    pub(super) accepted: Option<u64>,
+    /// Where the two come from.
+    pub(super) source: &'static str,
+    /// How long the first in the queue waits so far, in seconds; the queue is first in, first out.
+    pub(super) waited_s: Option<f64>,
+    /// Connections by which the queue grows each second.
+    pub(super) growth: f64,
+    /// Whether it took in connections, was not empty again, and they wait too long.
+    pub(super) waits_long: bool,
+}
+
+impl Accepting {
+    /// Whether nothing at all was accepted.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.accepted == Some(0)
+    }
+
+    /// Whether clients have given up by now.
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.is_stuck() || self.waited_s.is_some_and(|waited| waited >= TOO_LONG_S)
+    }
+}
+
+/// How the connections of this queue are accepted.
+pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
+    let grown = growth(queue);
+    let (accepted, source) = accepted(window, netns, queue);
+    let came = accepted.map(|accepted| accepted.saturating_add_signed(grown));
+    let now = clients(&netns.after, queue.listener.port);
+    let first_ms = now.and_then(|clients| clients.waiting_ms.iter().copied().max());
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    let growth = grown as f64 / window.seconds.max(0.001);
+    let is_never_empty = queue.depths.len() >= LEAST_LOOKS && queue.depths.iter().all(|d| *d > 0);
+    let waited_s = first_ms.map(|ms| f64::from(ms) / 1000.0).or_else(|| {
+        // Little's law, where the connections themselves could not be asked; a queue that does not
+        // grow may be emptied at once now and then.
+        let accepted = accepted.filter(|_| is_never_empty && grown > 0)?;
+        Some(f64::from(queue.listener.queue) / window.rate(accepted.max(1)))
+    });
+    // Who came before the window and nobody since: a port that nobody uses.
+    let is_used = grown > 0
+        || came.is_some_and(|came| came > 0)
+        || now.is_some_and(|now| {
+            let mut waiting = now.waiting_ms.iter();
+            waiting.any(|ms| f64::from(*ms) / 1000.0 < window.seconds)
+        });
+    Accepting {
+        came,
+        accepted,
+        source,
+        waited_s,
+        growth,
+        waits_long: is_used
+            && queue.listener.queue >= LEAST_WAITING
+            && waited_s.is_some_and(|waited| waited >= LONG_S),
+    }
+}
+
+/// By how much the queue has grown in the window.
+fn growth(queue: &Queue) -> i64 {
+    let first = queue.depths.first().copied().unwrap_or(0);
+    i64::from(queue.listener.queue) - i64::from(first)
+}
+
+/// How many were accepted, where it can be told for this listener, and who says so.
+fn accepted(window: &Window, netns: &Netns, queue: &Queue) -> (Option<u64>, &'static str) {
+    let port = queue.listener.port;
+    if window.watched_required("lifetimes").is_ok()
+        && let Some(held) = held(netns, port)
+    {
+        // What was accepted is still open, or has ended; of what has ended some was reset while it
+        // waited, and is counted by the queue until accept() returns it.
+        let (inode, port) = (netns.inode.to_string(), port.to_string());
+        let group = [
+            ("role", "server"),
+            ("service_port", port.as_str()),
+            ("netns", inode.as_str()),
+        ];
+        let ended = window.events.count("lifetimes", &group);
+        let accepted = ended.saturating_add_signed(held);
+        // Listeners that share the port cannot be told apart, if one of them accepts.
+        if accepted == 0 || is_one_service(window, netns, queue) {
+            return (Some(accepted), "lifetimes, sock_diag");
+        }
+    }
+    (
+        namespace_accepted(netns, queue).unwrap_or(None),
+        "Tcp.PassiveOpens, sock_diag",
+    )
+}
+
+/// Whether all listeners at the port are of the same processes, as 0.0.0.0:80 and \[::\]:80 are.
+fn is_one_service(window: &Window, netns: &Netns, queue: &Queue) -> bool {
+    let holders = |queue: &Queue| -> Vec<u32> {
+        let holders = window.processes.holders(queue.listener.ino);
+        holders.map(|holder| holder.pid).collect()
+    };
+    let own = holders(queue);
+    let mut queues = netns.queues.iter();
+    queues.all(|other| {
+        other.listener.port != queue.listener.port
+            || other.listener.ino == queue.listener.ino
+            || holders(other).iter().any(|pid| own.contains(pid))
+    })
+}
+
+/// By how many connections more the application holds at a port than before, less those that were
+/// reset in the queue.
+fn held(netns: &Netns, port: u16) -> Option<i64> {
+    clients(&netns.after, port)?;
+    let [before, after] = [&netns.before, &netns.after].map(|snapshot| {
+        let listeners = snapshot.sockets.iter().flat_map(|table| &table.listeners);
+        let depths = listeners.filter(|listener| listener.port == port);
+        let depth: i64 = depths.map(|listener| i64::from(listener.queue)).sum();
+        let (open, waiting) = clients(snapshot, port).map_or((0, 0), |clients| {
+            let waiting = i64::try_from(clients.waiting_ms.len()).unwrap_or(i64::MAX);
+            (i64::from(clients.open), waiting)
+        });
+        open - waiting - (depth - waiting).max(0)
+    });
+    Some(after - before)
+}
+
+/// From the counter of the namespace, where it tells: there is one listener, or nobody accepts.
+fn namespace_accepted(netns: &Netns, queue: &Queue) -> Result<Option<u64>, Gap> {
+    let came = netns.grown("Tcp.PassiveOpens")?;
+    let into_queues: i64 = netns.queues.iter().map(|queue| growth(queue).max(0)).sum();
+    if came <= into_queues.unsigned_abs() && growth(queue) >= 0 {
+        return Ok(Some(0));
+    }
+    let is_only = netns.queues.len() == 1;
+    Ok(is_only.then(|| came.saturating_add_signed(-growth(queue))))
+}
+
+fn clients(snapshot: &Snapshot, port: u16) -> Option<&Clients> {
+    snapshot.sockets.as_ref()?.clients.get(&port)
+}
+
+/// Connection attempts to a port that this machine's own processes ended in the window, in any
+/// namespace: each counts once, however often its SYN was sent again.
+pub(super) fn local_attempts(window: &Window, port: u16) -> u64 {
+    let port = port.to_string();
+    let group = [("role", "client"), ("service_port", port.as_str())];
+    window.events.count("lifetimes", &group)
+}
+
+/// Seconds that one process takes for one connection, if so many accept so many in the window.
+pub(super) fn service_s(window: &Window, processes: usize, accepted: u64) -> f64 {
+    ratio(processes as u64, accepted) * window.seconds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{diagnose::fixtures::quiet, report::Value};
+
+    #[test]
+    fn accepted_is_what_is_held_and_what_has_ended() {
+        let mut window = quiet();
+        window.listen(8080, 4096, &[260, 400, 500, 580]);
+        window.waiting(8080, 260, 320);
+        // 77 were accepted and have ended; 10 are served still.
+        let group = [
+            ("role", Value::Word("server")),
+            ("service_port", Value::Unsigned(8080)),
+        ];
+        window.total("lifetimes", 77, &group);
+        window.sockets().clients.get_mut(&8080).unwrap().open += 10;
+        let netns = &window.namespaces[0];
+        let accepting = of(&window, netns, &netns.queues[0]);
+        assert_eq!((accepting.accepted, accepting.came), (Some(87), Some(407)));
+        assert!(accepting.waits_long && !accepting.is_stuck());
+    }
+
+    #[test]
+    fn what_was_reset_while_it_waited_was_not_accepted() {
+        let mut window = quiet();
+        window.listen(8080, 4096, &[40, 60, 80, 100]);
+        window.waiting(8080, 40, 60);
+        // 30 of those that wait were reset by their clients: they have ended, and are still counted.
+        let group = [
+            ("role", Value::Word("server")),
+            ("service_port", Value::Unsigned(8080)),
+        ];
+        window.total("lifetimes", 30, &group);
+        let clients = window.sockets().clients.get_mut(&8080).unwrap();
+        clients.waiting_ms.truncate(70);
+        clients.open = 70;
+        let netns = &window.namespaces[0];
+        assert!(of(&window, netns, &netns.queues[0]).is_stuck());
+    }
+
+    #[test]
+    fn listeners_of_others_at_the_same_port_are_not_mixed_up() {
+        let accepted = |is_shared: bool| {
+            let mut window = quiet();
+            window.listen(80, 511, &[10, 40, 70, 100]);
+            window.waiting(80, 10, 90);
+            let mut other = window.netns().queues[0].clone();
+            other.listener.ino += 1;
+            other.listener.address = [127, 0, 0, 1].into();
+            other.depths = vec![0; 4];
+            if is_shared {
+                let server = window.processes.by_pid.get_mut(&100).unwrap();
+                server.sockets.push(other.listener.ino);
+            }
+            window.netns().queues.push(other);
+            let group = [
+                ("role", Value::Word("server")),
+                ("service_port", Value::Unsigned(80)),
+            ];
+            window.total("lifetimes", 500, &group);
+            window.grow(&[("Tcp.PassiveOpens", 590)]);
+            let netns = &window.namespaces[0];
+            of(&window, netns, &netns.queues[0]).accepted
+        };
+        assert_eq!(accepted(true), Some(500));
+        assert_eq!(accepted(false), None);
+    }
+}
