@@ -104,6 +104,7 @@ pub fn diagnose(window: &Window) -> (Vec<Finding>, Vec<Checked>) {
             why,
         });
     }
+    finding::keep_raises(&mut findings, window);
     causality::order(&mut findings);
     causality::mark_hidden(&findings, &mut checked);
     (findings, checked)
