@@ -156,15 +156,22 @@ fn port(window: &Window, netns: &Netns) -> Option<u16> {
             _ => None,
         })
     });
-    seen.or_else(|| {
-        let tables = [&netns.after, &netns.before];
-        let tables = tables
-            .into_iter()
-            .filter_map(|snapshot| snapshot.sockets.as_ref());
-        let clients = tables.flat_map(|table| &table.clients);
-        let (port, clients) = clients.max_by_key(|(_, clients)| clients.half_open)?;
-        (clients.half_open > 0).then_some(*port)
-    })
+    seen.or_else(|| fullest(netns))
+        .or_else(|| match netns.queues.as_slice() {
+            [only] => Some(only.listener.port),
+            _ => None,
+        })
+}
+
+/// The port with most half-open handshakes, at the beginning or at the end.
+fn fullest(netns: &Netns) -> Option<u16> {
+    let tables = [&netns.after, &netns.before];
+    let tables = tables
+        .into_iter()
+        .filter_map(|table| table.sockets.as_ref());
+    let clients = tables.flat_map(|table| &table.clients);
+    let (port, clients) = clients.max_by_key(|(_, clients)| clients.half_open)?;
+    (clients.half_open > 0).then_some(*port)
 }
 
 /// Why handshakes stay half open.
@@ -442,7 +449,16 @@ impl Place<'_> {
         } else {
             found
         };
-        if wanted <= queue || queue == 0 {
+        if queue == 0 {
+            return found.command(
+                format!(
+                    "find the listener ({}) and raise its listen() backlog, and net.core.somaxconn if that is lower",
+                    self.look()
+                ),
+                "a longer queue hides a slow application",
+            );
+        }
+        if wanted <= queue {
             return found;
         }
         let found = if is_reserved {

@@ -314,8 +314,11 @@ fn describe(window: &Window, near: &Unanswered<'_>, far: Option<&Unanswered<'_>>
 
 fn clients_are_silent(window: &Window, near: &Unanswered<'_>) -> String {
     let who = near.silent.first().map_or("", |hit| hit.name.as_str());
+    // The counter is of the whole namespace.
+    let listeners = near.netns.after.sockets.as_ref();
+    let is_only = listeners.is_some_and(|table| table.listeners.len() == 1);
     let completed = near.netns.grown("Tcp.PassiveOpens").unwrap_or(0);
-    let (some, rest) = if completed > near.answers {
+    let (some, rest) = if is_only && completed > 0 {
         (
             "some ",
             format!(", while {completed} handshakes completed there"),
@@ -484,6 +487,7 @@ mod tests {
         let mut window = connecting(0);
         let mut server = quiet().namespaces.remove(0);
         server.inode = 77;
+        server.is_initial = false;
         server.after.counters.insert("TcpExt.TCPSynRetrans", 30);
         window.namespaces.push(server);
         let answer = [
