@@ -1,12 +1,14 @@
 //! From what was seen to what is wrong: rules, each a pure function of a [`window::Window`], and
 //! the order in which their findings must be read.
 
+mod bufferbloat;
 mod causality;
 pub mod events;
 mod finding;
 mod overflow;
 mod rules;
 mod sizing;
+mod syn_backlog;
 pub mod window;
 
 #[cfg(test)]

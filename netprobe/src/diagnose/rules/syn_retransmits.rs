@@ -340,7 +340,7 @@ fn answering(connects: Option<&Connects>) -> String {
     match connects {
         Some(connects) if connects.attempts > 0 && connects.established == connects.attempts => {
             format!(
-                "answers late: all {} connects seen succeed",
+                "answers late (all {} connects seen succeed)",
                 connects.attempts
             )
         }
@@ -350,7 +350,7 @@ fn answering(connects: Option<&Connects>) -> String {
         ),
         Some(connects) if connects.is_down() => {
             format!(
-                "does not answer: all {} connects seen fail or wait",
+                "does not answer (all {} connects seen fail or wait)",
                 connects.attempts
             )
         }
@@ -466,7 +466,7 @@ mod tests {
             (
                 20,
                 Severity::Warning,
-                "answers late: all 20 connects seen succeed",
+                "answers late (all 20 connects seen succeed)",
             ),
             (0, Severity::Critical, "all 20 connects seen fail or wait"),
             (1, Severity::Critical, "answers only 1 of 20 connects"),
