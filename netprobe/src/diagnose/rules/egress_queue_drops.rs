@@ -58,10 +58,6 @@ fn check(window: &Window) -> Verdict {
     })
 }
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "a straight list of evidence and fixes"
-)]
 fn describe(window: &Window, netns: &Netns, before: &Qdisc, after: &Qdisc) -> Option<Finding> {
     let drops = u64::from(after.drops.wrapping_sub(before.drops));
     let name = after.interface.as_str();

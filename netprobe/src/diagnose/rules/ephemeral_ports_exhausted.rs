@@ -366,8 +366,8 @@ impl Place<'_> {
     }
 
     /// Whether so many ports are worth a fix: a tenth of what is held, at least.
-    const fn is_share(&self, ports: u32) -> bool {
-        ports > 0 && ports as u64 * 10 >= self.ports.used() as u64
+    fn is_share(&self, ports: u32) -> bool {
+        ports > 0 && u64::from(ports) * 10 >= u64::from(self.ports.used())
     }
 
     fn reuse(&self, found: Finding) -> Finding {

@@ -300,6 +300,10 @@ impl Place<'_> {
 
     /// The load and the room for it. The backlog is full with as many handshakes as fit, and those
     /// are completed at a known rate; so it takes as many times that room as more handshakes come.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "a straight list of evidence and fixes"
+    )]
     fn room(&self, found: Finding, completed: u64) -> Finding {
         let recovered = self.netns.grown("TcpExt.SyncookiesRecv").unwrap_or(0);
         let fitted = completed

@@ -236,6 +236,10 @@ fn is_elsewhere(window: &Window) -> bool {
 }
 
 /// What is wrong: seen at one end, and perhaps at the other too.
+#[expect(
+    clippy::too_many_lines,
+    reason = "a straight list of evidence and fixes"
+)]
 fn describe(window: &Window, near: &Unanswered<'_>, far: Option<&Unanswered<'_>>) -> Finding {
     let connects = if near.is_client() {
         near.connects(window)
