@@ -5,6 +5,57 @@ use std::net::IpAddr;
 use super::window::{Netns, Window};
 use crate::report::diagnosis::{Affected, Confidence, Evidence, Finding, Fix, FixKind, Severity};
 
+/// Settings that are limits: whoever proposes to set one means to raise it.
+const LIMITS: &[&str] = &[
+    "fs.file-max",
+    "fs.nr_open",
+    "net.core.netdev_budget",
+    "net.core.netdev_max_backlog",
+    "net.core.somaxconn",
+    "net.ipv4.neigh.default.gc_thresh1",
+    "net.ipv4.neigh.default.gc_thresh2",
+    "net.ipv4.neigh.default.gc_thresh3",
+    "net.ipv4.tcp_max_orphans",
+    "net.ipv4.tcp_max_syn_backlog",
+    "net.ipv4.tcp_max_tw_buckets",
+    "net.ipv6.neigh.default.gc_thresh1",
+    "net.ipv6.neigh.default.gc_thresh2",
+    "net.ipv6.neigh.default.gc_thresh3",
+    "net.ipv6.route.max_size",
+    "net.netfilter.nf_conntrack_buckets",
+    "net.netfilter.nf_conntrack_max",
+];
+
+/// Takes out what would set a limit to what it already is, or lower, where the findings hit; and
+/// fixes of which nothing remains.
+pub(super) fn keep_raises(findings: &mut [Finding], window: &Window) {
+    for finding in findings {
+        let inodes = finding.affected.iter().filter_map(|hit| hit.netns);
+        let hit = inodes.filter_map(|inode| {
+            let mut namespaces = window.namespaces.iter();
+            namespaces.find(|netns| netns.inode == inode)
+        });
+        let places: Vec<&Netns> = hit.chain(window.initial()).collect();
+        finding.fixes.retain_mut(|fix| {
+            if fix.kind != FixKind::Sysctl || fix.set.is_empty() {
+                return true;
+            }
+            fix.set.retain(|(name, value)| raises(&places, name, value));
+            !fix.set.is_empty()
+        });
+    }
+}
+
+/// Whether a value is above the present one of a limit. Settings of other kinds are let through, and
+/// those that cannot be read. What a namespace does not have is asked of the whole machine.
+fn raises(places: &[&Netns], name: &str, value: &str) -> bool {
+    let present = places.iter().find_map(|netns| netns.sysctl(name));
+    match present.zip(value.parse::<u64>().ok()) {
+        Some((present, value)) if LIMITS.contains(&name) => value > present,
+        _ => true,
+    }
+}
+
 /// Begins a finding.
 pub(super) fn finding(
     id: &'static str,
@@ -169,5 +220,36 @@ pub(super) fn process(pid: Option<u32>, comm: Option<String>, netns: Option<u32>
         comm,
         address: None,
         port: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnose::fixtures::quiet;
+
+    #[test]
+    fn no_limit_is_lowered_nor_set_to_what_it_is() {
+        let mut window = quiet();
+        window.set("net.core.somaxconn", "4096");
+        window.set("net.ipv4.tcp_max_syn_backlog", "2048");
+        let inode = window.netns().inode;
+        let proposed = |value: &str| {
+            let found = finding("x", Severity::Warning, Confidence::High, String::new());
+            let set = [
+                ("net.core.somaxconn", value.to_owned()),
+                ("net.ipv4.tcp_max_syn_backlog", value.to_owned()),
+            ];
+            let found = found.hits([named("netns", "x", Some(inode))]);
+            let lowers = [("net.ipv4.tcp_slow_start_after_idle", "0".to_owned())];
+            found.sysctl("x", &set, "none").sysctl("y", &lowers, "none")
+        };
+        for (value, kept) in [("128", 0), ("2048", 0), ("4096", 1), ("8192", 2)] {
+            let mut findings = [proposed(value)];
+            keep_raises(&mut findings, &window);
+            let sets: Vec<usize> = findings[0].fixes.iter().map(|fix| fix.set.len()).collect();
+            let expected = if kept == 0 { vec![1] } else { vec![kept, 1] };
+            assert_eq!(sets, expected, "{value}");
+        }
     }
 }

@@ -2,12 +2,14 @@
 //! the order in which their findings must be read.
 
 mod accepting;
+mod bufferbloat;
 mod causality;
 pub mod events;
 mod finding;
 mod overflow;
 mod rules;
 mod sizing;
+mod syn_backlog;
 pub mod window;
 mod workers;
 
@@ -106,6 +108,7 @@ pub fn diagnose(window: &Window) -> (Vec<Finding>, Vec<Checked>) {
             why,
         });
     }
+    finding::keep_raises(&mut findings, window);
     causality::order(&mut findings);
     causality::mark_hidden(&findings, &mut checked);
     (findings, checked)

@@ -45,6 +45,27 @@ pub(super) fn spoken(seconds: f64) -> String {
     }
 }
 
+/// A short time as people say it, from microseconds.
+pub(super) fn lasting(micros: u64) -> String {
+    match micros {
+        0..1000 => format!("{micros} us"),
+        1000..10_000 => format!("{:.1} ms", millis(micros)),
+        _ => format!("{:.0} ms", millis(micros)),
+    }
+}
+
+/// Microseconds in milliseconds.
+#[expect(clippy::cast_precision_loss, reason = "a time for people")]
+pub(super) fn millis(micros: u64) -> f64 {
+    micros as f64 / 1000.0
+}
+
+/// A number of things, in the word for one or for several.
+pub(super) fn several(count: usize, one: &str, more: &str) -> String {
+    let word = if count == 1 { one } else { more };
+    format!("{count} {word}")
+}
+
 /// A number of bytes as people say it.
 pub(super) fn bytes(count: u64) -> String {
     const MIB: u64 = 1 << 20;
@@ -66,6 +87,13 @@ mod tests {
     fn rooms_are_powers_of_two_with_half_as_much_to_spare() {
         for (needed, expected) in [(0.0, 1), (10.0, 16), (1000.0, 2048), (60_000.0, 131_072)] {
             assert_eq!(roomy(needed), expected, "{needed}");
+        }
+    }
+
+    #[test]
+    fn times_are_said_in_the_unit_that_fits() {
+        for (micros, expected) in [(400, "400 us"), (5600, "5.6 ms"), (603_901, "604 ms")] {
+            assert_eq!(lasting(micros), expected);
         }
     }
 

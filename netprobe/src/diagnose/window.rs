@@ -197,6 +197,17 @@ impl Netns {
         }
     }
 
+    /// What runs a command in it: goes before the command, and is empty for the initial one.
+    pub fn enter(&self) -> String {
+        match (&self.name, self.is_initial) {
+            (_, true) => String::new(),
+            // A name that a shell would understand as something else is left to the reader.
+            (Some(name), false) if name.chars().all(is_plain) => format!("ip netns exec {name} "),
+            (Some(_), false) => "ip netns exec NAME ".to_owned(),
+            (None, false) => "nsenter --net=/proc/PID/ns/net ".to_owned(),
+        }
+    }
+
     /// Puts samples into the histories of queues.
     pub fn add_glance(&mut self, glance: Glance) {
         self.conntrack_counts.extend(glance.conntrack_count);
@@ -296,6 +307,11 @@ impl Window {
             port: Some(port),
         }
     }
+}
+
+/// Whether a shell takes a character as it is.
+fn is_plain(character: char) -> bool {
+    character.is_ascii_alphanumeric() || "._-".contains(character)
 }
 
 /// An address and port as people write them.

@@ -35,6 +35,19 @@ const MOST_WAITING: usize = 65_536;
 /// A connection is quiet when no data went over it for this long.
 pub const QUIET_MS: u32 = 10_000;
 
+/// Most round-trip times that are kept of one address.
+const LONGEST: usize = 64;
+/// Data went over an active connection in the last second.
+const ACTIVE_MS: u32 = 1000;
+/// A round-trip time of so many times its minimum is spent in a queue.
+pub const SWOLLEN: u32 = 3;
+/// A minimum below this is within a machine, where scheduling alone makes it swing.
+pub const LOCAL_US: u32 = 1000;
+/// Less than this may be acknowledgements that the peer delays (40 ms, TCP_DELACK_MIN).
+const DELAYED_US: u32 = 50_000;
+/// So many segments in flight are acknowledged at once, two by two.
+const TRAIN: u32 = 10;
+
 /// On shorter paths a congestion window grows back before anybody notices.
 const LONG_PATH_US: u32 = 5000;
 /// A connection that has sent less never had a large congestion window.
@@ -111,14 +124,52 @@ pub struct Clients {
 }
 
 /// Round-trip times to one address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Path {
     /// Connections.
     pub connections: u32,
-    /// The largest smoothed round-trip time, in microseconds.
-    pub srtt_us: u32,
+    /// Connections over which data went in the last second.
+    pub active: u32,
+    /// Of the active ones, those whose round trip is a large multiple of its own minimum (see
+    /// [`SWOLLEN`]).
+    pub swollen: u32,
+    /// Of the swollen ones, those with many segments in flight: they fill a queue, and none of their
+    /// acknowledgements is delayed by the peer for want of data.
+    pub filling: u32,
+    /// Smoothed round-trip times in microseconds, up to a bound.
+    pub srtts_us: Vec<u32>,
     /// The smallest round-trip time that was ever measured, in microseconds; 0 is unknown.
     pub min_rtt_us: u32,
+}
+
+impl Path {
+    /// The smoothed round-trip time that half of the connections have or exceed.
+    pub fn median_us(&self) -> Option<u32> {
+        let mut values = self.srtts_us.clone();
+        values.sort_unstable();
+        values.get(values.len() / 2).copied()
+    }
+
+    fn add(&mut self, info: Info) {
+        self.connections += 1;
+        if self.srtts_us.len() < LONGEST {
+            self.srtts_us.push(info.srtt_us);
+        }
+        if info.min_rtt_us == 0 {
+            return;
+        }
+        if self.min_rtt_us == 0 || info.min_rtt_us < self.min_rtt_us {
+            self.min_rtt_us = info.min_rtt_us;
+        }
+        let is_active = info.idle_ms <= ACTIVE_MS;
+        let is_swollen = is_active
+            && info.min_rtt_us >= LOCAL_US
+            && info.srtt_us / SWOLLEN >= info.min_rtt_us
+            && info.srtt_us - info.min_rtt_us >= DELAYED_US;
+        self.active += u32::from(is_active);
+        self.swollen += u32::from(is_swollen);
+        self.filling += u32::from(is_swollen && info.in_flight >= TRAIN && info.backed_off == 0);
+    }
 }
 
 /// The sockets of a namespace.
@@ -195,18 +246,8 @@ impl SocketTable {
     }
 
     fn add_path(&mut self, remote: IpAddr, info: Info) {
-        let path = Path {
-            connections: 0,
-            srtt_us: 0,
-            min_rtt_us: u32::MAX,
-        };
-        let Some(path) = bounded(&mut self.paths, remote, path) else {
-            return;
-        };
-        path.connections += 1;
-        path.srtt_us = path.srtt_us.max(info.srtt_us);
-        if info.min_rtt_us != 0 {
-            path.min_rtt_us = path.min_rtt_us.min(info.min_rtt_us);
+        if let Some(path) = bounded(&mut self.paths, remote, Path::default()) {
+            path.add(info);
         }
     }
 
@@ -316,6 +357,10 @@ struct Info {
     min_rtt_us: u32,
     rto_us: u32,
     bytes_acked: u64,
+    /// Segments sent and not acknowledged.
+    in_flight: u32,
+    /// Timeouts in a row.
+    backed_off: u8,
 }
 
 /// Hands over every socket of both families in one of the `states`.
@@ -385,6 +430,8 @@ fn info(bytes: &[u8]) -> Option<Info> {
         min_rtt_us: u32_at(bytes, 148).unwrap_or(0),
         rto_us: u32_at(bytes, 8)?,
         bytes_acked: netlink::u64_at(bytes, 120).unwrap_or(0),
+        in_flight: u32_at(bytes, 24)?,
+        backed_off: *bytes.get(2)?,
     })
 }
 
@@ -392,6 +439,73 @@ fn info(bytes: &[u8]) -> Option<Info> {
 mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn only_active_connections_with_a_long_queue_before_them_are_swollen() {
+        let far = Info {
+            idle_ms: 0,
+            srtt_us: 122_000,
+            min_rtt_us: 30_000,
+            rto_us: 300_000,
+            bytes_acked: 0,
+            in_flight: 100,
+            backed_off: 0,
+        };
+        let cases = [
+            (far, (1, 1)),
+            (
+                Info {
+                    in_flight: 1,
+                    ..far
+                },
+                (1, 0),
+            ),
+            // A timeout is no queue.
+            (
+                Info {
+                    backed_off: 1,
+                    ..far
+                },
+                (1, 0),
+            ),
+            (
+                Info {
+                    idle_ms: 5000,
+                    ..far
+                },
+                (0, 0),
+            ),
+            // Within a machine.
+            (
+                Info {
+                    min_rtt_us: 40,
+                    ..far
+                },
+                (0, 0),
+            ),
+            (
+                Info {
+                    srtt_us: 70_000,
+                    ..far
+                },
+                (0, 0),
+            ),
+            // A delayed acknowledgement.
+            (
+                Info {
+                    srtt_us: 45_000,
+                    min_rtt_us: 5000,
+                    ..far
+                },
+                (0, 0),
+            ),
+        ];
+        for (info, expected) in cases {
+            let mut path = Path::default();
+            path.add(info);
+            assert_eq!((path.swollen, path.filling), expected, "{info:?}");
+        }
+    }
 
     #[test]
     fn cut_messages_are_no_sockets() {

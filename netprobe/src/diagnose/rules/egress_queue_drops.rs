@@ -27,6 +27,10 @@ pub(super) static RULE: Rule = Rule {
                 "none",
             ),
             (
+                "a shaper (tbf, htb): raise its rate, or put fq_codel below it; to replace it removes the limit",
+                "the limit may protect something behind it",
+            ),
+            (
                 "fq or fq_codel instead of pfifo_fast: short queues, and one flow does not hurt the others",
                 "a change of qdisc empties the queue",
             ),
@@ -54,10 +58,6 @@ fn check(window: &Window) -> Verdict {
     })
 }
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "a straight list of evidence and fixes"
-)]
 fn describe(window: &Window, netns: &Netns, before: &Qdisc, after: &Qdisc) -> Option<Finding> {
     let drops = u64::from(after.drops.wrapping_sub(before.drops));
     let name = after.interface.as_str();
@@ -106,21 +106,62 @@ fn describe(window: &Window, netns: &Netns, before: &Qdisc, after: &Qdisc) -> Op
         "qdisc qlen",
     )
     .hits([named("interface", name, Some(netns.inode))]);
-    let found = if after.kind.starts_with("fq") {
+    Some(fixes(found, netns, after, rate))
+}
+
+/// What keeps a rate on purpose: to replace it is to remove that limit.
+const SHAPERS: &[&str] = &["tbf", "htb", "hfsc", "cbq", "cake", "taprio", "ets", "cbs"];
+
+/// What helps, for a queue that is full at a rate in Mbit/s.
+fn fixes(found: Finding, netns: &Netns, queue: &Qdisc, rate: f64) -> Finding {
+    let (name, kind, enter) = (plain(&queue.interface), &queue.kind, netns.enter());
+    let handle = queue.handle >> 16;
+    let show = format!("{enter}tc -s -d qdisc show dev {name}");
+    if SHAPERS.contains(&kind.as_str()) {
+        let found = found.command(
+            format!(
+                "{kind} keeps a limit that somebody set ({show}): it is reached at {rate:.1} Mbit/s; raise its rate if the \
+                 link has more, or send less"
+            ),
+            "the limit may protect something behind it: ask who set it",
+        );
+        return if kind == "tbf" {
+            found.command(
+                format!(
+                    "or keep the limit and share what it lets through: {enter}tc qdisc add dev {name} parent {handle:x}:1 \
+                     fq_codel (in place of its single queue)"
+                ),
+                "empties the queue; needs sch_fq_codel in this kernel; to replace the root instead would remove the limit",
+            )
+        } else {
+            found
+        };
+    }
+    let found = if kind.starts_with("fq") {
         found
     } else {
         found.command(
-            format!("share it fairly: tc qdisc replace dev {name} root fq_codel"),
-            "a change of qdisc empties the queue",
+            format!("share it fairly: {enter}tc qdisc replace dev {name} root fq_codel"),
+            "empties the queue; needs sch_fq_codel in this kernel; removes whatever else is set up at the root of that \
+             interface (look first: tc qdisc show)",
         )
     };
-    Some(found.command(
+    found.command(
         format!(
-            "it is full at {rate:.1} Mbit/s: send less, or raise the rate that limits it (tc -s qdisc show dev {name}); a \
-             longer queue is only more delay"
+            "it is full at {rate:.1} Mbit/s: send less, or get a faster link ({show}); a longer queue is only more delay"
         ),
         "none",
-    ))
+    )
+}
+
+/// The name of an interface, as far as a shell takes it as it is.
+fn plain(name: &str) -> &str {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || "._-".contains(character);
+    if name.chars().all(is_plain) {
+        name
+    } else {
+        "NAME"
+    }
 }
 
 #[cfg(test)]
@@ -157,6 +198,34 @@ mod tests {
                     findings[0].summary
                 );
             }
+        }
+    }
+
+    #[test]
+    fn a_limit_that_was_set_is_not_taken_away() {
+        for (kind, handle, kept) in [("tbf", 0x8001_0000, true), ("pfifo_fast", 0, false)] {
+            let mut window = quiet();
+            let qdisc = |drops: u32| Qdisc {
+                interface: "eth0".to_owned(),
+                kind: kind.to_owned(),
+                handle,
+                drops,
+                queued: 9,
+                backlog_bytes: 9000,
+                bytes: 0,
+            };
+            window.netns().name = Some("web".to_owned());
+            window.netns().is_initial = false;
+            window.netns().before.qdiscs.push(qdisc(0));
+            window.netns().after.qdiscs.push(qdisc(50));
+            let findings = window.findings();
+            let says = |text: &str| findings[0].fixes.iter().any(|fix| fix.text.contains(text));
+            assert_eq!(says("root fq_codel"), !kept, "{kind}");
+            assert_eq!(
+                says("ip netns exec web tc qdisc add dev eth0 parent 8001:1 fq_codel"),
+                kept,
+                "{kind}"
+            );
         }
     }
 }

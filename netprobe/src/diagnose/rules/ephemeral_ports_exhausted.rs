@@ -31,8 +31,12 @@ pub(super) static RULE: Rule = Rule {
                      tables, fill the range. A refusal by the peer is ECONNREFUSED and no case of this.",
         fixes: &[
             (
-                "keep connections to that upstream open (HTTP keep-alive, a pool)",
+                "ports in TIME_WAIT: keep connections to that upstream open (HTTP keep-alive, a pool)",
                 "the upstream must allow as many open connections",
+            ),
+            (
+                "ports of open connections: limit the pool, or find what does not close them",
+                "with a smaller pool requests wait for a connection",
             ),
             (
                 "net.ipv4.tcp_tw_reuse=1: ports in TIME_WAIT for more than 1 s may be taken again (needs tcp_timestamps)",
@@ -148,6 +152,21 @@ pub(super) fn reuses(netns: &Netns, destination: &Destination) -> bool {
     let reuse = netns.sysctl("net.ipv4.tcp_tw_reuse").unwrap_or(0);
     let has_timestamps = netns.sysctl("net.ipv4.tcp_timestamps") != Some(0);
     has_timestamps && (reuse == 1 || (reuse == 2 && is_local))
+}
+
+/// How many connects there were to a port, and whose they are if it is known of the namespace only.
+pub(super) fn connects(window: &Window, netns: &Netns, port: u16) -> (u64, &'static str) {
+    let (port, inode) = (port.to_string(), netns.inode.to_string());
+    let group = [("dport", port.as_str()), ("netns", inode.as_str())];
+    let seen = window.events.count("connects", &group);
+    if seen > 0 && window.watched_required("connects").is_ok() {
+        return (seen, "");
+    }
+    // A search that fails opens nothing.
+    let failed = [("errno", "EADDRNOTAVAIL"), ("netns", inode.as_str())];
+    let failed = window.events.count("connects", &failed);
+    let opened = netns.grown("Tcp.ActiveOpens").unwrap_or(0);
+    (opened + failed, " of the whole namespace")
 }
 
 struct Place<'a> {
@@ -273,16 +292,50 @@ impl Place<'_> {
     }
 
     fn fixes(&self, found: Finding) -> Finding {
-        let port = self.destination.port.to_string();
-        let inode = self.netns.inode.to_string();
-        let group = [("dport", port.as_str()), ("netns", inode.as_str())];
-        let connects = self.window.events.count("connects", &group);
-        let connects = connects.max(self.netns.grown("Tcp.ActiveOpens").unwrap_or(0));
+        // Whichever holds more ports comes first; what would free none is not said.
+        let Ports {
+            time_wait, open, ..
+        } = self.ports;
+        let found = if open >= time_wait {
+            self.keep_open(self.close(found))
+        } else {
+            self.close(self.keep_open(found))
+        };
+        let found = self.reuse(found);
+        let widest = 65_535_u32 + 1 - 1024 - self.range.reserved;
+        let found = if self.range.usable() * 10 < widest * 9 {
+            found.sysctl(
+                format!(
+                    "widen the port range to 1024-65535: {} more ports; {PERSIST}",
+                    widest.saturating_sub(self.range.usable())
+                ),
+                &[("net.ipv4.ip_local_port_range", "1024 65535".to_owned())],
+                "put ports that services listen at into net.ipv4.ip_local_reserved_ports first",
+            )
+        } else {
+            found
+        };
+        found.application(
+            format!(
+                "give the service more addresses or ports, or connect from more local addresses: each pair has {} ports",
+                self.range.usable()
+            ),
+            &[],
+            "none",
+        )
+    }
+
+    /// For ports in TIME_WAIT: not to close what is needed again.
+    fn keep_open(&self, found: Finding) -> Finding {
+        if !self.is_share(self.ports.time_wait) {
+            return found;
+        }
+        let (connects, whose) = connects(self.window, self.netns, self.destination.port);
         let rate = self.window.rate(connects);
         let needed = rate * 60.0;
-        let found = found.application(
+        found.application(
             format!(
-                "keep connections to {} open (keep-alive, a pool): {rate:.1} connects/s x 60 s in TIME_WAIT = \
+                "keep connections to {} open (keep-alive, a pool): {rate:.1} connects/s{whose} x 60 s in TIME_WAIT = \
                  {needed:.0} ports, where {} exist; this frees up to {}",
                 endpoint(self.destination.remote, self.destination.port),
                 self.range.usable(),
@@ -290,29 +343,36 @@ impl Place<'_> {
             ),
             &[("keepalive", "on".to_owned())],
             "the other side must allow as many open connections",
-        );
-        let found = self.reuse(found);
-        let widest = 65_535_u32 + 1 - 1024 - self.range.reserved;
-        if self.range.usable() * 10 >= widest * 9 {
-            return found.application(
-                "give the service more addresses or ports, or connect from more local addresses",
-                &[],
-                "none",
-            );
-        }
-        found.sysctl(
-            format!(
-                "widen the port range to 1024-65535: {} more ports; {PERSIST}",
-                widest.saturating_sub(self.range.usable())
-            ),
-            &[("net.ipv4.ip_local_port_range", "1024 65535".to_owned())],
-            "put ports that services listen at into net.ipv4.ip_local_reserved_ports first",
         )
+    }
+
+    /// For ports of open connections: to have fewer of them.
+    fn close(&self, found: Finding) -> Finding {
+        if !self.is_share(self.ports.open) {
+            return found;
+        }
+        let Destination { remote, port, .. } = self.destination;
+        let enter = self.netns.enter();
+        found.application(
+            format!(
+                "have fewer connections open at once: {} to {} are; limit the pool, or find what does not close them \
+                 ({enter}ss -tnp dst {remote} dport = :{port})",
+                self.ports.open,
+                endpoint(remote, port)
+            ),
+            &[],
+            "with a smaller pool requests wait for a connection",
+        )
+    }
+
+    /// Whether so many ports are worth a fix: a tenth of what is held, at least.
+    fn is_share(&self, ports: u32) -> bool {
+        ports > 0 && u64::from(ports) * 10 >= u64::from(self.ports.used())
     }
 
     fn reuse(&self, found: Finding) -> Finding {
         let reuse = self.netns.sysctl("net.ipv4.tcp_tw_reuse").unwrap_or(0);
-        if reuses(self.netns, &self.destination) || self.ports.time_wait == 0 {
+        if reuses(self.netns, &self.destination) || !self.is_share(self.ports.time_wait) {
             return found;
         }
         let mut set = vec![("net.ipv4.tcp_tw_reuse", "1".to_owned())];
@@ -407,6 +467,38 @@ mod tests {
         assert_eq!(names, expected);
         window.blind("connects");
         assert_eq!(window.findings()[0].confidence, Confidence::Medium);
+    }
+
+    fn fixes(window: &Window) -> Vec<String> {
+        let findings = window.findings();
+        let fixes = findings[0].fixes.iter();
+        fixes.map(|fix| fix.text.clone()).collect()
+    }
+
+    #[test]
+    fn ports_of_open_connections_are_not_freed_by_keep_alive() {
+        let mut window = holding(0, 51);
+        failing(&mut window, "EADDRNOTAVAIL");
+        let fixes = fixes(&window);
+        assert!(
+            fixes[0].starts_with("have fewer connections open at once: 51 to"),
+            "{fixes:?}"
+        );
+        assert!(fixes.last().unwrap().contains("more addresses or ports"));
+        assert!(
+            fixes.iter().all(|fix| !fix.contains("TIME_WAIT")),
+            "{fixes:?}"
+        );
+    }
+
+    #[test]
+    fn connects_to_other_destinations_are_not_counted_or_said_to_be() {
+        let mut window = holding(50, 1);
+        window.grow(&[("Tcp.ActiveOpens", 1435)]);
+        failing(&mut window, "EADDRNOTAVAIL");
+        assert!(fixes(&window)[0].contains("12.0 connects/s x 60 s"));
+        window.blind("connects");
+        assert!(fixes(&window)[0].contains("155.5 connects/s of the whole namespace"));
     }
 
     #[test]

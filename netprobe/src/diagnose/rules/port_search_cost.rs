@@ -8,7 +8,7 @@ use super::{
         sizing::PERSIST,
         window::{Gap, Netns, Window, endpoint, ratio},
     },
-    ephemeral_ports_exhausted::{Range, fullest, reuses},
+    ephemeral_ports_exhausted::{Range, connects, fullest, reuses},
 };
 use crate::report::diagnosis::{Confidence, Finding, Severity};
 
@@ -55,14 +55,9 @@ fn check(window: &Window) -> Verdict {
             return Ok(Vec::new());
         };
         let held = ratio(ports.used().into(), range.usable().into());
-        if held < HELD || window.rate(netns.grown("Tcp.ActiveOpens")?) < MANY {
-            // Failed searches open nothing.
-            let inode = netns.inode.to_string();
-            let failed = [("errno", "EADDRNOTAVAIL"), ("netns", inode.as_str())];
-            let failing = window.rate(window.events.count("connects", &failed)) >= MANY;
-            if held < HELD || !failing {
-                return Ok(Vec::new());
-            }
+        let (searches, _) = connects(window, netns, destination.port);
+        if held < HELD || window.rate(searches) < MANY {
+            return Ok(Vec::new());
         }
         let searches = window.events.within("connects", netns.inode);
         let mut times: Vec<u64> = searches
@@ -101,21 +96,19 @@ fn check(window: &Window) -> Verdict {
 /// Where the search cannot be timed: with all ports of the preferred parity held, each connect()
 /// looks at all of them before it tries the others (`__inet_hash_connect`).
 fn concluded(window: &Window, netns: &Netns, held: &str) -> Finding {
-    let inode = netns.inode.to_string();
-    let failed = [("errno", "EADDRNOTAVAIL"), ("netns", inode.as_str())];
-    // A search that fails opens nothing.
-    let searches =
-        netns.grown("Tcp.ActiveOpens").unwrap_or(0) + window.events.count("connects", &failed);
+    let (searches, whose) = fullest(netns).map_or((0, ""), |(destination, _)| {
+        connects(window, netns, destination.port)
+    });
     let rate = window.rate(searches);
     let summary = format!(
-        "connect(){} looks at half of the local ports or more to find a free one, {rate:.0} times a second: {held} (concluded: the search cannot be timed here)",
+        "connect(){} looks at half of the local ports or more to find a free one, {rate:.0} times a second{whose}: {held} (concluded: the search cannot be timed here)",
         netns.place()
     );
     let found = finding(RULE.id, Severity::Warning, Confidence::Low, summary).measured(
         held.to_owned(),
         rate,
         "connects/s",
-        "sock_diag, Tcp.ActiveOpens",
+        "connects, sock_diag, Tcp.ActiveOpens",
     );
     helped(found, netns)
 }
@@ -186,7 +179,7 @@ fn helped(found: Finding, netns: &Netns) -> Finding {
         )
         .hits([somewhere(netns)])
         .application(
-            "keep connections to that destination open: each one kept is a search saved",
+            "keep connections to that destination open and use them again: each connect() saved is a search saved",
             &[("keepalive", "on".to_owned())],
             "the other side must allow as many open connections",
         )

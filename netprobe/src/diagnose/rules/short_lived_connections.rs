@@ -4,6 +4,7 @@ use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, named},
     in_each,
+    sizing::lasting,
     window::{Netns, Window},
 };
 use crate::report::{
@@ -96,6 +97,7 @@ fn describe(
     let mut durations: Vec<u64> = lives.iter().map(|(duration, _)| *duration).collect();
     durations.sort_unstable();
     let median_us = durations[durations.len() / 2] / 1000;
+    let life = lasting(median_us);
     let rate = window.rate(count);
     let mut service = named(
         if role == "server" {
@@ -114,7 +116,7 @@ fn describe(
             Severity::Info,
             Confidence::High,
             format!(
-                "connections {side} port {port}{} live {median_us} us: {rate:.0} new ones each second, one for each request",
+                "connections {side} port {port}{} live {life}: {rate:.0} new ones each second, one for each request",
                 netns.place()
             ),
         )
@@ -124,7 +126,7 @@ fn describe(
             "connections",
             "lifetimes",
         )
-        .counted(format!("half of them lived no longer than {median_us} us"), median_us, "us", "lifetimes")
+        .counted(format!("half of them lived no longer than {life}"), median_us, "us", "lifetimes")
         .measured(
             format!("kept open, they would save {rate:.0} handshakes/s and {:.0} ports in TIME_WAIT", rate * 60.0),
             rate * 60.0,

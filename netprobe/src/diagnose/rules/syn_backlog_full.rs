@@ -1,18 +1,16 @@
 //! Too many handshakes are under way at a listener: half-open connections fill its SYN backlog.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, net::IpAddr};
 
 use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, host, somewhere},
     in_each,
-    sizing::{PERSIST, roomy},
-    window::{Gap, Netns, Window, ratio},
+    sizing::{PERSIST, roomy, several},
+    syn_backlog::{Refused, port},
+    window::{Gap, Netns, Queue, Window, ratio},
 };
-use crate::report::{
-    Value,
-    diagnosis::{Confidence, Finding, Severity},
-};
+use crate::report::diagnosis::{Confidence, Finding, Severity};
 
 pub(super) static RULE: Rule = Rule {
     id: "syn-backlog-full",
@@ -24,9 +22,11 @@ pub(super) static RULE: Rule = Rule {
                 inet_csk_reqsk_queue_is_full() (as many as the accept queue may hold), tcp_conn_request() sends a \
                 cookie (TCPReqQFullDoCookies) or drops the SYN (TCPReqQFullDrop). Without cookies, the last quarter of \
                 tcp_max_syn_backlog is kept for peers that are known.",
-        recognised: "TCPReqQFullDrop or TCPReqQFullDoCookies grew, or the listeners probe saw such refusals. If hardly any \
-                     of the handshakes is completed it is a flood, or the answers are lost; else it is load. A full accept \
-                     queue fills the backlog too: then that comes first.",
+        recognised: "TCPReqQFullDrop or TCPReqQFullDoCookies grew (with tcp_syncookies=1 or 0), the listeners probe saw such \
+                     refusals, or without cookies ListenDrops grew by more than its other reasons while half of \
+                     tcp_max_syn_backlog was taken. If hardly any of the handshakes of that port is completed it is a \
+                     flood, or the answers are lost; else it is load. A full accept queue fills the backlog too: then \
+                     that comes first.",
         fixes: &[
             (
                 "raise the listen() backlog and somaxconn (they bound the backlog), and tcp_max_syn_backlog",
@@ -45,192 +45,343 @@ pub(super) static RULE: Rule = Rule {
 const FLOOD: f64 = 0.2;
 /// Fewer are no flood.
 const LEAST_FLOOD: u64 = 50;
-const STAGES: [&str; 3] = ["syn-backlog", "syn-reserved", "syn-cookie"];
-
+/// An accept queue that is full this share of the time keeps handshakes from completing.
+const BLOCKED: f64 = 0.1;
+/// The largest step that is proposed at once: beyond, the numbers say only that it is far too small.
+const LARGEST_STEP: f64 = 64.0;
 fn check(window: &Window) -> Verdict {
     in_each(window, |netns| {
-        let inode = netns.inode.to_string();
-        let [backlog, reserved, cookie] = STAGES.map(|stage| {
-            window
-                .events
-                .count("listeners", &[("stage", stage), ("netns", &inode)])
-        });
-        let dropped = (netns.grown("TcpExt.TCPReqQFullDrop")? + reserved).max(backlog + reserved);
-        let cookies = netns.grown("TcpExt.TCPReqQFullDoCookies")?.max(cookie);
-        if dropped + cookies == 0 {
+        let refused = Refused::of(window, netns)?;
+        if refused.all() == 0 {
             return Ok(Vec::new());
         }
-        Ok(vec![describe(window, netns, (dropped, cookies))?])
+        let place = Place {
+            window,
+            netns,
+            refused,
+            port: port(window, netns),
+        };
+        Ok(vec![place.describe()?])
     })
 }
 
-/// The port where most were refused, or else where most are half open.
-fn port(window: &Window, netns: &Netns) -> Option<u16> {
-    let inode = netns.inode.to_string();
-    let group = [("netns", inode.as_str())];
-    let is_ours = |value: &Value| matches!(value, Value::Word(stage) if STAGES.contains(stage));
-    let groups = window.events.groups("listeners", &group).filter(|total| {
-        total
-            .group
-            .iter()
-            .any(|(name, value)| *name == "stage" && is_ours(value))
-    });
-    let most = groups.max_by_key(|total| total.events);
-    let seen = most.and_then(|total| {
-        total.group.iter().find_map(|(name, value)| match value {
-            Value::Unsigned(port) if *name == "listener_port" => u16::try_from(*port).ok(),
-            _ => None,
-        })
-    });
-    seen.or_else(|| {
-        let clients = &netns.after.sockets.as_ref()?.clients;
-        let (port, clients) = clients
-            .iter()
-            .max_by_key(|(_, clients)| clients.half_open)?;
-        (clients.half_open > 0).then_some(*port)
-    })
+/// Why handshakes stay half open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// Their accept queue is full: the final ACK is ignored.
+    AcceptQueue,
+    /// Next to none is completed.
+    Flood,
+    /// They are completed, but there are more at once than have room.
+    Load,
 }
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "a straight list of evidence and fixes"
-)]
-fn describe(
-    window: &Window,
-    netns: &Netns,
-    (dropped, cookies): (u64, u64),
-) -> Result<Finding, Gap> {
-    let port = port(window, netns);
-    let queue = port.and_then(|port| netns.queue(None, port));
-    let completed = netns.grown("Tcp.PassiveOpens")?;
-    let attempts = dropped + cookies;
-    let sources: HashSet<_> = window
-        .events
-        .within("listeners", netns.inode)
-        .filter_map(|event| event.ip("saddr"))
-        .chain(
-            port.and_then(|port| netns.after.sockets.as_ref()?.clients.get(&port))
-                .into_iter()
-                .flat_map(|clients| clients.half_open_sources.iter().copied()),
-        )
-        .collect();
-    let is_flood = attempts >= LEAST_FLOOD && ratio(completed, attempts) < FLOOD;
-    let kind = if is_flood {
-        format!(
-            "hardly any handshake is completed: a flood from {} sources, or the answers do not arrive",
-            sources.len()
-        )
-    } else {
-        "handshakes do complete: too many at once".to_owned()
-    };
-    let (severity, how) = if dropped > 0 {
-        (Severity::Critical, format!("{dropped} SYNs were dropped"))
-    } else {
-        (
-            Severity::Warning,
-            format!("{cookies} SYNs were answered with cookies"),
-        )
-    };
-    let confidence = match window.watched("listeners") {
-        Ok(()) => Confidence::High,
-        Err(_) => Confidence::Medium,
-    };
-    let place = port.map_or("a listener".to_owned(), |port| {
-        format!("the listener at port {port}")
-    });
-    let found = finding(
-        RULE.id,
-        severity,
-        confidence,
-        format!(
-            "the SYN backlog of {place}{} is full: {how} in {:.0} s; {kind}",
-            netns.place(),
-            window.seconds
-        ),
-    )
-    .counted(
-        format!("{dropped} SYNs dropped"),
-        dropped,
-        "SYNs",
-        "TcpExt.TCPReqQFullDrop",
-    )
-    .counted(
-        format!("{cookies} SYNs answered with a cookie"),
-        cookies,
-        "SYNs",
-        "TcpExt.TCPReqQFullDoCookies",
-    )
-    .counted(
-        format!("{completed} handshakes completed meanwhile"),
-        completed,
-        "connections",
-        "Tcp.PassiveOpens",
-    )
-    .counted(
-        format!("{} different sources seen", sources.len()),
-        sources.len() as u64,
-        "addresses",
-        "listeners, sock_diag",
-    )
-    .hits(queue.map(|queue| window.affected_listener(netns, &queue.listener)));
-    let found = if queue.is_none() {
-        found.hits([somewhere(netns)])
-    } else {
-        found
-    };
-    let found = match sources.iter().next() {
-        Some(source) if is_flood && sources.len() == 1 => {
-            found.hits([host("source", *source, netns.inode)])
-        }
-        _ => found,
-    };
-    Ok(fixes(
-        found,
-        netns,
-        (attempts, is_flood),
-        queue.map_or(0, |queue| queue.listener.limit),
-    ))
+struct Place<'a> {
+    window: &'a Window,
+    netns: &'a Netns,
+    refused: Refused,
+    port: Option<u16>,
 }
 
-fn fixes(found: Finding, netns: &Netns, (attempts, is_flood): (u64, bool), limit: u32) -> Finding {
-    let found = if netns.sysctl("net.ipv4.tcp_syncookies") == Some(0) {
-        found.sysctl(
-            format!("answer with cookies when the backlog is full; {PERSIST}"),
-            &[("net.ipv4.tcp_syncookies", "1".to_owned())],
-            "connections made from cookies have no window scaling unless timestamps are on",
-        )
-    } else {
-        found
-    };
-    if is_flood {
-        return found.command(
-            "find out where they come from (netprobe listeners --json) and filter that upstream",
-            "sources may be forged",
-        );
+impl Place<'_> {
+    fn queue(&self) -> Option<&Queue> {
+        self.netns.queue(None, self.port?)
     }
-    #[expect(clippy::cast_precision_loss, reason = "a size")]
-    let wanted = roomy((u64::from(limit) + attempts) as f64).clamp(128, 65_535);
-    found
-        .sysctl(
+
+    /// How many handshakes of the port were completed, and where that was counted.
+    fn completed(&self) -> Result<(u64, &'static str), Gap> {
+        let all = self.netns.grown("Tcp.PassiveOpens")?;
+        let tables =
+            [&self.netns.before, &self.netns.after].map(|snapshot| snapshot.sockets.as_ref());
+        let [Some(before), Some(after)] = tables else {
+            return Ok((all, "Tcp.PassiveOpens"));
+        };
+        let Some(port) = self.port.filter(|_| after.listeners.len() > 1) else {
+            return Ok((all, "Tcp.PassiveOpens"));
+        };
+        if self.window.watched_required("lifetimes").is_err() {
+            return Ok((all, "Tcp.PassiveOpens of all listeners"));
+        }
+        let [before, after] = [before, after].map(|table| {
+            let clients = table.clients.get(&port);
+            clients.map_or(0, |clients| {
+                u64::from(clients.established + clients.close_wait)
+            })
+        });
+        let (inode, port) = (self.netns.inode.to_string(), port.to_string());
+        let group = [
+            ("netns", inode.as_str()),
+            ("service_port", port.as_str()),
+            ("role", "server"),
+        ];
+        let ended = self.window.events.count("lifetimes", &group);
+        let completed = (ended + after).saturating_sub(before).min(all);
+        Ok((completed, "lifetimes, sock_diag"))
+    }
+
+    fn why(&self, completed: u64) -> Why {
+        let blocked = self.queue().map_or(0.0, Queue::full_share);
+        if blocked >= BLOCKED {
+            return Why::AcceptQueue;
+        }
+        let attempts = self.refused.all();
+        if attempts >= LEAST_FLOOD && ratio(completed, attempts) < FLOOD {
+            Why::Flood
+        } else {
+            Why::Load
+        }
+    }
+
+    /// Addresses with refused or half-open handshakes; more may have been there in between.
+    fn sources(&self) -> HashSet<IpAddr> {
+        let refused = self.window.events.within("listeners", self.netns.inode);
+        let port = self.port;
+        let refused = refused
+            .filter(|event| event.small("listener_port") == port)
+            .filter_map(|event| event.ip("saddr"));
+        let tables = [&self.netns.before, &self.netns.after];
+        let clients = tables
+            .into_iter()
+            .filter_map(|snapshot| snapshot.sockets.as_ref()?.clients.get(&port?));
+        let half_open = clients.flat_map(|clients| clients.half_open_sources.iter().copied());
+        refused.chain(half_open).collect()
+    }
+
+    fn how(&self) -> (Severity, String) {
+        let refused = &self.refused;
+        if refused.dropped() > 0 {
+            let how = format!("{} SYNs were dropped", refused.dropped());
+            return (Severity::Critical, how);
+        }
+        let lost = refused.cookies - refused.answered;
+        let how = if lost == 0 {
+            format!("{} SYNs were answered with cookies", refused.answered)
+        } else {
             format!(
-                "make room for {limit} + {attempts} handshakes and half as many again; {PERSIST}"
+                "{} SYNs were answered with cookies, {lost} with nothing",
+                refused.answered
+            )
+        };
+        (Severity::Warning, how)
+    }
+
+    fn describe(&self) -> Result<Finding, Gap> {
+        let (completed, counted) = self.completed()?;
+        let why = self.why(completed);
+        let sources = self.sources();
+        let kind = match why {
+            Why::AcceptQueue => {
+                "handshakes stay half open because its accept queue is full".to_owned()
+            }
+            Why::Flood => format!(
+                "hardly any handshake is completed: a flood ({} seen among refused and half-open ones), or the answers do \
+                 not arrive",
+                several(sources.len(), "source address", "source addresses")
             ),
-            &[
-                ("net.core.somaxconn", wanted.to_string()),
-                ("net.ipv4.tcp_max_syn_backlog", wanted.to_string()),
-            ],
-            "memory: about 0.3 KiB for each half-open connection",
-        )
-        .application(
-            format!("and have the application listen with a backlog of {wanted}, then restart it"),
+            Why::Load => "handshakes do complete: too many at once".to_owned(),
+        };
+        let (severity, how) = self.how();
+        let confidence = match self.window.watched("listeners") {
+            Ok(()) => Confidence::High,
+            Err(_) => Confidence::Medium,
+        };
+        let place = self.port.map_or("a listener".to_owned(), |port| {
+            format!("the listener at port {port}")
+        });
+        let summary = format!(
+            "the SYN backlog of {place}{} is full: {how} in {:.0} s; {kind}",
+            self.netns.place(),
+            self.window.seconds
+        );
+        let found = finding(RULE.id, severity, confidence, summary);
+        let found = self.evidence(found, (completed, counted), sources.len());
+        let found = match self.queue() {
+            Some(queue) => found.hits([self.window.affected_listener(self.netns, &queue.listener)]),
+            None => found.hits([somewhere(self.netns)]),
+        };
+        let found = match sources.iter().next() {
+            Some(source) if why == Why::Flood && sources.len() == 1 => {
+                found.hits([host("source", *source, self.netns.inode)])
+            }
+            _ => found,
+        };
+        Ok(self.fixes(found, why, completed))
+    }
+
+    fn evidence(&self, found: Finding, completed: (u64, &str), sources: usize) -> Finding {
+        let refused = &self.refused;
+        let (completed, counted) = completed;
+        let found = found.counted(
+            format!("{} SYNs dropped because it was full", refused.full),
+            refused.full,
+            "SYNs",
+            "TcpExt.TCPReqQFullDrop",
+        );
+        let found = if refused.reserved > 0 {
+            found.counted(
+                format!(
+                    "{} SYNs dropped because the last quarter of tcp_max_syn_backlog is kept for peers that are known",
+                    refused.reserved
+                ),
+                refused.reserved,
+                "SYNs",
+                "TcpExt.ListenDrops without ListenOverflows and TCPReqQFullDrop",
+            )
+        } else {
+            found
+        };
+        let lost = refused.cookies - refused.answered;
+        let cookies = if lost > 0 {
+            format!(
+                "{} SYNs answered with a cookie; {lost} more found the accept queue full too and got no answer",
+                refused.answered
+            )
+        } else {
+            format!("{} SYNs answered with a cookie", refused.answered)
+        };
+        found
+            .counted(
+                cookies,
+                refused.answered,
+                "SYNs",
+                "TcpExt.SyncookiesSent, TCPReqQFullDoCookies",
+            )
+            .counted(
+                format!("{completed} handshakes completed meanwhile"),
+                completed,
+                "connections",
+                counted,
+            )
+            .counted(
+                format!(
+                    "{} seen",
+                    several(sources, "source address", "source addresses")
+                ),
+                sources as u64,
+                "addresses",
+                "listeners, sock_diag",
+            )
+    }
+
+    fn fixes(&self, found: Finding, why: Why, completed: u64) -> Finding {
+        let found = if self.netns.sysctl("net.ipv4.tcp_syncookies") == Some(0) {
+            found.sysctl(
+                format!("answer with cookies when the backlog is full; {PERSIST}"),
+                &[("net.ipv4.tcp_syncookies", "1".to_owned())],
+                "connections made from cookies have no window scaling unless timestamps are on",
+            )
+        } else {
+            found
+        };
+        match why {
+            Why::AcceptQueue => found.command(
+                "make room in the accept queue first (the finding about it says how): half-open handshakes then complete",
+                "none",
+            ),
+            Why::Flood => found.command(
+                format!("find out where they come from ({}) and filter that upstream", self.look()),
+                "sources may be forged",
+            ),
+            Why::Load => self.room(found, completed),
+        }
+    }
+
+    /// What shows the sources, here.
+    fn look(&self) -> String {
+        let enter = self.netns.enter();
+        if self.window.watched("listeners").is_ok() {
+            return "netprobe listeners --json".to_owned();
+        }
+        let port = self
+            .port
+            .map_or(String::new(), |port| format!(" sport = :{port}"));
+        format!("{enter}ss -Htn state syn-recv{port}")
+    }
+
+    /// The load and the room for it. The backlog is full with as many handshakes as fit, and those
+    /// are completed at a known rate; so it takes as many times that room as more handshakes come.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "a straight list of evidence and fixes"
+    )]
+    fn room(&self, found: Finding, completed: u64) -> Finding {
+        let recovered = self.netns.grown("TcpExt.SyncookiesRecv").unwrap_or(0);
+        let fitted = completed
+            .saturating_sub(recovered.min(self.refused.answered))
+            .max(1);
+        let wished = completed + self.refused.dropped();
+        let times = ratio(wished, fitted).clamp(1.0, LARGEST_STEP);
+        let reserve = self
+            .netns
+            .sysctl("net.ipv4.tcp_max_syn_backlog")
+            .unwrap_or(0);
+        let is_reserved = self.refused.reserved > self.refused.full;
+        let queue = self
+            .queue()
+            .map_or(0, |queue| u64::from(queue.listener.limit));
+        let limit = if is_reserved {
+            reserve - reserve / 4
+        } else {
+            queue
+        };
+        #[expect(clippy::cast_precision_loss, reason = "a size")]
+        let needed = limit as f64 * times;
+        let wanted = roomy(needed).clamp(16, 65_535);
+        let text = format!(
+            "{:.0} handshakes/s want to begin, and {:.0}/s fit into a backlog of {limit}: they need {needed:.0}; {wanted} \
+             is that and half as much again, as a power of two",
+            self.window.rate(wished),
+            self.window.rate(fitted)
+        );
+        let memory = "memory: about 0.3 KiB for each half-open connection";
+        let found = if is_reserved {
+            let set = [("net.ipv4.tcp_max_syn_backlog", (wanted * 4 / 3).to_string())];
+            found.sysctl(
+                format!("{text}, and a third more that is kept back; {PERSIST}"),
+                &set,
+                memory,
+            )
+        } else {
+            found
+        };
+        if queue == 0 {
+            return found.command(
+                format!(
+                    "find the listener ({}) and raise its listen() backlog, and net.core.somaxconn if that is lower",
+                    self.look()
+                ),
+                "a longer queue hides a slow application",
+            );
+        }
+        if wanted <= queue {
+            return found;
+        }
+        let found = if is_reserved {
+            found
+        } else {
+            let set = [("net.core.somaxconn", wanted.to_string())];
+            found.sysctl(
+                format!("let listeners have a backlog of {wanted}; {PERSIST}"),
+                &set,
+                memory,
+            )
+        };
+        found.application(
+            format!(
+                "have the application listen with a backlog of {wanted}, then restart it: {text}"
+            ),
             &[("listen_backlog", wanted.to_string())],
             "a longer queue hides a slow application",
         )
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::{diagnose::fixtures::quiet, report::diagnosis::Severity};
+    use crate::{
+        diagnose::{fixtures::quiet, window::Window},
+        report::{Value, diagnosis::Severity},
+    };
 
     #[test]
     fn load_and_floods_are_told_apart_by_what_completes() {
@@ -252,6 +403,107 @@ mod tests {
         assert_eq!(findings[0].severity, Severity::Warning);
         assert!(findings[0].summary.contains("flood"));
         assert!(findings[0].fixes.iter().all(|fix| fix.set.is_empty()));
+    }
+
+    fn sets(window: &Window) -> Vec<(String, String)> {
+        let findings = window.findings();
+        let found = findings.iter().find(|found| found.id == "syn-backlog-full");
+        let fixes = found.unwrap().fixes.iter();
+        fixes.flat_map(|fix| fix.set.clone()).collect()
+    }
+
+    fn set(name: &str, value: &str) -> (String, String) {
+        (name.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn the_room_follows_the_rate_and_not_the_time_that_one_looked() {
+        for seconds in [2_u32, 8, 60] {
+            let mut window = quiet();
+            window.seconds = f64::from(seconds);
+            window.listen(80, 8, &[0; 10]);
+            let seconds = i64::from(seconds);
+            // 40/s fit, 110/s come back with a cookie.
+            window.grow(&[
+                ("TcpExt.TCPReqQFullDoCookies", 110 * seconds),
+                ("TcpExt.SyncookiesSent", 110 * seconds),
+                ("TcpExt.SyncookiesRecv", 110 * seconds),
+                ("Tcp.PassiveOpens", 150 * seconds),
+            ]);
+            // 30, half as much again: 45. somaxconn is 4096 and remains so.
+            assert_eq!(sets(&window), [set("listen_backlog", "64")]);
+        }
+    }
+
+    #[test]
+    fn a_flood_without_cookies_shows_in_the_drops_that_have_no_other_counter() {
+        let flood = |half_open| {
+            let mut window = quiet();
+            window.set("net.ipv4.tcp_syncookies", "0");
+            window.set("net.ipv4.tcp_max_syn_backlog", "256");
+            window.listen(80, 256, &[0; 10]);
+            window.sockets().clients.entry(80).or_default().half_open = half_open;
+            window.grow(&[("TcpExt.ListenDrops", 12_506), ("Tcp.PassiveOpens", 80)]);
+            window
+        };
+        let findings = flood(193).findings();
+        assert_eq!(findings[0].id, "syn-backlog-full");
+        assert!(findings[0].summary.contains("12506 SYNs were dropped"));
+        assert!(findings[0].summary.contains("flood"));
+        assert!(!flood(20).ids().contains(&"syn-backlog-full"));
+    }
+
+    #[test]
+    fn another_busy_port_does_not_make_a_flood_a_load() {
+        let mut window = quiet();
+        window.listen(80, 511, &[0; 10]);
+        window.listen(8443, 128, &[0; 10]);
+        window.sockets().clients.entry(8443).or_default().half_open = 128;
+        window.grow(&[
+            ("TcpExt.TCPReqQFullDoCookies", 3339),
+            ("TcpExt.SyncookiesSent", 3339),
+            ("Tcp.PassiveOpens", 800),
+        ]);
+        let served = [
+            ("service_port", Value::Unsigned(80)),
+            ("role", Value::Word("server")),
+        ];
+        window.total("lifetimes", 800, &served);
+        let findings = window.findings();
+        assert!(findings[0].summary.contains("port 8443") && findings[0].summary.contains("flood"));
+        assert!(sets(&window).is_empty());
+    }
+
+    #[test]
+    fn a_full_accept_queue_makes_neither_a_flood_nor_a_load_and_cookies_are_those_sent() {
+        let mut window = quiet();
+        window.listen(8080, 10, &[11, 11, 10, 11]);
+        window.sockets().clients.entry(8080).or_default().half_open = 10;
+        window.grow(&[
+            ("TcpExt.ListenOverflows", 900),
+            ("TcpExt.TCPReqQFullDoCookies", 677),
+            ("TcpExt.SyncookiesSent", 81),
+            ("Tcp.PassiveOpens", 80),
+        ]);
+        let findings = window.findings();
+        let found = findings.iter().find(|found| found.id == "syn-backlog-full");
+        let found = found.unwrap();
+        assert!(found.behind.is_some());
+        assert!(found.summary.contains("81 SYNs were answered with cookies"));
+        assert!(!found.summary.contains("flood") && !found.summary.contains("too many"));
+        assert!(sets(&window).is_empty());
+    }
+
+    #[test]
+    fn cookies_for_everybody_say_nothing() {
+        let mut window = quiet();
+        window.set("net.ipv4.tcp_syncookies", "2");
+        window.grow(&[
+            ("TcpExt.TCPReqQFullDoCookies", 1000),
+            ("TcpExt.SyncookiesSent", 1000),
+            ("Tcp.PassiveOpens", 1000),
+        ]);
+        assert!(window.ids().is_empty());
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! SYNs or SYN-ACKs go unanswered and are sent again: connecting takes 1, 3, 7 s, or fails.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+};
 
 use super::super::{
     Explanation, Rule, Verdict,
@@ -23,7 +26,8 @@ pub(super) static RULE: Rule = Rule {
         cause: "A SYN without an answer is sent again by tcp_retransmit_timer() after 1 s, then twice as long, up to \
                 tcp_syn_retries times; a SYN-ACK likewise. Something between the two ends drops it: the listener, a \
                 firewall or conntrack on either machine, or the path.",
-        recognised: "TCPSynRetrans grew; events name the destination. Whether a listener, the firewall or conntrack of this \
+        recognised: "TCPSynRetrans grew; events name the destination. It is critical when next to no connect to it succeeds. Where \
+                     the listener is on this machine too and sends its SYN-ACKs again, that is one finding. Whether a listener, the firewall or conntrack of this \
                      machine is at fault is told by their own findings, which come first. It is said to be the path or the \
                      peer only where no SYN was seen to be dropped in any namespace of this machine (kfree_skb, conntrack), and no \
                      listener or conntrack of those that were watched counted one (ListenDrops, TCPReqQFullDrop, drop).",
@@ -43,15 +47,127 @@ pub(super) static RULE: Rule = Rule {
 const LEAST: u64 = 3;
 const MUCH: f64 = 0.02;
 
+/// A destination that takes at most this share of the connects is down.
+const DOWN: f64 = 0.05;
+/// Fewer connects are not "all of them".
+const LEAST_CONNECTS: u64 = 5;
+
+/// SYNs or SYN-ACKs of a namespace that were sent again.
+struct Unanswered<'a> {
+    netns: &'a Netns,
+    again: u64,
+    syns: u64,
+    answers: u64,
+    /// Who does not answer, the worst first.
+    silent: Vec<Affected>,
+}
+
+/// Connects to a destination, among those that were seen.
+struct Connects {
+    attempts: u64,
+    established: u64,
+}
+
 fn check(window: &Window) -> Verdict {
-    in_each(window, |netns| {
+    let mut all = Vec::new();
+    let verdict = in_each(window, |netns| {
         let again = netns.grown("TcpExt.TCPSynRetrans")?;
         let opened = netns.grown("Tcp.ActiveOpens")? + netns.grown("Tcp.PassiveOpens")?;
-        if again < LEAST || ratio(again, opened + again) < MUCH {
-            return Ok(Vec::new());
+        if again >= LEAST && ratio(again, opened + again) >= MUCH {
+            all.push(netns.inode);
         }
-        Ok(vec![describe(window, netns, again)])
-    })
+        Ok(Vec::new())
+    });
+    let is_hit = |netns: &&Netns| all.contains(&netns.inode);
+    let hit = window.namespaces.iter().filter(is_hit);
+    let hit: Vec<Unanswered<'_>> = hit.map(|netns| Unanswered::of(window, netns)).collect();
+    if hit.is_empty() {
+        return verdict;
+    }
+    let (clients, servers): (Vec<_>, Vec<_>) = hit.into_iter().partition(Unanswered::is_client);
+    let ends = clients.iter().map(|client| {
+        let far = servers.iter().find(|server| client.is_of(server));
+        describe(window, client, far)
+    });
+    let mut found: Vec<Finding> = ends.collect();
+    let alone = servers
+        .iter()
+        .filter(|server| !clients.iter().any(|client| client.is_of(server)));
+    found.extend(alone.map(|server| describe(window, server, None)));
+    Verdict::Found(found)
+}
+
+impl<'a> Unanswered<'a> {
+    fn of(window: &Window, netns: &'a Netns) -> Self {
+        let inode = netns.inode.to_string();
+        let [syns, answers] = ["syn", "syn-ack"].map(|cause| {
+            let group = [("cause", cause), ("netns", inode.as_str())];
+            window.events.count("retransmits", &group)
+        });
+        let cause = if answers > syns { "syn-ack" } else { "syn" };
+        Self {
+            netns,
+            again: netns.grown("TcpExt.TCPSynRetrans").unwrap_or(0),
+            syns,
+            answers,
+            silent: silent(window, netns, cause),
+        }
+    }
+
+    const fn is_client(&self) -> bool {
+        self.answers <= self.syns
+    }
+
+    /// The address and port of who is silent most.
+    fn end(&self) -> Option<(IpAddr, u16)> {
+        let hit = self.silent.first()?;
+        hit.address.zip(hit.port)
+    }
+
+    /// Whether the silent destination of this one is the listener of the other.
+    fn is_of(&self, server: &Self) -> bool {
+        self.end().is_some() && self.end() == server.end()
+    }
+
+    /// How connects to the silent destination went, where they are seen.
+    fn connects(&self, window: &Window) -> Option<Connects> {
+        let (address, port) = self.end()?;
+        window.watched_required("connects").ok()?;
+        let is_to = |event: &&Event| {
+            event.ip("daddr") == Some(address) && event.small("dport") == Some(port)
+        };
+        let ended = window
+            .events
+            .within("connects", self.netns.inode)
+            .filter(is_to);
+        let (mut attempts, mut established) = (0, 0);
+        let mut ports = HashSet::new();
+        for event in ended {
+            attempts += 1;
+            established += u64::from(event.is("outcome", "established"));
+            ports.insert(event.number("sport"));
+        }
+        // A connect without a time limit of its own does not end within the window. Where connects
+        // are a sample, their ports do not tell which ones are still waiting.
+        if window.events.weight("connects") < 1.5 {
+            let waiting = window.events.within("retransmits", self.netns.inode);
+            let waiting = waiting
+                .filter(|event| event.is("cause", "syn"))
+                .filter(is_to);
+            let waiting: HashSet<_> = waiting.map(|event| event.number("sport")).collect();
+            attempts += waiting.difference(&ports).count() as u64;
+        }
+        Some(Connects {
+            attempts,
+            established,
+        })
+    }
+}
+
+impl Connects {
+    fn is_down(&self) -> bool {
+        self.attempts >= LEAST_CONNECTS && ratio(self.established, self.attempts) <= DOWN
+    }
 }
 
 /// Who does not answer, the worst first: destinations of SYNs, or listeners whose clients are silent.
@@ -119,95 +235,196 @@ fn is_elsewhere(window: &Window) -> bool {
     is_sent && window.namespaces.iter().all(is_quiet) && window.vanished.is_empty()
 }
 
+/// What is wrong: seen at one end, and perhaps at the other too.
 #[expect(
     clippy::too_many_lines,
     reason = "a straight list of evidence and fixes"
 )]
-fn describe(window: &Window, netns: &Netns, again: u64) -> Finding {
-    let inode = netns.inode.to_string();
-    let count = |cause| {
-        window
-            .events
-            .count("retransmits", &[("cause", cause), ("netns", &inode)])
-    };
-    let [syns, answers] = ["syn", "syn-ack"].map(count);
-    let timed_out = window
-        .events
-        .count("connects", &[("errno", "ETIMEDOUT"), ("netns", &inode)]);
-    let mut hits = silent(
-        window,
-        netns,
-        if answers > syns { "syn-ack" } else { "syn" },
-    );
-    let who = hits.first().map_or(String::new(), |hit| hit.name.clone());
-    let summary = if answers > syns {
-        format!(
-            "clients of {who}{} do not answer: {answers} SYN-ACKs were sent again in {:.0} s; they, or the way back to \
-             them, are at fault",
-            netns.place(),
-            window.seconds
-        )
+fn describe(window: &Window, near: &Unanswered<'_>, far: Option<&Unanswered<'_>>) -> Finding {
+    let connects = if near.is_client() {
+        near.connects(window)
     } else {
-        format!(
-            "{}{} does not answer: {again} {} were sent again in {:.0} s{}{}",
-            if who.is_empty() {
-                "a destination"
-            } else {
-                &who
-            },
-            netns.place(),
-            // Counted, but not seen as they happened.
-            if syns == 0 {
-                "SYNs or SYN-ACKs"
-            } else {
-                "SYNs"
-            },
-            window.seconds,
-            if timed_out > 0 {
-                format!(", {timed_out} connects timed out")
-            } else {
-                String::new()
-            },
-            if is_elsewhere(window) {
-                "; nobody on this machine was seen to drop them: the path or the peer"
-            } else {
-                ""
-            }
-        )
+        None
     };
-    let confidence = if hits.is_empty() {
-        hits.push(somewhere(netns));
+    let summary = match far {
+        _ if !near.is_client() => clients_are_silent(window, near),
+        Some(far) => both_ends(window, (near, far), connects.as_ref()),
+        None => destination_is_silent(window, near, connects.as_ref()),
+    };
+    let severity = if connects.as_ref().is_some_and(Connects::is_down) {
+        Severity::Critical
+    } else {
+        Severity::Warning
+    };
+    let confidence = if near.silent.is_empty() {
         Confidence::Low
     } else {
         Confidence::High
     };
-    finding(RULE.id, Severity::Warning, confidence, summary)
+    let found = finding(RULE.id, severity, confidence, summary)
         .counted(
-            format!("{again} SYNs and SYN-ACKs sent again"),
-            again,
+            format!("{} SYNs and SYN-ACKs sent again", near.again),
+            near.again,
             "segments",
             "TcpExt.TCPSynRetrans",
         )
         .counted(
-            format!("{syns} of them SYNs, {answers} SYN-ACKs"),
-            syns,
+            format!("{} of them SYNs, {} SYN-ACKs", near.syns, near.answers),
+            near.syns,
             "SYNs",
             "tcp_retransmit_skb, tcp_retransmit_synack",
         )
-        .since(window, netns, "TcpExt.TCPSynRetrans")
-        .hits(hits)
-        .command(
-            "look at the other end: netprobe diagnose there tells whether its listener, firewall or conntrack drops them; if \
-             none does, it is the path (tcptraceroute, security groups)",
+        .since(window, near.netns, "TcpExt.TCPSynRetrans");
+    let found = match far {
+        Some(far) => found.counted(
+            format!("{} SYN-ACKs sent again{}", far.answers, far.netns.place()),
+            far.answers,
+            "SYN-ACKs",
+            "tcp_retransmit_synack",
+        ),
+        None => found,
+    };
+    let found = match &connects {
+        Some(connects) if connects.attempts > 0 => found.counted(
+            format!(
+                "{} of {} connects seen to it succeeded",
+                connects.established, connects.attempts
+            ),
+            connects.established,
+            "connects",
+            "connects, retransmits",
+        ),
+        _ => found,
+    };
+    let nobody = near.silent.is_empty().then(|| somewhere(near.netns));
+    let far_hits = far.into_iter().flat_map(|far| far.silent.first().cloned());
+    let found = found
+        .hits(near.silent.iter().cloned())
+        .hits(far_hits)
+        .hits(nobody);
+    if far.is_some() {
+        return found.command(
+            "look at what lies between the two namespaces: bridges, forwarding rules (nft list ruleset), tc, and the \
+             listener's queues",
             "none",
+        );
+    }
+    found.command(
+        "look at the other end: netprobe diagnose there tells whether its listener, firewall or conntrack drops them; if \
+         none does, it is the path (tcptraceroute, security groups)",
+        "none",
+    )
+}
+
+fn clients_are_silent(window: &Window, near: &Unanswered<'_>) -> String {
+    let who = near.silent.first().map_or("", |hit| hit.name.as_str());
+    // The counter is of the whole namespace.
+    let listeners = near.netns.after.sockets.as_ref();
+    let is_only = listeners.is_some_and(|table| table.listeners.len() == 1);
+    let completed = near.netns.grown("Tcp.PassiveOpens").unwrap_or(0);
+    let (some, rest) = if is_only && completed > 0 {
+        (
+            "some ",
+            format!(", while {completed} handshakes completed there"),
         )
+    } else {
+        ("", String::new())
+    };
+    format!(
+        "{some}clients of {who}{} do not answer: {} SYN-ACKs were sent again in {:.0} s{rest}; they, or the way back to \
+         them, are at fault",
+        near.netns.place(),
+        near.answers,
+        window.seconds
+    )
+}
+
+/// How much a destination answers, if it does at all.
+fn answering(connects: Option<&Connects>) -> String {
+    match connects {
+        Some(connects) if connects.attempts > 0 && connects.established == connects.attempts => {
+            format!(
+                "answers late (all {} connects seen succeed)",
+                connects.attempts
+            )
+        }
+        Some(connects) if connects.established > 0 => format!(
+            "answers only {} of {} connects seen",
+            connects.established, connects.attempts
+        ),
+        Some(connects) if connects.is_down() => {
+            format!(
+                "does not answer (all {} connects seen fail or wait)",
+                connects.attempts
+            )
+        }
+        _ => "does not answer".to_owned(),
+    }
+}
+
+fn both_ends(
+    window: &Window,
+    (near, far): (&Unanswered<'_>, &Unanswered<'_>),
+    connects: Option<&Connects>,
+) -> String {
+    let who = near.silent.first().map_or("", |hit| hit.name.as_str());
+    let share = connects.filter(|connects| connects.attempts > 0);
+    let share = share.map_or(String::new(), |connects| {
+        format!(
+            ", and {} of {} connects succeed",
+            connects.established, connects.attempts
+        )
+    });
+    format!(
+        "handshakes with {who} lose segments on both sides: {} SYNs{} and {} SYN-ACKs{} were sent again in {:.0} s{share}; \
+         both ends are on this machine: one of them, or what lies between them, drops",
+        near.syns,
+        near.netns.place(),
+        far.answers,
+        far.netns.place(),
+        window.seconds
+    )
+}
+
+fn destination_is_silent(
+    window: &Window,
+    near: &Unanswered<'_>,
+    connects: Option<&Connects>,
+) -> String {
+    let inode = near.netns.inode.to_string();
+    let group = [("errno", "ETIMEDOUT"), ("netns", inode.as_str())];
+    let timed_out = match window.events.count("connects", &group) {
+        0 => String::new(),
+        count => format!(", {count} connects timed out"),
+    };
+    let who = near.silent.first();
+    // Counted, but not seen as they happened.
+    let what = if near.syns == 0 {
+        "SYNs or SYN-ACKs"
+    } else {
+        "SYNs"
+    };
+    let elsewhere = if is_elsewhere(window) {
+        "; nobody on this machine was seen to drop them: the path or the peer"
+    } else {
+        ""
+    };
+    format!(
+        "{}{} {}: {} {what} were sent again in {:.0} s{timed_out}{elsewhere}",
+        who.map_or("a destination", |hit| hit.name.as_str()),
+        near.netns.place(),
+        answering(connects),
+        near.again,
+        window.seconds
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use crate::{
         diagnose::{fixtures::quiet, window::Window},
-        report::Value,
+        probes::PROBES,
+        report::{Row, Total, Value, diagnosis::Severity},
     };
 
     #[test]
@@ -229,6 +446,89 @@ mod tests {
                 .summary
                 .starts_with("10.0.0.2:5432 does not answer")
         );
+    }
+
+    /// A client that sends 12 SYNs again, and `established` of its 20 connects succeed.
+    fn connecting(established: usize) -> Window {
+        let mut window = quiet();
+        window.grow(&[("TcpExt.TCPSynRetrans", 12), ("Tcp.ActiveOpens", 20)]);
+        window.total("retransmits", 12, &[("cause", Value::Word("syn"))]);
+        let end = [
+            ("daddr", Value::Ip([10, 0, 0, 2].into())),
+            ("dport", Value::Unsigned(5432)),
+        ];
+        let with = |name, word| [end.to_vec(), vec![(name, Value::Word(word))]].concat();
+        window.event("retransmits", 12, &with("cause", "syn"));
+        window.event("connects", established, &with("outcome", "established"));
+        window.event("connects", 20 - established, &with("outcome", "aborted"));
+        window
+    }
+
+    #[test]
+    fn a_destination_that_takes_no_connect_is_critical_and_one_that_takes_most_is_said_to() {
+        for (established, severity, said) in [
+            (
+                20,
+                Severity::Warning,
+                "answers late (all 20 connects seen succeed)",
+            ),
+            (0, Severity::Critical, "all 20 connects seen fail or wait"),
+            (1, Severity::Critical, "answers only 1 of 20 connects"),
+            (15, Severity::Warning, "answers only 15 of 20 connects"),
+        ] {
+            let findings = connecting(established).findings();
+            assert_eq!(findings[0].severity, severity, "{established}");
+            assert!(
+                findings[0].summary.contains(said),
+                "{}",
+                findings[0].summary
+            );
+        }
+    }
+
+    #[test]
+    fn both_ends_of_a_handshake_are_one_finding() {
+        let mut window = connecting(0);
+        let mut server = quiet().namespaces.remove(0);
+        server.inode = 77;
+        server.is_initial = false;
+        server.after.counters.insert("TcpExt.TCPSynRetrans", 30);
+        window.namespaces.push(server);
+        let answer = [
+            ("cause", Value::Word("syn-ack")),
+            ("netns", Value::Unsigned(77)),
+        ];
+        window.events.totals.push(Total {
+            kind: "retransmits",
+            group: answer.to_vec(),
+            events: 30,
+            weight: 0,
+        });
+        let spec = PROBES.iter().find(|spec| spec.name() == "retransmits");
+        let columns = spec.unwrap().columns;
+        let listener = [
+            ("saddr", Value::Ip([10, 0, 0, 2].into())),
+            ("sport", Value::Unsigned(5432)),
+        ];
+        let values = columns.iter().map(|column| {
+            let mut given = answer.iter().chain(&listener);
+            let value = given.find(|(name, _)| *name == column.name);
+            value.map_or(Value::Unknown, |(_, value)| value.clone())
+        });
+        let row = Row {
+            kind: "retransmits",
+            values: values.collect(),
+            ..Row::default()
+        };
+        window.events.add(columns, &row);
+        assert_eq!(window.ids(), ["syn-retransmits"]);
+        let findings = window.findings();
+        assert!(
+            findings[0]
+                .summary
+                .contains("12 SYNs and 30 SYN-ACKs in namespace 77")
+        );
+        assert_eq!(findings[0].affected.len(), 2);
     }
 
     #[test]
