@@ -2,9 +2,12 @@
 //! the order in which their findings must be read.
 
 mod causality;
+mod dropped;
 pub mod events;
 mod finding;
 mod overflow;
+mod places;
+mod received;
 mod rules;
 mod sizing;
 pub mod window;

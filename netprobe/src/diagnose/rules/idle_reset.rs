@@ -1,20 +1,16 @@
-//! Connections that were quiet for a while are reset or time out when they are used again: something
-//! on the way has forgotten them.
-
-use std::{
-    collections::{BTreeMap, HashSet},
-    net::IpAddr,
-};
+//! Connections that were quiet for a while are reset: something on the way has forgotten them, or the
+//! peer has had enough of them.
 
 use super::super::{
     Explanation, Rule, Verdict,
-    events::Event,
-    finding::{finding, host},
+    finding::{finding, process},
     in_each,
+    places::End,
+    received::{self, Peer, Received},
     sizing::{PERSIST, spoken},
-    window::{Netns, Window},
+    window::{Netns, Window, endpoint},
 };
-use crate::report::diagnosis::{Affected, Confidence, Finding, Severity};
+use crate::report::diagnosis::{Confidence, Finding, Severity};
 
 pub(super) static RULE: Rule = Rule {
     id: "idle-reset",
@@ -26,12 +22,20 @@ pub(super) static RULE: Rule = Rule {
         cause: "A device on the way keeps state for each connection and forgets it after a while (often 60, 90, 350 s). The \
                 next packet meets nothing: it is dropped, or answered with a reset that tcp_reset() takes. TCP itself \
                 would keep a quiet connection for ever: keepalive begins after tcp_keepalive_time (7200 s), and only for \
-                sockets that asked for it (SO_KEEPALIVE).",
-        recognised: "Resets were received on established connections whose peer had not been heard of for over a second, and \
-                     those times are alike for one destination. Resets of busy connections are resets instead.",
+                sockets that asked for it (SO_KEEPALIVE). Or the peer itself closes connections that carried no data for a \
+                time, with SO_LINGER 0; keepalive does not count as data.",
+        recognised: "Resets were received on established connections whose peer had not been heard of for over a second. It is \
+                     the peer's timeout where its process was seen to close them (a peer on this machine), where keepalive \
+                     probes were answered until then (ss -o, tcp_info), and most likely where all came after the same time; \
+                     something that forgets is asked only when a connection is used again, after different times. Resets of \
+                     busy connections are resets instead.",
         fixes: &[
             (
-                "SO_KEEPALIVE with TCP_KEEPIDLE below the observed time, in the application or its driver",
+                "a timeout of the peer: raise it, or have the pool close first or send something (SELECT 1, PING) within it",
+                "more open connections there",
+            ),
+            (
+                "a device that forgets: SO_KEEPALIVE with TCP_KEEPIDLE below the observed time, in the application or its driver",
                 "a packet per connection and interval",
             ),
             (
@@ -46,145 +50,162 @@ pub(super) static RULE: Rule = Rule {
     },
 };
 
-/// A connection that heard of its peer since was not quiet.
-const QUIET_NS: u64 = 1_000_000_000;
-/// Fewer are no pattern.
-const LEAST: usize = 3;
-/// Times are alike if most of them are within this factor of the shortest.
-const ALIKE: u64 = 2;
-
-/// Quiet connections to one service that were reset.
-#[derive(Default)]
-struct Cluster {
-    idle_ns: Vec<u64>,
-    owner: Option<(Option<u32>, Option<String>)>,
-}
+/// Of times of a timer, most are no further apart than this part of them; use of a pool is less regular.
+const TIMER_SPREAD: f64 = 0.1;
+const MS: f64 = 1e6;
 
 fn check(window: &Window) -> Verdict {
     in_each(window, |netns| {
         window.watched_required("resets")?;
-        let own = sent_on_purpose(window);
-        let mut clusters = BTreeMap::<(IpAddr, u16), Cluster>::new();
-        let mut busy = BTreeMap::<(IpAddr, u16), usize>::new();
-        for event in window.events.within("resets", netns.inode) {
-            let Some((peer, idle_ns)) = reset(event) else {
-                continue;
-            };
-            if ends(event).is_some_and(|(local, remote)| own.contains(&(remote, local))) {
-                continue;
-            }
-            if idle_ns < QUIET_NS {
-                *busy.entry(peer).or_default() += 1;
-                continue;
-            }
-            let cluster = clusters.entry(peer).or_default();
-            cluster.idle_ns.push(idle_ns);
-            cluster
-                .owner
-                .get_or_insert_with(|| (event.small("pid"), event.text("comm")));
-        }
-        Ok(clusters
+        let services = received::by_service(window, netns);
+        let quiet = services
             .into_iter()
-            .filter(|(peer, cluster)| {
-                cluster.idle_ns.len() >= LEAST
-                    && cluster.idle_ns.len() > busy.get(peer).copied().unwrap_or(0)
-            })
-            .map(|(peer, cluster)| describe(window, netns, peer, cluster))
+            .filter(|(_, received)| received.is_of_quiet_ones());
+        Ok(quiet
+            .map(|(peer, received)| describe(window, netns, peer, received))
             .collect())
     })
 }
 
-/// An address and port.
-type End = (IpAddr, u16);
-
-/// Why an end of this machine resets a connection that it knows. One that has forgotten it answers
-/// without a connection.
-const ON_PURPOSE: [&str; 9] = [
-    "data-after-close",
-    "unread-data",
-    "linger-0",
-    "disconnect",
-    "listener-closed",
-    "timeout",
-    "orphan",
-    "killed",
-    "refused",
-];
-
-/// The local and remote ends of connections that this machine reset itself, in any namespace: their
-/// peers, if they are here too, were not forgotten by anything on the way.
-fn sent_on_purpose(window: &Window) -> HashSet<(End, End)> {
-    let sent = window.events.of("resets").iter().filter(|event| {
-        event.is("direction", "sent") && ON_PURPOSE.iter().any(|cause| event.is("cause", cause))
-    });
-    sent.filter_map(ends).collect()
+/// Who ended the quiet connections.
+#[derive(Debug, PartialEq)]
+enum Culprit {
+    /// The peer's own timer: its process closed them on purpose.
+    Closer(Option<String>),
+    /// The peer's own timer: keepalive probes were answered all the time, by a peer that still knew them.
+    DespiteKeepalive { quietest_ms: u32 },
+    /// All after the same time, as by a timer; of the peer, most likely.
+    Timer,
+    /// What answered does not know the connection.
+    Forgetful,
+    /// After different times, as by something that forgets them and is asked when they are used again.
+    LikelyForgetful,
 }
 
-fn ends(event: &Event) -> Option<(End, End)> {
-    let end = |address, port| event.ip(address).zip(event.small::<u16>(port));
-    end("saddr", "sport").zip(end("daddr", "dport"))
-}
-
-/// The peer and the quiet time of a reset that an established connection received.
-fn reset(event: &Event) -> Option<((IpAddr, u16), u64)> {
-    // In CLOSE-WAIT the peer had closed in order before: an answer that came too late, not a connection
-    // that somebody forgot.
-    if !event.is("direction", "received") || !event.is("state", "ESTAB") {
-        return None;
+impl Culprit {
+    fn of(netns: &Netns, peer: End, received: &Received) -> Self {
+        match received.peer() {
+            Some(Peer::Closed { comm, .. }) => return Self::Closer(comm.clone()),
+            Some(Peer::Forgot) => return Self::Forgetful,
+            None => {}
+        }
+        let tables = [&netns.before, &netns.after];
+        let tables = tables.into_iter().filter_map(|seen| seen.sockets.as_ref());
+        let seen = tables.filter_map(|table| table.quietness.get(&peer));
+        let (connections, kept_alive, quietest_ms) = seen.fold((0, 0, 0), |sum, seen| {
+            (
+                sum.0 + seen.connections,
+                sum.1 + seen.kept_alive,
+                seen.quietest_ms.max(sum.2),
+            )
+        });
+        // Those that were used just now have had no time for a probe.
+        if kept_alive * 8 >= connections.max(1) {
+            return Self::DespiteKeepalive { quietest_ms };
+        }
+        let times = &received.quiet_ns;
+        let part = |percent: usize| seconds(times[(times.len() - 1) * percent / 100]);
+        if part(90) - part(10) <= part(50) * TIMER_SPREAD {
+            Self::Timer
+        } else {
+            Self::LikelyForgetful
+        }
     }
-    let [sport, dport] = ["sport", "dport"].map(|name| event.small::<u16>(name));
-    // The service is the end with the lower port, as a rule; clients take high ones.
-    let port = sport?.min(dport?);
-    Some(((event.ip("daddr")?, port), event.number("idle_ns")?))
+
+    /// Whether this end can do nothing about it with keepalive.
+    const fn is_timer(&self) -> bool {
+        matches!(
+            self,
+            Self::Closer(_) | Self::DespiteKeepalive { .. } | Self::Timer
+        )
+    }
+
+    fn words(&self) -> String {
+        match self {
+            Self::Closer(comm) => format!(
+                "{} closes connections that are quiet for so long",
+                comm.as_deref().unwrap_or("the peer's process")
+            ),
+            Self::DespiteKeepalive { quietest_ms } => format!(
+                "keepalive was answered meanwhile, so that nothing has forgotten them: the peer closes connections that \
+                 have carried no data for a time (up to {} was seen)",
+                spoken(f64::from(*quietest_ms) / 1e3)
+            ),
+            Self::Timer => "all after the same time, as by an idle timeout of the peer (or of a device on the way)".to_owned(),
+            Self::Forgetful | Self::LikelyForgetful => {
+                "something on the way has forgotten them, and answers what they send with a reset".to_owned()
+            }
+        }
+    }
+
+    const fn confidence(&self) -> Confidence {
+        match self {
+            Self::Timer | Self::LikelyForgetful => Confidence::Medium,
+            _ => Confidence::High,
+        }
+    }
 }
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "a straight list of evidence and fixes"
-)]
-fn describe(
-    window: &Window,
-    netns: &Netns,
-    (address, port): (IpAddr, u16),
-    mut cluster: Cluster,
-) -> Finding {
-    cluster.idle_ns.sort_unstable();
-    let times = &cluster.idle_ns;
-    let (shortest, longest) = (times[0], times[times.len() - 1]);
-    let alike = times
-        .iter()
-        .filter(|time| **time <= shortest * ALIKE)
-        .count();
-    let is_alike = alike * 10 >= times.len() * 8;
-    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
-    let [low, high] = [shortest, longest].map(|ns| ns as f64 / 1e9);
-    let keepalive = netns.sysctl("net.ipv4.tcp_keepalive_time").unwrap_or(7200);
+#[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / (1000.0 * MS)
+}
+
+/// A time, or a range of times.
+fn span(low: f64, high: f64) -> String {
+    let [from, to] = [spoken(low), spoken(high)];
+    if from == to {
+        from
+    } else {
+        format!("{from} to {to}")
+    }
+}
+
+/// Half of a time in whole seconds, for what must happen well within it.
+fn half(time: f64) -> u64 {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a bounded positive number"
     )]
-    let wanted = (low / 2.0).floor().clamp(1.0, 3600.0) as u64;
-    let (pid, comm) = cluster.owner.unwrap_or_default();
+    let half = (time / 2.0).floor().clamp(1.0, 3600.0) as u64;
+    half
+}
+
+fn describe(window: &Window, netns: &Netns, peer: End, mut received: Received) -> Finding {
+    received.quiet_ns.sort_unstable();
+    let times = &received.quiet_ns;
+    let (low, high) = (seconds(times[0]), seconds(times[times.len() - 1]));
+    let culprit = Culprit::of(netns, peer, &received);
+    let keepalive = netns.sysctl("net.ipv4.tcp_keepalive_time").unwrap_or(7200);
+    let (pid, comm) = received.owner.clone().unwrap_or_default();
     let whose = comm
         .as_ref()
         .map_or(String::new(), |comm| format!(" of {comm}"));
-    finding(
+    let (address, port) = peer;
+    let found = finding(
         RULE.id,
         Severity::Warning,
-        if is_alike { Confidence::High } else { Confidence::Medium },
+        culprit.confidence(),
         format!(
-            "{} quiet connections{whose}{} with {address} (port {port}) were reset in {:.0} s, after {} to {} without a \
-             word: something on the way has forgotten them",
+            "{} quiet connections{whose}{} with {address} (port {port}) were reset in {:.0} s, after {} without a word: {}",
             times.len(),
             netns.place(),
             window.seconds,
-            spoken(low),
-            spoken(high)
+            span(low, high),
+            culprit.words()
         ),
     )
     .counted(
-        format!("{} resets received after {low:.1} to {high:.1} s of silence", times.len()),
+        format!(
+            "{} resets received after {} of silence",
+            times.len(),
+            if high - low < 0.1 {
+                format!("{low:.1} s")
+            } else {
+                format!("{low:.1} to {high:.1} s")
+            }
+        ),
         times.len() as u64,
         "resets",
         "tcp_receive_reset",
@@ -195,30 +216,78 @@ fn describe(
         "s",
         "net.ipv4.tcp_keepalive_time",
     )
-    .hits([Affected {
-        port: Some(port),
-        ..host("destination", address, netns.inode)
-    }])
-    .hits(pid.map(|pid| super::super::finding::process(Some(pid), comm, Some(netns.inode))))
-    .application(
-        format!("turn on keepalive in the application: SO_KEEPALIVE with TCP_KEEPIDLE {wanted} s, half of the {low:.0} s observed"),
-        &[("TCP_KEEPIDLE", wanted.to_string())],
-        "a packet per connection and interval",
-    )
-    .sysctl(
-        format!("or for all sockets that have SO_KEEPALIVE already; {PERSIST}"),
-        &[
-            ("net.ipv4.tcp_keepalive_time", wanted.to_string()),
-            ("net.ipv4.tcp_keepalive_intvl", wanted.min(30).to_string()),
-        ],
-        "dead peers are noticed sooner, too",
-    )
+    .hits([Window::affected_destination(netns, address, port)])
+    .hits(pid.map(|pid| process(Some(pid), comm, Some(netns.inode))));
+    let limit = match culprit {
+        Culprit::DespiteKeepalive { quietest_ms } => f64::from(quietest_ms) / 1e3,
+        _ => low,
+    };
+    let found = if culprit.is_timer() {
+        against_timer(found, peer, limit)
+    } else {
+        found
+    };
+    match culprit {
+        Culprit::Closer(_) | Culprit::DespiteKeepalive { .. } => found,
+        _ => against_forgetting(found, low, culprit == Culprit::Timer),
+    }
+}
+
+/// What helps against an idle timeout of the peer, which only data resets.
+fn against_timer(found: Finding, (address, port): End, limit: f64) -> Finding {
+    found
+        .application(
+            format!(
+                "raise the idle timeout of the service at {} above the longest pause of its clients",
+                endpoint(address, port)
+            ),
+            &[],
+            "more open connections there",
+        )
+        .application(
+            format!(
+                "or have the pool close connections that are idle for {} s, or ask something over them (SELECT 1, PING) as \
+                 often: below the {} of the peer; TCP keepalive is no data, and does not help",
+                half(limit),
+                spoken(limit)
+            ),
+            &[],
+            "more new connections, or a request per connection and interval",
+        )
+}
+
+/// What helps against a device that forgets: a packet before it does.
+fn against_forgetting(found: Finding, low: f64, is_unsure: bool) -> Finding {
+    let wanted = half(low);
+    found
+        .application(
+            format!(
+                "{}turn on keepalive in the application: SO_KEEPALIVE with TCP_KEEPIDLE {wanted} s, half of the {} observed",
+                if is_unsure {
+                    "if the peer has no such timeout, a device on the way has: "
+                } else {
+                    ""
+                },
+                spoken(low)
+            ),
+            &[("TCP_KEEPIDLE", wanted.to_string())],
+            "a packet per connection and interval",
+        )
+        .sysctl(
+            format!("or for all sockets that have SO_KEEPALIVE already; {PERSIST}"),
+            &[
+                ("net.ipv4.tcp_keepalive_time", wanted.to_string()),
+                ("net.ipv4.tcp_keepalive_intvl", wanted.min(30).to_string()),
+            ],
+            "dead peers are noticed sooner, too",
+        )
 }
 
 #[cfg(test)]
 mod tests {
     use crate::{
         diagnose::{fixtures::quiet, window::Window},
+        observe::diag::Quietness,
         report::Value,
     };
 
@@ -237,6 +306,7 @@ mod tests {
             let reset = [
                 ("direction", Value::Word("received")),
                 ("state", Value::Word(state)),
+                ("saddr", Value::Ip([10, 0, 0, 1].into())),
                 ("sport", Value::Unsigned(41_000)),
                 ("daddr", Value::Ip([10, 0, 0, 2].into())),
                 ("dport", Value::Unsigned(3306)),
@@ -247,17 +317,61 @@ mod tests {
         window
     }
 
-    #[test]
-    fn a_cluster_of_quiet_times_is_a_device_that_forgets() {
-        let window = resets(&[90.0, 91.5, 95.0, 92.0]);
+    fn confirms(window: &Window, words: &str, settings: &[&str]) {
         let findings = window.findings();
         assert_eq!(findings[0].id, "idle-reset");
-        assert_eq!(findings[0].affected[0].port, Some(3306));
-        assert_eq!(findings[0].fixes[0].set[0].1, "45");
+        assert!(
+            findings[0].summary.contains(words),
+            "{}",
+            findings[0].summary
+        );
+        let set = findings[0].fixes.iter().flat_map(|fix| &fix.set);
+        let set: Vec<_> = set.map(|(name, _)| name.as_str()).collect();
+        assert_eq!(set.is_empty(), settings.is_empty(), "{set:?}");
+        assert!(settings.iter().all(|name| set.contains(name)), "{set:?}");
     }
 
     #[test]
-    fn peers_here_that_reset_on_purpose_have_not_forgotten() {
+    fn quiet_times_of_all_lengths_are_a_device_that_forgets_and_equal_ones_a_timer() {
+        let window = resets(&[90.0, 121.5, 95.0, 172.0]);
+        confirms(
+            &window,
+            "something on the way has forgotten them",
+            &["TCP_KEEPIDLE"],
+        );
+        let findings = window.findings();
+        assert_eq!(findings[0].affected[0].port, Some(3306));
+        assert_eq!(findings[0].fixes[0].set[0].1, "45");
+        let window = resets(&[90.0, 90.2, 90.0, 90.1]);
+        confirms(
+            &window,
+            "after 90 s without a word: all after the same time",
+            &["TCP_KEEPIDLE"],
+        );
+        let fix = &window.findings()[0].fixes[0].text;
+        assert!(
+            fix.contains("raise the idle timeout of the service at 10.0.0.2:3306"),
+            "{fix}"
+        );
+    }
+
+    #[test]
+    fn where_keepalive_was_answered_more_of_it_is_no_advice() {
+        let mut window = resets(&[2.0, 2.1, 2.0, 2.0]);
+        let seen = Quietness {
+            connections: 10,
+            kept_alive: 4,
+            quietest_ms: 3_900,
+        };
+        window
+            .sockets()
+            .quietness
+            .insert(([10, 0, 0, 2].into(), 3306), seen);
+        confirms(&window, "keepalive was answered meanwhile", &[]);
+    }
+
+    #[test]
+    fn a_peer_here_that_closes_or_does_not_know_them_is_told_from_one_that_finds_its_own_reason() {
         let ends = |local: [u8; 4], sport, remote: [u8; 4], dport| {
             [
                 ("saddr", Value::Ip(local.into())),
@@ -266,13 +380,18 @@ mod tests {
                 ("dport", Value::Unsigned(dport)),
             ]
         };
-        for (cause, expected) in [("listener-closed", false), ("no-connection", true)] {
+        for (cause, expected) in [
+            ("listener-closed", None),
+            ("linger-0", Some(("mysqld closes connections", false))),
+            ("no-connection", Some(("forgotten", true))),
+        ] {
             let mut window = quiet();
             for port in 40_000..40_005 {
                 let mut sent = ends([10, 0, 0, 2], 80, [10, 0, 0, 1], port).to_vec();
                 sent.extend([
                     ("direction", Value::Word("sent")),
                     ("cause", Value::Word(cause)),
+                    ("comm", Value::Text("mysqld".into())),
                 ]);
                 window.event("resets", 1, &sent);
                 let mut received = ends([10, 0, 0, 1], port, [10, 0, 0, 2], 80).to_vec();
@@ -283,7 +402,11 @@ mod tests {
                 ]);
                 window.event("resets", 1, &received);
             }
-            assert_eq!(window.ids().contains(&"idle-reset"), expected, "{cause}");
+            match expected {
+                None => assert!(!window.ids().contains(&"idle-reset")),
+                Some((words, true)) => confirms(&window, words, &["TCP_KEEPIDLE"]),
+                Some((words, false)) => confirms(&window, words, &[]),
+            }
         }
     }
 

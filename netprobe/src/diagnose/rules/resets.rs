@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
+mod refusals;
+mod unexplained;
+
 use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, somewhere},
-    in_each,
+    in_each, places,
     window::{Netns, Window, endpoint, ratio},
 };
 use crate::report::{
-    Value,
+    Total, Value,
     diagnosis::{Affected, Confidence, Finding, Severity},
 };
 
@@ -23,8 +26,16 @@ pub(super) static RULE: Rule = Rule {
                 unread or got data after it closed (tcp_close(), tcp_rcv_state_process()), it closed with SO_LINGER 0, \
                 keepalive or tcp_user_timeout gave up, or the kernel did (orphans, memory).",
         recognised: "The resets probe counts them by direction and cause. Deliberate ones (SO_LINGER 0, disconnect) and those \
-                     to ports that nobody listens at are only noted, as is what is below one per cent of connections.",
+                     to ports that nobody listens at are only noted, as is what is below one in twenty of the connections of \
+                     a service: some clients of any service leave early. Resets that established connections received, \
+                     although they were in use, are told by destination, whatever the peer sent them for. What is refused at one \
+                     address while the service answers at another of the same machine (localhost as ::1 and 127.0.0.1) is \
+                     only noted.",
         fixes: &[
+            (
+                "received in use: look at the peer (its log, netprobe resets there), and at a proxy in between",
+                "none",
+            ),
             (
                 "unread data: have the server read requests to their end before it closes",
                 "none",
@@ -36,7 +47,10 @@ pub(super) static RULE: Rule = Rule {
 };
 
 const LEAST: u64 = 5;
-const MUCH: f64 = 0.01;
+/// The part of a service's connections that is worth a note.
+const NOTABLE: f64 = 0.01;
+/// The part that is a failure: fewer are clients that leave, as some do of any service.
+const MUCH: f64 = 0.05;
 
 /// Causes, how bad they are, and what they mean.
 const CAUSES: &[(&str, bool, &str)] = &[
@@ -61,11 +75,7 @@ const CAUSES: &[(&str, bool, &str)] = &[
         "keepalive or the user timeout had no answer",
     ),
     ("orphan", true, "the kernel gave up a closed connection"),
-    (
-        "refused",
-        true,
-        "the peer refused the connection: nobody listens there",
-    ),
+    ("refused", true, "the peer refused the connection"),
     (
         "no-listener",
         false,
@@ -99,35 +109,109 @@ const CAUSES: &[(&str, bool, &str)] = &[
     ("killed", false, "somebody killed the sockets (ss -K)"),
 ];
 
+/// Resets with one cause, or from one peer.
+struct Reset {
+    count: u64,
+    severity: Severity,
+    /// How many connections there were beside, and what part of them it is.
+    share: f64,
+}
+
+impl Reset {
+    /// Of `count` among `connections`; `None` where that is nothing.
+    fn weigh(count: u64, connections: u64, is_bad: bool) -> Option<Self> {
+        let share = ratio(count, connections.max(count));
+        if count < LEAST || share < NOTABLE {
+            return None;
+        }
+        let severity = if is_bad && share >= MUCH {
+            Severity::Warning
+        } else {
+            Severity::Info
+        };
+        Some(Self {
+            count,
+            severity,
+            share,
+        })
+    }
+}
+
 fn check(window: &Window) -> Verdict {
     in_each(window, |netns| {
         window.watched_required("resets")?;
-        let inode = netns.inode.to_string();
         let opened = netns.grown("Tcp.ActiveOpens")? + netns.grown("Tcp.PassiveOpens")?;
         let mut found = Vec::new();
         for (cause, is_bad, meaning) in CAUSES {
-            let group = [("cause", *cause), ("netns", inode.as_str())];
-            let count = window.events.count("resets", &group);
-            if count < LEAST || ratio(count, opened.max(count)) < MUCH {
-                continue;
+            let services = weighed(window, netns, cause, (opened, *is_bad));
+            if *cause == "refused" {
+                let refusals = services.into_iter().map(|(port, reset)| {
+                    let finding = refusals::describe(window, netns, port, &reset);
+                    (reset.count, finding)
+                });
+                found.extend(refusals);
+            } else if let Some(reset) = worst(services) {
+                let finding = describe(window, netns, (cause, meaning), &reset);
+                found.push((reset.count, finding));
             }
-            let severity = if *is_bad {
-                Severity::Warning
-            } else {
-                Severity::Info
-            };
-            found.push((
-                count,
-                describe(window, netns, (cause, meaning), (count, severity)),
-            ));
         }
+        found.extend(unexplained::check(window, netns, opened));
         found.sort_by_key(|(count, finding)| std::cmp::Reverse((finding.severity, *count)));
         // One of them explains the others, as a rule: each reset is sent and received.
         Ok(found
             .into_iter()
-            .take(2)
+            .take(3)
             .map(|(_, finding)| finding)
             .collect())
+    })
+}
+
+/// The resets of a cause by the port of the service, as part of its connections: one service that fails
+/// is not hidden by another that is busy.
+fn weighed(
+    window: &Window,
+    netns: &Netns,
+    cause: &str,
+    (opened, is_bad): (u64, bool),
+) -> Vec<(Option<u16>, Reset)> {
+    let inode = netns.inode.to_string();
+    let group = [("cause", cause), ("netns", inode.as_str())];
+    let mut ports = BTreeMap::<Option<u16>, u64>::new();
+    for total in window.events.groups("resets", &group) {
+        *ports.entry(service_port(total)).or_default() += total.events;
+    }
+    let weighed = ports.into_iter().filter_map(|(port, count)| {
+        let connections = port.map_or(0, |port| places::connections(window, netns, port));
+        // Where connections are not counted by service, all of the namespace have to do.
+        let connections = if connections == 0 {
+            opened
+        } else {
+            connections
+        };
+        Some((port, Reset::weigh(count, connections, is_bad)?))
+    });
+    weighed.collect()
+}
+
+/// The worst of them, together.
+fn worst(services: Vec<(Option<u16>, Reset)>) -> Option<Reset> {
+    let resets = services.into_iter().map(|(_, reset)| reset);
+    resets.reduce(|sum, reset| match sum.severity.cmp(&reset.severity) {
+        std::cmp::Ordering::Less => reset,
+        std::cmp::Ordering::Greater => sum,
+        std::cmp::Ordering::Equal => Reset {
+            count: sum.count + reset.count,
+            share: sum.share.max(reset.share),
+            ..sum
+        },
+    })
+}
+
+fn service_port(total: &Total) -> Option<u16> {
+    let mut group = total.group.iter();
+    group.find_map(|(name, value)| match value {
+        Value::Unsigned(port) if *name == "service_port" => u16::try_from(*port).ok(),
+        _ => None,
     })
 }
 
@@ -176,8 +260,9 @@ fn describe(
     window: &Window,
     netns: &Netns,
     (cause, meaning): (&str, &str),
-    (count, severity): (u64, Severity),
+    reset: &Reset,
 ) -> Finding {
+    let (count, severity) = (reset.count, reset.severity);
     let mut hits = services(window, netns, cause);
     let place = hits
         .first()
@@ -209,7 +294,10 @@ fn describe(
         ),
     )
     .counted(
-        format!("{count} resets with cause {cause}"),
+        format!(
+            "{count} resets with cause {cause}: {:.0} % of the connections",
+            reset.share * 100.0
+        ),
         count,
         "resets",
         "resets",
@@ -229,7 +317,6 @@ fn describe(
         "data-after-close" => {
             "have the application wait for the peer's end (shutdown, then read) before it closes"
         }
-        "refused" => "start the service, or correct address and port",
         "timeout" => "the peer is gone: see whether path-loss is found too",
         _ => "netprobe resets shows each of them with its process",
     };
@@ -272,6 +359,140 @@ mod tests {
         resets(&mut window, "unread-data", 50);
         window.grow(&[("Tcp.PassiveOpens", 50_000)]);
         assert!(window.ids().is_empty());
+    }
+
+    /// Connections of a service that ended, by how.
+    fn lives(window: &mut Window, port: u64, result: &'static str, count: u64) {
+        let group = [
+            ("role", Value::Word("client")),
+            ("result", Value::Word(result)),
+            ("service_port", Value::Unsigned(port)),
+        ];
+        window.total("lifetimes", count, &group);
+    }
+
+    fn caused(window: &mut Window, cause: &'static str, port: u64, count: u64) {
+        let group = [
+            ("cause", Value::Word(cause)),
+            ("service_port", Value::Unsigned(port)),
+        ];
+        window.total("resets", count, &group);
+    }
+
+    #[test]
+    fn clients_that_leave_are_a_note_and_a_failing_service_is_not_hidden_by_a_busy_one() {
+        let told = |ports: &[(u64, u64, u64)]| {
+            let mut window = quiet();
+            for (port, ended, reset) in ports {
+                lives(&mut window, *port, "fin", ended - reset);
+                lives(&mut window, *port, "reset", *reset);
+                caused(&mut window, "unread-data", *port, *reset);
+            }
+            window.grow(&[("Tcp.PassiveOpens", 100_000)]);
+            let findings = window.findings();
+            findings.first().map(|found| (found.id, found.severity))
+        };
+        assert_eq!(told(&[(80, 600, 18)]), Some(("resets", Severity::Info)));
+        assert_eq!(told(&[(80, 10_000, 18)]), None);
+        let both = [(80, 90_000, 50), (8080, 100, 60)];
+        assert_eq!(told(&both), Some(("resets", Severity::Warning)));
+    }
+
+    fn received(window: &mut Window, from: ([u8; 4], u64), count: usize) {
+        let total = [
+            ("direction", Value::Word("received")),
+            ("service_port", Value::Unsigned(from.1)),
+        ];
+        window.total("resets", count as u64, &total);
+        let event = [
+            ("direction", Value::Word("received")),
+            ("state", Value::Word("ESTAB")),
+            ("saddr", Value::Ip([10, 0, 0, 1].into())),
+            ("sport", Value::Unsigned(41_000)),
+            ("daddr", Value::Ip(from.0.into())),
+            ("dport", Value::Unsigned(from.1)),
+            ("idle_ns", Value::Unsigned(1_000_000)),
+            ("age_ns", Value::Unsigned(3_000_000)),
+            ("comm", Value::Text("client".into())),
+        ];
+        window.event("resets", count, &event);
+    }
+
+    #[test]
+    fn connections_in_use_that_a_peer_resets_are_a_warning_that_names_it() {
+        let mut window = quiet();
+        received(&mut window, ([10, 0, 0, 2], 8000), 300);
+        lives(&mut window, 8000, "reset", 300);
+        let findings = window.findings();
+        assert_eq!(
+            (findings[0].id, findings[0].severity),
+            ("resets", Severity::Warning)
+        );
+        let summary = &findings[0].summary;
+        for words in [
+            "300 connections of client to 10.0.0.2:8000",
+            "100 %",
+            "established",
+            "within 3 ms",
+        ] {
+            assert!(summary.contains(words), "{summary}");
+        }
+        assert_eq!(findings[0].affected[0].kind, "destination");
+        // A few of many.
+        lives(&mut window, 8000, "fin", 20_000);
+        assert_eq!(window.findings()[0].severity, Severity::Info);
+    }
+
+    #[test]
+    fn clients_that_reset_a_server_here_are_no_incident_of_it() {
+        let mut window = quiet();
+        window.listen(41_000, 128, &[0; 10]);
+        received(&mut window, ([10, 0, 0, 2], 50_000), 300);
+        assert!(window.ids().is_empty());
+    }
+
+    #[test]
+    fn what_the_sender_here_gives_a_reason_for_is_told_once() {
+        let mut window = quiet();
+        received(&mut window, ([10, 0, 0, 2], 8000), 300);
+        let sent = [
+            ("direction", Value::Word("sent")),
+            ("cause", Value::Word("unread-data")),
+            ("service_port", Value::Unsigned(8000)),
+        ];
+        window.total("resets", 300, &sent);
+        assert_eq!(window.ids(), ["resets"]);
+        assert!(window.findings()[0].summary.contains("without reading"));
+    }
+
+    #[test]
+    fn one_address_of_two_that_refuses_is_a_note_if_the_other_answers() {
+        let mut window = quiet();
+        window.listen(6379, 128, &[0; 10]);
+        window.sockets().listeners[0].address = [127, 0, 0, 1].into();
+        caused(&mut window, "refused", 6379, 50);
+        let event = [
+            ("direction", Value::Word("received")),
+            ("cause", Value::Word("refused")),
+            ("saddr", Value::Ip(std::net::Ipv6Addr::LOCALHOST.into())),
+            ("sport", Value::Unsigned(41_000)),
+            ("daddr", Value::Ip(std::net::Ipv6Addr::LOCALHOST.into())),
+            ("dport", Value::Unsigned(6379)),
+        ];
+        window.event("resets", 50, &event);
+        let findings = window.findings();
+        assert_eq!(findings[0].severity, Severity::Warning);
+        assert!(
+            findings[0].summary.contains("127.0.0.1:6379 only"),
+            "{}",
+            findings[0].summary
+        );
+        let through = [
+            ("outcome", Value::Word("established")),
+            ("dport", Value::Unsigned(6379)),
+        ];
+        window.total("connects", 50, &through);
+        assert_eq!(window.findings()[0].severity, Severity::Info);
     }
 
     #[test]
