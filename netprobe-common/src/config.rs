@@ -21,6 +21,9 @@ pub const SAMPLE_OF: u64 = 61;
 /// Of a kind that is sent sparsely, so many events are sent on a CPU in each slice of time: a run of them, because the
 /// two ends of a connection on one machine close one shortly after the other.
 pub const SPARSE_EVENTS: u64 = 32;
+/// The same of every kind at [`LEVEL_SAMPLED`], where some kind is sent sparsely: a flood of one kind does not hide the few
+/// events of another.
+pub const TRICKLE_EVENTS: u64 = 8;
 /// The slice: `1 << SPARSE_SHIFT` nanoseconds, 67 ms.
 pub const SPARSE_SHIFT: u32 = 26;
 
@@ -76,7 +79,7 @@ record! {
         /// limit.
         pub stack_interval_ns: u32,
         /// Kinds of which only a sample is sent, a bit for each: [`SPARSE_EVENTS`] in each slice of time
-        /// on each CPU.
+        /// on each CPU, and [`TRICKLE_EVENTS`] of every kind where cost is to be kept low.
         pub sparse: u32,
         /// Reserved, zero.
         pub reserved: u32,

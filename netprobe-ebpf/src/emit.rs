@@ -11,6 +11,7 @@ use aya_log_ebpf::warn;
 use netprobe_common::{
     config::{
         LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED, SAMPLE_OF, SPARSE_EVENTS, SPARSE_SHIFT,
+        TRICKLE_EVENTS,
     },
     counters::{BY_STACK, CountKey},
     header::{Event, Header, Kind},
@@ -102,9 +103,7 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
     }
     if frozen(&CONFIG.detail) == 0 {
         tally(T::KIND, &mut counters.aggregated);
-    } else if (level >= LEVEL_SAMPLED && is_left_out(level, counters.fired))
-        || is_enough(T::KIND, &sighting.key)
-    {
+    } else if is_left_out(T::KIND, &sighting.key, level, counters.fired) {
         tally(T::KIND, &mut counters.sampled_out);
     } else if send::<T>(counters.delivered, |record| fill(record, stack)) {
         tally(T::KIND, &mut counters.delivered);
@@ -115,21 +114,26 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
 
 /// Whether an event is not sent at this level, after `before` firings on this CPU.
 #[inline(always)]
-fn is_left_out(level: u32, before: u64) -> bool {
-    level >= LEVEL_COUNTERS || !before.is_multiple_of(SAMPLE_OF)
+fn is_left_out(kind: Kind, key: &CountKey, level: u32, before: u64) -> bool {
+    let is_sampled = level >= LEVEL_SAMPLED;
+    if frozen(&CONFIG.sparse) == 0 {
+        return is_sampled && (level >= LEVEL_COUNTERS || !before.is_multiple_of(SAMPLE_OF));
+    }
+    if is_sampled {
+        return is_enough(kind, TRICKLE_EVENTS);
+    }
+    let is_sparse = frozen(&CONFIG.sparse) & (1 << kind as u32) != 0;
+    // Connects that fail are looked at one by one.
+    let is_failure = matches!(kind, Kind::Connects) && key.code != 0;
+    is_sparse && !is_failure && is_enough(kind, SPARSE_EVENTS)
 }
 
 /// Room for the events of a slice of time.
 const SPARSE_BITS: u32 = 24;
 
-/// Whether an event is of a kind of which a sample is enough, and enough were sent. Connects that fail are no such
-/// events.
+/// Whether `most` events of a kind were sent in this slice of time on this CPU.
 #[inline(always)]
-fn is_enough(kind: Kind, key: &CountKey) -> bool {
-    let is_sparse = frozen(&CONFIG.sparse) & (1 << kind as u32) != 0;
-    if !is_sparse || (matches!(kind, Kind::Connects) && key.code != 0) {
-        return false;
-    }
+fn is_enough(kind: Kind, most: u64) -> bool {
     let Some(sent) = value(SENT.get_ptr_mut(kind as u32)) else {
         return false;
     };
@@ -139,7 +143,7 @@ fn is_enough(kind: Kind, key: &CountKey) -> bool {
         *sent = slice;
     }
     *sent += 1;
-    *sent - slice > SPARSE_EVENTS
+    *sent - slice > most
 }
 
 /// Reserves, zeroes, fills and submits a record; false if the ring had no room. `sent` were sent

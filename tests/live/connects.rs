@@ -18,6 +18,7 @@ const PORT: u16 = 7301;
 const TIMES: u64 = 5;
 const AT_ONCE: &str = "errno of connects that fail at once";
 const SEARCH: &str = "time of the port search";
+const CANDIDATES: &str = "candidate ports per connect";
 
 /// Connects [`TIMES`] times as the process `np-client`, and says how that went, by errno (0: well).
 fn connect_as_client(cable: &Cable, family: Family, port: u16) -> (Actor, BTreeMap<i32, u64>) {
@@ -312,4 +313,28 @@ fn counted_connects_equal_the_applications_own_counts() {
         (("failed", Some(u64::from(PORT) + 1)), TIMES),
     ];
     assert_eq!(counts, expected.into());
+}
+
+/// In how many stretches of events candidate ports were counted.
+fn windows(events: &[Event]) -> usize {
+    let is_counted = |event: &Event| column_of(event, "candidates").is_number();
+    let stretches = events.chunk_by(|one, next| is_counted(one) == is_counted(next));
+    stretches.filter(|stretch| is_counted(&stretch[0])).count()
+}
+
+#[test]
+fn candidate_ports_are_counted_in_one_window_after_the_other() {
+    if !has_hooks("connects", &[CANDIDATES]) {
+        return;
+    }
+    let cable = Cable::new();
+    let listener = cable.server.run(|| Family::V4.listen(PORT, 64));
+    let mut probe = Probe::of(&cable.client, "connects");
+    probe.wait_for("a second window", |events| {
+        let connected = cable.client.run(|| Family::V4.connect(PORT));
+        connected.expect("somebody listens");
+        listener.accept().expect("accept");
+        windows(events) > 1
+    });
+    probe.stop();
 }

@@ -74,6 +74,14 @@ impl Ways {
         }
     }
 
+    /// Takes note that a trampoline program could not be attached again: up to 5.12 the kernel forgets where it belongs
+    /// once it was detached (`bpf_tracing_prog_attach`, ENOENT). False if they are refused already.
+    pub fn take_trampolines_once(&mut self) -> bool {
+        let is_news = self.trampolines.is_none();
+        self.trampolines = Some("this kernel attaches such programs only once".to_owned());
+        is_news
+    }
+
     fn refuses(&self, via: Via) -> Option<&str> {
         match via {
             Via::TpBtf => None,

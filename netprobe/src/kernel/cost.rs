@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use aya::sys::{Stats, enable_stats};
-use netprobe_common::config::LEVEL_ALL;
+use netprobe_common::config::{Config, LEVEL_ALL};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{governor::Governor, session::Session};
@@ -135,7 +135,7 @@ impl Meter {
             "cost {:.1} % of the machine, limit {:.1} %: {}",
             share * 100.0,
             self.limit * 100.0,
-            announcement(level)
+            announcement(level, session.config())
         );
     }
 
@@ -209,9 +209,12 @@ fn index(level: u32) -> Option<usize> {
     usize::try_from(level.checked_sub(LEVEL_ALL + 1)?).ok()
 }
 
-fn announcement(level: u32) -> &'static str {
+fn announcement(level: u32, config: &Config) -> &'static str {
     match level {
         0 => "everything is shown again",
+        2 if config.sparse != 0 => {
+            "a few events of each kind are looked at from now on, all are counted"
+        }
         1 => "no stacks from now on",
         2 => "one event of 61 is shown from now on, all are counted",
         _ => "no events are shown from now on, all are counted",

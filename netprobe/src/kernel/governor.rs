@@ -87,6 +87,14 @@ impl Governor {
 /// What programs with these settings can leave out.
 const fn levels(config: &Config) -> &'static [u32] {
     let has_stacks = config.stack != 0 || config.flame != 0 || config.by & BY_STACK != 0;
+    // Where a few events of each kind are still sent at that level, to send none would save nothing.
+    if config.governed != 0 && config.sparse != 0 {
+        return if has_stacks {
+            &[LEVEL_ALL, LEVEL_NO_STACKS, LEVEL_SAMPLED]
+        } else {
+            &[LEVEL_ALL, LEVEL_SAMPLED]
+        };
+    }
     match (config.governed != 0, has_stacks, config.detail != 0) {
         (true, true, true) => &[LEVEL_ALL, LEVEL_NO_STACKS, LEVEL_SAMPLED, LEVEL_COUNTERS],
         (true, true, false) => &[LEVEL_ALL, LEVEL_NO_STACKS],
@@ -123,6 +131,21 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(governor.note(SECOND, 1.0), None);
         }
+    }
+
+    #[test]
+    fn who_looks_at_a_sample_keeps_it() {
+        let config = Config {
+            governed: 1,
+            detail: 1,
+            sparse: 1,
+            ..Config::zeroed()
+        };
+        let mut governor = Governor::new(0.01, &config);
+        for _ in 0..100 {
+            governor.note(SECOND, 1.0);
+        }
+        assert_eq!(governor.level(), LEVEL_SAMPLED);
     }
 
     #[test]

@@ -229,10 +229,24 @@ impl Session {
 
     /// Attaches the windowed hook for as long as the links are kept.
     pub fn open_windowed(&mut self) -> Result<Vec<Link>> {
-        match self.windowed.as_ref().map(|attached| &attached.result) {
-            Some(Ok(way)) => attach::open(&mut self.ebpf, way),
-            Some(Err(why)) => Err(anyhow!("{why}")),
-            None => Err(anyhow!("not asked for")),
+        let (hook, way) = match self.windowed.as_ref() {
+            Some(Attached {
+                hook,
+                result: Ok(way),
+            }) => (*hook, *way),
+            Some(Attached {
+                result: Err(why), ..
+            }) => return Err(anyhow!("{why}")),
+            None => return Err(anyhow!("not asked for")),
+        };
+        match attach::open(&mut self.ebpf, way) {
+            Err(error) if self.ways.take_trampolines_once() => {
+                log::debug!("{error:#}: another way is tried");
+                attach::unload(&mut self.ebpf, hook);
+                self.windowed = Some(self.prepare(hook));
+                self.open_windowed()
+            }
+            opened => opened,
         }
     }
 
