@@ -88,12 +88,12 @@ pub(super) fn services(window: &Window, netns: &Netns) -> Vec<(End, Service)> {
     let dropped = events.filter(|event| is_netfilter(|name| event.value(name)));
     for packet in dropped.filter_map(|event| packet(window, netns, event)) {
         let (service, clients) = found.entry(packet.service).or_default();
-        service.process = service.process.take().or(packet.process);
         service.hook = packet.hook;
         let client = clients.entry(packet.client).or_default();
         client.packets += 1;
         client.useful += u32::from(packet.is_useful());
         client.has_socket |= packet.has_socket;
+        service.process = service.process.take().or(packet.process);
     }
     let weighed = found.into_iter().map(|(end, (mut service, clients))| {
         weigh(window, netns, end, &mut service, clients);
@@ -114,16 +114,17 @@ fn packet(window: &Window, netns: &Netns, event: &Event) -> Option<Packet> {
     let is_over = state.is_some_and(|state| ["TIME-WAIT", "CLOSE", "UNCONN"].contains(&&*state));
     let has_socket = !is_over && (event.text("state").is_some() || event.number("pid").is_some());
     let is_served = |end| places::listener(window, netns, end).is_some();
+    let is_local = |address| {
+        places::home(window, netns, address).is_some_and(|home| home.inode == netns.inode)
+    };
+    let is_incoming = is_local(destination.0) && !is_local(source.0);
     let is_answer = flags & (SYN | ACK) == SYN | ACK
         || (is_served(source) && !is_served(destination))
-        || (has_socket && !is_served(destination) && source.1 < destination.1);
+        || (has_socket && is_incoming && !is_served(destination));
     let (service, client) = if is_answer {
         (source, destination.0)
     } else {
         (destination, source.0)
-    };
-    let is_local = |address| {
-        places::home(window, netns, address).is_some_and(|home| home.inode == netns.inode)
     };
     let hook = match (is_local(source.0), is_local(destination.0)) {
         (_, true) => "input or prerouting",
