@@ -170,7 +170,7 @@ fn weigh(
         let is_known = through
             .as_ref()
             .is_some_and(|through| through.contains(&address))
-            || home.is_some_and(|home| places::is_connected(window, home, end));
+            || home.is_some_and(|home| places::is_connected(window, home, address, end));
         let is_missed = client.useful > 0
             && match (&through, listener) {
                 _ if is_own => true,

@@ -63,16 +63,22 @@ pub(super) fn clients(window: &Window, netns: &Netns, port: u16) -> HashSet<IpAd
         .collect()
 }
 
-/// Whether processes of a namespace have connections with a service elsewhere, or had in the window.
-pub(super) fn is_connected(window: &Window, netns: &Netns, service: End) -> bool {
+/// Whether an address of a namespace has connections with a service elsewhere, or had in the window.
+pub(super) fn is_connected(window: &Window, netns: &Netns, address: IpAddr, service: End) -> bool {
     let tables = [&netns.before, &netns.after];
     let mut tables = tables.into_iter().filter_map(|seen| seen.sockets.as_ref());
     let mut ended = window.events.within("lifetimes", netns.inode);
-    tables.any(|table| table.quietness.contains_key(&service))
-        || ended.any(|event| {
-            !event.is("result", "failed")
-                && ends(event).is_some_and(|(_, remote)| remote == service)
-        })
+    tables.any(|table| {
+        // Open connections are not told apart by local address: there must be no other.
+        let mut ports = table
+            .ports
+            .keys()
+            .filter(|to| (to.remote, to.port) == service);
+        table.quietness.contains_key(&service) && ports.all(|to| to.local == address)
+    }) || ended.any(|event| {
+        let is_same = |(local, remote): (End, End)| local.0 == address && remote == service;
+        !event.is("result", "failed") && ends(event).is_some_and(is_same)
+    })
 }
 
 /// How many connections a service had in the window: those that ended, and those that are open.

@@ -4,6 +4,7 @@ use crate::{
         fixtures::quiet,
         window::{Netns, Window},
     },
+    observe::diag::{Destination, Ports, Quietness},
     report::{Value, diagnosis::Severity},
 };
 
@@ -138,6 +139,22 @@ fn strangers_that_are_kept_out_while_others_get_through_are_named_and_no_inciden
         summary.contains("10.99.9.9") && summary.contains("10.0.0.1:5432 (server)"),
         "{summary}"
     );
+    // Nor is it one because another address of its machine has connections.
+    window.netns().after.addresses = [[10, 0, 0, 1].into(), APP.into(), SCANNER.into()].into();
+    let service = ([10, 0, 0, 1].into(), 5432);
+    window
+        .sockets()
+        .quietness
+        .insert(service, Quietness::default());
+    for local in [APP, SCANNER] {
+        let to = Destination {
+            local: local.into(),
+            remote: service.0,
+            port: service.1,
+        };
+        window.sockets().ports.insert(to, Ports::default());
+    }
+    assert_eq!(window.findings()[0].severity, Severity::Info);
     // One that has connections is no stranger.
     syns(&mut window, APP, ([10, 0, 0, 1], 5432), 27);
     let findings = window.findings();
