@@ -23,7 +23,12 @@ const FOLLOWS: &[(&str, &[&str])] = &[
     ),
     (
         "firewall-drops",
-        &["syn-retransmits", "path-loss", "half-open-established"],
+        &[
+            "syn-retransmits",
+            "path-loss",
+            "half-open-established",
+            "resets",
+        ],
     ),
     (
         "receive-path-drops",
@@ -92,6 +97,9 @@ const FOLLOWS: &[(&str, &[&str])] = &[
 /// What fills a table, and the table: until it is full and stops connections itself, the reason comes first.
 const FILLS: &[(&str, &str)] = &[("conntrack-stale-entries", "conntrack-table-full")];
 
+/// What follows only for the same service: a rule for one port resets no connections of another.
+const AT_ONE_PORT: &[(&str, &str)] = &[("firewall-drops", "resets")];
+
 /// What keeps connections from getting further, so that what comes later shows nothing.
 const GATES: &[&str] = &[
     "neighbour-table-full",
@@ -141,6 +149,7 @@ fn explains(cause: &Finding, effect: &Finding) -> bool {
     let is_filled = FILLS.contains(&(cause.id, effect.id)) && !is_filling(cause, effect);
     cause.severity >= Severity::Warning
         && meet(cause, effect)
+        && (!AT_ONE_PORT.contains(&(cause.id, effect.id)) || share_port(cause, effect))
         && !is_filled
         && !is_filling(effect, cause)
 }
@@ -156,6 +165,15 @@ fn meet(a: &Finding, b: &Finding) -> bool {
         || a.affected.is_empty()
         || b.affected.is_empty()
         || a.affected.iter().all(|x| x.netns.is_none())
+}
+
+/// Whether two findings hit the same service.
+fn share_port(a: &Finding, b: &Finding) -> bool {
+    let ports = |finding: &Finding| -> Vec<u16> {
+        finding.affected.iter().filter_map(|hit| hit.port).collect()
+    };
+    let others = ports(b);
+    ports(a).iter().any(|port| others.contains(port))
 }
 
 /// The place in the list of rules, which is the order in which connections are stopped.

@@ -149,6 +149,24 @@ impl Events {
             .filter(move |event| event.netns() == Some(netns))
     }
 
+    /// Says of all events so far that they happened elsewhere.
+    #[cfg(test)]
+    pub(super) fn relocate(&mut self, netns: &Value) {
+        let kept = self
+            .samples
+            .values_mut()
+            .flat_map(|sample| &mut sample.kept);
+        for event in kept {
+            let index = event
+                .columns
+                .iter()
+                .position(|column| column.name == "netns");
+            if let Some(value) = index.and_then(|index| event.values.get_mut(index)) {
+                *value = netns.clone();
+            }
+        }
+    }
+
     /// How many events of a kind each one that was kept stands for.
     pub fn weight(&self, kind: &str) -> f64 {
         let kept = self.of(kind).len();

@@ -201,6 +201,19 @@ impl Window {
         }
     }
 
+    /// Says of all events and totals so far that they happened in another namespace.
+    pub(super) fn relocate(&mut self, netns: u32) {
+        let there = Value::Unsigned(netns.into());
+        for total in &mut self.events.totals {
+            for (name, value) in &mut total.group {
+                if *name == "netns" {
+                    *value = there.clone();
+                }
+            }
+        }
+        self.events.relocate(&there);
+    }
+
     /// Takes a probe away, as on a machine without function probes.
     pub(super) fn blind(&mut self, probe: &str) {
         let probe = self.probes.iter_mut().find(|found| found.name == probe);

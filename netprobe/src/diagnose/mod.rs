@@ -4,9 +4,12 @@
 mod accepting;
 mod bufferbloat;
 mod causality;
+mod dropped;
 pub mod events;
 mod finding;
 mod overflow;
+mod places;
+mod received;
 mod rules;
 mod sizing;
 mod syn_backlog;

@@ -101,6 +101,11 @@ pub(super) fn of(window: &Window, netns: &Netns) -> Result<Vec<Overflow>, Gap> {
             });
         return Ok(overflows.collect());
     }
+    Ok(of_full_queues(netns, refused, at_once))
+}
+
+/// Without events: whose queue was seen full, or else is the likely one.
+fn of_full_queues(netns: &Netns, refused: u64, at_once: u64) -> Vec<Overflow> {
     let mut full: Vec<&Queue> = netns
         .queues
         .iter()
@@ -114,7 +119,7 @@ pub(super) fn of(window: &Window, netns: &Netns) -> Result<Vec<Overflow>, Gap> {
         let likely = deepest.filter(|queue| queue.deepest() > 0);
         let only = netns.queues.first().filter(|_| netns.queues.len() == 1);
         let queue = likely.or(only).cloned();
-        return Ok(vec![Overflow {
+        return vec![Overflow {
             port: queue.as_ref().map(|queue| queue.listener.port),
             queue,
             refused,
@@ -123,7 +128,7 @@ pub(super) fn of(window: &Window, netns: &Netns) -> Result<Vec<Overflow>, Gap> {
             longest_pause: None,
             clients: None,
             confidence: Confidence::Low,
-        }]);
+        }];
     }
     full.sort_by(|a, b| b.full_share().total_cmp(&a.full_share()));
     let confidence = if full.len() == 1 {
@@ -142,7 +147,7 @@ pub(super) fn of(window: &Window, netns: &Netns) -> Result<Vec<Overflow>, Gap> {
         clients: None,
         confidence,
     });
-    Ok(overflows.collect())
+    overflows.collect()
 }
 
 /// The most attempts that were turned away within a second: who tries again does so after a second,

@@ -92,11 +92,11 @@ pub(super) fn port(window: &Window, netns: &Netns) -> Option<u16> {
             _ => None,
         })
     });
-    seen.or_else(|| fullest(netns))
-        .or_else(|| match netns.queues.as_slice() {
-            [only] => Some(only.listener.port),
-            _ => None,
-        })
+    let only = match netns.queues.as_slice() {
+        [only] => Some(only.listener.port),
+        _ => None,
+    };
+    seen.or_else(|| fullest(netns)).or(only)
 }
 
 /// The port with most half-open handshakes, at the beginning or at the end.

@@ -25,6 +25,10 @@ const SYN_RECV: u8 = 3;
 const TIME_WAIT: u8 = 6;
 const CLOSE_WAIT: u8 = 8;
 const LISTEN: u8 = 10;
+/// `idiag_timer` of a socket that waits to send a keepalive probe.
+const KEEPALIVE: u8 = 2;
+/// Longer after the last data than the peer acknowledges it: what is heard then answers a probe.
+const ANSWERED_MS: u32 = 500;
 /// Number of TCP states.
 pub const STATES: usize = 13;
 
@@ -121,6 +125,19 @@ pub struct Clients {
     pub close_wait: u32,
     /// Closed here first, and waiting.
     pub time_wait: u32,
+    /// Addresses whose handshakes were finished, up to a bound.
+    pub sources: HashSet<IpAddr>,
+}
+
+/// How quiet the open connections to one service are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quietness {
+    /// Open connections.
+    pub connections: u32,
+    /// Of those, ones over which no data went for a while, but whose keepalive probes were answered meanwhile.
+    pub kept_alive: u32,
+    /// The longest time without data, in milliseconds.
+    pub quietest_ms: u32,
 }
 
 /// Round-trip times to one address.
@@ -185,6 +202,8 @@ pub struct SocketTable {
     pub clients: HashMap<u16, Clients>,
     /// Round-trip times by remote address.
     pub paths: HashMap<IpAddr, Path>,
+    /// How quiet connections that were opened here are, by address and port of the service.
+    pub quietness: HashMap<(IpAddr, u16), Quietness>,
     /// Connections over a path of some length that have sent much and pause now: after such a pause
     /// the congestion window begins anew.
     pub pausing: u64,
@@ -257,6 +276,10 @@ impl SocketTable {
             self.untracked += 1;
             return;
         };
+        let is_through = [ESTABLISHED, CLOSE_WAIT, TIME_WAIT].contains(&socket.state);
+        if is_through && clients.sources.len() < LARGEST {
+            clients.sources.insert(socket.remote);
+        }
         clients.open += u32::from(socket.info.is_some() && socket.state != SYN_RECV);
         if let Some(waiting_ms) = socket.waiting_ms() {
             if clients.waiting_ms.len() < MOST_WAITING {
@@ -307,6 +330,20 @@ impl SocketTable {
         } else {
             ports.open += 1;
         }
+        if let (ESTABLISHED, Some(info)) = (socket.state, socket.info) {
+            self.add_quietness(socket, info);
+        }
+    }
+
+    fn add_quietness(&mut self, socket: &Socket, info: Info) {
+        let service = (socket.remote, socket.remote_port);
+        let Some(quietness) = bounded(&mut self.quietness, service, Quietness::default()) else {
+            return;
+        };
+        quietness.connections += 1;
+        quietness.quietest_ms = quietness.quietest_ms.max(info.idle_ms);
+        let is_heard = info.idle_ms > info.unheard_ms.saturating_add(ANSWERED_MS);
+        quietness.kept_alive += u32::from(socket.timer == KEEPALIVE && is_heard);
     }
 }
 
@@ -326,6 +363,7 @@ fn bounded<K: std::hash::Hash + Eq, V>(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Socket {
     state: u8,
+    timer: u8,
     local: IpAddr,
     local_port: u16,
     remote: IpAddr,
@@ -351,8 +389,11 @@ impl Socket {
 /// Of `struct tcp_info`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Info {
+    /// Since data went either way.
     idle_ms: u32,
     since_sent_ms: u32,
+    /// Since the peer acknowledged anything.
+    unheard_ms: u32,
     srtt_us: u32,
     min_rtt_us: u32,
     rto_us: u32,
@@ -408,6 +449,7 @@ pub(crate) fn parse(message: &[u8]) -> Option<Socket> {
     };
     Some(Socket {
         state: *message.get(1)?,
+        timer: *message.get(2)?,
         local_port: port(4)?,
         remote_port: port(6)?,
         local: address(8)?,
@@ -426,6 +468,7 @@ fn info(bytes: &[u8]) -> Option<Info> {
     Some(Info {
         since_sent_ms: u32_at(bytes, 44)?,
         idle_ms: u32_at(bytes, 44)?.min(u32_at(bytes, 52)?),
+        unheard_ms: u32_at(bytes, 56)?,
         srtt_us: u32_at(bytes, 68)?,
         min_rtt_us: u32_at(bytes, 148).unwrap_or(0),
         rto_us: u32_at(bytes, 8)?,
@@ -441,9 +484,12 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a straight table of cases")]
     fn only_active_connections_with_a_long_queue_before_them_are_swollen() {
         let far = Info {
             idle_ms: 0,
+            since_sent_ms: 0,
+            unheard_ms: 0,
             srtt_us: 122_000,
             min_rtt_us: 30_000,
             rto_us: 300_000,
@@ -537,6 +583,7 @@ mod tests {
         let clients_of = &table.clients[&address.port()];
         assert_eq!((clients_of.open, clients_of.established), (3, 0));
         assert_eq!(clients_of.waiting_ms.len(), 3);
+        assert!(clients_of.sources.contains(&address.ip()));
         let destination = Destination {
             local: address.ip(),
             remote: address.ip(),

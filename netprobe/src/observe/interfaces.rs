@@ -1,6 +1,10 @@
 //! Interfaces of a network namespace and the queues in front of them.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use anyhow::Result;
 
@@ -9,6 +13,9 @@ use super::netlink::{self, attributes, u32_at};
 const NETLINK_ROUTE: isize = 0;
 const RTM_GETLINK: u16 = 18;
 const RTM_GETQDISC: u16 = 38;
+const RTM_GETADDR: u16 = 22;
+/// Most addresses that are remembered.
+const ADDRESSES: usize = 4096;
 
 /// What an interface has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +67,41 @@ pub fn of_this_thread() -> BTreeMap<String, Interface> {
         return found;
     }
     parse(&fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default())
+}
+
+/// The addresses of the namespace that this thread is in, up to a bound; those of loopback, which every
+/// namespace has, are left out.
+pub fn addresses() -> Result<HashSet<IpAddr>> {
+    let mut found = HashSet::new();
+    // struct ifaddrmsg
+    netlink::list(NETLINK_ROUTE, RTM_GETADDR, &[0; 8], |message| {
+        let address = address(message).filter(|address| !address.is_loopback());
+        if found.len() < ADDRESSES {
+            found.extend(address);
+        }
+    })?;
+    Ok(found)
+}
+
+/// The local address in a `struct ifaddrmsg` and its attributes.
+fn address(message: &[u8]) -> Option<IpAddr> {
+    const IFA_ADDRESS: u16 = 1;
+    const IFA_LOCAL: u16 = 2;
+    let (mut local, mut address) = (None, None);
+    for (kind, value) in attributes(message.get(8..)?) {
+        match kind {
+            IFA_ADDRESS => address = Some(value),
+            IFA_LOCAL => local = Some(value),
+            _ => {}
+        }
+    }
+    // The far end of a point-to-point link is IFA_ADDRESS.
+    let bytes = local.or(address)?;
+    if let Ok(bytes) = <[u8; 4]>::try_from(bytes) {
+        return Some(bytes.into());
+    }
+    let bytes = <[u8; 16]>::try_from(bytes).ok()?;
+    Some(Ipv6Addr::from(bytes).to_canonical())
 }
 
 /// Every interface: its index, its name, and `struct rtnl_link_stats64`.
@@ -185,6 +227,18 @@ fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_that_of_this_end_and_cut_messages_are_none() {
+        let mut message = vec![2, 32, 0, 0, 1, 0, 0, 0];
+        message.extend([8, 0, 1, 0, 10, 0, 0, 2]);
+        assert_eq!(address(&message), Some([10, 0, 0, 2].into()));
+        message.extend([8, 0, 2, 0, 10, 0, 0, 1]);
+        assert_eq!(address(&message), Some([10, 0, 0, 1].into()));
+        for length in 0..16 {
+            assert_eq!(address(&message[..length]), None, "{length}");
+        }
+    }
 
     #[test]
     fn interfaces_are_read_by_position() {

@@ -1,6 +1,9 @@
 //! Everything that is read of a network namespace at one moment, and what is sampled in between.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+};
 
 use super::{
     conntrack::{self, Entries},
@@ -19,6 +22,8 @@ pub struct Snapshot {
     pub sysctls: Sysctls,
     /// Interfaces by name.
     pub interfaces: BTreeMap<String, Interface>,
+    /// Addresses of those, loopback aside.
+    pub addresses: HashSet<IpAddr>,
     /// Queues in front of interfaces.
     pub qdiscs: Vec<Qdisc>,
     /// Sockets, where the kernel lists them.
@@ -46,6 +51,7 @@ pub fn of_this_thread() -> Snapshot {
         counters: counters::of_this_thread(),
         sysctls: sysctls::of_this_thread(),
         interfaces: interfaces::of_this_thread(),
+        addresses: interfaces::addresses().unwrap_or_default(),
         qdiscs: interfaces::qdiscs().unwrap_or_default(),
         sockets: diag::table()
             .inspect_err(|error| log::debug!("sockets are not listed: {error:#}"))

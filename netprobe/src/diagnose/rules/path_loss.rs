@@ -107,7 +107,7 @@ impl Loss {
             all += 1;
             away += u64::from(!is_within(netns, event) && !is_refused(window, event));
         }
-        let lost = if all == 0 { lost } else { lost * away / all };
+        let lost = (lost * away).checked_div(all).unwrap_or(lost);
         Self {
             lost,
             sent,

@@ -297,7 +297,9 @@ fn describe(window: &Window, near: &Unanswered<'_>, far: Option<&Unanswered<'_>>
         _ => found,
     };
     let nobody = near.silent.is_empty().then(|| somewhere(near.netns));
-    let far_hits = far.into_iter().flat_map(|far| far.silent.first().cloned());
+    let far_hits = far
+        .into_iter()
+        .filter_map(|far| far.silent.first().cloned());
     let found = found
         .hits(near.silent.iter().cloned())
         .hits(far_hits)

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
+mod refusals;
+mod unexplained;
+
 use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, somewhere},
-    in_each,
+    in_each, places,
     window::{Netns, Window, endpoint, ratio},
 };
 use crate::report::{
-    Value,
+    Total, Value,
     diagnosis::{Affected, Confidence, Finding, Severity},
 };
 
@@ -23,8 +26,16 @@ pub(super) static RULE: Rule = Rule {
                 unread or got data after it closed (tcp_close(), tcp_rcv_state_process()), it closed with SO_LINGER 0, \
                 keepalive or tcp_user_timeout gave up, or the kernel did (orphans, memory).",
         recognised: "The resets probe counts them by direction and cause. Deliberate ones (SO_LINGER 0, disconnect) and those \
-                     to ports that nobody listens at are only noted, as is what is below one per cent of connections.",
+                     to ports that nobody listens at are only noted, as is what is below one in twenty of the connections of \
+                     a service: some clients of any service leave early. Resets that established connections received, \
+                     although they were in use, are told by destination, whatever the peer sent them for. What is refused at one \
+                     address while the service answers at another of the same machine (localhost as ::1 and 127.0.0.1) is \
+                     only noted.",
         fixes: &[
+            (
+                "received in use: look at the peer (its log, netprobe resets there), and at a proxy in between",
+                "none",
+            ),
             (
                 "unread data: have the server read requests to their end before it closes",
                 "none",
@@ -36,7 +47,10 @@ pub(super) static RULE: Rule = Rule {
 };
 
 const LEAST: u64 = 5;
-const MUCH: f64 = 0.01;
+/// The part of a service's connections that is worth a note.
+const NOTABLE: f64 = 0.01;
+/// The part that is a failure: fewer are clients that leave, as some do of any service.
+const MUCH: f64 = 0.05;
 
 /// Causes, how bad they are, and what they mean.
 const CAUSES: &[(&str, bool, &str)] = &[
@@ -61,11 +75,7 @@ const CAUSES: &[(&str, bool, &str)] = &[
         "keepalive or the user timeout had no answer",
     ),
     ("orphan", true, "the kernel gave up a closed connection"),
-    (
-        "refused",
-        true,
-        "the peer refused the connection: nobody listens there",
-    ),
+    ("refused", true, "the peer refused the connection"),
     (
         "no-listener",
         false,
@@ -99,35 +109,109 @@ const CAUSES: &[(&str, bool, &str)] = &[
     ("killed", false, "somebody killed the sockets (ss -K)"),
 ];
 
+/// Resets with one cause, or from one peer.
+struct Reset {
+    count: u64,
+    severity: Severity,
+    /// How many connections there were beside, and what part of them it is.
+    share: f64,
+}
+
+impl Reset {
+    /// Of `count` among `connections`; `None` where that is nothing.
+    fn weigh(count: u64, connections: u64, is_bad: bool) -> Option<Self> {
+        let share = ratio(count, connections.max(count));
+        if count < LEAST || share < NOTABLE {
+            return None;
+        }
+        let severity = if is_bad && share >= MUCH {
+            Severity::Warning
+        } else {
+            Severity::Info
+        };
+        Some(Self {
+            count,
+            severity,
+            share,
+        })
+    }
+}
+
 fn check(window: &Window) -> Verdict {
     in_each(window, |netns| {
         window.watched_required("resets")?;
-        let inode = netns.inode.to_string();
         let opened = netns.grown("Tcp.ActiveOpens")? + netns.grown("Tcp.PassiveOpens")?;
         let mut found = Vec::new();
         for (cause, is_bad, meaning) in CAUSES {
-            let group = [("cause", *cause), ("netns", inode.as_str())];
-            let count = window.events.count("resets", &group);
-            if count < LEAST || ratio(count, opened.max(count)) < MUCH {
-                continue;
+            let services = weighed(window, netns, cause, (opened, *is_bad));
+            if *cause == "refused" {
+                let refusals = services.into_iter().map(|(port, reset)| {
+                    let finding = refusals::describe(window, netns, port, &reset);
+                    (reset.count, finding)
+                });
+                found.extend(refusals);
+            } else if let Some(reset) = worst(services) {
+                let finding = describe(window, netns, (cause, meaning), &reset);
+                found.push((reset.count, finding));
             }
-            let severity = if *is_bad {
-                Severity::Warning
-            } else {
-                Severity::Info
-            };
-            found.push((
-                count,
-                describe(window, netns, (cause, meaning), (count, severity)),
-            ));
         }
+        found.extend(unexplained::check(window, netns, opened));
         found.sort_by_key(|(count, finding)| std::cmp::Reverse((finding.severity, *count)));
         // One of them explains the others, as a rule: each reset is sent and received.
         Ok(found
             .into_iter()
-            .take(2)
+            .take(3)
             .map(|(_, finding)| finding)
             .collect())
+    })
+}
+
+/// The resets of a cause by the port of the service, as part of its connections: one service that fails
+/// is not hidden by another that is busy.
+fn weighed(
+    window: &Window,
+    netns: &Netns,
+    cause: &str,
+    (opened, is_bad): (u64, bool),
+) -> Vec<(Option<u16>, Reset)> {
+    let inode = netns.inode.to_string();
+    let group = [("cause", cause), ("netns", inode.as_str())];
+    let mut ports = BTreeMap::<Option<u16>, u64>::new();
+    for total in window.events.groups("resets", &group) {
+        *ports.entry(service_port(total)).or_default() += total.events;
+    }
+    let weighed = ports.into_iter().filter_map(|(port, count)| {
+        let connections = port.map_or(0, |port| places::connections(window, netns, port));
+        // Where connections are not counted by service, all of the namespace have to do.
+        let connections = if connections == 0 {
+            opened
+        } else {
+            connections
+        };
+        Some((port, Reset::weigh(count, connections, is_bad)?))
+    });
+    weighed.collect()
+}
+
+/// The worst of them, together.
+fn worst(services: Vec<(Option<u16>, Reset)>) -> Option<Reset> {
+    let resets = services.into_iter().map(|(_, reset)| reset);
+    resets.reduce(|sum, reset| match sum.severity.cmp(&reset.severity) {
+        std::cmp::Ordering::Less => reset,
+        std::cmp::Ordering::Greater => sum,
+        std::cmp::Ordering::Equal => Reset {
+            count: sum.count + reset.count,
+            share: sum.share.max(reset.share),
+            ..sum
+        },
+    })
+}
+
+fn service_port(total: &Total) -> Option<u16> {
+    let mut group = total.group.iter();
+    group.find_map(|(name, value)| match value {
+        Value::Unsigned(port) if *name == "service_port" => u16::try_from(*port).ok(),
+        _ => None,
     })
 }
 
@@ -176,8 +260,9 @@ fn describe(
     window: &Window,
     netns: &Netns,
     (cause, meaning): (&str, &str),
-    (count, severity): (u64, Severity),
+    reset: &Reset,
 ) -> Finding {
+    let (count, severity) = (reset.count, reset.severity);
     let mut hits = services(window, netns, cause);
     let place = hits
         .first()
@@ -209,7 +294,10 @@ fn describe(
         ),
     )
     .counted(
-        format!("{count} resets with cause {cause}"),
+        format!(
+            "{count} resets with cause {cause}: {:.0} % of the connections",
+            reset.share * 100.0
+        ),
         count,
         "resets",
         "resets",
@@ -229,7 +317,6 @@ fn describe(
         "data-after-close" => {
             "have the application wait for the peer's end (shutdown, then read) before it closes"
         }
-        "refused" => "start the service, or correct address and port",
         "timeout" => "the peer is gone: see whether path-loss is found too",
         _ => "netprobe resets shows each of them with its process",
     };
@@ -237,51 +324,4 @@ fn describe(
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::{
-        diagnose::{fixtures::quiet, window::Window},
-        report::{Value, diagnosis::Severity},
-    };
-
-    fn resets(window: &mut Window, cause: &'static str, count: u64) {
-        window.total("resets", count, &[("cause", Value::Word(cause))]);
-    }
-
-    #[test]
-    fn bad_causes_are_warnings_and_deliberate_ones_notes() {
-        for (cause, severity) in [
-            ("unread-data", Severity::Warning),
-            ("refused", Severity::Warning),
-            ("linger-0", Severity::Info),
-            ("no-listener", Severity::Info),
-        ] {
-            let mut window = quiet();
-            resets(&mut window, cause, 50);
-            let findings = window.findings();
-            assert_eq!(
-                (findings[0].id, findings[0].severity),
-                ("resets", severity),
-                "{cause}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_few_among_many_connections_are_nothing() {
-        let mut window = quiet();
-        resets(&mut window, "unread-data", 50);
-        window.grow(&[("Tcp.PassiveOpens", 50_000)]);
-        assert!(window.ids().is_empty());
-    }
-
-    #[test]
-    fn every_cause_of_the_probe_is_known_here() {
-        use super::CAUSES;
-        for raw in 1..=u8::MAX {
-            let Some(name) = crate::probes::resets::cause_name(raw) else {
-                break;
-            };
-            assert!(CAUSES.iter().any(|(cause, ..)| *cause == name), "{name}");
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,257 @@
+//! Whose packets a firewall dropped, and whether anybody misses them: a rule that keeps strangers out
+//! while the others get through does its work.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use super::{
+    events::Event,
+    places::{self, End},
+    window::{Netns, Window},
+};
+use crate::report::Value;
+
+const FIN: u8 = 1;
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 16;
+
+/// Functions that only rules lead to.
+const OF_RULES: [&str; 3] = ["nft_do_chain", "ipt_do_table", "ip6t_do_table"];
+
+/// Fewer packets are not worth a verdict.
+pub(super) const LEAST: u32 = 3;
+/// From public addresses every port is tried now and then: SYNs of strangers per second that are more.
+const KNOCKS_PER_S: f64 = 2.0;
+/// Drops that are a smaller part of what the same clients got through are noise.
+const PART: u32 = 50;
+
+/// Packets between one service and its clients.
+#[derive(Debug, Default)]
+pub(super) struct Service {
+    /// Packets of clients that miss them.
+    pub(super) wanted: u32,
+    /// Packets of others.
+    pub(super) others: u32,
+    /// Addresses of clients that miss them.
+    pub(super) missing: BTreeSet<IpAddr>,
+    /// Addresses of the others.
+    pub(super) strangers: BTreeSet<IpAddr>,
+    /// Clients that get through to it.
+    pub(super) through: usize,
+    /// Whether each of the others gets through to it, too: packets came late, or in the wrong place.
+    pub(super) is_stray: bool,
+    /// The namespace of the listener, if it is on this machine.
+    pub(super) home: Option<u32>,
+    /// The process that listens, or opens the connections.
+    pub(super) process: Option<String>,
+    /// Whether clients were told, rather than left to wait.
+    pub(super) is_rejected: bool,
+    /// The hook that packets were dropped at, as far as their ends tell.
+    pub(super) hook: &'static str,
+}
+
+/// One packet that was dropped.
+struct Packet {
+    service: End,
+    client: IpAddr,
+    flags: u8,
+    has_socket: bool,
+    process: Option<String>,
+    hook: &'static str,
+}
+
+impl Packet {
+    /// Whether it opens a connection, or is of one that its socket knows. Others came late, or belong to
+    /// connections that conntrack has forgotten.
+    const fn is_useful(&self) -> bool {
+        self.flags & (FIN | RST) == 0 && (self.flags & SYN != 0 || self.has_socket)
+    }
+}
+
+/// What one client sent to, or got from, one service.
+#[derive(Default)]
+struct Client {
+    packets: u32,
+    /// Of those, ones that open a connection or carry it on.
+    useful: u32,
+    has_socket: bool,
+}
+
+/// Sorts the packets that netfilter dropped in a namespace by the service that they belong to; the one
+/// that is missed most comes first.
+pub(super) fn services(window: &Window, netns: &Netns) -> Vec<(End, Service)> {
+    let mut found = BTreeMap::<End, (Service, BTreeMap<IpAddr, Client>)>::new();
+    let events = window.events.within("drops", netns.inode);
+    let dropped = events.filter(|event| is_netfilter(|name| event.value(name)));
+    for packet in dropped.filter_map(|event| packet(window, netns, event)) {
+        let (service, clients) = found.entry(packet.service).or_default();
+        service.hook = packet.hook;
+        let client = clients.entry(packet.client).or_default();
+        client.packets += 1;
+        client.useful += u32::from(packet.is_useful());
+        client.has_socket |= packet.has_socket;
+        service.process = service.process.take().or(packet.process);
+    }
+    let weighed = found.into_iter().map(|(end, (mut service, clients))| {
+        weigh(window, netns, end, &mut service, clients);
+        (end, service)
+    });
+    let mut services: Vec<_> = weighed.collect();
+    services.sort_by_key(|(_, service)| std::cmp::Reverse((service.wanted, service.others)));
+    services
+}
+
+fn packet(window: &Window, netns: &Netns, event: &Event) -> Option<Packet> {
+    let (source, destination) = places::ends(event)?;
+    let flags = match event.value("flags") {
+        Value::TcpFlags(flags) => *flags,
+        _ => 0,
+    };
+    let state = event.text("state");
+    let is_over = state.is_some_and(|state| ["TIME-WAIT", "CLOSE", "UNCONN"].contains(&&*state));
+    let has_socket = !is_over && (event.text("state").is_some() || event.number("pid").is_some());
+    let is_served = |end| places::listener(window, netns, end).is_some();
+    let is_local = |address| {
+        places::home(window, netns, address).is_some_and(|home| home.inode == netns.inode)
+    };
+    let is_incoming = is_local(destination.0) && !is_local(source.0);
+    let is_answer = flags & (SYN | ACK) == SYN | ACK
+        || (is_served(source) && !is_served(destination))
+        || (has_socket && is_incoming && !is_served(destination));
+    let (service, client) = if is_answer {
+        (source, destination.0)
+    } else {
+        (destination, source.0)
+    };
+    let hook = match (is_local(source.0), is_local(destination.0)) {
+        (_, true) => "input or prerouting",
+        (true, false) => "output or postrouting",
+        _ if netns.after.addresses.is_empty() => "",
+        _ => "forward",
+    };
+    Some(Packet {
+        service,
+        client,
+        flags,
+        has_socket,
+        process: event.text("comm"),
+        hook,
+    })
+}
+
+/// Decides for each client of a service whether it misses what was dropped.
+fn weigh(
+    window: &Window,
+    netns: &Netns,
+    end: End,
+    service: &mut Service,
+    clients: BTreeMap<IpAddr, Client>,
+) {
+    let listener = places::listener(window, netns, end);
+    let through = listener.map(|(home, _)| places::clients(window, home, end.1));
+    if let Some((home, listener)) = listener {
+        service.home = Some(home.inode);
+        let holder = window.holder(listener);
+        service.process = holder
+            .map(|process| process.comm.clone())
+            .or(service.process.take());
+    }
+    service.through = through.as_ref().map_or(0, std::collections::HashSet::len);
+    service.is_stray = true;
+    for (address, client) in clients {
+        let home = places::home(window, netns, address);
+        // A process of this namespace sent it, or was to get it, and the rule is in its way.
+        let is_own =
+            client.has_socket && listener.is_none_or(|(home, _)| home.inode != netns.inode);
+        // Behind a NAT the listener knows it by another address.
+        let is_known = through
+            .as_ref()
+            .is_some_and(|through| through.contains(&address))
+            || home.is_some_and(|home| places::is_connected(window, home, address, end));
+        let is_missed = client.useful > 0
+            && match (&through, listener) {
+                _ if is_own => true,
+                (Some(_), Some((home, _))) if is_known => {
+                    let all = places::connections(window, home, end.1);
+                    u64::from(client.useful) * u64::from(PART) >= all
+                }
+                (Some(through), _) if !through.is_empty() => false,
+                (Some(_), _) => is_pressing(window, address, client.useful),
+                (None, _) => home.is_some(),
+            };
+        if is_missed {
+            service.wanted += client.packets;
+            service.missing.insert(address);
+        } else {
+            service.others += client.packets;
+            service.is_stray &= is_known;
+            service.strangers.insert(address);
+        }
+    }
+    if service.wanted < LEAST {
+        service.others += std::mem::take(&mut service.wanted);
+        service.strangers.append(&mut service.missing);
+    }
+    service.is_rejected = is_rejected(window, end);
+    if service.home.is_none() && service.process.is_none() {
+        service.process = opener(window, end);
+    }
+}
+
+/// Whether nobody would knock so often who is not meant to come in.
+fn is_pressing(window: &Window, address: IpAddr, packets: u32) -> bool {
+    is_private(address) || window.rate(packets.into()) >= KNOCKS_PER_S
+}
+
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            // 100.64.0.0/10 is that of carriers and overlays.
+            v4.is_private()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || (a == 100 && b & 0xc0 == 64)
+        }
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
+/// Whether clients of this machine were refused there meanwhile.
+fn is_rejected(window: &Window, end: End) -> bool {
+    let is_there = |event: &Event| places::ends(event).is_some_and(|(_, remote)| remote == end);
+    let mut resets = window.events.of("resets").iter();
+    let mut connects = window.events.of("connects").iter();
+    resets.any(|event| event.is("cause", "refused") && is_there(event))
+        || connects.any(|event| event.is("errno", "ECONNREFUSED") && is_there(event))
+}
+
+/// A process of this machine that wanted to go there.
+fn opener(window: &Window, end: End) -> Option<String> {
+    let events = ["retransmits", "connects"].map(|kind| window.events.of(kind));
+    let mut events = events.into_iter().flatten();
+    events.find_map(|event| {
+        let (_, remote) = places::ends(event)?;
+        (remote == end).then(|| event.text("comm")).flatten()
+    })
+}
+
+/// Whether a rule did it, by the place of the drop.
+pub(super) fn is_of_rules(location: &Value) -> bool {
+    matches!(location, Value::Text(function) if OF_RULES.iter().any(|name| function.starts_with(name)))
+}
+
+/// Whether netfilter dropped it. Kernels without drop reasons name the function.
+pub(super) fn is_netfilter<'a>(value: impl Fn(&str) -> &'a Value) -> bool {
+    match (value("reason"), value("location")) {
+        (Value::Text(reason), _) => **reason == *"NETFILTER_DROP",
+        (Value::Word(reason), _) => *reason == "NETFILTER_DROP",
+        (Value::Unknown, location @ Value::Text(function)) => {
+            function.starts_with("nf_hook_slow") || is_of_rules(location)
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,124 @@
+//! Where on this machine the two ends of a connection are: both may be in namespaces that were watched,
+//! also where a packet between them was seen in a third.
+
+use std::{collections::HashSet, net::IpAddr};
+
+use super::window::{Netns, Window};
+use crate::observe::diag::Listener;
+
+/// An address and port.
+pub(super) type End = (IpAddr, u16);
+
+/// The namespace that has an address; the one that it was seen in, for its own and for loopback.
+pub(super) fn home<'a>(
+    window: &'a Window,
+    seen_in: &'a Netns,
+    address: IpAddr,
+) -> Option<&'a Netns> {
+    if is_at_home(seen_in, address) {
+        return Some(seen_in);
+    }
+    let mut all = window.namespaces.iter();
+    all.find(|netns| netns.after.addresses.contains(&address))
+}
+
+fn is_at_home(netns: &Netns, address: IpAddr) -> bool {
+    address.is_loopback() || netns.after.addresses.contains(&address)
+}
+
+/// The listener that a packet to `end` comes to, and its namespace.
+pub(super) fn listener<'a>(
+    window: &'a Window,
+    seen_in: &'a Netns,
+    end: End,
+) -> Option<(&'a Netns, &'a Listener)> {
+    let netns = home(window, seen_in, end.0);
+    // Where addresses could not be read, the port has to do.
+    let netns = netns.or_else(|| seen_in.after.addresses.is_empty().then_some(seen_in))?;
+    let listener = at_port(netns, end.1)
+        .find(|listener| listener.address == end.0 || listener.address.is_unspecified())?;
+    Some((netns, listener))
+}
+
+/// All listeners at a port, whatever their address.
+pub(super) fn at_port(netns: &Netns, port: u16) -> impl Iterator<Item = &Listener> {
+    let sockets = netns.after.sockets.iter();
+    let listeners = sockets.flat_map(|sockets| &sockets.listeners);
+    listeners.filter(move |listener| listener.port == port)
+}
+
+/// The addresses whose handshakes with a listener were finished in the window or not long before.
+pub(super) fn clients(window: &Window, netns: &Netns, port: u16) -> HashSet<IpAddr> {
+    let tables = [&netns.before, &netns.after];
+    let tables = tables.into_iter().filter_map(|seen| seen.sockets.as_ref());
+    let open = tables.filter_map(|table| table.clients.get(&port));
+    let ended = window.events.within("lifetimes", netns.inode);
+    let ended = ended.filter(|event| {
+        event.is("role", "server")
+            && event.small("sport") == Some(port)
+            && !event.is("result", "failed")
+    });
+    open.flat_map(|clients| clients.sources.iter().copied())
+        .chain(ended.filter_map(|event| event.ip("daddr")))
+        .collect()
+}
+
+/// Whether an address of a namespace has connections with a service elsewhere, or had in the window.
+pub(super) fn is_connected(window: &Window, netns: &Netns, address: IpAddr, service: End) -> bool {
+    let tables = [&netns.before, &netns.after];
+    let mut tables = tables.into_iter().filter_map(|seen| seen.sockets.as_ref());
+    let mut ended = window.events.within("lifetimes", netns.inode);
+    tables.any(|table| {
+        // Open connections are not told apart by local address: there must be no other.
+        let mut ports = table
+            .ports
+            .keys()
+            .filter(|to| (to.remote, to.port) == service);
+        table.quietness.contains_key(&service) && ports.all(|to| to.local == address)
+    }) || ended.any(|event| {
+        let is_same = |(local, remote): (End, End)| local.0 == address && remote == service;
+        !event.is("result", "failed") && ends(event).is_some_and(is_same)
+    })
+}
+
+/// How many connections a service had in the window: those that ended, and those that are open.
+pub(super) fn connections(window: &Window, netns: &Netns, port: u16) -> u64 {
+    let [inode, number] = [netns.inode.to_string(), port.to_string()];
+    let group = [("netns", inode.as_str()), ("service_port", number.as_str())];
+    let ended = window.events.count("lifetimes", &group);
+    let open = netns.after.sockets.as_ref().map_or(0, |table| {
+        let accepted = table
+            .clients
+            .get(&port)
+            .map_or(0, |clients| clients.established);
+        let opened = table
+            .ports
+            .iter()
+            .filter(|(service, _)| service.port == port);
+        u64::from(accepted) + opened.map(|(_, ports)| u64::from(ports.open)).sum::<u64>()
+    });
+    ended + open
+}
+
+/// Both ends of what an event tells of: source and destination of a packet, or local and remote end of a
+/// connection.
+pub(super) fn ends(event: &super::events::Event) -> Option<(End, End)> {
+    let end = |address, port| event.ip(address).zip(event.small::<u16>(port));
+    end("saddr", "sport").zip(end("daddr", "dport"))
+}
+
+/// A command that is run in a namespace.
+pub(super) fn command_in(netns: &Netns, command: &str) -> String {
+    let is_plain = |name: &&String| {
+        name.chars()
+            .all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter))
+    };
+    match &netns.name {
+        _ if netns.is_initial => command.to_owned(),
+        Some(name) if is_plain(&name) => format!("ip netns exec {name} {command}"),
+        _ => format!(
+            "nsenter -t PID -n {command} (a PID of namespace {}: lsns -t net)",
+            netns.inode
+        ),
+    }
+}

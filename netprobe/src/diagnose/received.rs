@@ -1,0 +1,168 @@
+//! Resets that established connections received, by the service that they came from: of busy connections,
+//! and of quiet ones.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{
+    dropped,
+    events::Event,
+    places::{self, End},
+    window::{Netns, Window},
+};
+use crate::report::Value;
+
+/// A connection that heard of its peer since was not quiet.
+const QUIET_NS: u64 = 1_000_000_000;
+/// Fewer quiet ones are no pattern.
+const LEAST: usize = 3;
+
+/// What is known of the other end, where it is in a namespace that was watched, too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Peer {
+    /// Its process closed on purpose (the cause of the reset), so that this end has something to be told of.
+    Closed {
+        cause: &'static str,
+        comm: Option<String>,
+    },
+    /// It does not know the connection, or a rule of a firewall in between does not.
+    Forgot,
+}
+
+/// Resets of established connections to one service, as its clients received them.
+#[derive(Debug, Default)]
+pub(super) struct Received {
+    /// Times since the peer was last heard of, of quiet connections, in nanoseconds.
+    pub(super) quiet_ns: Vec<u64>,
+    /// How many connections were busy.
+    pub(super) busy: usize,
+    /// How old connections were, where their opening was seen, in nanoseconds.
+    pub(super) ages_ns: Vec<u64>,
+    /// The process that they belong to.
+    pub(super) owner: Option<(Option<u32>, Option<String>)>,
+    /// What is known of the other end.
+    pub(super) peers: Vec<Peer>,
+}
+
+impl Received {
+    /// Whether it was the quiet connections that were reset.
+    pub(super) fn is_of_quiet_ones(&self) -> bool {
+        self.quiet_ns.len() >= LEAST && self.quiet_ns.len() > self.busy
+    }
+
+    /// How many were seen.
+    pub(super) fn seen(&self) -> usize {
+        self.quiet_ns.len() + self.busy
+    }
+
+    /// What is known of the other end of most of them.
+    pub(super) fn peer(&self) -> Option<&Peer> {
+        let is_forgetful = |peer: &&Peer| **peer == Peer::Forgot;
+        let forgetful = self.peers.iter().filter(is_forgetful).count();
+        let most = if forgetful * 2 > self.peers.len() {
+            self.peers.iter().find(is_forgetful)
+        } else {
+            self.peers.iter().find(|peer| !is_forgetful(peer))
+        };
+        most.filter(|_| self.peers.len() * 2 >= self.seen())
+    }
+}
+
+/// Why an end closes a connection that it knows, without more to be said of it there.
+const DELIBERATE: [&str; 2] = ["linger-0", "disconnect"];
+/// Why it does so otherwise; that is found at that end, with its reason.
+const FOUND_THERE: [&str; 7] = [
+    "data-after-close",
+    "unread-data",
+    "listener-closed",
+    "timeout",
+    "orphan",
+    "killed",
+    "refused",
+];
+
+/// What the other end of a connection did, by local and remote end as it sees them itself.
+fn known_peers(window: &Window) -> HashMap<(End, End), Option<Peer>> {
+    let mut known = HashMap::new();
+    let sent = window.events.of("resets").iter();
+    for event in sent.filter(|event| event.is("direction", "sent")) {
+        let Some(ends) = places::ends(event) else {
+            continue;
+        };
+        let is_one_of = |causes: &[&'static str]| {
+            let mut causes = causes.iter().copied();
+            causes.find(|cause| event.is("cause", cause))
+        };
+        let peer = if let Some(cause) = is_one_of(&DELIBERATE) {
+            Some(Peer::Closed {
+                cause,
+                comm: event.text("comm"),
+            })
+        } else if is_one_of(&FOUND_THERE).is_some() {
+            None
+        } else {
+            Some(Peer::Forgot)
+        };
+        known.insert(ends, peer);
+    }
+    // A rule that rejects makes the reset up; it drops the packet that came.
+    for event in window.events.of("drops") {
+        if let (true, Some((local, remote))) = (
+            dropped::is_netfilter(|name| event.value(name)),
+            places::ends(event),
+        ) {
+            known.insert((remote, local), Some(Peer::Forgot));
+        }
+    }
+    known
+}
+
+/// Resets that established connections of a namespace received, by the service at their other end.
+pub(super) fn by_service(window: &Window, netns: &Netns) -> BTreeMap<End, Received> {
+    let known = known_peers(window);
+    let mut services = BTreeMap::<End, Received>::new();
+    for event in window.events.within("resets", netns.inode) {
+        let Some((local, remote)) = places::ends(event).filter(|_| is_of_established(event)) else {
+            continue;
+        };
+        // A client that leaves is no incident of its server.
+        if places::at_port(netns, local.1).next().is_some() || local.1 < remote.1 {
+            continue;
+        }
+        let peer = known.get(&(remote, local));
+        if peer == Some(&None) {
+            continue;
+        }
+        let received = services.entry(remote).or_default();
+        received.peers.extend(peer.cloned().flatten());
+        received.ages_ns.extend(event.number("age_ns"));
+        match event.number("idle_ns") {
+            Some(idle_ns) if idle_ns >= QUIET_NS => received.quiet_ns.push(idle_ns),
+            _ => received.busy += 1,
+        }
+        if received.owner.is_none() && event.text("comm").is_some() {
+            received.owner = Some((event.small("pid"), event.text("comm")));
+        }
+    }
+    services
+}
+
+/// In CLOSE-WAIT the peer had closed in order before: an answer that came too late.
+fn is_of_established(event: &Event) -> bool {
+    event.is("direction", "received") && event.is("state", "ESTAB")
+}
+
+/// How many resets without a cause were received of services at a port, exactly.
+pub(super) fn counted(window: &Window, netns: &Netns, port: u16) -> u64 {
+    let [inode, number] = [netns.inode.to_string(), port.to_string()];
+    let group = [
+        ("netns", inode.as_str()),
+        ("service_port", number.as_str()),
+        ("direction", "received"),
+    ];
+    let groups = window.events.groups("resets", &group);
+    let without_cause = groups.filter(|total| {
+        let mut group = total.group.iter();
+        !group.any(|(name, value)| *name == "cause" && *value != Value::Unknown)
+    });
+    without_cause.map(|total| total.events).sum()
+}

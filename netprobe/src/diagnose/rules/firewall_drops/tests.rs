@@ -1,0 +1,275 @@
+use crate::{
+    diagnose::{
+        Verdict,
+        fixtures::quiet,
+        window::{Netns, Window},
+    },
+    observe::diag::{Destination, Ports, Quietness},
+    report::{Value, diagnosis::Severity},
+};
+
+fn dropping(window: &mut Window, port: u64, packets: u64) {
+    dropping_in(window, port, packets, "nf_hook_slow+0xab");
+}
+
+fn dropping_in(window: &mut Window, port: u64, packets: u64, location: &str) {
+    let reason = ("reason", Value::Word("NETFILTER_DROP"));
+    let location = ("location", Value::Text(location.into()));
+    window.total("drops", packets, &[reason.clone(), location.clone()]);
+    let packet = [
+        reason,
+        location,
+        ("saddr", Value::Ip([10, 0, 0, 9].into())),
+        ("sport", Value::Unsigned(40_000)),
+        ("daddr", Value::Ip([10, 0, 0, 1].into())),
+        ("dport", Value::Unsigned(port)),
+        ("flags", Value::TcpFlags(2)),
+    ];
+    window.event("drops", 30, &packet);
+}
+
+#[test]
+fn syns_to_a_listener_that_a_rule_drops_are_critical_and_scans_are_not() {
+    let mut window = quiet();
+    window.listen(80, 128, &[0; 10]);
+    dropping(&mut window, 80, 30);
+    let findings = window.findings();
+    assert_eq!(
+        (findings[0].id, findings[0].severity),
+        ("firewall-drops", Severity::Critical)
+    );
+    assert_eq!(findings[0].affected[0].port, Some(80));
+    let mut window = quiet();
+    dropping(&mut window, 23, 30);
+    assert_eq!(window.findings()[0].severity, Severity::Info);
+}
+
+fn full(window: &mut Window, refused: u64) {
+    window.set("net.netfilter.nf_conntrack_max", "200");
+    window.set("net.netfilter.nf_conntrack_count", "200");
+    window.grow(&[("nf_conntrack.drop", refused.cast_signed())]);
+}
+
+#[test]
+fn drops_of_a_full_conntrack_table_are_not_those_of_a_rule() {
+    let mut window = quiet();
+    window.listen(80, 128, &[0; 10]);
+    // Programs are read one after the other: one packet more is nobody's rule.
+    dropping(&mut window, 80, 301);
+    full(&mut window, 300);
+    window.total("conntrack", 300, &[("protocol", Value::Word("tcp"))]);
+    assert_eq!(window.verdict("firewall-drops"), Verdict::Ok);
+    assert_eq!(window.ids(), ["conntrack-table-full"]);
+    // Without function probes the counter tells.
+    window
+        .events
+        .totals
+        .retain(|total| total.kind != "conntrack");
+    window.blind("conntrack");
+    assert_eq!(window.verdict("firewall-drops"), Verdict::Ok);
+    // What is lost of other protocols is no excuse for a rule.
+    full(&mut window, 5000);
+    dropping_in(&mut window, 80, 20, "nft_do_chain+0x1c [nf_tables]");
+    let Verdict::Found(found) = window.verdict("firewall-drops") else {
+        panic!("the place says that a rule did");
+    };
+    assert!(found[0].summary.contains("dropped 20 packets"), "{found:?}");
+}
+
+#[test]
+fn a_rule_beside_a_full_table_is_found_by_what_the_table_does_not_explain() {
+    let mut window = quiet();
+    window.listen(80, 128, &[0; 10]);
+    dropping(&mut window, 80, 400);
+    full(&mut window, 300);
+    window.total("conntrack", 300, &[("protocol", Value::Word("tcp"))]);
+    assert_eq!(window.ids(), ["conntrack-table-full", "firewall-drops"]);
+}
+
+#[test]
+fn where_every_event_was_lost_the_totals_tell_the_listener_or_nobody_is_named() {
+    let lost = |port| {
+        let mut window = quiet();
+        window.listen(80, 128, &[0; 10]);
+        let reason = ("reason", Value::Word("NETFILTER_DROP"));
+        window.total("drops", 30, &[reason, ("dport", Value::Unsigned(port))]);
+        window
+    };
+    let findings = lost(80).findings();
+    assert_eq!(findings[0].severity, Severity::Critical);
+    assert_eq!(findings[0].affected[0].port, Some(80));
+    let verdict = lost(23).verdict("firewall-drops");
+    assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
+}
+
+/// Packets that a rule drops, from and to these ends.
+fn syns(window: &mut Window, from: [u8; 4], to: ([u8; 4], u64), packets: usize) {
+    let reason = ("reason", Value::Word("NETFILTER_DROP"));
+    window.total("drops", packets as u64, std::slice::from_ref(&reason));
+    let packet = [
+        reason,
+        ("saddr", Value::Ip(from.into())),
+        ("sport", Value::Unsigned(40_000)),
+        ("daddr", Value::Ip(to.0.into())),
+        ("dport", Value::Unsigned(to.1)),
+        ("flags", Value::TcpFlags(2)),
+    ];
+    window.event("drops", packets, &packet);
+}
+
+fn client_of(window: &mut Window, port: u16, client: [u8; 4]) {
+    let clients = window.sockets().clients.entry(port).or_default();
+    clients.sources.insert(client.into());
+}
+
+#[test]
+fn strangers_that_are_kept_out_while_others_get_through_are_named_and_no_incident() {
+    const APP: [u8; 4] = [10, 0, 0, 7];
+    const SCANNER: [u8; 4] = [10, 99, 9, 9];
+    let mut window = quiet();
+    window.listen(5432, 128, &[0; 10]);
+    syns(&mut window, SCANNER, ([10, 0, 0, 1], 5432), 27);
+    // As long as nobody gets through, it may be a client.
+    assert_eq!(window.findings()[0].severity, Severity::Critical);
+    client_of(&mut window, 5432, APP);
+    let findings = window.findings();
+    assert_eq!(findings[0].severity, Severity::Info);
+    let summary = &findings[0].summary;
+    assert!(
+        summary.contains("10.99.9.9") && summary.contains("10.0.0.1:5432 (server)"),
+        "{summary}"
+    );
+    // Nor is it one because another address of its machine has connections.
+    window.netns().after.addresses = [[10, 0, 0, 1].into(), APP.into(), SCANNER.into()].into();
+    let service = ([10, 0, 0, 1].into(), 5432);
+    window
+        .sockets()
+        .quietness
+        .insert(service, Quietness::default());
+    for local in [APP, SCANNER] {
+        let to = Destination {
+            local: local.into(),
+            remote: service.0,
+            port: service.1,
+        };
+        window.sockets().ports.insert(to, Ports::default());
+    }
+    assert_eq!(window.findings()[0].severity, Severity::Info);
+    // One that has connections is no stranger.
+    syns(&mut window, APP, ([10, 0, 0, 1], 5432), 27);
+    let findings = window.findings();
+    assert_eq!(findings[0].severity, Severity::Critical);
+    let summary = &findings[0].summary;
+    assert!(
+        summary.contains("27 packets") && summary.contains("from 10.0.0.7"),
+        "{summary}"
+    );
+}
+
+#[test]
+fn now_and_then_a_knock_from_the_internet_is_missed_by_nobody() {
+    let knocked = |packets| {
+        let mut window = quiet();
+        window.listen(22, 128, &[0; 10]);
+        syns(&mut window, [203, 0, 113, 5], ([10, 0, 0, 1], 22), packets);
+        window.findings()[0].severity
+    };
+    assert_eq!(knocked(10), Severity::Info);
+    assert_eq!(knocked(100), Severity::Critical);
+}
+
+#[test]
+fn what_a_router_drops_is_missed_by_the_ends_in_other_namespaces() {
+    const ROUTER: u32 = 77;
+    let mut window = quiet();
+    let mut router = Netns {
+        inode: ROUTER,
+        name: Some("router".to_owned()),
+        is_initial: false,
+        ..window.netns().clone()
+    };
+    router.after.addresses = [[10, 0, 0, 254].into()].into();
+    window.namespaces.push(router);
+    syns(&mut window, [10, 0, 0, 1], ([10, 9, 9, 9], 443), 30);
+    // It happened there.
+    window.relocate(ROUTER);
+    assert_eq!(window.findings()[0].severity, Severity::Info);
+    assert!(
+        window.findings()[0]
+            .summary
+            .contains("between other machines")
+    );
+    // The client is in another namespace.
+    window.netns().after.addresses = [[10, 0, 0, 1].into()].into();
+    let findings = window.findings();
+    assert_eq!(findings[0].severity, Severity::Critical);
+    assert_eq!(findings[0].affected[0].kind, "destination");
+    let fix = &findings[0].fixes[0].text;
+    assert!(
+        fix.contains("ip netns exec router nft list ruleset") && fix.contains("hook forward"),
+        "{fix}"
+    );
+    // Or the listener is.
+    window.netns().after.addresses = [[10, 9, 9, 9].into()].into();
+    window.listen(443, 128, &[0; 10]);
+    window.sockets().listeners[0].address = [0, 0, 0, 0].into();
+    let findings = window.findings();
+    assert_eq!(
+        (findings[0].severity, findings[0].affected[0].kind),
+        (Severity::Critical, "listener")
+    );
+}
+
+#[test]
+fn refused_clients_tell_that_a_rule_rejects() {
+    let mut window = quiet();
+    window.listen(6379, 128, &[0; 10]);
+    syns(&mut window, [10, 0, 0, 9], ([10, 0, 0, 1], 6379), 30);
+    assert!(window.findings()[0].summary.contains("dropped"));
+    window.total("resets", 30, &[("cause", Value::Word("refused"))]);
+    let refused = [
+        ("direction", Value::Word("received")),
+        ("cause", Value::Word("refused")),
+        ("saddr", Value::Ip([10, 0, 0, 9].into())),
+        ("sport", Value::Unsigned(40_000)),
+        ("daddr", Value::Ip([10, 0, 0, 1].into())),
+        ("dport", Value::Unsigned(6379)),
+    ];
+    window.event("resets", 30, &refused);
+    let findings = window.findings();
+    assert!(
+        findings[0].summary.contains("rejected 30 packets"),
+        "{}",
+        findings[0].summary
+    );
+    let behind: Vec<_> = findings
+        .iter()
+        .map(|found| (found.id, found.behind))
+        .collect();
+    assert_eq!(
+        behind,
+        [("firewall-drops", None), ("resets", Some("firewall-drops"))]
+    );
+    assert!(
+        findings[1].summary.contains("though server listens there"),
+        "{}",
+        findings[1].summary
+    );
+}
+
+#[test]
+fn a_counter_that_went_backwards_is_no_verdict_on_rules() {
+    let mut window = quiet();
+    window.blind("conntrack");
+    dropping(&mut window, 80, 30);
+    window.grow(&[("nf_conntrack.drop", -5)]);
+    let verdict = window.verdict("firewall-drops");
+    assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
+}
+
+#[test]
+fn other_drops_are_not_the_firewalls() {
+    let mut window = quiet();
+    window.total("drops", 30, &[("reason", Value::Word("NO_SOCKET"))]);
+    assert!(window.ids().is_empty());
+}

@@ -1,0 +1,144 @@
+use crate::{
+    diagnose::{fixtures::quiet, window::Window},
+    observe::diag::Quietness,
+    report::Value,
+};
+
+fn resets(idle_s: &[f64]) -> Window {
+    resets_in("ESTAB", idle_s)
+}
+
+fn resets_in(state: &'static str, idle_s: &[f64]) -> Window {
+    let mut window = quiet();
+    for idle_s in idle_s {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a small positive number"
+        )]
+        let reset = [
+            ("direction", Value::Word("received")),
+            ("state", Value::Word(state)),
+            ("saddr", Value::Ip([10, 0, 0, 1].into())),
+            ("sport", Value::Unsigned(41_000)),
+            ("daddr", Value::Ip([10, 0, 0, 2].into())),
+            ("dport", Value::Unsigned(3306)),
+            ("idle_ns", Value::Unsigned((idle_s * 1e9) as u64)),
+        ];
+        window.event("resets", 1, &reset);
+    }
+    window
+}
+
+fn confirms(window: &Window, words: &str, settings: &[&str]) {
+    let findings = window.findings();
+    assert_eq!(findings[0].id, "idle-reset");
+    assert!(
+        findings[0].summary.contains(words),
+        "{}",
+        findings[0].summary
+    );
+    let set = findings[0].fixes.iter().flat_map(|fix| &fix.set);
+    let set: Vec<_> = set.map(|(name, _)| name.as_str()).collect();
+    assert_eq!(set.is_empty(), settings.is_empty(), "{set:?}");
+    assert!(settings.iter().all(|name| set.contains(name)), "{set:?}");
+}
+
+#[test]
+fn quiet_times_of_all_lengths_are_a_device_that_forgets_and_equal_ones_a_timer() {
+    let window = resets(&[90.0, 121.5, 95.0, 172.0]);
+    confirms(
+        &window,
+        "something on the way has forgotten them",
+        &["TCP_KEEPIDLE"],
+    );
+    let findings = window.findings();
+    assert_eq!(findings[0].affected[0].port, Some(3306));
+    assert_eq!(findings[0].fixes[0].set[0].1, "45");
+    let window = resets(&[90.0, 90.2, 90.0, 90.1]);
+    confirms(
+        &window,
+        "after 90 s without a word: all after the same time",
+        &["TCP_KEEPIDLE"],
+    );
+    let fix = &window.findings()[0].fixes[0].text;
+    assert!(
+        fix.contains("raise the idle timeout of the service at 10.0.0.2:3306"),
+        "{fix}"
+    );
+}
+
+#[test]
+fn where_keepalive_was_answered_more_of_it_is_no_advice() {
+    let mut window = resets(&[2.0, 2.1, 2.0, 2.0]);
+    let seen = Quietness {
+        connections: 10,
+        kept_alive: 4,
+        quietest_ms: 3_900,
+    };
+    window
+        .sockets()
+        .quietness
+        .insert(([10, 0, 0, 2].into(), 3306), seen);
+    confirms(&window, "keepalive was answered meanwhile", &[]);
+}
+
+#[test]
+fn a_peer_here_that_closes_or_does_not_know_them_is_told_from_one_that_finds_its_own_reason() {
+    let ends = |local: [u8; 4], sport, remote: [u8; 4], dport| {
+        [
+            ("saddr", Value::Ip(local.into())),
+            ("sport", Value::Unsigned(sport)),
+            ("daddr", Value::Ip(remote.into())),
+            ("dport", Value::Unsigned(dport)),
+        ]
+    };
+    for (cause, expected) in [
+        ("listener-closed", None),
+        ("linger-0", Some(("mysqld closes connections", false))),
+        ("no-connection", Some(("forgotten", true))),
+    ] {
+        let mut window = quiet();
+        for port in 40_000..40_005 {
+            let mut sent = ends([10, 0, 0, 2], 80, [10, 0, 0, 1], port).to_vec();
+            sent.extend([
+                ("direction", Value::Word("sent")),
+                ("cause", Value::Word(cause)),
+                ("comm", Value::Text("mysqld".into())),
+            ]);
+            window.event("resets", 1, &sent);
+            let mut received = ends([10, 0, 0, 1], port, [10, 0, 0, 2], 80).to_vec();
+            received.extend([
+                ("direction", Value::Word("received")),
+                ("state", Value::Word("ESTAB")),
+                ("idle_ns", Value::Unsigned(6_000_000_000)),
+            ]);
+            window.event("resets", 1, &received);
+        }
+        match expected {
+            None => assert!(!window.ids().contains(&"idle-reset")),
+            Some((words, true)) => confirms(&window, words, &["TCP_KEEPIDLE"]),
+            Some((words, false)) => confirms(&window, words, &[]),
+        }
+    }
+}
+
+#[test]
+fn resets_of_busy_connections_are_the_applications() {
+    assert!(!resets(&[0.1, 0.0, 0.2, 0.01]).ids().contains(&"idle-reset"));
+    // One quiet one among many.
+    assert!(
+        !resets(&[0.1, 0.0, 0.2, 0.01, 5.0])
+            .ids()
+            .contains(&"idle-reset")
+    );
+    assert!(!resets(&[90.0, 91.0]).ids().contains(&"idle-reset"));
+}
+
+#[test]
+fn answers_that_come_long_after_the_peer_has_closed_are_not_forgotten_connections() {
+    let late = resets_in("CLOSE-WAIT", &[27.0, 28.0, 29.0, 31.0]);
+    assert!(!late.ids().contains(&"idle-reset"));
+    let forgotten = resets(&[27.0, 28.0, 29.0, 31.0]);
+    assert!(forgotten.ids().contains(&"idle-reset"));
+}
