@@ -10,7 +10,7 @@ use super::super::{
     events::Event,
     finding::{finding, somewhere},
     in_each,
-    window::{Netns, Window, endpoint, ratio},
+    window::{Netns, Window, ratio},
 };
 use crate::report::{
     Value,
@@ -201,12 +201,9 @@ fn silent(window: &Window, netns: &Netns, cause: &str) -> Vec<Affected> {
         .take(4)
         .map(|((address, port), (_, pid, comm))| Affected {
             kind,
-            name: endpoint(address, port),
-            netns: Some(netns.inode),
             pid,
             comm,
-            address: Some(address),
-            port: Some(port),
+            ..Window::affected_destination(netns, address, port)
         });
     hits.collect()
 }

@@ -9,7 +9,7 @@ use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, somewhere},
     in_each, places,
-    window::{Netns, Window, endpoint, ratio},
+    window::{Netns, Window, ratio},
 };
 use crate::report::{
     Total, Value,
@@ -246,12 +246,9 @@ fn services(window: &Window, netns: &Netns, cause: &str) -> Vec<Affected> {
         .take(3)
         .map(|(((address, port), kind), (_, pid, comm))| Affected {
             kind,
-            name: endpoint(address, port),
-            netns: Some(netns.inode),
             pid,
             comm,
-            address: Some(address),
-            port: Some(port),
+            ..Window::affected_destination(netns, address, port)
         });
     hits.collect()
 }
