@@ -36,5 +36,6 @@ fn stage(is_cured: bool) -> Stage {
     }
     stage
         .queue(Host::Server, "tbf rate 10mbit burst 4kb limit 12kb")
-        .sign(Sign::Counter(Host::Server, "Tcp.RetransSegs", 20))
+        // Far more than the link takes at once; on 5.10 what the queue drops is sent again without being counted so.
+        .sign(Sign::Counter(Host::Server, "Tcp.OutSegs", 2_000))
 }
