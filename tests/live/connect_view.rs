@@ -24,12 +24,18 @@ fn a_lost_syn_and_a_refusal_are_told_apart() {
         .client
         .run(|| Family::V4.connect(CLOSED))
         .expect_err("nobody listens");
-    let blackhole = cable.server.firewall("input", &format!("tcp dport {PORT}"));
-    let late = cable.client.run(|| Family::V4.begin(PORT));
-    wait_until("the SYN is lost", || {
-        cable.server.counters().get("Ip.InReceives") > 1
+    // The first SYN has the hop limit that the firewall drops, the second has not: to open the
+    // firewall between them would be a race.
+    let _firewall = cable
+        .server
+        .firewall("input", &format!("tcp dport {PORT} ip ttl 7"));
+    let late = cable.client.run(|| {
+        let late = Family::V4.socket();
+        late.set_ttl_v4(7).expect("set the hop limit");
+        Family::V4.begin_with(&late, PORT);
+        late
     });
-    drop(blackhole);
+    late.set_ttl_v4(64).expect("set the hop limit");
     wait_until("it is sent again", || is_connected(&late));
     let run = probe.stop();
     let view: Value = run.summary.connects.expect("connects add up to something");

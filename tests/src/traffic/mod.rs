@@ -122,13 +122,18 @@ impl Family {
     /// Begins to connect to the server, without waiting for the outcome.
     pub fn begin(self, port: u16) -> Socket {
         let socket = self.socket();
+        self.begin_with(&socket, port);
+        socket
+    }
+
+    /// As [`Family::begin`], with a socket that has options of its own.
+    pub fn begin_with(self, socket: &Socket, port: u16) {
         socket.set_nonblocking(true).expect("do not block");
-        match socket.connect(&self.wanted(SERVER, port).into()) {
+        match self.connect_with(socket, port) {
             Ok(()) => {}
             Err(why) if why.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(why) => panic!("begin to connect: {why}"),
         }
-        socket
     }
 
     /// A connection through `listener`, both ends: the client's and the server's.
