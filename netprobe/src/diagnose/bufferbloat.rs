@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{
     finding::{finding, host},
-    sizing::millis,
+    sizing::{median, millis},
     window::{Netns, Window, ratio},
 };
 use crate::{
@@ -46,7 +46,7 @@ pub(super) fn delayed(id: &'static str, window: &Window, netns: &Netns) -> Optio
     } else {
         Severity::Info
     };
-    let srtt = u64::from(worst.median_us()?);
+    let srtt = u64::from(median(&worst.srtts_us)?);
     let least = u64::from(worst.min_rtt_us);
     let summary = format!(
         "the path to {address}{} is slowed by a full queue (bufferbloat): a round trip takes {:.0} ms, at best {:.0} ms; \

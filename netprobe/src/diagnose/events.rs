@@ -195,11 +195,23 @@ impl Events {
     }
 }
 
+/// What a total is of, by the name of a column; unknown if it was not counted by that.
+pub fn value_of<'a>(total: &'a Total, name: &str) -> &'a Value {
+    let mut group = total.group.iter();
+    let found = group.find(|(found, _)| *found == name);
+    found.map_or(&Value::Unknown, |(_, value)| value)
+}
+
+/// The port that a total is of.
+pub fn port_of(total: &Total, name: &str) -> Option<u16> {
+    match value_of(total, name) {
+        Value::Unsigned(port) => u16::try_from(*port).ok(),
+        _ => None,
+    }
+}
+
 fn has(total: &Total, name: &str, word: &str) -> bool {
-    total
-        .group
-        .iter()
-        .any(|(found, value)| *found == name && is(value, word))
+    is(value_of(total, name), word)
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
+    events::port_of,
     sizing::counted,
     window::{Gap, Netns, Queue, Window},
 };
-use crate::report::{Value, diagnosis::Confidence};
+use crate::report::diagnosis::Confidence;
 
 /// Full this share of the time is full all the time: a sample may fall just behind an `accept`.
 const ALWAYS: f64 = 0.85;
@@ -199,11 +200,7 @@ fn events(window: &Window, netns: &Netns) -> BTreeMap<u16, (u64, Option<u64>)> {
     for stage in STAGES {
         let group = [("stage", stage), ("netns", inode.as_str())];
         for total in window.events.groups("listeners", &group) {
-            let port = total.group.iter().find_map(|(name, value)| match value {
-                Value::Unsigned(port) if *name == "listener_port" => u16::try_from(*port).ok(),
-                _ => None,
-            });
-            if let Some(port) = port {
+            if let Some(port) = port_of(total, "listener_port") {
                 by_port.entry(port).or_insert((0, None)).0 += total.events;
             }
         }

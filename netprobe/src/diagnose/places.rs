@@ -106,19 +106,3 @@ pub(super) fn ends(event: &super::events::Event) -> Option<(End, End)> {
     let end = |address, port| event.ip(address).zip(event.small::<u16>(port));
     end("saddr", "sport").zip(end("daddr", "dport"))
 }
-
-/// A command that is run in a namespace.
-pub(super) fn command_in(netns: &Netns, command: &str) -> String {
-    let is_plain = |name: &&String| {
-        name.chars()
-            .all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter))
-    };
-    match &netns.name {
-        _ if netns.is_initial => command.to_owned(),
-        Some(name) if is_plain(&name) => format!("ip netns exec {name} {command}"),
-        _ => format!(
-            "nsenter -t PID -n {command} (a PID of namespace {}: lsns -t net)",
-            netns.inode
-        ),
-    }
-}

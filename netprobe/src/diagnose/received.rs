@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{
     dropped,
-    events::Event,
+    events::{Event, value_of},
     places::{self, End},
     window::{Netns, Window},
 };
@@ -160,9 +160,6 @@ pub(super) fn counted(window: &Window, netns: &Netns, port: u16) -> u64 {
         ("direction", "received"),
     ];
     let groups = window.events.groups("resets", &group);
-    let without_cause = groups.filter(|total| {
-        let mut group = total.group.iter();
-        !group.any(|(name, value)| *name == "cause" && *value != Value::Unknown)
-    });
+    let without_cause = groups.filter(|total| *value_of(total, "cause") == Value::Unknown);
     without_cause.map(|total| total.events).sum()
 }

@@ -24,14 +24,26 @@ pub(super) fn seconds_left(used: u64, limit: u64, per_second: f64) -> Option<f64
 
 /// A number of things: one of them has no `s`.
 pub(super) fn counted(number: u64, what: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {what}{plural}")
+    several(number, what, &format!("{what}s"))
+}
+
+/// A number of things, in the word for one or for several.
+pub(super) fn several(count: u64, one: &str, more: &str) -> String {
+    let word = if count == 1 { one } else { more };
+    format!("{count} {word}")
 }
 
 /// Connections that wait.
 pub(super) fn waiting(connections: u32) -> String {
     let waits = if connections == 1 { "waits" } else { "wait" };
     format!("{} {waits}", counted(connections.into(), "connection"))
+}
+
+/// The value that half of them have or exceed.
+pub(super) fn median<T: Copy + Ord>(values: &[T]) -> Option<T> {
+    let mut values = values.to_vec();
+    values.sort_unstable();
+    values.get(values.len() / 2).copied()
 }
 
 /// A time as people say it.
@@ -58,12 +70,6 @@ pub(super) fn lasting(micros: u64) -> String {
 #[expect(clippy::cast_precision_loss, reason = "a time for people")]
 pub(super) fn millis(micros: u64) -> f64 {
     micros as f64 / 1000.0
-}
-
-/// A number of things, in the word for one or for several.
-pub(super) fn several(count: usize, one: &str, more: &str) -> String {
-    let word = if count == 1 { one } else { more };
-    format!("{count} {word}")
 }
 
 /// A number of bytes as people say it.

@@ -1,6 +1,9 @@
 //! SYNs that found the backlog of a listener full, and which listener that is.
 
-use super::window::{Gap, Netns, Window};
+use super::{
+    events::{port_of, value_of},
+    window::{Gap, Netns, Window},
+};
 use crate::{observe::snapshot::Snapshot, report::Value};
 
 const STAGES: [&str; 3] = ["syn-backlog", "syn-reserved", "syn-cookie"];
@@ -79,19 +82,11 @@ pub(super) fn port(window: &Window, netns: &Netns) -> Option<u16> {
     let inode = netns.inode.to_string();
     let group = [("netns", inode.as_str())];
     let is_ours = |value: &Value| matches!(value, Value::Word(stage) if STAGES.contains(stage));
-    let groups = window.events.groups("listeners", &group).filter(|total| {
-        total
-            .group
-            .iter()
-            .any(|(name, value)| *name == "stage" && is_ours(value))
-    });
-    let most = groups.max_by_key(|total| total.events);
-    let seen = most.and_then(|total| {
-        total.group.iter().find_map(|(name, value)| match value {
-            Value::Unsigned(port) if *name == "listener_port" => u16::try_from(*port).ok(),
-            _ => None,
-        })
-    });
+    let groups = window.events.groups("listeners", &group);
+    let most = groups
+        .filter(|total| is_ours(value_of(total, "stage")))
+        .max_by_key(|total| total.events);
+    let seen = most.and_then(|total| port_of(total, "listener_port"));
     let only = match netns.queues.as_slice() {
         [only] => Some(only.listener.port),
         _ => None,

@@ -160,13 +160,6 @@ pub struct Path {
 }
 
 impl Path {
-    /// The smoothed round-trip time that half of the connections have or exceed.
-    pub fn median_us(&self) -> Option<u32> {
-        let mut values = self.srtts_us.clone();
-        values.sort_unstable();
-        values.get(values.len() / 2).copied()
-    }
-
     fn add(&mut self, info: Info) {
         self.connections += 1;
         if self.srtts_us.len() < LONGEST {
@@ -391,6 +384,7 @@ impl Socket {
 struct Info {
     /// Since data went either way.
     idle_ms: u32,
+    /// Since data was sent, or the connection was made.
     since_sent_ms: u32,
     /// Since the peer acknowledged anything.
     unheard_ms: u32,

@@ -8,7 +8,7 @@ use super::super::{
     events::Event,
     finding::{finding, host, somewhere},
     in_each,
-    sizing::millis,
+    sizing::{median, millis},
     window::{Netns, Window, ratio},
 };
 use crate::{
@@ -105,7 +105,7 @@ impl Loss {
         let (mut away, mut all) = (0_u64, 0_u64);
         for event in events.filter(|event| is_data(event)) {
             all += 1;
-            away += u64::from(!is_within(netns, event) && !is_refused(window, event));
+            away += u64::from(is_away(window, netns, event));
         }
         let lost = (lost * away).checked_div(all).unwrap_or(lost);
         Self {
@@ -120,6 +120,11 @@ impl Loss {
 
 fn is_data(event: &Event) -> bool {
     CAUSES.iter().any(|cause| event.is("cause", cause))
+}
+
+/// Whether the path is to blame for a segment, rather than this machine.
+fn is_away(window: &Window, netns: &Netns, event: &Event) -> bool {
+    !is_within(netns, event) && !is_refused(window, event)
 }
 
 /// Whether a segment stays within its namespace: to itself, by whatever address.
@@ -157,9 +162,7 @@ fn peers(window: &Window, netns: &Netns) -> Vec<((IpAddr, u16), Peer)> {
     let mut peers = BTreeMap::<(IpAddr, u16), Peer>::new();
     for event in window.events.within("retransmits", netns.inode) {
         let end = event.ip("daddr").zip(event.small::<u16>("dport"));
-        let Some(end) = end
-            .filter(|_| is_data(event) && !is_within(netns, event) && !is_refused(window, event))
-        else {
+        let Some(end) = end.filter(|_| is_data(event) && is_away(window, netns, event)) else {
             continue;
         };
         let peer = peers.entry(end).or_default();
@@ -234,10 +237,10 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
 fn round_trips(found: Finding, netns: &Netns, address: IpAddr, peer: &Peer) -> Finding {
     let sockets = netns.after.sockets.as_ref();
     let path = sockets.and_then(|sockets| sockets.paths.get(&address));
-    let Some(path) = path.filter(|path| path.min_rtt_us != u32::MAX && path.min_rtt_us > 0) else {
+    let Some(path) = path.filter(|path| path.min_rtt_us > 0) else {
         return found;
     };
-    let Some(srtt) = median(&peer.srtt_us).or_else(|| path.median_us().map(u64::from)) else {
+    let Some(srtt) = median(&peer.srtt_us).or_else(|| median(&path.srtts_us).map(u64::from)) else {
         return found;
     };
     let swell = ratio(srtt, path.min_rtt_us.into());
@@ -256,12 +259,6 @@ fn round_trips(found: Finding, netns: &Netns, address: IpAddr, peer: &Peer) -> F
         "times",
         "tcp_info srtt (median), min_rtt",
     )
-}
-
-fn median(values: &[u64]) -> Option<u64> {
-    let mut values = values.to_vec();
-    values.sort_unstable();
-    values.get(values.len() / 2).copied()
 }
 
 #[cfg(test)]

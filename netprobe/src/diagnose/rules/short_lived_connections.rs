@@ -2,9 +2,10 @@
 
 use super::super::{
     Explanation, Rule, Verdict,
+    events::{port_of, value_of},
     finding::{finding, named},
     in_each,
-    sizing::lasting,
+    sizing::{lasting, median},
     window::{Netns, Window},
 };
 use crate::report::{
@@ -42,14 +43,11 @@ fn check(window: &Window) -> Verdict {
         let group = [("netns", inode.as_str()), ("result", "fin")];
         let mut busiest = None::<(&Total, u16, &str)>;
         for total in window.events.groups("lifetimes", &group) {
-            let port = total.group.iter().find_map(|(name, value)| match value {
-                Value::Unsigned(port) if *name == "service_port" => u16::try_from(*port).ok(),
+            let port = port_of(total, "service_port");
+            let role = match value_of(total, "role") {
+                Value::Word(role) => Some(*role),
                 _ => None,
-            });
-            let role = total.group.iter().find_map(|(name, value)| match value {
-                Value::Word(role) if *name == "role" => Some(*role),
-                _ => None,
-            });
+            };
             if let Some((port, role)) = port.zip(role)
                 && busiest.is_none_or(|(found, ..)| total.events > found.events)
             {
@@ -94,9 +92,8 @@ fn describe(
     if lives.len() < 10 || short * 10 < lives.len() * 8 {
         return None;
     }
-    let mut durations: Vec<u64> = lives.iter().map(|(duration, _)| *duration).collect();
-    durations.sort_unstable();
-    let median_us = durations[durations.len() / 2] / 1000;
+    let durations: Vec<u64> = lives.iter().map(|(duration, _)| *duration).collect();
+    let median_us = median(&durations)? / 1000;
     let life = lasting(median_us);
     let rate = window.rate(count);
     let mut service = named(

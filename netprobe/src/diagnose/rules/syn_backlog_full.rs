@@ -176,7 +176,7 @@ impl Place<'_> {
             Why::Flood => format!(
                 "hardly any handshake is completed: a flood ({} seen among refused and half-open ones), or the answers do \
                  not arrive",
-                several(sources.len(), "source address", "source addresses")
+                several(sources.len() as u64, "source address", "source addresses")
             ),
             Why::Load => "handshakes do complete: too many at once".to_owned(),
         };
@@ -255,7 +255,7 @@ impl Place<'_> {
             .counted(
                 format!(
                     "{} seen",
-                    several(sources, "source address", "source addresses")
+                    several(sources as u64, "source address", "source addresses")
                 ),
                 sources as u64,
                 "addresses",

@@ -8,15 +8,13 @@ use std::{
 use super::super::{
     Explanation, Rule, Verdict,
     dropped::{self, Service},
+    events::{port_of, value_of},
     finding::{finding, somewhere},
     in_each,
     places::{self, End},
     window::{Gap, Netns, Window, endpoint, ratio},
 };
-use crate::report::{
-    Value,
-    diagnosis::{Affected, Confidence, Finding, Severity},
-};
+use crate::report::diagnosis::{Affected, Confidence, Finding, Severity};
 
 pub(super) static RULE: Rule = Rule {
     id: "firewall-drops",
@@ -75,9 +73,8 @@ impl Drops {
         let group = [("netns", inode.as_str())];
         let mut drops = Self::default();
         let groups = window.events.groups("drops", &group);
-        for total in groups.filter(|total| dropped::is_netfilter(|name| value(&total.group, name)))
-        {
-            if dropped::is_of_rules(value(&total.group, "location")) {
+        for total in groups.filter(|total| dropped::is_netfilter(|name| value_of(total, name))) {
+            if dropped::is_of_rules(value_of(total, "location")) {
                 drops.surely += total.events;
             } else {
                 drops.either += total.events;
@@ -103,11 +100,6 @@ impl Drops {
         }
         self.surely + rest
     }
-}
-
-fn value<'a>(group: &'a [(&'static str, Value)], name: &str) -> &'a Value {
-    let found = group.iter().find(|(found, _)| *found == name);
-    found.map_or(&Value::Unknown, |(_, value)| value)
 }
 
 #[expect(
@@ -166,6 +158,7 @@ fn describe(window: &Window, netns: &Netns, drops: &Drops) -> Result<Finding, Ga
         ),
     };
     let hook = services.first().map_or("", |(_, service)| service.hook);
+    let enter = netns.enter();
     Ok(found
         .counted(
             if drops.conntrack > 0 {
@@ -188,15 +181,13 @@ fn describe(window: &Window, netns: &Netns, drops: &Drops) -> Result<Finding, Ga
         .hits([somewhere(netns)])
         .command(
             format!(
-                "find the rule{} and let the flow pass in front of it: `{}` shows the counters of rules that have one; \
-                 `{}` follows packets",
+                "find the rule{} and let the flow pass in front of it: `{enter}nft list ruleset` shows the counters of \
+                 rules that have one; `{enter}nft monitor trace` follows packets",
                 if hook.is_empty() {
                     String::new()
                 } else {
                     format!(" (a chain of hook {hook})")
                 },
-                places::command_in(netns, "nft list ruleset"),
-                places::command_in(netns, "nft monitor trace"),
             ),
             "tracing is verbose on a busy machine",
         ))
@@ -315,11 +306,8 @@ fn by_port(window: &Window, netns: &Netns) -> Result<Vec<(End, Service)>, Gap> {
     let group = [("netns", inode.as_str())];
     let groups = window.events.groups("drops", &group);
     let ports = groups
-        .filter(|total| dropped::is_netfilter(|name| value(&total.group, name)))
-        .filter_map(|total| match value(&total.group, "dport") {
-            Value::Unsigned(port) => Some((u16::try_from(*port).ok()?, total.events)),
-            _ => None,
-        });
+        .filter(|total| dropped::is_netfilter(|name| value_of(total, name)))
+        .filter_map(|total| Some((port_of(total, "dport")?, total.events)));
     let mut services = BTreeMap::<End, Service>::new();
     for (port, events) in ports {
         // Where others get through, the drops may be of strangers.

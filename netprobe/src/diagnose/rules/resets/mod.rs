@@ -7,12 +7,13 @@ mod unexplained;
 
 use super::super::{
     Explanation, Rule, Verdict,
+    events::{port_of, value_of},
     finding::{finding, somewhere},
     in_each, places,
     window::{Netns, Window, ratio},
 };
 use crate::report::{
-    Total, Value,
+    Value,
     diagnosis::{Affected, Confidence, Finding, Severity},
 };
 
@@ -178,7 +179,7 @@ fn weighed(
     let group = [("cause", cause), ("netns", inode.as_str())];
     let mut ports = BTreeMap::<Option<u16>, u64>::new();
     for total in window.events.groups("resets", &group) {
-        *ports.entry(service_port(total)).or_default() += total.events;
+        *ports.entry(port_of(total, "service_port")).or_default() += total.events;
     }
     let weighed = ports.into_iter().filter_map(|(port, count)| {
         let connections = port.map_or(0, |port| places::connections(window, netns, port));
@@ -204,14 +205,6 @@ fn worst(services: Vec<(Option<u16>, Reset)>) -> Option<Reset> {
             share: sum.share.max(reset.share),
             ..sum
         },
-    })
-}
-
-fn service_port(total: &Total) -> Option<u16> {
-    let mut group = total.group.iter();
-    group.find_map(|(name, value)| match value {
-        Value::Unsigned(port) if *name == "service_port" => u16::try_from(*port).ok(),
-        _ => None,
     })
 }
 
@@ -272,11 +265,9 @@ fn describe(
     let reasons: Vec<String> = window
         .events
         .groups("resets", &group)
-        .filter_map(|total| {
-            total.group.iter().find_map(|(name, value)| match value {
-                Value::Text(reason) if *name == "reason" => Some(reason.to_string()),
-                _ => None,
-            })
+        .filter_map(|total| match value_of(total, "reason") {
+            Value::Text(reason) => Some(reason.to_string()),
+            _ => None,
         })
         .take(3)
         .collect();

@@ -6,6 +6,7 @@ use super::{
         finding::finding,
         places::{self, End},
         received::{self, Peer, Received},
+        sizing::median,
         window::{Netns, Window, endpoint},
     },
     CAUSES, RULE, Reset,
@@ -75,11 +76,9 @@ fn describe(
     let whose = comm.as_ref();
     let whose = whose.map_or(String::new(), |comm| format!(" of {comm}"));
     let peer = endpoint(address, port);
-    let mut ages = received.ages_ns.clone();
-    ages.sort_unstable();
-    let age = ages.get(ages.len() / 2);
+    let age = median(&received.ages_ns);
     #[expect(clippy::cast_precision_loss, reason = "a time for people")]
-    let age = age.map(|ns| *ns as f64 / 1e6);
+    let age = age.map(|ns| ns as f64 / 1e6);
     let after = age.map_or(String::new(), |ms| {
         format!(", half of them within {:.0} ms of their opening", ms.ceil())
     });
