@@ -53,7 +53,7 @@ struct Slices {
     runs: u64,
 }
 
-/// A moment, and the CPU time until then.
+/// A moment, and the CPU time until then, of this process and of its children that have ended.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     at: Instant,
@@ -67,7 +67,7 @@ impl Mark {
         let nanos = u32::try_from(cpu.tv_nsec).unwrap_or_default();
         Self {
             at: Instant::now(),
-            cpu: Duration::new(seconds, nanos),
+            cpu: Duration::new(seconds, nanos) + cpu_of_children(),
         }
     }
 
@@ -96,6 +96,11 @@ impl Meter {
             skips_left: 0,
             reduced: [Duration::ZERO; 3],
         }
+    }
+
+    /// Whether it is time to measure again.
+    pub fn is_due(&self) -> bool {
+        self.last.at.elapsed() >= INTERVAL
     }
 
     /// Lets the kernel measure while `pause` waits, and tells the programs what to leave out.
@@ -175,6 +180,21 @@ impl Meter {
     }
 }
 
+/// CPU time of the children that were waited for, `cutime` and `cstime` of `/proc/self/stat`.
+fn cpu_of_children() -> Duration {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks = ticks_of_children(&text);
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    Duration::from_millis(ticks * 1000 / per_second)
+}
+
+fn ticks_of_children(stat: &str) -> u64 {
+    // The name, in parentheses, may hold anything.
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let times = after_name.split_ascii_whitespace().skip(13).take(2);
+    times.filter_map(|time| time.parse::<u64>().ok()).sum()
+}
+
 impl Slices {
     /// CPUs that the programs used.
     fn cpus(self) -> f64 {
@@ -218,5 +238,17 @@ fn announcement(level: u32, config: &Config) -> &'static str {
         1 => "no stacks from now on",
         2 => "one event of 61 is shown from now on, all are counted",
         _ => "no events are shown from now on, all are counted",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_are_counted_whatever_our_name_is() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 100 200 30 4 20 0 1 0 5 6 7";
+        assert_eq!(ticks_of_children(stat), 34);
+        assert_eq!(ticks_of_children(""), 0);
     }
 }

@@ -381,9 +381,14 @@ impl Session {
     pub fn run_time(&self) -> Option<(Duration, u64)> {
         let attached = self.probes.iter().flat_map(|(_, hooks)| hooks);
         let programs = attached.chain(&self.windowed).flat_map(Attached::programs);
+        let mut fds = programs
+            .map(|name| self.ebpf.program(name)?.fd().ok())
+            .collect::<Option<Vec<_>>>()?;
+        let sampler = self.ebpf.program(sampler::PROGRAM);
+        // It is loaded for graphs of what the CPUs do only.
+        fds.extend(sampler.and_then(|program| program.fd().ok()));
         let mut sum = (Duration::ZERO, 0);
-        for program in programs {
-            let fd = self.ebpf.program(program)?.fd().ok()?;
+        for fd in fds {
             let info = FdInfo::read(fd.as_fd()).ok()?;
             sum.0 += Duration::from_nanos(info.run_time_ns?);
             sum.1 += info.run_cnt?;

@@ -101,7 +101,7 @@ pub fn footer(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
 }
 
 /// What netprobe itself cost, in words.
-fn price(cost: &Cost) -> String {
+pub fn price(cost: &Cost) -> String {
     let mut line = format!("cost {:.2} % of the machine", cost.percent());
     match (cost.kernel_percent, cost.ns_per_run) {
         (Some(kernel), Some(ns)) => {

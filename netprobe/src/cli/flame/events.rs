@@ -16,15 +16,15 @@ use super::{
         signals::Stop,
         stream::{require, start},
     },
-    host, profile,
+    host, measure, profile,
     progress::Window,
 };
 use crate::{
     aggregate::stacks::Folder,
     filter::Error,
-    kernel::{load::Sizes, names::LiveNames, session::Request},
+    kernel::{cost::Meter, load::Sizes, names::LiveNames, session::Request},
     probes,
-    render::text,
+    render::{summary::price, text},
     report::{Flame, Palette},
 };
 
@@ -61,9 +61,11 @@ pub(super) async fn collect(
     let stacks = session.take_stacks()?;
     let mut names = LiveNames::of(&session, Some(stacks));
     log::info!("ready: collecting stacks for {duration:?}, Ctrl-C draws at once");
+    let mut meter = Meter::new(1.0, &session);
     let mut window = Window::begin(global, duration);
     window
         .wait(&mut stop, Duration::from_millis(500), |_is_due| {
+            measure(&mut meter, &mut session);
             String::new()
         })
         .await;
@@ -72,7 +74,9 @@ pub(super) async fn collect(
     session.detach();
     let counts = session.stack_totals()?;
     let map_full = session.counters(probes::of(kind))?.map_full;
-    Ok(fold(kind, &counts, &mut names, elapsed, map_full))
+    let flame = fold(kind, &counts, &mut names, elapsed, map_full);
+    log::info!("{}", price(&meter.cost()));
+    Ok(flame)
 }
 
 fn fold(

@@ -13,7 +13,10 @@ use clap::{Args, Subcommand};
 use netprobe_common::header::Kind;
 
 use super::{Global, filter, parse_duration, parse_time};
-use crate::{kernel::privileges, report::Profile};
+use crate::{
+    kernel::{cost::Meter, privileges, session::Session},
+    report::Profile,
+};
 
 mod copies;
 mod diff;
@@ -206,6 +209,13 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .enable_all()
         .build()
         .context("start the event loop")
+}
+
+/// Measures what the run costs, once a second; it holds the loop up for as long as the kernel measures.
+fn measure(meter: &mut Meter, session: &mut Session) {
+    if meter.is_due() {
+        meter.measure(session, std::thread::sleep);
+    }
 }
 
 /// Host and kernel, for subtitles.

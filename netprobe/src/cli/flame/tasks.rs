@@ -17,7 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::{
     super::{Global, signals::Stop},
     copies::Counting,
-    host,
+    host, measure,
     naming::Naming,
     profile,
     progress::Window,
@@ -26,11 +26,13 @@ use super::{
 use crate::{
     aggregate::stacks::Folder,
     kernel::{
+        cost::Meter,
         load::Sizes,
         sampler::{self, Clock, OFF_CPU, Sampler},
         session::{Request, Session},
         task_stacks::{self, Collected, TaskStacks},
     },
+    render::summary::price,
     report::{Flame, Palette, Profile},
 };
 
@@ -141,6 +143,7 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
         "ready: collecting stacks for {:?}, Ctrl-C draws at once",
         run.duration
     );
+    let mut meter = Meter::new(1.0, &session);
     let mut window = Window::begin(global, run.duration);
     // While the window is open, so that it is done when it closes.
     naming.warm_up();
@@ -150,6 +153,7 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
             naming.see_new_processes();
             naming.take_copies(&run.wanted);
             follow(sampler.as_mut(), &mut session);
+            measure(&mut meter, &mut session);
             if early.is_due() {
                 ask_early(&mut naming, &session, &run.wanted);
             }
@@ -181,6 +185,7 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
         },
     );
     log::debug!("folded {:?} after the end", ended.elapsed());
+    log::info!("{}", price(&meter.cost()));
     Ok(flame)
 }
 
