@@ -1,0 +1,142 @@
+use crate::{
+    diagnose::{Verdict, fixtures::quiet, window::Window},
+    observe::diag::{Destination, Ports},
+    report::{
+        Value,
+        diagnosis::{Confidence, Severity},
+    },
+};
+
+fn holding(time_wait: u32, open: u32) -> Window {
+    let mut window = quiet();
+    window.set("net.ipv4.ip_local_port_range", "20000 20050");
+    let destination = Destination {
+        local: [10, 0, 0, 1].into(),
+        remote: [10, 0, 0, 2].into(),
+        port: 9000,
+    };
+    let ports = Ports {
+        time_wait,
+        open,
+        odd: 25,
+    };
+    window.sockets().ports.insert(destination, ports);
+    window
+}
+
+fn failing(window: &mut Window, errno: &'static str) {
+    let group = [
+        ("outcome", Value::Word("failed")),
+        ("errno", Value::Word(errno)),
+        ("dport", Value::Unsigned(9000)),
+    ];
+    window.total("connects", 120, &group);
+    window.event(
+        "connects",
+        20,
+        &[
+            ("errno", Value::Word(errno)),
+            ("pid", Value::Unsigned(42)),
+            ("comm", Value::Word("nginx")),
+        ],
+    );
+}
+
+#[test]
+fn a_full_range_and_the_errno_name_the_destination_and_the_process() {
+    let mut window = holding(50, 1);
+    failing(&mut window, "EADDRNOTAVAIL");
+    let findings = window.findings();
+    let first = &findings[0];
+    assert_eq!(
+        (first.id, first.confidence),
+        ("ephemeral-ports-exhausted", Confidence::High)
+    );
+    assert!(
+        first
+            .summary
+            .starts_with("nginx cannot connect to 10.0.0.2:9000")
+    );
+    let shown: Vec<_> = first.affected.iter().map(|hit| hit.name.as_str()).collect();
+    assert_eq!(shown, ["10.0.0.2:9000", "nginx"]);
+    let names: Vec<_> = first
+        .fixes
+        .iter()
+        .flat_map(|fix| fix.set.iter().map(|(name, _)| name.as_str()))
+        .collect();
+    let expected = [
+        "keepalive",
+        "net.ipv4.tcp_tw_reuse",
+        "net.ipv4.ip_local_port_range",
+    ];
+    assert_eq!(names, expected);
+    window.blind("connects");
+    assert_eq!(window.findings()[0].confidence, Confidence::Medium);
+}
+
+fn fixes(window: &Window) -> Vec<String> {
+    let findings = window.findings();
+    let fixes = findings[0].fixes.iter();
+    fixes.map(|fix| fix.text.clone()).collect()
+}
+
+#[test]
+fn ports_of_open_connections_are_not_freed_by_keep_alive() {
+    let mut window = holding(0, 51);
+    failing(&mut window, "EADDRNOTAVAIL");
+    let fixes = fixes(&window);
+    assert!(
+        fixes[0].starts_with("have fewer connections open at once: 51 to"),
+        "{fixes:?}"
+    );
+    assert!(fixes.last().unwrap().contains("more addresses or ports"));
+    assert!(
+        fixes.iter().all(|fix| !fix.contains("TIME_WAIT")),
+        "{fixes:?}"
+    );
+}
+
+#[test]
+fn connects_to_other_destinations_are_not_counted_or_said_to_be() {
+    let mut window = holding(50, 1);
+    window.grow(&[("Tcp.ActiveOpens", 1435)]);
+    failing(&mut window, "EADDRNOTAVAIL");
+    assert!(fixes(&window)[0].contains("12.0 connects/s x 60 s"));
+    window.blind("connects");
+    assert!(fixes(&window)[0].contains("155.5 connects/s of the whole namespace"));
+}
+
+#[test]
+fn refused_connections_are_not_exhausted_ports() {
+    let mut window = holding(5, 1);
+    failing(&mut window, "ECONNREFUSED");
+    assert_eq!(window.verdict("ephemeral-ports-exhausted"), Verdict::Ok);
+}
+
+#[test]
+fn the_errno_with_free_ports_is_no_verdict() {
+    let mut window = holding(5, 1);
+    failing(&mut window, "EADDRNOTAVAIL");
+    let verdict = window.verdict("ephemeral-ports-exhausted");
+    assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
+}
+
+#[test]
+fn a_range_that_fills_is_forecast() {
+    let window = holding(40, 1);
+    let findings = window.findings();
+    assert_eq!(findings[0].severity, Severity::Warning);
+    // 41 in 10 s; 10 are left.
+    assert!(
+        findings[0].summary.contains("used up in 2 s"),
+        "{}",
+        findings[0].summary
+    );
+}
+
+#[test]
+fn a_range_that_is_full_but_steady_is_no_error_yet() {
+    let mut window = holding(51, 0);
+    window.netns().before.sockets = window.netns().after.sockets.clone();
+    assert_eq!(window.verdict("ephemeral-ports-exhausted"), Verdict::Ok);
+}

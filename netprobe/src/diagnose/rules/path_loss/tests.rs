@@ -1,0 +1,172 @@
+use std::net::IpAddr;
+
+use crate::{
+    diagnose::{Verdict, events::Events, fixtures::quiet},
+    observe::{diag::Path, interfaces::Qdisc},
+    report::{Value, diagnosis::Severity},
+};
+
+fn lossy() -> crate::diagnose::window::Window {
+    let mut window = quiet();
+    window.grow(&[("Tcp.RetransSegs", 300), ("Tcp.OutSegs", 9700)]);
+    window.total("retransmits", 300, &[("cause", Value::Word("fast"))]);
+    let lost = [
+        ("cause", Value::Word("fast")),
+        ("daddr", Value::Ip([10, 0, 0, 2].into())),
+        ("dport", Value::Unsigned(443)),
+        ("srtt_us", Value::Unsigned(100_000)),
+    ];
+    window.event("retransmits", 300, &lost);
+    let path = Path {
+        connections: 1,
+        srtts_us: vec![90_000],
+        min_rtt_us: 30_000,
+        ..Path::default()
+    };
+    window.sockets().paths.insert([10, 0, 0, 2].into(), path);
+    window
+}
+
+#[test]
+fn loss_names_the_destination_its_share_and_the_queue() {
+    let findings = lossy().findings();
+    assert_eq!(findings[0].id, "path-loss");
+    assert!(findings[0].summary.contains("10.0.0.2") && findings[0].summary.contains("3.0 %"));
+    assert!(
+        findings[0]
+            .evidence
+            .iter()
+            .any(|evidence| evidence.text.contains("bufferbloat"))
+    );
+}
+
+#[test]
+fn single_round_trips_with_timeouts_in_them_are_no_queue() {
+    let mut window = lossy();
+    window.events = Events::default();
+    window.total("retransmits", 300, &[("cause", Value::Word("fast"))]);
+    for (times, srtt_us) in [(280, 38_000), (20, 392_761)] {
+        let lost = [
+            ("cause", Value::Word("fast")),
+            ("daddr", Value::Ip([10, 0, 0, 2].into())),
+            ("dport", Value::Unsigned(443)),
+            ("srtt_us", Value::Unsigned(srtt_us)),
+        ];
+        window.event("retransmits", times, &lost);
+    }
+    let findings = window.findings();
+    let said = |text: &str| {
+        let mut evidence = findings[0].evidence.iter();
+        evidence.any(|evidence| evidence.text.contains(text))
+    };
+    assert!(said("clean loss") && said("38.0 ms") && !said("bufferbloat"));
+}
+
+#[test]
+fn counters_that_no_event_confirms_are_no_loss() {
+    // Two files, read one after the other, while SYNs are sent again.
+    let mut window = quiet();
+    window.grow(&[
+        ("Tcp.RetransSegs", 692),
+        ("TcpExt.TCPSynRetrans", 650),
+        ("Tcp.OutSegs", 10),
+    ]);
+    window.total("retransmits", 690, &[("cause", Value::Word("syn"))]);
+    assert_eq!(window.verdict("path-loss"), Verdict::Ok);
+    window.blind("retransmits");
+    assert_ne!(window.verdict("path-loss"), Verdict::Ok);
+}
+
+#[test]
+fn a_queue_that_loses_nothing_is_seen_where_it_lasts() {
+    let path = |filling| Path {
+        connections: 4,
+        active: 4,
+        swollen: 4,
+        filling,
+        srtts_us: vec![122_000],
+        min_rtt_us: 30_000,
+    };
+    let window = |before, after| {
+        let mut window = quiet();
+        window
+            .sockets()
+            .paths
+            .insert([10, 0, 0, 2].into(), path(after));
+        let before = (IpAddr::from([10, 0, 0, 2]), path(before));
+        let table = window.netns().before.sockets.as_mut().unwrap();
+        table.paths.extend([before]);
+        window
+    };
+    let findings = window(2, 2).findings();
+    assert_eq!(
+        (findings[0].id, findings[0].severity),
+        ("path-loss", Severity::Warning)
+    );
+    assert!(findings[0].summary.contains("122 ms, at best 30 ms"));
+    assert!(window(0, 2).ids().is_empty() && window(2, 0).ids().is_empty());
+    let mut many = window(2, 2);
+    let others = Path {
+        active: 100,
+        min_rtt_us: 20_000,
+        ..Path::default()
+    };
+    many.sockets().paths.insert([10, 0, 0, 3].into(), others);
+    assert_eq!(many.findings()[0].severity, Severity::Info);
+}
+
+#[test]
+fn a_listener_of_this_machine_that_ignores_segments_is_no_path() {
+    let mut window = lossy();
+    window.listen(443, 10, &[11; 10]);
+    window.netns().queues[0].listener.address = [0, 0, 0, 0].into();
+    window.grow(&[("TcpExt.ListenOverflows", 300)]);
+    assert_eq!(window.verdict("path-loss"), Verdict::Ok);
+}
+
+#[test]
+fn loopback_is_no_path() {
+    let mut window = lossy();
+    window.events = Events::default();
+    window.total("retransmits", 300, &[("cause", Value::Word("rto"))]);
+    let lost = [
+        ("cause", Value::Word("rto")),
+        ("daddr", Value::Ip([127, 0, 0, 1].into())),
+        ("dport", Value::Unsigned(8080)),
+    ];
+    window.event("retransmits", 300, &lost);
+    assert_eq!(window.verdict("path-loss"), Verdict::Ok);
+}
+
+#[test]
+fn loss_in_a_local_queue_comes_first() {
+    let mut window = lossy();
+    let qdisc = |drops| Qdisc {
+        interface: "eth0".to_owned(),
+        kind: "tbf".to_owned(),
+        handle: 1,
+        drops,
+        queued: 0,
+        backlog_bytes: 0,
+        bytes: 0,
+    };
+    window.netns().before.qdiscs.push(qdisc(0));
+    window.netns().after.qdiscs.push(qdisc(300));
+    let findings = window.findings();
+    assert_eq!(findings[0].id, "egress-queue-drops");
+    assert_eq!(findings[1].behind, Some("egress-queue-drops"));
+}
+
+#[test]
+fn handshakes_and_traces_of_loss_are_not() {
+    let mut window = quiet();
+    window.grow(&[
+        ("Tcp.RetransSegs", 300),
+        ("TcpExt.TCPSynRetrans", 300),
+        ("Tcp.OutSegs", 300),
+    ]);
+    assert!(!window.ids().contains(&"path-loss"));
+    let mut window = quiet();
+    window.grow(&[("Tcp.RetransSegs", 30), ("Tcp.OutSegs", 9700)]);
+    assert!(window.ids().is_empty());
+}
