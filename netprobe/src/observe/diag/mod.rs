@@ -4,21 +4,18 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
 };
 
 use anyhow::Result;
 
-use super::netlink::{self, attributes, u32_at};
+mod path;
+mod socket;
 
-const NETLINK_SOCK_DIAG: isize = 4;
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-const IPPROTO_TCP: u8 = 6;
-const INET_DIAG_INFO: u16 = 2;
-/// Length of `struct inet_diag_msg`, after which attributes begin.
-const MESSAGE: usize = 72;
+pub use path::{LOCAL_US, Path, SWOLLEN};
+#[cfg(any(test, fuzzing))]
+pub(crate) use socket::parse;
+use socket::{Info, Socket, visit};
 
 const ESTABLISHED: u8 = 1;
 const SYN_RECV: u8 = 3;
@@ -38,19 +35,6 @@ const LARGEST: usize = 4096;
 const MOST_WAITING: usize = 65_536;
 /// A connection is quiet when no data went over it for this long.
 pub const QUIET_MS: u32 = 10_000;
-
-/// Most round-trip times that are kept of one address.
-const LONGEST: usize = 64;
-/// Data went over an active connection in the last second.
-const ACTIVE_MS: u32 = 1000;
-/// A round-trip time of so many times its minimum is spent in a queue.
-pub const SWOLLEN: u32 = 3;
-/// A minimum below this is within a machine, where scheduling alone makes it swing.
-pub const LOCAL_US: u32 = 1000;
-/// Less than this may be acknowledgements that the peer delays (40 ms, TCP_DELACK_MIN).
-const DELAYED_US: u32 = 50_000;
-/// So many segments in flight are acknowledged at once, two by two.
-const TRAIN: u32 = 10;
 
 /// On shorter paths a congestion window grows back before anybody notices.
 const LONG_PATH_US: u32 = 5000;
@@ -138,48 +122,6 @@ pub struct Quietness {
     pub kept_alive: u32,
     /// The longest time without data, in milliseconds.
     pub quietest_ms: u32,
-}
-
-/// Round-trip times to one address.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Path {
-    /// Connections.
-    pub connections: u32,
-    /// Connections over which data went in the last second.
-    pub active: u32,
-    /// Of the active ones, those whose round trip is a large multiple of its own minimum (see
-    /// [`SWOLLEN`]).
-    pub swollen: u32,
-    /// Of the swollen ones, those with many segments in flight: they fill a queue, and none of their
-    /// acknowledgements is delayed by the peer for want of data.
-    pub filling: u32,
-    /// Smoothed round-trip times in microseconds, up to a bound.
-    pub srtts_us: Vec<u32>,
-    /// The smallest round-trip time that was ever measured, in microseconds; 0 is unknown.
-    pub min_rtt_us: u32,
-}
-
-impl Path {
-    fn add(&mut self, info: Info) {
-        self.connections += 1;
-        if self.srtts_us.len() < LONGEST {
-            self.srtts_us.push(info.srtt_us);
-        }
-        if info.min_rtt_us == 0 {
-            return;
-        }
-        if self.min_rtt_us == 0 || info.min_rtt_us < self.min_rtt_us {
-            self.min_rtt_us = info.min_rtt_us;
-        }
-        let is_active = info.idle_ms <= ACTIVE_MS;
-        let is_swollen = is_active
-            && info.min_rtt_us >= LOCAL_US
-            && info.srtt_us / SWOLLEN >= info.min_rtt_us
-            && info.srtt_us - info.min_rtt_us >= DELAYED_US;
-        self.active += u32::from(is_active);
-        self.swollen += u32::from(is_swollen);
-        self.filling += u32::from(is_swollen && info.in_flight >= TRAIN && info.backed_off == 0);
-    }
 }
 
 /// The sockets of a namespace.
@@ -352,209 +294,10 @@ fn bounded<K: std::hash::Hash + Eq, V>(
     Some(map.entry(key).or_insert(first))
 }
 
-/// What the kernel says of one socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Socket {
-    state: u8,
-    timer: u8,
-    local: IpAddr,
-    local_port: u16,
-    remote: IpAddr,
-    remote_port: u16,
-    receive_queue: u32,
-    send_queue: u32,
-    ino: u32,
-    info: Option<Info>,
-}
-
-impl Socket {
-    /// How long it waits to be accepted. Nobody holds it yet, so it has no inode; and nobody has sent
-    /// anything over it, so it counts from the end of the handshake, where `tcp_create_openreq_child`
-    /// set the time of the last data sent.
-    fn waiting_ms(&self) -> Option<u32> {
-        let is_waiting = self.ino == 0 && matches!(self.state, ESTABLISHED | CLOSE_WAIT);
-        self.info
-            .filter(|_| is_waiting)
-            .map(|info| info.since_sent_ms)
-    }
-}
-
-/// Of `struct tcp_info`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Info {
-    /// Since data went either way.
-    idle_ms: u32,
-    /// Since data was sent, or the connection was made.
-    since_sent_ms: u32,
-    /// Since the peer acknowledged anything.
-    unheard_ms: u32,
-    srtt_us: u32,
-    min_rtt_us: u32,
-    rto_us: u32,
-    bytes_acked: u64,
-    /// Segments sent and not acknowledged.
-    in_flight: u32,
-    /// Timeouts in a row.
-    backed_off: u8,
-}
-
-/// Hands over every socket of both families in one of the `states`.
-fn visit(states: u32, mut each: impl FnMut(&Socket)) -> Result<()> {
-    for family in [AF_INET, AF_INET6] {
-        netlink::list(
-            NETLINK_SOCK_DIAG,
-            SOCK_DIAG_BY_FAMILY,
-            &request(family, states),
-            |message| {
-                if let Some(socket) = parse(message) {
-                    each(&socket);
-                }
-            },
-        )?;
-    }
-    Ok(())
-}
-
-/// `struct inet_diag_req_v2`
-fn request(family: u8, states: u32) -> Vec<u8> {
-    let extensions = if states == 1 << LISTEN {
-        0
-    } else {
-        1 << (INET_DIAG_INFO - 1)
-    };
-    let mut request = vec![family, IPPROTO_TCP, extensions, 0];
-    request.extend(states.to_ne_bytes());
-    request.extend([0; 40]);
-    // INET_DIAG_NOCOOKIE
-    request.extend([0xff; 8]);
-    request
-}
-
-/// `struct inet_diag_msg` and its attributes.
-pub(crate) fn parse(message: &[u8]) -> Option<Socket> {
-    let family = *message.first()?;
-    let port = |at: usize| Some(u16::from_be_bytes(*message.get(at..)?.first_chunk()?));
-    let address = |at: usize| {
-        let bytes: [u8; 16] = *message.get(at..)?.first_chunk()?;
-        Some(match family {
-            AF_INET => IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]),
-            _ => Ipv6Addr::from(bytes).to_canonical(),
-        })
-    };
-    Some(Socket {
-        state: *message.get(1)?,
-        timer: *message.get(2)?,
-        local_port: port(4)?,
-        remote_port: port(6)?,
-        local: address(8)?,
-        remote: address(24)?,
-        receive_queue: u32_at(message, 56)?,
-        send_queue: u32_at(message, 60)?,
-        ino: u32_at(message, 68)?,
-        info: attributes(message.get(MESSAGE..)?)
-            .find_map(|(kind, value)| (kind == INET_DIAG_INFO).then(|| info(value)))
-            .flatten(),
-    })
-}
-
-/// Times since data was last sent and received, and round-trip times.
-fn info(bytes: &[u8]) -> Option<Info> {
-    Some(Info {
-        since_sent_ms: u32_at(bytes, 44)?,
-        idle_ms: u32_at(bytes, 44)?.min(u32_at(bytes, 52)?),
-        unheard_ms: u32_at(bytes, 56)?,
-        srtt_us: u32_at(bytes, 68)?,
-        min_rtt_us: u32_at(bytes, 148).unwrap_or(0),
-        rto_us: u32_at(bytes, 8)?,
-        bytes_acked: netlink::u64_at(bytes, 120).unwrap_or(0),
-        in_flight: u32_at(bytes, 24)?,
-        backed_off: *bytes.get(2)?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
-
-    #[test]
-    #[expect(clippy::too_many_lines, reason = "a straight table of cases")]
-    fn only_active_connections_with_a_long_queue_before_them_are_swollen() {
-        let far = Info {
-            idle_ms: 0,
-            since_sent_ms: 0,
-            unheard_ms: 0,
-            srtt_us: 122_000,
-            min_rtt_us: 30_000,
-            rto_us: 300_000,
-            bytes_acked: 0,
-            in_flight: 100,
-            backed_off: 0,
-        };
-        let cases = [
-            (far, (1, 1)),
-            (
-                Info {
-                    in_flight: 1,
-                    ..far
-                },
-                (1, 0),
-            ),
-            // A timeout is no queue.
-            (
-                Info {
-                    backed_off: 1,
-                    ..far
-                },
-                (1, 0),
-            ),
-            (
-                Info {
-                    idle_ms: 5000,
-                    ..far
-                },
-                (0, 0),
-            ),
-            // Within a machine.
-            (
-                Info {
-                    min_rtt_us: 40,
-                    ..far
-                },
-                (0, 0),
-            ),
-            (
-                Info {
-                    srtt_us: 70_000,
-                    ..far
-                },
-                (0, 0),
-            ),
-            // A delayed acknowledgement.
-            (
-                Info {
-                    srtt_us: 45_000,
-                    min_rtt_us: 5000,
-                    ..far
-                },
-                (0, 0),
-            ),
-        ];
-        for (info, expected) in cases {
-            let mut path = Path::default();
-            path.add(info);
-            assert_eq!((path.swollen, path.filling), expected, "{info:?}");
-        }
-    }
-
-    #[test]
-    fn cut_messages_are_no_sockets() {
-        for length in 0..MESSAGE {
-            assert_eq!(parse(&vec![AF_INET; length]), None, "{length}");
-        }
-        assert!(parse(&[AF_INET; MESSAGE]).is_some());
-        assert_eq!(info(&[0; 60]), None);
-    }
 
     #[test]
     fn a_listener_shows_its_queue_and_limit_and_its_clients() {

@@ -1,0 +1,133 @@
+//! Round-trip times to one address, and whether they are spent in a queue.
+
+use super::socket::Info;
+
+/// Most round-trip times that are kept of one address.
+const LONGEST: usize = 64;
+/// Data went over an active connection in the last second.
+const ACTIVE_MS: u32 = 1000;
+/// A round-trip time of so many times its minimum is spent in a queue.
+pub const SWOLLEN: u32 = 3;
+/// A minimum below this is within a machine, where scheduling alone makes it swing.
+pub const LOCAL_US: u32 = 1000;
+/// Less than this may be acknowledgements that the peer delays (40 ms, TCP_DELACK_MIN).
+const DELAYED_US: u32 = 50_000;
+/// So many segments in flight are acknowledged at once, two by two.
+const TRAIN: u32 = 10;
+
+/// Round-trip times to one address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Path {
+    /// Connections.
+    pub connections: u32,
+    /// Connections over which data went in the last second.
+    pub active: u32,
+    /// Of the active ones, those whose round trip is a large multiple of its own minimum (see
+    /// [`SWOLLEN`]).
+    pub swollen: u32,
+    /// Of the swollen ones, those with many segments in flight: they fill a queue, and none of their
+    /// acknowledgements is delayed by the peer for want of data.
+    pub filling: u32,
+    /// Smoothed round-trip times in microseconds, up to a bound.
+    pub srtts_us: Vec<u32>,
+    /// The smallest round-trip time that was ever measured, in microseconds; 0 is unknown.
+    pub min_rtt_us: u32,
+}
+
+impl Path {
+    pub(super) fn add(&mut self, info: Info) {
+        self.connections += 1;
+        if self.srtts_us.len() < LONGEST {
+            self.srtts_us.push(info.srtt_us);
+        }
+        if info.min_rtt_us == 0 {
+            return;
+        }
+        if self.min_rtt_us == 0 || info.min_rtt_us < self.min_rtt_us {
+            self.min_rtt_us = info.min_rtt_us;
+        }
+        let is_active = info.idle_ms <= ACTIVE_MS;
+        let is_swollen = is_active
+            && info.min_rtt_us >= LOCAL_US
+            && info.srtt_us / SWOLLEN >= info.min_rtt_us
+            && info.srtt_us - info.min_rtt_us >= DELAYED_US;
+        self.active += u32::from(is_active);
+        self.swollen += u32::from(is_swollen);
+        self.filling += u32::from(is_swollen && info.in_flight >= TRAIN && info.backed_off == 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::too_many_lines, reason = "a straight table of cases")]
+    fn only_active_connections_with_a_long_queue_before_them_are_swollen() {
+        let far = Info {
+            idle_ms: 0,
+            since_sent_ms: 0,
+            unheard_ms: 0,
+            srtt_us: 122_000,
+            min_rtt_us: 30_000,
+            rto_us: 300_000,
+            bytes_acked: 0,
+            in_flight: 100,
+            backed_off: 0,
+        };
+        let cases = [
+            (far, (1, 1)),
+            (
+                Info {
+                    in_flight: 1,
+                    ..far
+                },
+                (1, 0),
+            ),
+            // A timeout is no queue.
+            (
+                Info {
+                    backed_off: 1,
+                    ..far
+                },
+                (1, 0),
+            ),
+            (
+                Info {
+                    idle_ms: 5000,
+                    ..far
+                },
+                (0, 0),
+            ),
+            // Within a machine.
+            (
+                Info {
+                    min_rtt_us: 40,
+                    ..far
+                },
+                (0, 0),
+            ),
+            (
+                Info {
+                    srtt_us: 70_000,
+                    ..far
+                },
+                (0, 0),
+            ),
+            // A delayed acknowledgement.
+            (
+                Info {
+                    srtt_us: 45_000,
+                    min_rtt_us: 5000,
+                    ..far
+                },
+                (0, 0),
+            ),
+        ];
+        for (info, expected) in cases {
+            let mut path = Path::default();
+            path.add(info);
+            assert_eq!((path.swollen, path.filling), expected, "{info:?}");
+        }
+    }
+}
