@@ -98,15 +98,20 @@ impl Sizes {
     }
 }
 
-/// The most groups of `--count --by`: every value has a part per CPU, and all shall stay small.
+/// The most groups of `--count --by`.
 pub fn most_groups() -> u32 {
-    const BYTES: usize = 32 << 20;
-    const MOST: usize = 65_536;
+    const MOST: u32 = 65_536;
+    most_entries::<GroupKey>(32 << 20, MOST)
+}
+
+/// So many entries that count for each CPU, or as many as fit into so many bytes: every entry has a part per CPU,
+/// and machines with hundreds of them shall have as much room left as others.
+pub fn most_entries<K>(bytes: usize, most: u32) -> u32 {
     /// What the kernel adds to an entry, about.
     const ENTRY: usize = 64;
     let cpus = aya::util::nr_cpus().unwrap_or(1);
-    let entry = ENTRY + size_of::<GroupKey>() + cpus * size_of::<Count>();
-    u32::try_from((BYTES / entry).min(MOST)).unwrap_or(1)
+    let entry = ENTRY + size_of::<K>() + cpus * size_of::<Count>();
+    u32::try_from(bytes / entry).unwrap_or(most).clamp(1, most)
 }
 
 /// Creates the maps and reads the programs that are wanted, by name; none of them runs yet.

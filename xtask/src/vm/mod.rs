@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// The memory of the machine
     #[arg(long, value_name = "SIZE", default_value = "1G")]
     memory: String,
+    /// The processors of the machine, and those that could be plugged in: 2,maxcpus=128
+    #[arg(long, value_name = "NUMBER", default_value = "1")]
+    cpus: String,
     /// More words for the kernel's command line
     #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
     append: Option<String>,
@@ -70,6 +73,8 @@ pub(crate) struct Machine {
     pub(crate) timeout: Duration,
     /// In QEMU's notation.
     pub(crate) memory: String,
+    /// In QEMU's notation.
+    pub(crate) cpus: String,
     pub(crate) append: Option<String>,
     /// The modules to load.
     pub(crate) modules: Vec<String>,
@@ -99,6 +104,7 @@ impl Machine {
             kernel,
             timeout: Duration::from_mins(5),
             memory: "1G".to_owned(),
+            cpus: "1".to_owned(),
             append: None,
             modules: LOADED.map(str::to_owned).into(),
             files: Vec::new(),
@@ -129,6 +135,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     let mut machine = Machine::new(kernels::get(&args.kernel)?, args.command);
     machine.timeout = args.timeout;
     machine.memory = args.memory;
+    machine.cpus = args.cpus;
     machine.append = args.append;
     machine.modules.extend(args.modules);
     machine.programs = args.with;

@@ -99,7 +99,8 @@ fn start_qemu(machine: &Machine, dir: &Path) -> Result<Guest> {
     let mut command = dying_with_us();
     command
         .args(["-nodefaults", "-no-user-config", "-no-reboot"])
-        .args(["-display", "none", "-machine", "pc", "-smp", "1"])
+        .args(["-display", "none", "-machine", "pc"])
+        .args(["-smp", &machine.cpus])
         .args(["-m", &machine.memory])
         .args(Accelerator::of_this_machine()?.arguments())
         .arg("-kernel")

@@ -27,7 +27,7 @@ use crate::{
     aggregate::stacks::Folder,
     kernel::{
         cost::Meter,
-        load::Sizes,
+        load::{Sizes, most_entries},
         sampler::{self, Clock, OFF_CPU, Sampler},
         session::{Request, Session},
         task_stacks::{self, Collected, TaskStacks},
@@ -42,6 +42,8 @@ const TICK: Duration = Duration::from_millis(50);
 /// Room for distinct stacks, at least and at most.
 const LEAST_STACKS: u32 = 2048;
 const MOST_STACKS: u32 = 16_384;
+/// Bytes of the counts of stacks.
+const MOST_COUNTS: usize = 16 << 20;
 /// Bytes of the ring for copied stacks, at least and at most.
 const LEAST_RING: u32 = 4 << 20;
 const MOST_RING: u32 = 16 << 20;
@@ -274,7 +276,7 @@ fn request(run: &Run) -> Request {
     let mut sizes = Sizes {
         stacks,
         more_stacks: stacks / 2,
-        task_stacks: stacks,
+        task_stacks: most_entries::<TaskStack>(MOST_COUNTS, stacks),
         ..Sizes::NONE
     };
     if config.sampling.copies != 0 {
