@@ -123,9 +123,7 @@ impl Watch {
             }
         }
         let processes = scan(&seen.iter().map(|netns| &netns.after).collect::<Vec<_>>());
-        if processes.is_cut {
-            gaps.push("not every process was looked at: there are too many".to_owned());
-        }
+        gaps.extend(unseen(&processes));
         let softnet = self.softnet.into_iter().zip(softnet::read());
         let window = Window {
             seconds: elapsed.as_secs_f64(),
@@ -169,6 +167,18 @@ fn gaps(watched: &[Namespace]) -> Vec<String> {
     vec![format!(
         "{late} network namespace(s) were not there at the beginning"
     )]
+}
+
+/// What there was no time for.
+fn unseen(processes: &Processes) -> Option<String> {
+    let what = if processes.is_cut {
+        "not every process was looked at: there are too many"
+    } else if processes.are_holders_cut {
+        "who holds which socket is known of some processes only: there are too many file descriptors"
+    } else {
+        return None;
+    };
+    Some(what.to_owned())
 }
 
 /// Who holds the listeners.

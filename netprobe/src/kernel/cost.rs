@@ -8,7 +8,7 @@ use netprobe_common::config::{Config, LEVEL_ALL};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{governor::Governor, session::Session};
-use crate::report::Cost;
+use crate::{observe::owners::scan_time, report::Cost};
 
 /// How often the cost is measured.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -32,6 +32,8 @@ pub struct Meter {
     /// The latest slice, which stands for the intervals that are skipped after it.
     latest: Option<Slices>,
     kernel: Weighed,
+    /// CPU time of looking for the owners of sockets, which no level avoids.
+    scans: Duration,
     /// Intervals to skip after a slice, which grow while it is quiet, and how many are left.
     skips: u32,
     skips_left: u32,
@@ -92,6 +94,7 @@ impl Meter {
             slices: Slices::default(),
             latest: None,
             kernel: Weighed::default(),
+            scans: scan_time(),
             skips: 0,
             skips_left: 0,
             reduced: [Duration::ZERO; 3],
@@ -128,7 +131,14 @@ impl Meter {
         if let Some(reduced) = index(level).and_then(|index| self.reduced.get_mut(index)) {
             *reduced += elapsed;
         }
-        let avoidable = if is_idle { 0.0 } else { share };
+        let scans = scan_time();
+        let scanned = scans.saturating_sub(self.scans).as_secs_f64() / elapsed.as_secs_f64();
+        self.scans = scans;
+        let avoidable = if is_idle {
+            0.0
+        } else {
+            (share - scanned / self.cpus).max(0.0)
+        };
         let Some(level) = self.governor.note(elapsed, avoidable) else {
             return;
         };

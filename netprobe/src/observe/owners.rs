@@ -8,8 +8,12 @@ use std::{
     collections::HashMap,
     fs,
     path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
+
+use super::processes::cpu_time;
 
 /// A process, and the name of it.
 type Holder = (u32, [u8; 16]);
@@ -19,6 +23,16 @@ type Holder = (u32, [u8; 16]);
 pub struct Owners {
     holders: HashMap<u64, Holder>,
     budget: Budget,
+    /// The first scan, while events are shown already.
+    first: Option<JoinHandle<(HashMap<u64, Holder>, Duration)>>,
+}
+
+/// CPU time that scans have taken so far, in nanoseconds.
+static SCANNED_NS: AtomicU64 = AtomicU64::new(0);
+
+/// CPU time that scans have taken so far, in all threads.
+pub fn scan_time() -> Duration {
+    Duration::from_nanos(SCANNED_NS.load(Ordering::Relaxed))
 }
 
 /// Sockets that are remembered; beyond that only those that are still there.
@@ -34,42 +48,66 @@ impl Owners {
         if let Some(holder) = self.holders.get(&ino) {
             return Some(*holder);
         }
-        if self.learn() {
+        self.finish_first_scan();
+        if let Some(holder) = self.holders.get(&ino) {
+            return Some(*holder);
+        }
+        let now = Instant::now();
+        if self.budget.is_due(now) {
+            self.keep(scan(Path::new("/proc")));
+            self.budget.spend(now.elapsed());
             let is_found = self.holders.contains_key(&ino);
             self.budget.has_found(is_found, Instant::now());
         }
         self.holders.get(&ino).copied()
     }
 
-    /// Looks who holds which socket now, if a scan is due; whether it was.
-    pub fn learn(&mut self) -> bool {
-        let begin = Instant::now();
-        let is_due = self.budget.is_due(begin);
-        if is_due {
-            self.scan(Path::new("/proc"));
-            self.budget.spend(begin.elapsed());
+    /// Begins to look who holds which socket now. On a machine with very many descriptors that takes seconds,
+    /// which only those wait for who ask before it is done.
+    pub fn learn(&mut self) {
+        let scan = || {
+            let begin = Instant::now();
+            (scan(Path::new("/proc")), begin.elapsed())
+        };
+        let thread = thread::Builder::new().name("owners".to_owned());
+        match thread.spawn(scan) {
+            Ok(first) => self.first = Some(first),
+            Err(error) => log::debug!("owners are not learnt: {error}"),
         }
-        is_due
+    }
+
+    fn finish_first_scan(&mut self) {
+        if let Some((held, took)) = self.first.take().and_then(|first| first.join().ok()) {
+            self.keep(held);
+            self.budget.spend(took);
+        }
     }
 
     /// Adds to what is known: the kernel gives no two sockets the same inode number, so that those of
-    /// processes that are gone stay right. Of several processes that share a socket, the first is kept.
-    fn scan(&mut self, proc: &Path) {
+    /// processes that are gone stay right.
+    fn keep(&mut self, held: HashMap<u64, Holder>) {
         if self.holders.len() > MOST {
             self.holders.clear();
         }
-        let Ok(entries) = fs::read_dir(proc) else {
-            return;
-        };
-        let mut held = HashMap::new();
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            if let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) {
-                scan_process(pid, &entry.path(), &mut held);
-            }
-        }
         self.holders.extend(held);
     }
+}
+
+/// The holders of all sockets; of several processes that share one, the first.
+fn scan(proc: &Path) -> HashMap<u64, Holder> {
+    let mut held = HashMap::new();
+    let mut last = cpu_time();
+    for entry in fs::read_dir(proc).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) {
+            scan_process(pid, &entry.path(), &mut held);
+        }
+        let now = cpu_time();
+        let took = u64::try_from(now.saturating_sub(last).as_nanos()).unwrap_or(u64::MAX);
+        SCANNED_NS.fetch_add(took, Ordering::Relaxed);
+        last = now;
+    }
+    held
 }
 
 /// When scans are due.
@@ -198,5 +236,18 @@ mod tests {
         let (pid, comm) = Owners::default().of(ino).unwrap();
         assert_eq!(pid, std::process::id());
         assert_ne!(comm[0], 0);
+    }
+
+    #[test]
+    fn what_was_learnt_at_the_beginning_is_known_when_the_socket_is_gone() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
+        let ino = socket_inode(link.to_str().unwrap()).unwrap();
+        let mut owners = Owners::default();
+        owners.learn();
+        owners.finish_first_scan();
+        drop(listener);
+        assert_eq!(owners.of(ino).unwrap().0, std::process::id());
+        assert_eq!(Owners::default().of(ino), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -46,8 +46,10 @@ pub struct Processes {
     /// By process id: those that hold a wanted socket, and those that have used half of their
     /// descriptors.
     pub by_pid: BTreeMap<u32, Process>,
-    /// Whether the scan ran out of time.
+    /// Whether the scan ran out of time before it had counted the descriptors of every process.
     pub is_cut: bool,
+    /// Whether it ran out of time before it had looked what they all are, those of the fullest processes first.
+    pub are_holders_cut: bool,
 }
 
 impl Processes {
@@ -64,24 +66,41 @@ impl Processes {
 pub fn scan(wanted: &HashSet<u64>) -> Processes {
     let mut found = Processes::default();
     let begin = cpu_time();
+    let is_late = || cpu_time().saturating_sub(begin) > PATIENCE;
+    let mut processes = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        if cpu_time().saturating_sub(begin) > PATIENCE {
+        if is_late() {
             found.is_cut = true;
             break;
         }
-        if let Some(process) = process(pid, &entry.path(), wanted) {
-            found.by_pid.insert(pid, process);
+        processes.extend(counted(pid, &entry.path()));
+    }
+    // What is full matters in any case.
+    processes.sort_by_key(|process| {
+        std::cmp::Reverse(process.fds.saturating_mul(100) / process.fd_limit.max(1))
+    });
+    for mut process in processes {
+        let path = PathBuf::from(format!("/proc/{}", process.pid));
+        if is_late() {
+            found.are_holders_cut = true;
+        } else {
+            process.sockets = sockets(&path, wanted);
         }
+        if process.sockets.is_empty() && process.fds * 2 < process.fd_limit {
+            continue;
+        }
+        describe(&mut process, &path);
+        found.by_pid.insert(process.pid, process);
     }
     found
 }
 
 /// CPU time of this thread so far: on a machine under load a scan takes longer, but not more.
-fn cpu_time() -> Duration {
+pub(super) fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(
         time.tv_sec.try_into().unwrap_or(0),
@@ -89,33 +108,49 @@ fn cpu_time() -> Duration {
     )
 }
 
-/// What the process has, if it matters.
-fn process(pid: u32, path: &Path, wanted: &HashSet<u64>) -> Option<Process> {
-    let mut process = Process {
-        pid,
-        ..Process::default()
-    };
-    for descriptor in fs::read_dir(path.join("fd")).ok()?.flatten() {
-        process.fds += 1;
-        if process.fds > LOOKED_AT as u64 {
-            continue;
-        }
-        let target = fs::read_link(descriptor.path());
-        let ino = target.ok().and_then(|target| socket(target.to_str()?));
-        process
-            .sockets
-            .extend(ino.filter(|ino| wanted.contains(ino)));
-    }
+/// A process with the number of its descriptors, and their limits.
+fn counted(pid: u32, path: &Path) -> Option<Process> {
     let limits = fs::read_to_string(path.join("limits")).unwrap_or_default();
-    (process.fd_limit, process.fd_hard_limit) = open_files(&limits)?;
-    if process.sockets.is_empty() && process.fds * 2 < process.fd_limit {
-        return None;
+    let (fd_limit, fd_hard_limit) = open_files(&limits)?;
+    Some(Process {
+        pid,
+        fds: descriptors(&path.join("fd"))?,
+        fd_limit,
+        fd_hard_limit,
+        ..Process::default()
+    })
+}
+
+/// How many descriptors there are: since Linux 6.2 the size of the folder, before that its entries.
+fn descriptors(folder: &Path) -> Option<u64> {
+    let size = fs::metadata(folder).ok()?.len();
+    if size > 0 {
+        return Some(size);
     }
+    Some(fs::read_dir(folder).ok()?.flatten().count() as u64)
+}
+
+/// The wanted sockets that a process holds.
+fn sockets(process: &Path, wanted: &HashSet<u64>) -> Vec<u64> {
+    let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
+        return Vec::new();
+    };
+    let targets = descriptors
+        .flatten()
+        .take(LOOKED_AT)
+        .filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
+    targets
+        .filter_map(|target| socket(target.to_str()?))
+        .filter(|ino| wanted.contains(ino))
+        .collect()
+}
+
+/// Adds who the process is, and what it does.
+fn describe(process: &mut Process, path: &Path) {
     let comm = fs::read(path.join("comm")).unwrap_or_default();
     process.comm = String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into_owned();
     process.state = state(&fs::read_to_string(path.join("stat")).unwrap_or_default());
     process.unit = unit(&fs::read_to_string(path.join("cgroup")).unwrap_or_default());
-    Some(process)
 }
 
 /// The state in `/proc/PID/stat`; the name before it may hold anything, also `)`.

@@ -5,9 +5,9 @@
 //! either way when one is established: where no data went one way since, that time is the age,
 //! and otherwise the age is at least as long.
 
-use std::{collections::HashSet, net::IpAddr, time::Duration};
+use std::{collections::HashSet, io, net::IpAddr, time::Duration};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla as _,
 };
@@ -184,7 +184,12 @@ pub(crate) fn take(mut bytes: &[u8], sockets: &mut Vec<InetResponse>) -> Result<
             .context("read the kernel's list of sockets")?;
         match message.payload {
             NetlinkPayload::Done(_) => return Ok(true),
-            NetlinkPayload::Error(error) => return Err(anyhow!(error.to_io())),
+            NetlinkPayload::Error(error) => {
+                // Not `to_io`, which overflows for what is no errno.
+                let errno = error.raw_code().wrapping_neg();
+                return Err(io::Error::from_raw_os_error(errno))
+                    .context("the kernel refused to list its sockets");
+            }
             NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(socket)) => {
                 sockets.push(*socket);
             }
