@@ -1,7 +1,7 @@
 //! From bytes of the ring to rows. Needs no kernel: names come from whoever implements
 //! [`Names`], live or from a recording.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use netprobe_common::{
     header::{Header, Kind},
@@ -39,8 +39,23 @@ impl fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
+/// A connection that came in, as far as it matters who listened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Inode number of its network namespace.
+    pub netns: u32,
+    /// Its end here; any if the address is not known.
+    pub local: (Option<IpAddr>, u16),
+    /// Id of its control group (version 2), which it has from its listener; 0 is unknown.
+    pub cgroup: u64,
+    /// When its handshake ended, by `CLOCK_MONOTONIC`; `None` is at any time since we came.
+    pub opened_ns: Option<u64>,
+}
+
 /// Looks up what the kernel sends as numbers.
 pub trait Names {
+    /// What is asked next is asked of this time, by `CLOCK_MONOTONIC`; `None` is now.
+    fn at(&mut self, _monotonic_ns: Option<u64>) {}
     /// Name of a drop reason, without its `SKB_DROP_REASON_`.
     fn drop_reason(&mut self, code: u32) -> Value;
     /// Name of a reset reason, without its `SK_RST_REASON_`; the number if it is not known.
@@ -60,8 +75,9 @@ pub trait Names {
             id => Value::Text(Arc::from(format!("cgroup:{id}"))),
         }
     }
-    /// Process that listens at a port of a network namespace.
-    fn listener(&mut self, _netns: u32, _port: u16) -> Option<(u32, [u8; 16])> {
+    /// Process that listened where a connection came in, if that is certain; 0 and their name if there were
+    /// several of one name.
+    fn listener(&mut self, _arrival: &Arrival) -> Option<(u32, [u8; 16])> {
         None
     }
     /// Offset from `CLOCK_MONOTONIC` to Unix time, in nanoseconds.
@@ -113,6 +129,7 @@ pub fn decode(bytes: &[u8], names: &mut dyn Names, row: &mut Row) -> Result<(), 
     row.values.clear();
     row.packet.clear();
     row.packet.extend_from_slice(probes::packet(kind, bytes));
+    names.at(Some(header.ts_ns));
     row.kind = kind.name();
     row.monotonic_ns = header.ts_ns;
     row.unix_ns = header

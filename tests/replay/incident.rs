@@ -4,7 +4,7 @@
 use std::{net::Ipv6Addr, sync::Arc};
 
 use netprobe::{
-    decode::Names,
+    decode::{Arrival, Names},
     report::{Hook, Probe, Value},
 };
 use netprobe_common::{
@@ -62,8 +62,8 @@ impl Names for Recorded {
         }
     }
 
-    fn listener(&mut self, _netns: u32, port: u16) -> Option<(u32, [u8; 16])> {
-        (port == 40_000).then_some((815, name(b"listens")))
+    fn listener(&mut self, arrival: &Arrival) -> Option<(u32, [u8; 16])> {
+        (arrival.local.1 == 40_000).then_some((815, name(b"listens")))
     }
 
     fn clock_offset_ns(&self) -> i64 {

@@ -8,14 +8,13 @@ use std::{
 };
 
 use anyhow::Result;
-use rustix::time::{ClockId, clock_gettime};
 
 use super::{filter, stream};
 use crate::{
     filter::{check_columns, contradiction, matcher::Matcher},
     observe::{
         cgroups::{self, Paths},
-        owners::Owners,
+        owners::{Holder, Owners, now_ns},
         sockets::{self, OpenConnection},
     },
     probes,
@@ -25,7 +24,12 @@ use crate::{
 pub(super) const LAYOUT: Layout = Layout {
     kind: "open",
     columns: &[
-        Column::number("pid", "PID", 7, "process that holds the socket"),
+        Column::number(
+            "pid",
+            "PID",
+            7,
+            "process that holds the socket; of several, the first that the filter admits",
+        ),
         Column::text("comm", "COMM", 15, "name of that process"),
         Column::text(
             "role",
@@ -84,11 +88,9 @@ pub(super) fn run(options: &stream::Options, is_longest: bool) -> Result<ExitCod
     };
     let unix_ns = now();
     for connection in &connections {
-        let row = row(unix_ns, connection, &mut holders);
-        if !matcher.admits(&row) {
-            continue;
+        if let Some(row) = wanted_row(unix_ns, connection, &mut holders, &matcher) {
+            format.row(&mut out, &row)?;
         }
-        format.row(&mut out, &row)?;
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
@@ -117,8 +119,35 @@ struct Holders {
     have_classes: bool,
 }
 
-fn row(unix_ns: i64, connection: &OpenConnection, holders: &mut Holders) -> Row {
-    let owner = holders.owners.of(connection.ino);
+/// The row of a connection, with the first of its holders that the filter admits.
+fn wanted_row(
+    unix_ns: i64,
+    connection: &OpenConnection,
+    holders: &mut Holders,
+    matcher: &Matcher,
+) -> Option<Row> {
+    // One scan finds them all.
+    let _first = holders.owners.of(connection.ino, 0);
+    let sharing: Vec<Holder> = holders.owners.last(connection.ino).to_vec();
+    let mut owners: Vec<Option<(u32, [u8; 16])>> = sharing
+        .iter()
+        .map(|holder| Some((holder.pid, holder.comm)))
+        .collect();
+    if owners.is_empty() {
+        owners.push(None);
+    }
+    owners
+        .into_iter()
+        .map(|owner| row(unix_ns, connection, owner, holders))
+        .find(|row| matcher.admits(row))
+}
+
+fn row(
+    unix_ns: i64,
+    connection: &OpenConnection,
+    owner: Option<(u32, [u8; 16])>,
+    holders: &mut Holders,
+) -> Row {
     let known = connection.cgroup.and_then(|id| holders.cgroups.of(id));
     let cgroup = match known {
         // The kernel tells the root of a socket that has a class instead of a group.
@@ -132,7 +161,7 @@ fn row(unix_ns: i64, connection: &OpenConnection, holders: &mut Holders) -> Row 
     let count = |value: Option<u64>| value.map_or(Value::Unknown, Value::Unsigned);
     Row {
         unix_ns,
-        monotonic_ns: monotonic(),
+        monotonic_ns: now_ns(),
         kind: LAYOUT.kind,
         packet: Vec::new(),
         values: vec![
@@ -161,11 +190,6 @@ fn row(unix_ns: i64, connection: &OpenConnection, holders: &mut Holders) -> Row 
             Value::nonzero(connection.ino),
         ],
     }
-}
-
-fn monotonic() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    (now.tv_sec * 1_000_000_000 + now.tv_nsec).cast_unsigned()
 }
 
 fn nanos(duration: Duration) -> u64 {

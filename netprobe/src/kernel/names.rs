@@ -11,11 +11,11 @@ use super::{
     session::Session, symbols::Symbols,
 };
 use crate::{
-    decode::Names,
+    decode::{Arrival, Names},
     observe::{
         cgroups::{self, Paths},
         listeners::Listeners,
-        owners::Owners,
+        owners::{Owners, now_ns},
     },
     report::Value,
 };
@@ -33,6 +33,8 @@ pub struct LiveNames {
     has_socket_cgroups: bool,
     shows_offsets: bool,
     clock_offset_ns: i64,
+    /// The time that is asked about.
+    at_ns: u64,
 }
 
 impl LiveNames {
@@ -50,12 +52,15 @@ impl LiveNames {
             has_socket_cgroups: session.has_socket_cgroups(),
             shows_offsets: false,
             clock_offset_ns: clock_offset_ns(),
+            at_ns: now_ns(),
         }
     }
 
-    /// Learns who holds the sockets that are there already, so that they are known when they are gone.
+    /// Learns who holds the sockets that are there already, so that they are known when they are gone, and
+    /// which of them listen.
     pub fn learn_owners(&mut self) {
         self.owners.learn();
+        self.listeners.learn();
     }
 
     /// Shows the frames of stacks as `function+0xoffset`.
@@ -93,6 +98,10 @@ impl LiveNames {
 }
 
 impl Names for LiveNames {
+    fn at(&mut self, monotonic_ns: Option<u64>) {
+        self.at_ns = monotonic_ns.unwrap_or_else(now_ns);
+    }
+
     fn drop_reason(&mut self, code: u32) -> Value {
         self.reasons.name(code)
     }
@@ -127,7 +136,7 @@ impl Names for LiveNames {
         if owner.pid != 0 {
             return Some((owner.pid, owner.comm));
         }
-        self.owners.of(owner.ino)
+        self.owners.of(owner.ino, self.at_ns)
     }
 
     fn cgroup(&mut self, owner: &Owner) -> Value {
@@ -143,9 +152,8 @@ impl Names for LiveNames {
         path.map_or(Value::Unknown, Value::Text)
     }
 
-    fn listener(&mut self, netns: u32, port: u16) -> Option<(u32, [u8; 16])> {
-        let ino = self.listeners.of(netns, port)?;
-        self.owners.of(ino)
+    fn listener(&mut self, arrival: &Arrival) -> Option<(u32, [u8; 16])> {
+        self.listeners.of(arrival, self.at_ns, &mut self.owners)
     }
 
     fn clock_offset_ns(&self) -> i64 {

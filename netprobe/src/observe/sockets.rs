@@ -85,10 +85,16 @@ pub fn open_connections() -> Result<(Vec<OpenConnection>, Vec<anyhow::Error>)> {
 pub struct Listener {
     /// Inode number of its network namespace.
     pub netns: u32,
-    /// Its port.
-    pub port: u16,
+    /// Where it listens; IPv4 also where an IPv6 socket does so.
+    pub local: (IpAddr, u16),
     /// Inode number of the socket.
     pub ino: u64,
+    /// Whether it refuses IPv4 although it listens at every address.
+    pub is_v6_only: bool,
+    /// Whether it listens at one interface only.
+    pub is_bound: bool,
+    /// Id of the control group (version 2) that the socket was made in, where the kernel says.
+    pub cgroup: Option<u64>,
 }
 
 /// The listeners of every namespace that can be asked.
@@ -109,10 +115,17 @@ fn listeners_of_this_thread(netns: u32) -> Result<Vec<Listener>> {
     for family in [AF_INET, AF_INET6] {
         dump(family, StateFlags::LISTEN, &mut sockets)?;
     }
-    let listeners = sockets.iter().map(|socket| Listener {
-        netns,
-        port: socket.header.socket_id.source_port,
-        ino: u64::from(socket.header.inode),
+    let listeners = sockets.iter().map(|socket| {
+        let id = &socket.header.socket_id;
+        let is_v6_only = |attribute: &Nla| matches!(attribute, Nla::SkV6Only(true));
+        Listener {
+            netns,
+            local: (id.source_address.to_canonical(), id.source_port),
+            ino: u64::from(socket.header.inode),
+            is_v6_only: socket.nlas.iter().any(is_v6_only),
+            is_bound: id.interface_id != 0,
+            cgroup: socket.nlas.iter().find_map(cgroup),
+        }
     });
     Ok(listeners.collect())
 }

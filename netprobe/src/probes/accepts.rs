@@ -2,7 +2,7 @@
 //! still waiting then. A process that accepts too slowly shows here before its queue is full.
 //!
 //! Where functions cannot be probed, the end of the handshake is shown instead (`established`),
-//! with the process that holds the listening socket.
+//! with the process that holds the listening socket, if it is only one.
 
 use netprobe_common::{
     counters::{CountKey, OTHER},
@@ -58,7 +58,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             "pid",
             "PID",
             7,
-            "process that called accept, or else the one that listens",
+            "process that called accept, or else the only one that listens there",
         ),
         Column::text("comm", "COMM", 15, "name of that process"),
         Column::text("saddr", "LADDR", 15, "local address"),
@@ -105,7 +105,12 @@ pub static SPEC: ProbeSpec = ProbeSpec {
 
 fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Result<(), DecodeError> {
     let accept: Accept = record(bytes)?;
-    let [pid, comm, ino] = accepted_owner(&accept.owner, &accept.flow, names);
+    let [pid, comm, ino] = accepted_owner(
+        &accept.owner,
+        &accept.flow,
+        Some(accept.header.ts_ns),
+        names,
+    );
     values.extend([pid, comm]);
     values.extend(flow(&accept.flow));
     values.extend([

@@ -15,7 +15,7 @@ use netprobe_common::{
 
 use super::{
     CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, accepted_owner, cgroup, errno, family, flow,
-    owner, port, record, tcp_state,
+    opened_ns, owner, port, record, tcp_state,
 };
 use crate::{
     decode::{DecodeError, Names},
@@ -119,9 +119,12 @@ const COLUMNS: &[Column] = &[
 
 fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Result<(), DecodeError> {
     let life: Lifetime = record(bytes)?;
-    // What was accepted and aborted before anybody owned it belongs to the listener's process.
-    let [pid, comm, ino] = if life.role == Role::Server as u8 {
-        accepted_owner(&life.owner, &life.flow, names)
+    let opened = opened_ns(&life.header, life.duration_ns);
+    // What was accepted and aborted before anybody owned it, or by one that had closed it when we looked,
+    // belongs to the listener's process. One from before us that nobody has is of who knows whom.
+    let is_listeners = life.role == Role::Server as u8 && (opened.is_some() || life.owner.ino != 0);
+    let [pid, comm, ino] = if is_listeners {
+        accepted_owner(&life.owner, &life.flow, opened, names)
     } else {
         owner(&life.owner, names)
     };

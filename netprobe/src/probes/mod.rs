@@ -8,14 +8,14 @@ use std::{
 
 use netprobe_common::{
     counters::{CountKey, GroupKey},
-    header::Kind,
+    header::{Header, Kind},
     offsets::Field,
     record::{Plain, read},
     records::{Flow, Owner, Role},
 };
 
 use crate::{
-    decode::{DecodeError, Names},
+    decode::{Arrival, DecodeError, Names},
     report::{Column, Value},
 };
 
@@ -283,13 +283,17 @@ pub(crate) fn process(key: &GroupKey, names: &mut dyn Names) -> [Value; 2] {
         Some(Kind::Lifetimes | Kind::TimeWait) => key.key.location == Role::Server as u64,
         _ => false,
     };
+    // It was counted at any time so far.
+    names.at(None);
     let flow = Flow {
+        saddr: key.saddr,
+        family: key.family,
         sport: key.key.port,
         netns: key.key.netns,
         ..Flow::zeroed()
     };
     let [pid, comm, _ino] = if is_server {
-        accepted_owner(&key.owner, &flow, names)
+        accepted_owner(&key.owner, &flow, None, names)
     } else {
         owner(&key.owner, names)
     };
@@ -310,18 +314,38 @@ pub(crate) const CGROUP: Column = Column::text(
 )
 .wide();
 
-/// As [`owner`], for a socket that was accepted: if it has no owner yet, it is the listener's.
-fn accepted_owner(owner: &Owner, flow: &Flow, names: &mut dyn Names) -> [Value; 3] {
+/// As [`owner`], for a socket that was accepted at a time, or at any time since we came: if it has no owner
+/// yet, or none any more, it is that of the listener if that is certain.
+fn accepted_owner(
+    owner: &Owner,
+    flow: &Flow,
+    opened_ns: Option<u64>,
+    names: &mut dyn Names,
+) -> [Value; 3] {
     let found = self::owner(owner, names);
     if found[0] != Value::Unknown {
         return found;
     }
     let [_, _, ino] = found;
-    let listener = names.listener(flow.netns, u16::from_be_bytes(flow.sport));
-    match listener {
+    let address = match ip(flow.family, flow.saddr) {
+        Value::Ip(address) => Some(address),
+        _ => None,
+    };
+    let arrival = Arrival {
+        netns: flow.netns,
+        local: (address, u16::from_be_bytes(flow.sport)),
+        cgroup: owner.cgroup,
+        opened_ns,
+    };
+    match names.listener(&arrival) {
         Some((pid, comm)) => [Value::nonzero(pid), Value::name(comm), ino],
         None => [Value::Unknown, Value::Unknown, ino],
     }
+}
+
+/// When a connection was opened that has been open for so long at an event; `None` if that was not seen.
+fn opened_ns(header: &Header, age_ns: u64) -> Option<u64> {
+    (age_ns != 0).then(|| header.ts_ns.saturating_sub(age_ns))
 }
 
 /// Which end of a connection this machine is.

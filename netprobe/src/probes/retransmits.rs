@@ -12,7 +12,7 @@ use netprobe_common::{
 
 use super::{
     CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, accepted_owner, cgroup, errno, family, flow,
-    port, record, tcp_state,
+    owner, port, record, tcp_state,
 };
 use crate::{
     decode::{DecodeError, Names},
@@ -96,10 +96,24 @@ pub static SPEC: ProbeSpec = ProbeSpec {
     code,
 };
 
+/// TCP states.
+const ESTAB: u8 = 1;
+const SYN_RECV: u8 = 3;
+const CLOSE_WAIT: u8 = 8;
+const NEW_SYN_RECV: u8 = 12;
+
 fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Result<(), DecodeError> {
     let event: Retransmit = record(bytes)?;
-    // What nobody has accepted or closed yet belongs to the listener's process.
-    let [pid, comm, ino] = accepted_owner(&event.owner, &event.flow, names);
+    // What nobody has accepted or closed yet belongs to the listener's process, which is there: without it,
+    // it would have been reset. Others that nobody has any more came at any time.
+    let waits =
+        event.owner.ino == 0 && matches!(event.state, ESTAB | SYN_RECV | CLOSE_WAIT | NEW_SYN_RECV);
+    let opened = waits.then_some(event.header.ts_ns);
+    let [pid, comm, ino] = if waits || event.owner.ino != 0 {
+        accepted_owner(&event.owner, &event.flow, opened, names)
+    } else {
+        owner(&event.owner, names)
+    };
     values.extend([pid, comm]);
     values.extend(flow(&event.flow));
     values.extend([

@@ -26,7 +26,10 @@ use crate::{
     capture::live::LiveRing,
     decode,
     kernel::{names::LiveNames, privileges, session::Session},
-    observe::{owners::Owners, sockets},
+    observe::{
+        owners::{Owners, now_ns},
+        sockets,
+    },
     probes, render,
     report::{Row, Summary},
 };
@@ -210,9 +213,12 @@ impl Top<'_> {
                 self.meter.open(
                     connection,
                     |ino| {
-                        owners
-                            .of(ino)
-                            .filter(|(owner, _)| pid.is_none_or(|pid| pid == *owner))
+                        let first = owners.of(ino, now_ns())?;
+                        let Some(pid) = pid else {
+                            return Some(first);
+                        };
+                        let holder = owners.last(ino).iter().find(|holder| holder.pid == pid);
+                        holder.map(|holder| (holder.pid, holder.comm))
                     },
                     pid.is_some(),
                 );

@@ -1,0 +1,185 @@
+//! Which process holds a socket, by the socket's inode number: from `/proc/PID/fd`.
+//!
+//! Sockets that were open before we came, and accepted ones, have no other owner. What is known is looked
+//! after: a socket may be handed to another process, and then its descriptor is not where it was.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use self::{
+    budget::Budget,
+    scan::{Held, scan, started_ns},
+};
+
+pub use self::scan::{Holder, now_ns, scan_time};
+
+mod budget;
+mod scan;
+
+/// Holders of sockets.
+#[derive(Debug)]
+pub struct Owners {
+    proc: PathBuf,
+    held: HashMap<u64, Held>,
+    /// When the last scan began.
+    scanned_ns: u64,
+    budget: Budget,
+    /// The first scan, while events are shown already.
+    first: Option<JoinHandle<First>>,
+}
+
+/// When the first scan began, what it found, and how long it took.
+type First = (u64, HashMap<u64, Held>, Duration);
+
+impl Default for Owners {
+    fn default() -> Self {
+        Self::of_proc(PathBuf::from("/proc"))
+    }
+}
+
+/// Sockets that are remembered; beyond that only those that are still there.
+const MOST: usize = 131_072;
+/// Another process may have begun to share a socket since it was looked for: how old a list of holders may
+/// get in any case, and at most; between them half as old as what it is the list of.
+const FRESH_NS: u64 = 250_000_000;
+const STALE_NS: u64 = 5_000_000_000;
+
+impl Owners {
+    fn of_proc(proc: PathBuf) -> Self {
+        Self {
+            proc,
+            held: HashMap::new(),
+            scanned_ns: 0,
+            budget: Budget::default(),
+            first: None,
+        }
+    }
+
+    /// The process that held socket `ino` at `at_ns` or later, or else the last one that did; scans if it is not
+    /// known and a scan is due. Of several, the one with the lowest id.
+    pub fn of(&mut self, ino: u64, at_ns: u64) -> Option<(u32, [u8; 16])> {
+        if ino == 0 {
+            return None;
+        }
+        if !self.is_held(ino, at_ns) {
+            self.finish_first_scan();
+        }
+        if !self.is_held(ino, at_ns) && self.budget.is_due(Instant::now()) {
+            self.scan();
+            let is_found = self.is_held(ino, at_ns);
+            self.budget.has_found(is_found, Instant::now());
+            if let Some(held) = self.held.get_mut(&ino).filter(|_| !is_found) {
+                held.seen_ns = u64::MAX;
+            }
+        }
+        let holder = self.held.get(&ino)?.holders.first()?;
+        Some((holder.pid, holder.comm))
+    }
+
+    /// Every process that holds socket `ino` at `at_ns` or later, which has been there since `since_ns`. None if
+    /// that cannot be said now.
+    pub fn all(&mut self, ino: u64, at_ns: u64, since_ns: u64) -> &[Holder] {
+        self.finish_first_scan();
+        let (now_ns, now) = (now_ns(), Instant::now());
+        let lasts = self.scanned_ns.saturating_sub(since_ns);
+        let is_stale = now_ns - self.scanned_ns.min(now_ns) > lasts.clamp(FRESH_NS, STALE_NS);
+        let is_known = |owners: &Self| {
+            let held = owners.held.get(&ino);
+            held.is_some_and(|held| {
+                let still_holds = |holder: &Holder| holder.holds(&owners.proc, ino);
+                let is_there = held.seen_ns != u64::MAX;
+                is_there && (held.seen_ns >= at_ns || held.holders.iter().all(still_holds))
+            })
+        };
+        let mut is_complete = is_known(self);
+        if (is_stale || !is_complete) && self.budget.is_due(now) {
+            self.scan();
+            is_complete = is_known(self);
+            self.budget.has_found(is_complete, Instant::now());
+        }
+        match self.held.get_mut(&ino) {
+            Some(held) if is_complete => {
+                held.seen_ns = held.seen_ns.max(now_ns);
+                &held.holders
+            }
+            _ => &[],
+        }
+    }
+
+    /// The processes that held socket `ino` when it was last looked for.
+    pub fn last(&self, ino: u64) -> &[Holder] {
+        self.held.get(&ino).map_or(&[], |held| &held.holders)
+    }
+
+    /// When a process was there at the latest; `None` if it has ended.
+    pub fn started_ns(&self, pid: u32) -> Option<u64> {
+        started_ns(&self.proc, pid)
+    }
+
+    /// Begins to look who holds which socket now. On a machine with very many descriptors that takes seconds,
+    /// which only those wait for who ask before it is done.
+    pub fn learn(&mut self) {
+        let proc = self.proc.clone();
+        let scan = move || {
+            let (begin_ns, begin) = (now_ns(), Instant::now());
+            (begin_ns, scan(&proc), begin.elapsed())
+        };
+        let thread = thread::Builder::new().name("owners".to_owned());
+        match thread.spawn(scan) {
+            Ok(first) => self.first = Some(first),
+            Err(error) => log::debug!("owners are not learnt: {error}"),
+        }
+    }
+
+    fn finish_first_scan(&mut self) {
+        if let Some((begin_ns, held, took)) = self.first.take().and_then(|first| first.join().ok())
+        {
+            self.keep(begin_ns, held);
+            self.budget.spend(took);
+        }
+    }
+
+    fn scan(&mut self) {
+        let (begin_ns, begin) = (now_ns(), Instant::now());
+        self.keep(begin_ns, scan(&self.proc));
+        self.budget.spend(begin.elapsed());
+    }
+
+    /// Whether it is known who held the socket then or later. A holder that has it no more makes room for
+    /// another that shared it.
+    fn is_held(&mut self, ino: u64, at_ns: u64) -> bool {
+        let Some(held) = self.held.get_mut(&ino) else {
+            return false;
+        };
+        if held.seen_ns >= at_ns {
+            return true;
+        }
+        let now_ns = now_ns();
+        let holders = &mut held.holders;
+        let holding = holders
+            .iter()
+            .position(|holder| holder.holds(&self.proc, ino));
+        if let Some(index) = holding {
+            holders.drain(..index);
+            held.seen_ns = now_ns;
+        }
+        holding.is_some()
+    }
+
+    /// Adds to what is known: the kernel gives no two sockets the same inode number, so that those of
+    /// processes that are gone stay right.
+    fn keep(&mut self, begin_ns: u64, held: HashMap<u64, Held>) {
+        if self.held.len() > MOST {
+            self.held.clear();
+        }
+        self.held.extend(held);
+        self.scanned_ns = begin_ns;
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;
