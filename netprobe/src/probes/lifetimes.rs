@@ -63,7 +63,7 @@ const COLUMNS: &[Column] = &[
         "pid",
         "PID",
         7,
-        "process that opened it, or else the one that closed it",
+        "process that opened it, closed it or holds it, or else the only one that listened there",
     ),
     Column::text("comm", "COMM", 15, "name of that process"),
     Column::text("role", "ROLE", 6, "client (opened it) or server (accepted)"),
@@ -169,4 +169,40 @@ fn code(code: u32, _names: &mut dyn Names) -> Value {
     } else {
         Ending::name_of(code)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probes::tests::Listens;
+    use netprobe_common::{
+        header::Header,
+        record::{Plain, bytes_of},
+        records::Owner,
+    };
+
+    #[test]
+    fn a_listener_is_asked_for_unless_nobody_knows_since_when_there_is_what_nobody_has() {
+        for (duration_ns, ino, expected) in
+            [(60, 0, Some(Some(40))), (0, 7, Some(None)), (0, 0, None)]
+        {
+            let life = Lifetime {
+                header: Header {
+                    ts_ns: 100,
+                    ..Header::zeroed()
+                },
+                owner: Owner {
+                    ino,
+                    ..Owner::zeroed()
+                },
+                duration_ns,
+                role: Role::Server as u8,
+                ..Lifetime::zeroed()
+            };
+            let (mut names, mut values) = (Listens::default(), Vec::new());
+            decode(bytes_of(&life), &mut names, &mut values).unwrap();
+            let asked = names.0.first().map(|arrival| arrival.opened_ns);
+            assert_eq!(asked, expected, "{duration_ns} {ino}");
+        }
+    }
 }

@@ -403,9 +403,65 @@ fn errno(number: i32) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::decode::NoNames;
+
+    /// Process 815 listens everywhere; remembers what it was asked.
+    #[derive(Default)]
+    pub(crate) struct Listens(pub(crate) Vec<Arrival>);
+
+    impl Names for Listens {
+        fn drop_reason(&mut self, _code: u32) -> Value {
+            Value::Unknown
+        }
+
+        fn symbol(&mut self, _address: u64) -> Value {
+            Value::Unknown
+        }
+
+        fn stack(&mut self, _id: i32) -> Value {
+            Value::Unknown
+        }
+
+        fn owner(&mut self, owner: &Owner) -> Option<(u32, [u8; 16])> {
+            (owner.pid != 0).then_some((owner.pid, owner.comm))
+        }
+
+        fn listener(&mut self, arrival: &Arrival) -> Option<(u32, [u8; 16])> {
+            self.0.push(*arrival);
+            Some((815, [b'x'; 16]))
+        }
+
+        fn clock_offset_ns(&self) -> i64 {
+            0
+        }
+    }
+
+    #[test]
+    fn a_listener_is_asked_for_by_both_address_and_port_and_by_when_the_connection_came() {
+        let mut names = Listens::default();
+        let flow = Flow {
+            saddr: Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets(),
+            sport: 443_u16.to_be_bytes(),
+            family: 10,
+            netns: 7,
+            ..Flow::zeroed()
+        };
+        let owner = Owner {
+            cgroup: 5,
+            ..Owner::zeroed()
+        };
+        let [pid, ..] = accepted_owner(&owner, &flow, Some(99), &mut names);
+        assert_eq!(pid, Value::Unsigned(815));
+        let asked = Arrival {
+            netns: 7,
+            local: (Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), 443),
+            cgroup: 5,
+            opened_ns: Some(99),
+        };
+        assert_eq!(names.0, [asked]);
+    }
 
     #[test]
     fn every_kind_has_its_probe_in_the_list() {

@@ -13,8 +13,8 @@ use netprobe_common::{
 };
 
 use super::{
-    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, cgroup, family, flow, owner, port, record,
-    tcp_state,
+    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, accepted_owner, cgroup, family, flow,
+    opened_ns, owner, port, record, tcp_state,
 };
 use crate::{
     decode::{DecodeError, Names},
@@ -71,7 +71,12 @@ pub static SPEC: ProbeSpec = ProbeSpec {
     needs: &[Field::SkcDaddr, Field::SkcDport, Field::SkbProtocol],
     keeps: Keeps::Lives,
     columns: &[
-        Column::number("pid", "PID", 7, "process that owns the socket"),
+        Column::number(
+            "pid",
+            "PID",
+            7,
+            "process that owns the socket, or else the only one that listened there",
+        ),
         Column::text("comm", "COMM", 15, "name of that process"),
         Column::text("direction", "DIR", 8, "sent or received"),
         Column::text("saddr", "LADDR", 15, "local address"),
@@ -127,9 +132,20 @@ pub static SPEC: ProbeSpec = ProbeSpec {
     code,
 };
 
+/// TCP states.
+const SYN_SENT: u8 = 2;
+const LISTEN: u8 = 10;
+
 fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Result<(), DecodeError> {
     let reset: Reset = record(bytes)?;
-    let [pid, comm, ino] = owner(&reset.owner, names);
+    // Of a connection that was reset and closed before we looked. One that we opened ourselves has no listener:
+    // no port that somebody has bound is taken for those.
+    let opened = opened_ns(&reset.header, reset.age_ns);
+    let [pid, comm, ino] = if opened.is_some() && !matches!(reset.state, SYN_SENT | LISTEN) {
+        accepted_owner(&reset.owner, &reset.flow, opened, names)
+    } else {
+        owner(&reset.owner, names)
+    };
     values.extend([pid, comm, Value::Word(Direction::name_of(reset.direction))]);
     values.extend(flow(&reset.flow));
     values.extend([
@@ -176,5 +192,42 @@ fn code(code: u32, names: &mut dyn Names) -> Value {
         NO_REASON => Value::Unknown,
         OTHER => Value::Word("other"),
         code => names.reset_reason(code),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probes::tests::Listens;
+    use netprobe_common::{
+        header::Header,
+        record::{Plain, bytes_of},
+    };
+
+    #[test]
+    fn a_reset_that_nobody_has_any_more_is_of_who_listened_when_its_connection_came() {
+        for (state, age_ns, opened) in [
+            (1, 60, Some(40)),
+            (8, 60, Some(40)),
+            (1, 0, None),
+            (SYN_SENT, 60, None),
+            (LISTEN, 60, None),
+        ] {
+            let reset = Reset {
+                header: Header {
+                    ts_ns: 100,
+                    ..Header::zeroed()
+                },
+                age_ns,
+                state,
+                ..Reset::zeroed()
+            };
+            let (mut names, mut values) = (Listens::default(), Vec::new());
+            decode(bytes_of(&reset), &mut names, &mut values).unwrap();
+            let asked = names.0.first().and_then(|arrival| arrival.opened_ns);
+            assert_eq!(asked, opened, "{state} {age_ns}");
+            let expected = opened.map_or(Value::Unknown, |_| Value::Unsigned(815));
+            assert_eq!(values[0], expected, "{state} {age_ns}");
+        }
     }
 }

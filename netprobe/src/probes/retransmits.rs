@@ -149,3 +149,42 @@ fn code(code: u32, _names: &mut dyn Names) -> Value {
         Cause::name_of(code)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probes::tests::Listens;
+    use netprobe_common::{
+        header::Header,
+        record::{Plain, bytes_of},
+        records::Owner,
+    };
+
+    #[test]
+    fn what_waits_to_be_accepted_is_of_who_listens_now_and_what_was_closed_before_us_of_nobody() {
+        const FIN_WAIT_1: u8 = 4;
+        for (state, ino, expected) in [
+            (NEW_SYN_RECV, 0, Some(Some(100))),
+            (ESTAB, 0, Some(Some(100))),
+            (ESTAB, 7, Some(None)),
+            (FIN_WAIT_1, 0, None),
+        ] {
+            let event = Retransmit {
+                header: Header {
+                    ts_ns: 100,
+                    ..Header::zeroed()
+                },
+                owner: Owner {
+                    ino,
+                    ..Owner::zeroed()
+                },
+                state,
+                ..Retransmit::zeroed()
+            };
+            let (mut names, mut values) = (Listens::default(), Vec::new());
+            decode(bytes_of(&event), &mut names, &mut values).unwrap();
+            let asked = names.0.first().map(|arrival| arrival.opened_ns);
+            assert_eq!(asked, expected, "{state} {ino}");
+        }
+    }
+}
