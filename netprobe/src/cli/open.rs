@@ -202,3 +202,53 @@ pub(super) fn now() -> i64 {
         i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        net::{TcpListener, TcpStream},
+        os::fd::OwnedFd,
+        process::{Command, Stdio},
+    };
+
+    #[test]
+    fn a_shared_socket_is_listed_under_the_holder_that_is_asked_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (connections, _refused) = match sockets::open_connections() {
+            Ok(found) => found,
+            Err(error) => {
+                println!("SKIP this kernel does not list sockets: {error:#}");
+                return;
+            }
+        };
+        let local = near.local_addr().unwrap();
+        let Some(shared) = connections
+            .iter()
+            .find(|open| open.local == (local.ip(), local.port()))
+        else {
+            println!("SKIP sockets of this namespace are not listed");
+            return;
+        };
+        let mut worker = Command::new("cat")
+            .stdin(OwnedFd::from(near.try_clone().unwrap()))
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        for pid in [std::process::id(), worker.id()] {
+            let wanted = filter::Options::all_of((false, false), None, Some(pid), String::new());
+            let mut holders = Holders {
+                owners: Owners::default(),
+                cgroups: Paths::default(),
+                have_classes: false,
+            };
+            let matcher = matcher(&wanted).unwrap();
+            let row = wanted_row(0, shared, &mut holders, &matcher).unwrap();
+            assert_eq!(row.values[0], Value::Unsigned(u64::from(pid)));
+        }
+        drop((near, listener));
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+    }
+}
