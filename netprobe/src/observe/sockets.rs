@@ -21,7 +21,7 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 
-use super::namespaces;
+use super::{namespaces, owners::measured};
 
 /// A connection that is still open.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,8 +99,9 @@ pub struct Listener {
 
 /// The listeners of every namespace that can be asked.
 pub fn listeners() -> Result<Vec<Listener>> {
-    let asked = namespaces::in_each(&namespaces::all()?, |namespace| {
-        listeners_of_this_thread(namespace.inode)
+    let namespaces = measured(namespaces::all)?;
+    let asked = namespaces::in_each(&namespaces, |namespace| {
+        measured(|| listeners_of_this_thread(namespace.inode))
     })?;
     // A namespace that refuses hides its listeners; the others are still worth having.
     Ok(asked

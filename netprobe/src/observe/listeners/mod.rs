@@ -41,7 +41,7 @@ const MOST_GONE: usize = 4096;
 const STALE_NS: u64 = 1_000_000_000;
 const PAUSE_NS: u64 = 100_000_000;
 /// Listing takes no more than one part in so many of the time.
-const SHARE: u64 = 100;
+const SHARE: u64 = 200;
 
 impl Listeners {
     /// Begins to list what listens now.

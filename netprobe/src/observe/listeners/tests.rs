@@ -60,6 +60,16 @@ fn named(pid: u32, comm: &str) -> (u32, String) {
 }
 
 #[test]
+fn listing_counts_as_a_scan_which_no_event_is_left_out_for() {
+    let before = crate::observe::owners::scan_time();
+    if list().is_none() {
+        println!("SKIP sockets are not listed here");
+        return;
+    }
+    assert!(crate::observe::owners::scan_time() > before);
+}
+
+#[test]
 fn each_address_has_its_own_listener_and_the_others_have_that_of_all() {
     let proc = Proc::new("addresses");
     for (pid, comm) in [(100, "home"), (200, "away"), (300, "all")] {

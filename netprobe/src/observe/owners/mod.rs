@@ -17,6 +17,8 @@ use self::{
 
 pub use self::scan::{Holder, now_ns, scan_time};
 
+pub(super) use self::scan::measured;
+
 mod budget;
 mod scan;
 

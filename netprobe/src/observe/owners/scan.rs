@@ -44,25 +44,30 @@ pub(super) struct Held {
 /// CPU time that scans have taken so far, in nanoseconds.
 static SCANNED_NS: AtomicU64 = AtomicU64::new(0);
 
-/// CPU time that scans have taken so far, in all threads.
+/// CPU time that scans have taken so far, in all threads, and lists of listeners.
 pub fn scan_time() -> Duration {
     Duration::from_nanos(SCANNED_NS.load(Ordering::Relaxed))
+}
+
+/// Does some `work`, whose CPU time in this thread counts as that of a scan.
+pub(in super::super) fn measured<T>(work: impl FnOnce() -> T) -> T {
+    let begin = cpu_time();
+    let done = work();
+    let took = cpu_time().saturating_sub(begin);
+    let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+    SCANNED_NS.fetch_add(took, Ordering::Relaxed);
+    done
 }
 
 /// The holders of all sockets.
 pub(super) fn scan(proc: &Path) -> HashMap<u64, Held> {
     let mut held = HashMap::new();
     let begin_ns = now_ns();
-    let mut last = cpu_time();
     for entry in fs::read_dir(proc).into_iter().flatten().flatten() {
         let name = entry.file_name();
         if let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) {
-            scan_process(pid, &entry.path(), begin_ns, &mut held);
+            measured(|| scan_process(pid, &entry.path(), begin_ns, &mut held));
         }
-        let now = cpu_time();
-        let took = u64::try_from(now.saturating_sub(last).as_nanos()).unwrap_or(u64::MAX);
-        SCANNED_NS.fetch_add(took, Ordering::Relaxed);
-        last = now;
     }
     held
 }
