@@ -22,6 +22,7 @@ mod copies;
 mod diff;
 mod draw;
 mod events;
+mod held;
 mod naming;
 mod progress;
 mod tasks;

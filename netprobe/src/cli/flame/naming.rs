@@ -9,7 +9,7 @@ use std::{
 use netprobe_common::{counters::Count, samples::TaskStack};
 
 use super::{
-    copies::{Copies, Counting, NOT_UNWOUND},
+    copies::{Copies, Counting, NOT_HELD, NOT_UNWOUND},
     wanted::Wanted,
 };
 use crate::{
@@ -113,6 +113,7 @@ impl Naming {
             if let Sent::Copy(copy, _) = &sent
                 && !wanted.admits(&copy.stack)
             {
+                self.copies.forget(copy.thread);
                 continue;
             }
             self.copies.take(sent);
@@ -142,7 +143,7 @@ impl Naming {
     ) -> Vec<(TaskStack, Count)> {
         self.see_new_processes();
         self.read_copies(wanted);
-        blocked.retain(|(thread, _, ns)| !self.copies.end(*thread, *ns));
+        blocked.retain(|(thread, stack, ns)| !self.copies.lasting(*thread, stack, *ns));
         self.unwind_due(true);
         let unwound = match &mut self.worker {
             Some(worker) => worker.wait_unwound(),
@@ -224,8 +225,10 @@ impl Naming {
         if let Some(unwound) = self.copies.stack(stack.user).cloned() {
             return self.unwound_frames(stack.pid, comm, &unwound, weight);
         }
-        if stack.user == NOT_UNWOUND {
-            return lost("not unwound in time");
+        match stack.user {
+            NOT_UNWOUND => return lost("not unwound in time"),
+            NOT_HELD => return lost("gave way to newer copies"),
+            _ => {}
         }
         match self.addresses(stack.user) {
             Addresses::None => Vec::new(),
