@@ -36,6 +36,9 @@ const MOST_FAILURES: u32 = 4;
 /// Bytes of a line that are read.
 const LINE_BYTES: u64 = 1 << 17;
 
+/// Processes that have run several programs.
+pub type Several = BTreeSet<u32>;
+
 /// The names that were found: by process and address.
 pub type Found = HashMap<(u32, u64), Names>;
 
@@ -75,22 +78,27 @@ impl Client {
         }
     }
 
-    /// Names for all addresses, by process.
-    pub fn resolve(&mut self, wanted: &BTreeMap<u32, BTreeSet<u64>>) -> Found {
+    /// Names for all addresses, by process; of processes without addresses only what they have run.
+    pub fn resolve(&mut self, wanted: &BTreeMap<u32, BTreeSet<u64>>) -> (Found, Several) {
         let mut found = Found::new();
+        let mut several = Several::new();
         for (pid, addresses) in wanted {
             let addresses: Vec<u64> = addresses.iter().copied().collect();
-            for batch in addresses.chunks(BATCH) {
+            let first = addresses.len().min(BATCH);
+            let (first, rest) = addresses.split_at(first);
+            for batch in [first].into_iter().chain(rest.chunks(BATCH)) {
                 // A worker that failed with debug information may do without.
-                if !self.resolve_batch(*pid, batch, &mut found) {
-                    self.resolve_batch(*pid, batch, &mut found);
+                let answer = self.resolve_batch(*pid, batch, &mut found);
+                let answer = answer.or_else(|| self.resolve_batch(*pid, batch, &mut found));
+                if answer == Some(true) {
+                    several.insert(*pid);
                 }
                 for address in batch {
                     found.entry((*pid, *address)).or_insert_with(stopped);
                 }
             }
         }
-        found
+        (found, several)
     }
 
     /// The functions of copied stacks, by process, and whether its stacks need copying at all;
@@ -106,20 +114,20 @@ impl Client {
         unwound
     }
 
-    /// Asks for a batch; false if the worker failed.
-    fn resolve_batch(&mut self, pid: u32, batch: &[u64], found: &mut Found) -> bool {
+    /// Asks for a batch; whether the process has run several programs, nothing if the worker failed.
+    fn resolve_batch(&mut self, pid: u32, batch: &[u64], found: &mut Found) -> Option<bool> {
         let Some(worker) = &mut self.worker else {
-            return true;
+            return Some(false);
         };
         let until = Instant::now() + PATIENCE;
         let mut names = |address, names| {
             found.insert((pid, address), names);
         };
         match worker.resolve(pid, batch, until, &mut names) {
-            Ok(()) => true,
+            Ok(several) => Some(several),
             Err(error) => {
                 self.fail(&format!("process {pid}: {error:#}"));
-                false
+                None
             }
         }
     }
@@ -189,13 +197,13 @@ impl Worker {
         addresses: &[u64],
         until: Instant,
         each: &mut impl FnMut(u64, Names),
-    ) -> Result<()> {
+    ) -> Result<bool> {
         self.ask(&Request::Resolve(pid, addresses.to_vec()))?;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match self.answers.recv_timeout(left).context("no answer")? {
                 Answer::Names(address, names) => each(address, names),
-                Answer::Done => return Ok(()),
+                Answer::Done(several) => return Ok(several),
                 Answer::Stack(..) => bail!("an answer to another question"),
             }
         }
@@ -216,7 +224,7 @@ impl Worker {
             let left = until.saturating_duration_since(Instant::now());
             match self.answers.recv_timeout(left).context("no answer")? {
                 Answer::Stack(stack, needs_copies) => unwound.push(Some((stack, needs_copies))),
-                Answer::Names(..) | Answer::Done => bail!("an answer to another question"),
+                Answer::Names(..) | Answer::Done(_) => bail!("an answer to another question"),
             }
         }
         Ok(())

@@ -1,7 +1,8 @@
 //! What goes between netprobe and its symbol worker: lines of text, tabs between the parts.
 //!
 //! `see PID` asks to look at the mappings of a process now, which has no answer. `resolve PID
-//! ADDRESS…` is answered by a line for each address, in any order, and by `done`. Both sides
+//! ADDRESS…` is answered by a line for each address, in any order, and by `done`, or `done several` if the process has run
+//! more than one program. Both sides
 //! treat what they read as coming from a stranger.
 //!
 //! `unwind PID BYTES REGISTER…` is followed by so many bytes of a stack, and answered by `stack
@@ -29,6 +30,8 @@ pub enum Missing {
     Stripped,
     /// Code that was made at run time, and nobody wrote down its names.
     Jit,
+    /// The process has run two programs, with different code there.
+    Replaced,
     /// The process had ended before anybody could look.
     Exited,
     /// The file could not be read: no permission, or gone.
@@ -41,10 +44,11 @@ pub enum Missing {
 
 impl Missing {
     /// All reasons.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Unmapped,
         Self::Stripped,
         Self::Jit,
+        Self::Replaced,
         Self::Exited,
         Self::Unreadable,
         Self::NotRegular,
@@ -56,6 +60,7 @@ impl Missing {
             Self::Unmapped => "unmapped",
             Self::Stripped => "stripped",
             Self::Jit => "jit",
+            Self::Replaced => "replaced",
             Self::Exited => "exited",
             Self::Unreadable => "unreadable",
             Self::NotRegular => "not-regular",
@@ -75,6 +80,9 @@ impl Missing {
             Self::Jit => {
                 "made at run time: have it write /tmp/perf-PID.map (node --perf-basic-prof, java with \
                  perf-map-agent, php opcache.jit_debug=0x10, python -X perf)"
+            }
+            Self::Replaced => {
+                "the process has run two programs with code at this address: build them with -pie, or sample each alone"
             }
             Self::Exited => "the process had ended: sample longer, or start netprobe before it",
             Self::Unreadable => "the file is gone or cannot be read: run as root in its namespace",
@@ -155,8 +163,8 @@ pub(super) enum Answer {
     Names(u64, Names),
     /// The functions of a stack, and whether those of its process are to be copied at all.
     Stack(Unwound, bool),
-    /// The request is answered.
-    Done,
+    /// The request is answered; whether the process has run several programs.
+    Done(bool),
 }
 
 impl Answer {
@@ -180,14 +188,19 @@ impl Answer {
                 let how = if *needs_copies { "copy" } else { "walk" };
                 format!("stack\t{whole}\t{how}{}\n", hex(places))
             }
-            Self::Done => "done\n".to_owned(),
+            Self::Done(false) => "done\n".to_owned(),
+            Self::Done(true) => "done several\n".to_owned(),
         }
     }
 
     pub(super) fn parse(line: &str) -> Option<Self> {
         let line = line.trim_end_matches('\n');
-        if line == "done" {
-            return Some(Self::Done);
+        if let Some(rest) = line.strip_prefix("done") {
+            return match rest {
+                "" => Some(Self::Done(false)),
+                " several" => Some(Self::Done(true)),
+                _ => None,
+            };
         }
         let mut parts = line.split('\t');
         let first = parts.next()?;
@@ -236,7 +249,10 @@ mod tests {
             let answer = Answer::Stack(Unwound { places, is_whole }, is_whole);
             assert_eq!(Answer::parse(&answer.line()), Some(answer));
         }
-        assert_eq!(Answer::parse(&Answer::Done.line()), Some(Answer::Done));
+        for several in [false, true] {
+            let answer = Answer::Done(several);
+            assert_eq!(Answer::parse(&answer.line()), Some(answer));
+        }
     }
 
     #[test]

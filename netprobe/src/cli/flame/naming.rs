@@ -175,6 +175,13 @@ impl Naming {
         }
     }
 
+    /// Has the worker see which processes run other programs by now.
+    pub(super) fn check_programs(&mut self) {
+        if let Some(worker) = &mut self.worker {
+            worker.check();
+        }
+    }
+
     /// Waits for the names of all user functions in `stacks`. The worker is gone then, and its
     /// memory with it.
     pub(super) fn resolve(&mut self, stacks: &[TaskStack]) {

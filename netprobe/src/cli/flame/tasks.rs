@@ -230,6 +230,7 @@ fn ask_early(naming: &mut Naming, session: &Session, wanted: &Wanted) {
             stacks.retain(|stack| wanted.admits(stack));
             stacks.extend(naming.unwound());
             naming.ask(&stacks);
+            naming.check_programs();
         }
         Err(error) => log::debug!("stacks until now: {error:#}"),
     }
