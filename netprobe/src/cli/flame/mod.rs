@@ -25,6 +25,7 @@ mod events;
 mod held;
 mod naming;
 mod progress;
+mod roots;
 mod tasks;
 mod wanted;
 

@@ -10,6 +10,7 @@ use netprobe_common::{counters::Count, samples::TaskStack};
 
 use super::{
     copies::{Copies, Counting, NOT_HELD, NOT_UNWOUND},
+    roots::{self, By},
     wanted::Wanted,
 };
 use crate::{
@@ -27,23 +28,6 @@ use crate::{
         unwind::Unwound,
     },
 };
-
-/// Functions that nothing of the program calls: a stack that ends in one is whole.
-const ROOTS: [&str; 13] = [
-    "_start",
-    "main",
-    "__libc_start_main",
-    "__libc_start_main_impl",
-    "__libc_start_call_main",
-    "start_thread",
-    "clone",
-    "clone3",
-    "__clone",
-    "__clone3",
-    "runtime.goexit.abi0",
-    "runtime.mstart",
-    "_dl_start_user",
-];
 
 /// A share of unnamed frames, or of cut stacks, above which it is explained.
 const EXPLAIN_PERCENT: u64 = 20;
@@ -257,15 +241,14 @@ impl Naming {
         weight: u64,
     ) -> Vec<Arc<str>> {
         let mut innermost_first: Vec<Arc<str>> = Vec::new();
-        let mut is_whole = unwound.is_whole;
         for address in &unwound.places {
             let Some(names) = self.found.get(&(pid, *address)) else {
                 continue;
             };
-            is_whole |= names.frames.iter().any(|name| ROOTS.contains(&&**name));
             innermost_first.extend(names.frames.iter().rev().map(|name| Arc::from(&**name)));
             weigh(&mut self.nameless, &mut self.weighed, names, weight);
         }
+        let is_whole = unwound.is_whole || roots::is_whole(&innermost_first, By::Tables);
         self.finish_user(comm, innermost_first, is_whole, weight)
     }
 
@@ -279,7 +262,7 @@ impl Naming {
         weight: u64,
     ) -> Vec<Arc<str>> {
         let mut innermost_first: Vec<Arc<str>> = Vec::new();
-        let mut is_whole = false;
+        let mut has_begun = false;
         for address in call_sites(ips) {
             let Some(names) = self.found.get(&(pid, address)) else {
                 break;
@@ -288,19 +271,16 @@ impl Naming {
             if depth > 0 && names.missing == Some(Missing::Unmapped) {
                 break;
             }
-            let is_root = names.frames.iter().any(|name| ROOTS.contains(&&**name));
-            if is_whole && !is_root {
+            // What seems to call the start is whatever lay there.
+            let function = names.frames.first().map_or("", String::as_str);
+            if has_begun && !roots::may_begin(function) {
                 break;
             }
-            is_whole |= is_root;
+            has_begun |= roots::is_start(function);
             innermost_first.extend(names.frames.iter().rev().map(|name| Arc::from(&**name)));
             weigh(&mut self.nameless, &mut self.weighed, names, weight);
         }
-        // The C library without symbols: what called main, or began the thread.
-        is_whole |= innermost_first.len() > 1
-            && innermost_first
-                .last()
-                .is_some_and(|name| name.starts_with("[libc.so") || name.starts_with("[libc-"));
+        let is_whole = roots::is_whole(&innermost_first, By::FramePointers);
         self.finish_user(comm, innermost_first, is_whole && !is_cut, weight)
     }
 
