@@ -23,6 +23,7 @@ mod diff;
 mod draw;
 mod events;
 mod held;
+mod later;
 mod naming;
 mod progress;
 mod roots;
