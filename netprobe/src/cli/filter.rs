@@ -111,6 +111,11 @@ impl Options {
         (rest.cgroup.take(), rest)
     }
 
+    /// The processes of `--pid`.
+    pub(super) fn pids(&self) -> &[u32] {
+        &self.pid
+    }
+
     /// Inode number of the namespace that is wanted, if any is.
     pub(super) fn netns(&self) -> Result<Option<u32>, Error> {
         let inode = self.netns.as_ref().map(|text| {

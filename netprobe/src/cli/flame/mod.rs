@@ -26,6 +26,7 @@ mod held;
 mod later;
 mod naming;
 mod progress;
+mod room;
 mod roots;
 mod tasks;
 mod wanted;
@@ -190,6 +191,8 @@ fn of_tasks(
     common: &Common,
 ) -> Result<ExitCode> {
     let wanted = tasks.wanted(&common.filter)?;
+    graph.check(&wanted.sampling)?;
+    tasks.must_be_there(&common.filter)?;
     prepare()?;
     let out = draw::Output::open(&common.draw)?;
     let run = tasks::Run {

@@ -182,6 +182,13 @@ impl Naming {
         text::push(&mut comm, &Value::name(stack.comm));
         let mut frames = vec![Arc::from(comm.as_str())];
         frames.extend(self.all_user_frames(stack, &comm, weight));
+        frames.extend(self.kernel_frames(stack));
+        frames
+    }
+
+    /// The functions of the kernel in a stack, from the outermost.
+    pub(super) fn kernel_frames(&mut self, stack: &TaskStack) -> Vec<Arc<str>> {
+        let mut frames = Vec::new();
         match self.addresses(stack.kernel) {
             Addresses::None | Addresses::Unended => {}
             Addresses::Known { ips, is_cut } => {

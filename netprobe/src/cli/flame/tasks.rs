@@ -10,7 +10,7 @@ use anyhow::Result;
 use netprobe_common::{
     config::Config,
     record::Plain,
-    samples::{Sampling, TaskStack},
+    samples::{Sampling, Tally, TaskStack},
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -21,14 +21,16 @@ use super::{
     naming::Naming,
     profile,
     progress::Window,
+    room,
     wanted::Wanted,
 };
 use crate::{
     aggregate::stacks::Folder,
+    filter::Error,
     kernel::{
         cost::Meter,
         load::{Sizes, most_entries},
-        sampler::{self, Clock, OFF_CPU, Sampler},
+        sampler::{Clock, OFF_CPU, Sampler},
         session::{Request, Session},
         task_stacks::{self, Collected, TaskStacks},
     },
@@ -38,20 +40,6 @@ use crate::{
 
 /// How often new processes and new CPUs are looked for.
 const TICK: Duration = Duration::from_millis(50);
-
-/// Room for distinct stacks, at least and at most.
-const LEAST_STACKS: u32 = 2048;
-const MOST_STACKS: u32 = 16_384;
-/// Bytes of the counts of stacks.
-const MOST_COUNTS: usize = 16 << 20;
-/// Bytes of the ring for copied stacks, at least and at most.
-const LEAST_RING: u32 = 4 << 20;
-const MOST_RING: u32 = 16 << 20;
-/// Bytes of user stacks that a CPU copies per second at most, which is more than 99 of the largest; the others are
-/// followed by frame pointers.
-const COPIED_PER_CPU: u64 = 4 << 20;
-/// So many in any case, shared between the CPUs.
-const COPIED_PER_SECOND: u64 = 16 << 20;
 
 /// Where the stacks come from.
 #[derive(Clone, Copy, Debug)]
@@ -236,53 +224,19 @@ fn ask_early(naming: &mut Naming, session: &Session, wanted: &Wanted) {
     }
 }
 
-/// Stacks that can be seen, as far as maps have to keep room for them: the kernel takes the room
-/// at once, which is most of what it costs to start. Blocks have no bound but the maps'.
-fn most_stacks(run: &Run) -> u32 {
-    let most = match run.graph.source {
-        Source::Samples { hertz } => {
-            let seconds = run.duration.as_secs().saturating_add(1);
-            hertz
-                .saturating_mul(seconds)
-                .saturating_mul(sampler::online() as u64)
-        }
-        Source::Blocks { .. } => u64::from(MOST_STACKS),
-    };
-    // Tables of hashes are best when they are not full.
-    let most = u32::try_from(most.saturating_mul(2)).unwrap_or(MOST_STACKS);
-    most.clamp(LEAST_STACKS, MOST_STACKS).next_power_of_two()
-}
-
-/// Bytes that all CPUs together may copy per second.
-fn copied_per_second() -> u64 {
-    COPIED_PER_SECOND.max(COPIED_PER_CPU * sampler::online() as u64)
-}
-
-/// What a copied KiB costs the budget of a CPU.
-fn copy_ns_per_kib() -> u32 {
-    let cpus = sampler::online() as u64;
-    u32::try_from(cpus * 1_000_000_000 / (copied_per_second() >> 10)).unwrap_or(u32::MAX)
-}
-
-/// Bytes of the ring for copied stacks: what is copied in a quarter of a second.
-fn copy_ring_bytes() -> u32 {
-    let quarter = u32::try_from(copied_per_second() / 4).unwrap_or(MOST_RING);
-    quarter.clamp(LEAST_RING, MOST_RING).next_power_of_two()
-}
-
 fn request(run: &Run) -> Request {
     let mut config = Config::zeroed();
     config.sampling = run.wanted.sampling;
-    let stacks = most_stacks(run);
+    let stacks = room::stacks(run.graph.source, run.duration);
     let mut sizes = Sizes {
         stacks,
         more_stacks: stacks / 2,
-        task_stacks: most_entries::<TaskStack>(MOST_COUNTS, stacks),
+        task_stacks: most_entries::<TaskStack>(room::MOST_COUNTS, stacks),
         ..Sizes::NONE
     };
     if config.sampling.copies != 0 {
-        sizes.ring_bytes = copy_ring_bytes();
-        config.sampling.copy_ns_per_kib = copy_ns_per_kib();
+        sizes.ring_bytes = room::copy_ring_bytes();
+        config.sampling.copy_ns_per_kib = room::copy_ns_per_kib();
     }
     let mut windowed = None;
     if let Source::Blocks { least, most } = run.graph.source {
@@ -323,9 +277,14 @@ fn follow(sampler: Option<&mut Sampler>, session: &mut Session) {
 
 fn progress(session: &mut Session) -> String {
     match task_stacks::tally(session) {
-        Ok(tally) => format!(", {} collected", tally.counted),
+        Ok(tally) => format!(", {} collected", collected_until_now(&tally)),
         Err(_) => String::new(),
     }
+}
+
+/// Samples or blocks with their stacks, copied ones too.
+const fn collected_until_now(tally: &Tally) -> u64 {
+    tally.counted + tally.sent
 }
 
 /// What took the stacks, for the subtitle.
@@ -356,6 +315,21 @@ const fn hertz(graph: &Graph) -> u64 {
 }
 
 impl Graph {
+    /// Refuses what could only give an empty picture.
+    pub(super) fn check(&self, sampling: &Sampling) -> Result<(), Error> {
+        if !self.within.is_empty() && sampling.kernel == 0 {
+            let why = "this graph is of functions of the kernel: it cannot be had with --user-only";
+            return Err(Error::elsewhere(why));
+        }
+        match self.source {
+            Source::Blocks { least, most } if least > most => {
+                let why = format!("--min-block {least:?} is longer than --max-block {most:?}");
+                Err(Error::elsewhere(why))
+            }
+            Source::Blocks { .. } | Source::Samples { .. } => Ok(()),
+        }
+    }
+
     /// The width of so many samples, which stand for `sample_ns` each or else for the time between them, or of
     /// so long a time.
     const fn weight(&self, events: u64, ns: u64, sample_ns: Option<u64>) -> u64 {
@@ -421,21 +395,20 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
         .chain(&copied)
         .map(|(stack, count)| (*stack, count.events, count.weight));
     let lasting = lasting.iter().map(|(_, stack, ns)| (*stack, 1, *ns));
-    let wanted: Vec<_> = counted
+    let mut wanted: Vec<_> = counted
         .chain(lasting)
         .filter(|(stack, _, _)| run.wanted.admits(stack))
         .collect();
+    // Of what is not drawn nobody needs names, nor complaints that there are none.
+    wanted.retain(|(stack, _, _)| graph.wants(&naming.kernel_frames(stack)));
     let stacks: Vec<TaskStack> = wanted.iter().map(|(stack, _, _)| *stack).collect();
     naming.resolve(&stacks);
     let mut folder = Folder::default();
     let mut drawn = 0;
     for (stack, events, ns) in &wanted {
         let weight = graph.weight(*events, *ns, ended.sample_ns);
-        let frames = naming.frames(stack, weight);
-        if graph.wants(&frames) {
-            drawn += events;
-            folder.add(frames, weight);
-        }
+        drawn += events;
+        folder.add(naming.frames(stack, weight), weight);
     }
     let tally = &collected.tally;
     let not_kept = graph.weight(tally.map_full, tally.map_full_weight, ended.sample_ns);
@@ -474,4 +447,41 @@ fn profile_of(graph: &Graph, elapsed: Duration) -> Profile {
         profile.period_ns = 1_000_000_000 / hertz;
     }
     profile
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_only_be_empty_is_refused() {
+        let blocks = |least, most| Source::Blocks {
+            least: Duration::from_secs(least),
+            most: Duration::from_secs(most),
+        };
+        let user_only = Sampling::NONE;
+        let both = Sampling {
+            kernel: 1,
+            ..Sampling::NONE
+        };
+        let samples = Source::Samples { hertz: 99 };
+        for graph in [accept_wait(blocks(0, 9)), port_search(samples)] {
+            let refused = graph.check(&user_only).unwrap_err().to_string();
+            assert!(refused.contains("--user-only"), "{refused}");
+            assert!(graph.check(&both).is_ok());
+        }
+        assert!(cpu(samples).check(&user_only).is_ok());
+        let refused = offcpu(blocks(10, 1)).check(&both).unwrap_err().to_string();
+        assert!(refused.starts_with("--min-block 10s is longer than --max-block 1s"));
+    }
+
+    #[test]
+    fn copied_stacks_are_collected_ones() {
+        let tally = Tally {
+            counted: 2,
+            sent: 40,
+            ..Tally::ZERO
+        };
+        assert_eq!(collected_until_now(&tally), 42);
+    }
 }
