@@ -48,7 +48,7 @@ pub(super) struct Options {
     /// Only sockets of these processes.
     #[arg(long, value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pid: Vec<u32>,
-    /// Only sockets of processes with this name; * and ? stand for any letters.
+    /// Only sockets of processes with this name, of which the kernel keeps 15 bytes; * and ? stand for any letters.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     comm: Vec<String>,
     /// Only packets of this interface (of `drops`); * and ? stand for any letters.
@@ -157,7 +157,7 @@ impl Options {
             Ok(Predicate::Pid(pid))
         })?);
         parts.push(alternatives("--comm", &self.comm, |name| {
-            Ok(Predicate::Comm(Pattern::new(name)))
+            Ok(Predicate::Comm(Pattern::of_task(name)))
         })?);
         parts.push(alternatives("--iface", &self.iface, |name| {
             Ok(match name.parse() {
