@@ -83,6 +83,7 @@ struct Events {
 
 /// Options of `cpu`.
 #[derive(Args, Clone, Debug)]
+#[command(mut_args(wanted::for_tasks))]
 struct Samples {
     /// Samples per second and CPU.
     #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u64).range(1..=10_000))]
@@ -95,6 +96,7 @@ struct Samples {
 
 /// Options of `port-search`.
 #[derive(Args, Clone, Debug)]
+#[command(mut_args(wanted::for_tasks))]
 struct PortSearch {
     /// Samples per second and CPU.
     #[arg(short = 'F', long, value_name = "HZ", default_value_t = 997, value_parser = clap::value_parser!(u64).range(1..=10_000))]
@@ -107,6 +109,7 @@ struct PortSearch {
 
 /// Options of graphs of blocked time.
 #[derive(Args, Clone, Debug)]
+#[command(mut_args(wanted::for_tasks))]
 struct Blocks {
     /// Leave out blocks that are shorter.
     #[arg(short = 'm', long, value_name = "TIME", value_parser = parse_block, default_value = "0")]

@@ -419,10 +419,7 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
         Source::Blocks { .. } => "blocks",
     };
     let lost = tally.map_full + tally.collisions;
-    log::debug!(
-        "{tally:?}, unexplained {}",
-        tally.unexplained(u64::try_from(collected.lasting.len()).unwrap_or_default())
-    );
+    log::debug!("{}", account(tally, collected.lasting.len() as u64));
     Flame {
         title: graph.title.to_owned(),
         subtitle: format!(
@@ -435,6 +432,26 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
         profile: profile_of(graph, ended.elapsed),
         stacks: folder.finish(),
     }
+}
+
+/// What became of every firing, in words.
+fn account(tally: &Tally, lasting: u64) -> String {
+    format!(
+        "{} taken: {} idle, {} not wanted, {} counted, {} sent with a copy, {} without room, {} too short or too long, \
+         {lasting} not ended, {} unexplained; {} KiB of user stacks were copied, {} stacks more were not for want of \
+         budget or room; {} kernel or user stacks lost by collision",
+        tally.taken,
+        tally.idle,
+        tally.filtered,
+        tally.counted,
+        tally.sent,
+        tally.map_full,
+        tally.short,
+        tally.unexplained(lasting),
+        tally.copied_bytes >> 10,
+        tally.not_copied,
+        tally.collisions,
+    )
 }
 
 fn profile_of(graph: &Graph, elapsed: Duration) -> Profile {
@@ -483,5 +500,9 @@ mod tests {
             ..Tally::ZERO
         };
         assert_eq!(collected_until_now(&tally), 42);
+        let account = account(&tally, 1);
+        assert!(account.starts_with("0 taken: 0 idle, "), "{account}");
+        assert!(account.contains("40 sent with a copy"), "{account}");
+        assert!(account.contains("-43 unexplained"), "{account}");
     }
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use clap::{Args, ValueEnum};
+use clap::{Arg, Args, ValueEnum};
 use netprobe_common::samples::{Sampling, TaskStack, Wanted as Kind, WantedKey};
 
 use super::super::filter;
@@ -41,6 +41,18 @@ pub(super) struct Options {
     /// Only these CPUs: 0,2-5.
     #[arg(short = 'C', long, value_name = "CPUS", help_heading = "Filters", value_delimiter = ',', value_parser = parse_cpus)]
     cpu: Vec<Cpus>,
+}
+
+/// What the filters mean for tasks; those that only sockets and packets have are refused, and not offered.
+pub(super) fn for_tasks(argument: Arg) -> Arg {
+    match argument.get_id().as_str() {
+        "ipv4" | "ipv6" | "port" | "iface" | "reason" => argument.hide(true),
+        "pid" => argument.help("Only these processes"),
+        "comm" => argument.help(
+            "Only threads with this name, of which the kernel keeps 15 bytes; * and ? stand for any letters",
+        ),
+        _ => argument,
+    }
 }
 
 /// Ways to find the callers of user functions.
@@ -295,6 +307,23 @@ mod tests {
         assert_eq!(refused, "--pid: there is no process 11");
         let refused = check(&[11, 12]).unwrap_err().to_string();
         assert_eq!(refused, "--pid: there are no processes 11, 12");
+    }
+
+    #[test]
+    fn filters_that_tasks_lack_are_not_offered() {
+        use clap::CommandFactory;
+        let help = Line::command().mut_args(for_tasks).render_long_help();
+        let help = help.to_string();
+        for (option, is_offered) in [
+            ("--port", false),
+            ("--ipv4", false),
+            ("--iface", false),
+            ("--reason", false),
+            ("--pid", true),
+            ("threads with this name", true),
+        ] {
+            assert_eq!(help.contains(option), is_offered, "{option}: {help}");
+        }
     }
 
     #[test]
