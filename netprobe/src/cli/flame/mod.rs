@@ -18,6 +18,7 @@ use crate::{
     report::Profile,
 };
 
+mod complaints;
 mod copies;
 mod diff;
 mod draw;
@@ -204,6 +205,9 @@ fn of_tasks(
         duration: common.duration,
     };
     let flame = runtime()?.block_on(tasks::collect(global, run))?;
+    if flame.stacks.is_empty() {
+        log::warn!("{}", graph.why_empty());
+    }
     out.draw(&flame)
 }
 

@@ -9,6 +9,7 @@ use std::{
 use netprobe_common::{counters::Count, samples::TaskStack};
 
 use super::{
+    complaints::{self, Copying, Share},
     copies::{Copies, Counting, NOT_HELD, NOT_UNWOUND},
     roots::{self, By},
     wanted::Wanted,
@@ -29,9 +30,6 @@ use crate::{
     },
 };
 
-/// A share of unnamed frames, or of cut stacks, above which it is explained.
-const EXPLAIN_PERCENT: u64 = 20;
-
 /// Names stacks.
 pub(super) struct Naming {
     stacks: TaskStacks,
@@ -48,6 +46,8 @@ pub(super) struct Naming {
     /// Weight of user stacks, all and cut ones by thread name.
     stacks_weighed: u64,
     cut: BTreeMap<String, u64>,
+    /// Weight of user stacks that are not known at all, by why.
+    lost: BTreeMap<String, u64>,
 }
 
 impl Naming {
@@ -64,6 +64,7 @@ impl Naming {
             nameless: BTreeMap::new(),
             stacks_weighed: 0,
             cut: BTreeMap::new(),
+            lost: BTreeMap::new(),
         }
     }
 
@@ -219,24 +220,26 @@ impl Naming {
     }
 
     fn all_user_frames(&mut self, stack: &TaskStack, comm: &str, weight: u64) -> Vec<Arc<str>> {
-        let lost = |why: &str| vec![Arc::from(format!("[user stack lost: {why}]"))];
         if let Some(unwound) = self.copies.stack(stack.user).cloned() {
             return self.unwound_frames(stack.pid, comm, &unwound, weight);
         }
-        match stack.user {
-            NOT_UNWOUND => return lost("not unwound in time"),
-            NOT_HELD => return lost("gave way to newer copies"),
-            _ => {}
-        }
-        match self.addresses(stack.user) {
-            Addresses::None => Vec::new(),
-            Addresses::Known { ips, is_cut } => {
-                self.walked_frames(stack.pid, comm, &ips, is_cut, weight)
-            }
-            Addresses::Collision => lost("collision"),
-            Addresses::Unended => lost("the ring was full"),
-            Addresses::Failed(errno) => lost(&format!("errno {errno}")),
-        }
+        let why = match stack.user {
+            NOT_UNWOUND => "not unwound in time".to_owned(),
+            NOT_HELD => "gave way to newer copies".to_owned(),
+            user => match self.addresses(user) {
+                Addresses::None => return Vec::new(),
+                Addresses::Known { ips, is_cut } => {
+                    return self.walked_frames(stack.pid, comm, &ips, is_cut, weight);
+                }
+                Addresses::Collision => "collision".to_owned(),
+                Addresses::Unended => "the ring was full".to_owned(),
+                Addresses::Failed(errno) => format!("errno {errno}"),
+            },
+        };
+        let frame = Arc::from(format!("[user stack lost: {why}]"));
+        self.stacks_weighed += weight;
+        *self.lost.entry(why).or_default() += weight;
+        vec![frame]
     }
 
     /// The frames of a stack that unwind tables led through.
@@ -311,33 +314,14 @@ impl Naming {
         read(&mut self.read, &self.stacks, id).clone()
     }
 
-    /// Says why names are missing or stacks are cut, where that is much, and what helps.
-    pub(super) fn complain(&self) {
-        let nameless: u64 = self.nameless.values().sum();
-        if nameless * 100 > self.weighed * EXPLAIN_PERCENT {
-            log::warn!(
-                "{} % of the user frames have no name:",
-                nameless * 100 / self.weighed
-            );
-            for ((missing, module), weight) in largest(&self.nameless) {
-                let percent = weight * 100 / self.weighed;
-                log::warn!("  {percent} % {}: {}", shown(module), missing.advice());
-            }
-        }
-        let cut: u64 = self.cut.values().sum();
-        if cut * 100 > self.stacks_weighed * EXPLAIN_PERCENT {
-            let names: Vec<String> = largest(&self.cut)
-                .iter()
-                .map(|(comm, _)| shown(comm))
-                .collect();
-            log::warn!(
-                "{} % of the user stacks are [truncated] ({}): deeper than what is copied of them, of \
-                 processes that had ended, or of code without unwind tables; built with \
-                 -fno-omit-frame-pointer they are whole",
-                cut * 100 / self.stacks_weighed,
-                names.join(", ")
-            );
-        }
+    /// Why names are missing or stacks are cut or lost, where that is much, and what helps.
+    pub(super) fn complaints(&self, copying: Copying) -> Vec<String> {
+        let cut = Share::of(&self.cut, self.stacks_weighed);
+        let lost = Share::of(&self.lost, self.stacks_weighed);
+        let mut lines = complaints::of_names(&self.nameless, self.weighed);
+        lines.extend(complaints::of_cut(&cut, copying));
+        lines.extend(complaints::of_lost(&lost));
+        lines
     }
 }
 
@@ -358,21 +342,6 @@ fn weigh(
 /// Reads a stack, each once.
 fn read<'a>(known: &'a mut HashMap<i32, Addresses>, stacks: &TaskStacks, id: i32) -> &'a Addresses {
     known.entry(id).or_insert_with(|| stacks.read(id))
-}
-
-/// The largest few.
-fn largest<K: Clone + Ord>(weights: &BTreeMap<K, u64>) -> Vec<(&K, u64)> {
-    let mut sorted: Vec<(&K, u64)> = weights.iter().map(|(key, weight)| (key, *weight)).collect();
-    sorted.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
-    sorted.truncate(5);
-    sorted
-}
-
-/// A name that anybody chose, for a terminal.
-fn shown(name: &str) -> String {
-    let mut shown = String::new();
-    text::push(&mut shown, &Value::Text(Arc::from(name)));
-    shown
 }
 
 /// Where the calls are: a return address is one after its call, perhaps in the next function.

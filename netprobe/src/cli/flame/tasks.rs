@@ -16,6 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     super::{Global, signals::Stop},
+    complaints::Copying,
     copies::Counting,
     host, measure,
     naming::Naming,
@@ -315,6 +316,17 @@ const fn hertz(graph: &Graph) -> u64 {
 }
 
 impl Graph {
+    /// What it may mean that there is nothing to draw.
+    pub(super) const fn why_empty(&self) -> &'static str {
+        match self.source {
+            Source::Samples { .. } => "none of the wanted tasks was seen on a CPU there",
+            Source::Blocks { .. } => {
+                "no wanted task began to wait there in the window: those that sleep through all of it are not seen; for these see \
+                 /proc/PID/stack, or take a longer --duration"
+            }
+        }
+    }
+
     /// Refuses what could only give an empty picture.
     pub(super) fn check(&self, sampling: &Sampling) -> Result<(), Error> {
         if !self.within.is_empty() && sampling.kernel == 0 {
@@ -413,7 +425,13 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
     let tally = &collected.tally;
     let not_kept = graph.weight(tally.map_full, tally.map_full_weight, ended.sample_ns);
     folder.add(vec![Arc::from("[not kept: the map is full]")], not_kept);
-    naming.complain();
+    let copying = Copying {
+        is_on: run.wanted.sampling.copies != 0,
+        not_copied: tally.not_copied,
+    };
+    for line in naming.complaints(copying) {
+        log::warn!("{line}");
+    }
     let what = match graph.source {
         Source::Samples { .. } => "samples",
         Source::Blocks { .. } => "blocks",
@@ -490,6 +508,15 @@ mod tests {
         assert!(cpu(samples).check(&user_only).is_ok());
         let refused = offcpu(blocks(10, 1)).check(&both).unwrap_err().to_string();
         assert!(refused.starts_with("--min-block 10s is longer than --max-block 1s"));
+    }
+
+    #[test]
+    fn an_empty_graph_of_blocks_says_who_is_not_seen() {
+        let source = Source::Blocks {
+            least: Duration::ZERO,
+            most: Duration::MAX,
+        };
+        assert!(accept_wait(source).why_empty().contains("/proc/PID/stack"));
     }
 
     #[test]
