@@ -128,8 +128,8 @@ mod tests {
         write(&mut svg, &flame, Style::default()).unwrap();
         let svg = String::from_utf8(svg).unwrap();
         for number in 3..6 {
-            let frame = format!("worker_{number} (20 samples, 33.33%)");
-            assert!(svg.contains(&frame), "{svg}");
+            let title = format!("worker_{number} (20 samples, 33.33%)");
+            assert!(svg.contains(&title), "{svg}");
         }
     }
 }
