@@ -65,7 +65,7 @@ impl Background {
             unwinding: 0,
             unwound: Vec::new(),
             asked: BTreeMap::new(),
-            found: Found::new(),
+            found: Found::default(),
             several: Several::new(),
         }
     }

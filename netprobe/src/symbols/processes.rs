@@ -2,7 +2,7 @@
 //! used again. All are remembered, for samples of each may still come to be named.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs,
     time::{Duration, Instant},
 };
@@ -47,6 +47,8 @@ impl Identity {
 #[derive(Debug)]
 pub(super) struct Program {
     identity: Identity,
+    /// As its first thread was called.
+    name: String,
     pub(super) mappings: Vec<Mapping>,
     /// When the mappings were read.
     seen: Instant,
@@ -91,18 +93,19 @@ impl Processes {
         if self.programs.len() >= MOST_PROCESSES && !self.programs.contains_key(&pid) {
             return;
         }
-        let (before, mappings, after) =
-            (Identity::of(pid), images.mappings(pid), Identity::of(pid));
+        let (before, mappings) = (Identity::of(pid), images.mappings(pid));
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let after = Identity::of(pid);
         let (Some(identity), Some(mappings)) = (before, mappings) else {
             return;
         };
         // Between two programs it is neither.
         if after.as_ref() == Some(&identity) {
-            self.add(pid, identity, mappings);
+            self.add(pid, identity, name.trim_end_matches('\n'), mappings);
         }
     }
 
-    fn add(&mut self, pid: u32, identity: Identity, mappings: Vec<Mapping>) {
+    fn add(&mut self, pid: u32, identity: Identity, name: &str, mappings: Vec<Mapping>) {
         let programs = self.programs.entry(pid).or_default();
         if programs
             .last()
@@ -116,6 +119,7 @@ impl Processes {
         let now = Instant::now();
         programs.push(Program {
             identity,
+            name: name.to_owned(),
             mappings,
             seen: now,
             checked: now,
@@ -144,6 +148,26 @@ impl Processes {
         program.seen.elapsed() < BELIEVED || addresses.iter().all(is_mapped)
     }
 
+    /// Where an address is in each of several programs of a process, by their names; nothing of one that shares its name
+    /// with one that is different there, nor if there is but one place.
+    pub(super) fn each_at(&self, pid: u32, address: u64) -> BTreeMap<&str, &Mapping> {
+        let mut places: BTreeMap<&str, Option<&Mapping>> = BTreeMap::new();
+        if self.at(pid, address) != At::Several {
+            return BTreeMap::new();
+        }
+        for program in self.programs.get(&pid).into_iter().flatten() {
+            let Some(mapping) = program.at(address) else {
+                continue;
+            };
+            let place = places.entry(&program.name).or_insert(Some(mapping));
+            *place = place.filter(|other| is_same_place(mapping, other));
+        }
+        let clear = places.into_iter();
+        clear
+            .filter_map(|(name, place)| Some((name, place?)))
+            .collect()
+    }
+
     /// Whether the process has run more than one program.
     pub(super) fn has_several(&self, pid: u32) -> bool {
         self.programs.get(&pid).is_some_and(|all| all.len() > 1)
@@ -165,15 +189,18 @@ impl Processes {
         let Some(first) = places.next() else {
             return At::Unmapped;
         };
-        let offset = |mapping: &Mapping| mapping.offset.wrapping_sub(mapping.start);
-        let is_same =
-            |other: &Mapping| other.content == first.content && offset(other) == offset(first);
-        if places.all(is_same) {
+        if places.all(|other| is_same_place(other, first)) {
             At::Mapping(first)
         } else {
             At::Several
         }
     }
+}
+
+/// Whether equal addresses in two mappings are the same place in the same file.
+fn is_same_place(one: &Mapping, other: &Mapping) -> bool {
+    let offset = |mapping: &Mapping| mapping.offset.wrapping_sub(mapping.start);
+    one.content == other.content && offset(one) == offset(other)
 }
 
 #[cfg(test)]
@@ -209,6 +236,7 @@ mod tests {
         processes.add(
             7,
             identity("1"),
+            "exa",
             vec![mapping(0x40_0000, 1), mapping(0x70_0000, 9)],
         );
         assert_eq!(
@@ -219,9 +247,13 @@ mod tests {
         processes.add(
             7,
             identity("2"),
+            "exb",
             vec![mapping(0x40_0000, 2), mapping(0x70_0000, 9)],
         );
         assert!(processes.has_several(7));
+        let names: Vec<&str> = processes.each_at(7, 0x40_0010).into_keys().collect();
+        assert_eq!(names, ["exa", "exb"]);
+        assert!(processes.each_at(7, 0x70_0010).is_empty());
         assert_eq!(processes.at(7, 0x40_0010), At::Several);
         // A library of both at the same place.
         assert_eq!(
@@ -235,10 +267,11 @@ mod tests {
     #[test]
     fn more_mappings_of_a_program_are_no_other_program() {
         let mut processes = Processes::default();
-        processes.add(7, identity("1"), vec![mapping(0x40_0000, 1)]);
+        processes.add(7, identity("1"), "exa", vec![mapping(0x40_0000, 1)]);
         processes.add(
             7,
             identity("1"),
+            "exa",
             vec![mapping(0x40_0000, 1), mapping(0x70_0000, 9)],
         );
         assert!(!processes.has_several(7));
@@ -252,7 +285,7 @@ mod tests {
     fn programs_of_a_process_are_few() {
         let mut processes = Processes::default();
         for number in 0..100 {
-            processes.add(7, identity(&number.to_string()), Vec::new());
+            processes.add(7, identity(&number.to_string()), "x", Vec::new());
         }
         assert_eq!(processes.programs[&7].len(), MOST_PROGRAMS);
     }

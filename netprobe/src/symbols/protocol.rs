@@ -8,7 +8,10 @@
 //! `unwind PID BYTES REGISTER…` is followed by so many bytes of a stack, and answered by `stack
 //! whole|cut copy|walk ADDRESS…`: whether it is whole, and whether the process needs copies at all.
 
-use std::fmt::{self, Write};
+use std::{
+    fmt::{self, Write},
+    str::Split,
+};
 
 use super::unwind::Unwound;
 
@@ -161,6 +164,8 @@ fn unhex(text: &str) -> Option<u64> {
 pub(super) enum Answer {
     /// The names for an address.
     Names(u64, Names),
+    /// The same of an address that is in several programs of the process: in that of this name.
+    Of(String, u64, Names),
     /// The functions of a stack, and whether those of its process are to be copied at all.
     Stack(Unwound, bool),
     /// The request is answered; whether the process has run several programs.
@@ -170,18 +175,9 @@ pub(super) enum Answer {
 impl Answer {
     pub(super) fn line(&self) -> String {
         match self {
-            Self::Names(address, names) => {
-                let why = names.missing.map_or("", Missing::word);
-                let mut line = format!("{address:x}\t{why}");
-                for frame in &names.frames {
-                    line.push('\t');
-                    line.extend(frame.chars().map(|character| match character {
-                        character if character.is_control() => '_',
-                        character => character,
-                    }));
-                }
-                line.push('\n');
-                line
+            Self::Names(address, names) => format!("{}\n", named(*address, names)),
+            Self::Of(program, address, names) => {
+                format!("of\t{}\t{}\n", plain(program), named(*address, names))
             }
             Self::Stack(Unwound { places, is_whole }, needs_copies) => {
                 let whole = if *is_whole { "whole" } else { "cut" };
@@ -212,15 +208,43 @@ impl Answer {
             };
             return Some(Self::Stack(unwound, how == "copy"));
         }
-        let address = unhex(first)?;
-        let why = parts.next()?;
-        let missing = Missing::ALL
-            .into_iter()
-            .find(|missing| missing.word() == why);
-        let frames: Vec<String> = parts.map(str::to_owned).collect();
-        let is_whole = !frames.is_empty() && (missing.is_some() || why.is_empty());
-        is_whole.then_some(Self::Names(address, Names { frames, missing }))
+        if first == "of" {
+            let program = parts.next()?.to_owned();
+            let (address, names) = parse_named(parts.next()?, parts)?;
+            return Some(Self::Of(program, address, names));
+        }
+        parse_named(first, parts).map(|(address, names)| Self::Names(address, names))
     }
+}
+
+/// A name without what separates.
+pub(super) fn plain(name: &str) -> String {
+    let plain = name.chars().map(|character| match character {
+        character if character.is_control() => '_',
+        character => character,
+    });
+    plain.collect()
+}
+
+fn named(address: u64, names: &Names) -> String {
+    let why = names.missing.map_or("", Missing::word);
+    let mut line = format!("{address:x}\t{why}");
+    for frame in &names.frames {
+        line.push('\t');
+        line.push_str(&plain(frame));
+    }
+    line
+}
+
+fn parse_named(address: &str, mut parts: Split<'_, char>) -> Option<(u64, Names)> {
+    let address = unhex(address)?;
+    let why = parts.next()?;
+    let missing = Missing::ALL
+        .into_iter()
+        .find(|missing| missing.word() == why);
+    let frames: Vec<String> = parts.map(str::to_owned).collect();
+    let is_whole = !frames.is_empty() && (missing.is_some() || why.is_empty());
+    is_whole.then_some((address, Names { frames, missing }))
 }
 
 #[cfg(test)]
@@ -243,6 +267,8 @@ mod tests {
         let whys = Missing::ALL.into_iter().map(Some).chain([None]);
         for missing in whys {
             let answer = Answer::Names(0x7f00, names(missing));
+            assert_eq!(Answer::parse(&answer.line()), Some(answer));
+            let answer = Answer::Of("exb".into(), 0x7f00, names(missing));
             assert_eq!(Answer::parse(&answer.line()), Some(answer));
         }
         for (is_whole, places) in [(true, vec![1, u64::MAX]), (false, Vec::new())] {

@@ -60,6 +60,9 @@ pub fn run(uses_debug_info: bool) -> Result<()> {
                 for (address, names) in worker.resolve(pid, &addresses) {
                     out.write_all(Answer::Names(address, names).line().as_bytes())?;
                 }
+                for answer in worker.of_programs(pid, &addresses) {
+                    out.write_all(answer.line().as_bytes())?;
+                }
                 let several = worker.processes.has_several(pid);
                 out.write_all(Answer::Done(several).line().as_bytes())?;
                 out.flush()?;
@@ -167,6 +170,23 @@ impl Worker {
                 missing: None,
             }),
         }
+    }
+
+    /// The names for those addresses that are in several programs of the process, by each.
+    fn of_programs(&self, pid: u32, addresses: &[u64]) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        for address in addresses {
+            for (program, mapping) in self.processes.each_at(pid, *address) {
+                let Content::File(number, module) = &mapping.content else {
+                    continue;
+                };
+                let offset = address - mapping.start + mapping.offset;
+                let named = self.name_in_file(*number, module, &[(*address, offset)]);
+                let of = |(address, names)| Answer::Of(program.to_owned(), address, names);
+                answers.extend(named.into_iter().map(of));
+            }
+        }
+        answers
     }
 
     fn name_in_file(

@@ -23,6 +23,7 @@ mod copies;
 mod diff;
 mod draw;
 mod events;
+mod graph;
 mod held;
 mod later;
 mod naming;
@@ -143,24 +144,24 @@ fn parse_block(text: &str) -> Result<Duration, String> {
 pub(super) fn run(global: &Global, options: &Options) -> Result<ExitCode> {
     match &options.graph {
         Graph::Cpu(samples) => {
-            let source = tasks::Source::Samples {
+            let source = graph::Source::Samples {
                 hertz: samples.freq,
             };
-            of_tasks(global, tasks::cpu(source), &samples.tasks, &samples.common)
+            of_tasks(global, graph::cpu(source), &samples.tasks, &samples.common)
         }
         Graph::PortSearch(samples) => {
-            let source = tasks::Source::Samples {
+            let source = graph::Source::Samples {
                 hertz: samples.freq,
             };
-            let graph = tasks::port_search(source);
+            let graph = graph::port_search(source);
             of_tasks(global, graph, &samples.tasks, &samples.common)
         }
         Graph::Offcpu(blocks) => {
-            let graph = tasks::offcpu(blocks.source());
+            let graph = graph::offcpu(blocks.source());
             of_tasks(global, graph, &blocks.tasks, &blocks.common)
         }
         Graph::AcceptWait(blocks) => {
-            let graph = tasks::accept_wait(blocks.source());
+            let graph = graph::accept_wait(blocks.source());
             of_tasks(global, graph, &blocks.tasks, &blocks.common)
         }
         Graph::Drops(options) => of_events(global, Kind::Drops, &options.common),
@@ -171,8 +172,8 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<ExitCode> {
 }
 
 impl Blocks {
-    const fn source(&self) -> tasks::Source {
-        tasks::Source::Blocks {
+    const fn source(&self) -> graph::Source {
+        graph::Source::Blocks {
             least: self.min_block,
             most: self.max_block,
         }
@@ -190,7 +191,7 @@ fn of_events(global: &Global, kind: Kind, common: &Common) -> Result<ExitCode> {
 
 fn of_tasks(
     global: &Global,
-    graph: tasks::Graph,
+    graph: graph::Graph,
     tasks: &wanted::Options,
     common: &Common,
 ) -> Result<ExitCode> {

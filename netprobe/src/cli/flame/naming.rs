@@ -57,7 +57,7 @@ impl Naming {
             kernel: Symbols::new(),
             begins_in_bpf: matches!(counting, Counting::Blocks),
             worker: wants_user.then(|| Background::start(true)),
-            found: Found::new(),
+            found: Found::default(),
             read: HashMap::new(),
             copies: Copies::new(counting),
             weighed: 0,
@@ -221,7 +221,7 @@ impl Naming {
 
     fn all_user_frames(&mut self, stack: &TaskStack, comm: &str, weight: u64) -> Vec<Arc<str>> {
         if let Some(unwound) = self.copies.stack(stack.user).cloned() {
-            return self.unwound_frames(stack.pid, comm, &unwound, weight);
+            return self.unwound_frames(stack, comm, &unwound, weight);
         }
         let why = match stack.user {
             NOT_UNWOUND => "not unwound in time".to_owned(),
@@ -229,7 +229,7 @@ impl Naming {
             user => match self.addresses(user) {
                 Addresses::None => return Vec::new(),
                 Addresses::Known { ips, is_cut } => {
-                    return self.walked_frames(stack.pid, comm, &ips, is_cut, weight);
+                    return self.walked_frames(stack, comm, &ips, is_cut, weight);
                 }
                 Addresses::Collision => "collision".to_owned(),
                 Addresses::Unended => "the ring was full".to_owned(),
@@ -245,14 +245,14 @@ impl Naming {
     /// The frames of a stack that unwind tables led through.
     fn unwound_frames(
         &mut self,
-        pid: u32,
+        stack: &TaskStack,
         comm: &str,
         unwound: &Unwound,
         weight: u64,
     ) -> Vec<Arc<str>> {
         let mut innermost_first: Vec<Arc<str>> = Vec::new();
         for address in &unwound.places {
-            let Some(names) = self.found.get(&(pid, *address)) else {
+            let Some(names) = self.found.get(stack.pid, *address, &stack.comm) else {
                 continue;
             };
             innermost_first.extend(names.frames.iter().rev().map(|name| Arc::from(&**name)));
@@ -265,7 +265,7 @@ impl Naming {
     /// The frames of a stack that frame pointers led through.
     fn walked_frames(
         &mut self,
-        pid: u32,
+        stack: &TaskStack,
         comm: &str,
         ips: &[u64],
         is_cut: bool,
@@ -274,7 +274,7 @@ impl Naming {
         let mut innermost_first: Vec<Arc<str>> = Vec::new();
         let mut has_begun = false;
         for address in call_sites(ips) {
-            let Some(names) = self.found.get(&(pid, address)) else {
+            let Some(names) = self.found.get(stack.pid, address, &stack.comm) else {
                 break;
             };
             let depth = innermost_first.len();

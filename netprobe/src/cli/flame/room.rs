@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::tasks::Source;
+use super::graph::Source;
 use crate::kernel::sampler;
 
 /// Room for distinct stacks, at least and at most.
