@@ -153,7 +153,7 @@ fn files_are_for_their_owner_only_and_links_are_not_followed() {
     let folder = tempfile::tempdir().expect("make a folder");
     let (file, link) = (folder.path().join("drops"), folder.path().join("link"));
     symlink(&file, &link).expect("make a link");
-    for command in [&["drops", "--json"][..], &["flame", "drops"]] {
+    for command in [&["drops", "--json"][..], &["flame", "drops", "--folded"]] {
         let write_to = |path: &Path| {
             let mut arguments = vec!["-q"];
             arguments.extend(command);

@@ -48,7 +48,7 @@ pub(super) struct Options {
     /// Only sockets of these processes.
     #[arg(long, value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pid: Vec<u32>,
-    /// Only sockets of processes with this name; * and ? stand for any letters.
+    /// Only sockets of processes with this name, of which the kernel keeps 15 bytes; * and ? stand for any letters.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     comm: Vec<String>,
     /// Only packets of this interface (of `drops`); * and ? stand for any letters.
@@ -111,6 +111,11 @@ impl Options {
         (rest.cgroup.take(), rest)
     }
 
+    /// The processes of `--pid`.
+    pub(super) fn pids(&self) -> &[u32] {
+        &self.pid
+    }
+
     /// Inode number of the namespace that is wanted, if any is.
     pub(super) fn netns(&self) -> Result<Option<u32>, Error> {
         let inode = self.netns.as_ref().map(|text| {
@@ -152,7 +157,7 @@ impl Options {
             Ok(Predicate::Pid(pid))
         })?);
         parts.push(alternatives("--comm", &self.comm, |name| {
-            Ok(Predicate::Comm(Pattern::new(name)))
+            Ok(Predicate::Comm(Pattern::of_task(name)))
         })?);
         parts.push(alternatives("--iface", &self.iface, |name| {
             Ok(match name.parse() {

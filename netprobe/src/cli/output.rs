@@ -12,10 +12,20 @@ use anyhow::Result;
 /// Opens a file to be written anew: as root in a directory of somebody else, so it follows no symbolic link, and what it
 /// makes only its owner may read.
 pub(super) fn create(path: &Path) -> Result<File> {
+    open(path, true)
+}
+
+/// The same of a file that is written later, until when it stays as it is; and whether it was made just now.
+pub(super) fn reserve(path: &Path) -> Result<(File, bool)> {
+    let was_there = path.symlink_metadata().is_ok();
+    Ok((open(path, false)?, !was_there))
+}
+
+fn open(path: &Path, truncate: bool) -> Result<File> {
     let opened = OpenOptions::new()
         .write(true)
         .create(true)
-        .truncate(true)
+        .truncate(truncate)
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(path);

@@ -201,7 +201,7 @@ impl Parser<'_> {
             "dev" | "iface" => self.named(start, "an interface", Self::interface),
             "pid" => self.named(start, "a process id", Self::pid),
             "comm" => self.named(start, "the name of a process", |_, value| {
-                Ok(Predicate::Comm(Pattern::new(value.text)))
+                Ok(Predicate::Comm(Pattern::of_task(&value.text)))
             }),
             "reason" => self.named(start, "a reason", |_, value| {
                 Ok(Predicate::Reason(Reasons::new(value.text)))

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// Bytes of a task's name (`TASK_COMM_LEN`, less the end).
+const TASK_NAME_BYTES: usize = 15;
+
 /// A name, or a pattern of names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
@@ -12,6 +15,22 @@ impl Pattern {
     /// The pattern that `text` writes.
     pub fn new(text: impl Into<String>) -> Self {
         Self { text: text.into() }
+    }
+
+    /// The same of a task's name, of which the kernel keeps the first 15 bytes: what is longer means those.
+    pub fn of_task(text: &str) -> Self {
+        let kept = text.floor_char_boundary(TASK_NAME_BYTES);
+        let (kept, rest) = text.split_at(kept);
+        if rest.is_empty() || kept.contains(['*', '?']) {
+            return Self::new(text);
+        }
+        // Half a letter is left of what the kernel cuts within one.
+        let half = if kept.len() < TASK_NAME_BYTES {
+            "*"
+        } else {
+            ""
+        };
+        Self::new(format!("{kept}{half}"))
     }
 
     /// The name, if it is only one.
@@ -57,6 +76,25 @@ impl fmt::Display for Pattern {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_tasks_are_cut_where_the_kernel_cuts_them() {
+        let cases = [
+            ("systemd-journald", "systemd-journal", true),
+            ("systemd-journald*", "systemd-journal", true),
+            ("systemd-journald", "systemd-network", false),
+            ("systemd-j*d", "systemd-journal", false),
+            ("systemd-*", "systemd-journal", true),
+            ("nginx", "nginx", true),
+        ];
+        for (pattern, name, expected) in cases {
+            let pattern = Pattern::of_task(pattern);
+            assert_eq!(pattern.matches(name.as_bytes()), expected, "{pattern}");
+        }
+        let cut = Pattern::of_task("systemd-journald");
+        assert_eq!(cut.exact(), Some("systemd-journal"));
+        assert_eq!(Pattern::of_task("aaaaaaaaaaaaaa\u{e9}x").exact(), None);
+    }
 
     #[test]
     fn stars_stand_for_anything_and_marks_for_one() {

@@ -23,6 +23,11 @@ pub fn online() -> usize {
     online_cpus().map_or(1, |cpus| cpus.len())
 }
 
+/// Which CPUs are online now.
+pub fn online_list() -> Result<Vec<u32>> {
+    online_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))
+}
+
 /// Tasks that leave a CPU and come back.
 pub static OFF_CPU: Hook = Hook {
     sees: "tasks that block",
@@ -116,7 +121,7 @@ impl Sampler {
     }
 
     fn wanted_cpus(&self) -> Result<Vec<u32>> {
-        let mut cpus = online_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?;
+        let mut cpus = online_list()?;
         cpus.retain(|cpu| self.only.is_empty() || self.only.contains(cpu));
         Ok(cpus)
     }

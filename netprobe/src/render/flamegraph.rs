@@ -97,3 +97,39 @@ fn with_legend(out: &mut dyn Write, svg: &[u8]) -> io::Result<()> {
     out.write_all(layers::legend().as_bytes())?;
     out.write_all(&svg[at..])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Folded, Profile};
+    use std::{sync::Arc, time::Duration};
+
+    #[test]
+    fn threads_with_numbers_are_drawn_each_and_not_as_a_difference() {
+        let stacks = (3..6).map(|number| Folded {
+            frames: vec![Arc::from(format!("worker {number}"))],
+            weight: 20,
+        });
+        let flame = Flame {
+            title: String::new(),
+            subtitle: String::new(),
+            unit: "samples",
+            palette: Palette::Hot,
+            profile: Profile {
+                name: "samples",
+                unit: "count",
+                elapsed: Duration::ZERO,
+                unix_ns: 0,
+                period_ns: 0,
+            },
+            stacks: stacks.collect(),
+        };
+        let mut svg = Vec::new();
+        write(&mut svg, &flame, Style::default()).unwrap();
+        let svg = String::from_utf8(svg).unwrap();
+        for number in 3..6 {
+            let title = format!("worker_{number} (20 samples, 33.33%)");
+            assert!(svg.contains(&title), "{svg}");
+        }
+    }
+}

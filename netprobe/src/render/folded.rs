@@ -15,15 +15,21 @@ pub fn write(out: &mut dyn Write, flame: &Flame) -> io::Result<()> {
 }
 
 /// One stack. Frames are names that anybody may choose; the separators of the format and
-/// everything that is not printable become `_`.
+/// everything that is not printable become `_`, and so do spaces before a number at the end of a frame, which readers
+/// take for a weight, and the space of a `# ` at the beginning, which makes a comment.
 pub fn line(stack: &Folded) -> String {
     let mut line = String::new();
     for (index, frame) in stack.frames.iter().enumerate() {
         if index > 0 {
             line.push(';');
         }
-        line.extend(frame.chars().map(|character| match character {
+        let number = frame.trim_end_matches(|letter: char| {
+            letter == ' ' || letter == '.' || letter.is_ascii_digit()
+        });
+        let is_comment = index == 0 && frame.starts_with("# ");
+        line.extend(frame.char_indices().map(|(at, character)| match character {
             ';' => '_',
+            ' ' if at >= number.len() || (is_comment && at == 1) => '_',
             character if character.is_control() || is_invisible(character) => '_',
             character => character,
         }));
@@ -44,7 +50,7 @@ const fn is_invisible(character: char) -> bool {
 pub fn read(text: &str) -> Result<Vec<Folded>> {
     let mut stacks = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
-        if line.trim().is_empty() || line.starts_with('#') {
+        if line.trim().is_empty() || line.starts_with("# ") {
             continue;
         }
         let parsed = line
@@ -57,6 +63,9 @@ pub fn read(text: &str) -> Result<Vec<Folded>> {
                 Some(Folded { frames, weight })
             });
         let Some(stack) = parsed else {
+            if line.starts_with('#') {
+                continue;
+            }
             bail!("line {number} is no folded stack");
         };
         stacks.push(stack);
@@ -76,6 +85,33 @@ mod tests {
             weight: 7,
         };
         assert_eq!(line(&stack), "a_b_c;tcp_v4_rcv_[k] 7");
+    }
+
+    #[test]
+    fn a_name_that_ends_in_a_number_is_no_second_weight() {
+        let of = |name: &str| {
+            line(&Folded {
+                frames: vec![Arc::from(name), Arc::from(name)],
+                weight: 7,
+            })
+        };
+        assert_eq!(of("worker 3"), "worker_3;worker_3 7");
+        assert_eq!(of("a b 1 2.5 "), "a b_1_2.5_;a b_1_2.5_ 7");
+        assert_eq!(of("v 2 x"), "v 2 x;v 2 x 7");
+    }
+
+    #[test]
+    fn threads_whose_names_begin_like_a_comment_are_read_again() {
+        for name in ["#1", "#worker", "# x", "#"] {
+            let stack = Folded {
+                frames: vec![Arc::from(name), Arc::from("main")],
+                weight: 7,
+            };
+            let read = read(&line(&stack)).unwrap();
+            assert_eq!(read.len(), 1, "{name}");
+            assert_eq!(read[0].frames.len(), 2, "{name}");
+        }
+        assert_eq!(read("#comment\n# a;b 3\n#\n").unwrap(), []);
     }
 
     #[test]

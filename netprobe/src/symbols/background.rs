@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    client::{Client, Found},
+    client::{Client, Found, Several},
     unwind::{CopiedStack, Unwound},
 };
 
@@ -28,7 +28,7 @@ enum Ask {
 /// What the worker found out.
 #[derive(Debug)]
 enum Answered {
-    Names(Found),
+    Names(Found, Several),
     Stacks(Vec<Followed>),
 }
 
@@ -49,6 +49,7 @@ pub struct Background {
     /// Addresses that were asked for, by process.
     asked: BTreeMap<u32, BTreeSet<u64>>,
     found: Found,
+    several: Several,
 }
 
 impl Background {
@@ -64,7 +65,8 @@ impl Background {
             unwinding: 0,
             unwound: Vec::new(),
             asked: BTreeMap::new(),
-            found: Found::new(),
+            found: Found::default(),
+            several: Several::new(),
         }
     }
 
@@ -78,14 +80,21 @@ impl Background {
     pub fn ask(&mut self, pid: u32, addresses: impl Iterator<Item = u64>) {
         let known = self.asked.entry(pid).or_default();
         let new: BTreeSet<u64> = addresses.filter(|address| known.insert(*address)).collect();
-        if !new.is_empty()
-            && self
-                .asks
-                .send(Ask::Resolve(BTreeMap::from([(pid, new)])))
-                .is_ok()
-        {
+        if !new.is_empty() {
+            self.resolve(BTreeMap::from([(pid, new)]));
+        }
+    }
+
+    fn resolve(&mut self, wanted: BTreeMap<u32, BTreeSet<u64>>) {
+        if self.asks.send(Ask::Resolve(wanted)).is_ok() {
             self.waiting += 1;
         }
+    }
+
+    /// Has the worker see whether the processes asked for run other programs by now.
+    pub fn check(&mut self) {
+        let pids = self.asked.keys().map(|pid| (*pid, BTreeSet::new()));
+        self.resolve(pids.collect());
     }
 
     /// Asks for the functions of copied stacks, without waiting for them.
@@ -122,8 +131,9 @@ impl Background {
 
     fn take(&mut self, answer: Answered) {
         match answer {
-            Answered::Names(found) => {
+            Answered::Names(found, several) => {
                 self.found.extend(found);
+                self.several.extend(several);
                 self.waiting -= 1;
             }
             Answered::Stacks(stacks) => {
@@ -136,13 +146,26 @@ impl Background {
     /// All names, after the worker has answered or its time was over. The worker is gone then.
     pub fn finish(mut self) -> Found {
         let deadline = Instant::now() + PATIENCE;
+        self.check();
+        self.wait_names(deadline);
+        // What was named while a process ran its first program may be of its second.
+        let again = mem::take(&mut self.several).into_iter();
+        let again = again.filter_map(|pid| Some((pid, self.asked.get(&pid)?.clone())));
+        let again: BTreeMap<_, _> = again.collect();
+        if !again.is_empty() {
+            self.resolve(again);
+            self.wait_names(deadline);
+        }
+        self.found
+    }
+
+    fn wait_names(&mut self, deadline: Instant) {
         while self.waiting > 0 {
             if !self.take_next(deadline) {
                 log::warn!("not all functions of processes were named in time");
-                break;
+                return;
             }
         }
-        self.found
     }
 }
 
@@ -152,10 +175,8 @@ fn serve(uses_debug_info: bool, asked: &Receiver<Ask>, answer: &Sender<Answered>
         match ask {
             Ask::See(pid) => client.see(pid),
             Ask::Resolve(wanted) => {
-                if answer
-                    .send(Answered::Names(client.resolve(&wanted)))
-                    .is_err()
-                {
+                let (found, several) = client.resolve(&wanted);
+                if answer.send(Answered::Names(found, several)).is_err() {
                     return;
                 }
             }

@@ -18,7 +18,7 @@ use rustix::{
 use std::os::unix::process::CommandExt;
 
 use super::{
-    protocol::{Answer, Missing, Names, Request},
+    protocol::{Answer, Missing, Names, Request, plain},
     unwind::{CopiedStack, Unwound},
 };
 
@@ -36,8 +36,49 @@ const MOST_FAILURES: u32 = 4;
 /// Bytes of a line that are read.
 const LINE_BYTES: u64 = 1 << 17;
 
-/// The names that were found: by process and address.
-pub type Found = HashMap<(u32, u64), Names>;
+/// Processes that have run several programs.
+pub type Several = BTreeSet<u32>;
+
+/// The names that were found.
+#[derive(Debug, Default)]
+pub struct Found {
+    names: HashMap<(u32, u64), Names>,
+    /// Where a process has run several programs with different code at an address.
+    of_programs: HashMap<(u32, u64, String), Names>,
+}
+
+impl Found {
+    /// Those for an address of a process, whose thread was called `comm`: that is the name of the program, unless the
+    /// thread has taken another one.
+    pub fn get(&self, pid: u32, address: u64, comm: &[u8; 16]) -> Option<&Names> {
+        let names = self.names.get(&(pid, address))?;
+        if names.missing != Some(Missing::Replaced) {
+            return Some(names);
+        }
+        let end = comm.iter().position(|byte| *byte == 0);
+        let comm = String::from_utf8_lossy(&comm[..end.unwrap_or(comm.len())]);
+        let key = (pid, address, plain(&comm));
+        Some(self.of_programs.get(&key).unwrap_or(names))
+    }
+
+    /// Takes other names too, instead of those for the same addresses.
+    pub fn extend(&mut self, other: Self) {
+        self.names.extend(other.names);
+        self.of_programs.extend(other.of_programs);
+    }
+
+    fn take(&mut self, pid: u32, answer: Answer) {
+        match answer {
+            Answer::Names(address, names) => {
+                self.names.insert((pid, address), names);
+            }
+            Answer::Of(program, address, names) => {
+                self.of_programs.insert((pid, address, program), names);
+            }
+            Answer::Stack(..) | Answer::Done(_) => {}
+        }
+    }
+}
 
 /// Asks a worker, and another one if that fails.
 #[derive(Debug)]
@@ -75,22 +116,28 @@ impl Client {
         }
     }
 
-    /// Names for all addresses, by process.
-    pub fn resolve(&mut self, wanted: &BTreeMap<u32, BTreeSet<u64>>) -> Found {
-        let mut found = Found::new();
+    /// Names for all addresses, by process; of processes without addresses only what they have run.
+    pub fn resolve(&mut self, wanted: &BTreeMap<u32, BTreeSet<u64>>) -> (Found, Several) {
+        let mut found = Found::default();
+        let mut several = Several::new();
         for (pid, addresses) in wanted {
             let addresses: Vec<u64> = addresses.iter().copied().collect();
-            for batch in addresses.chunks(BATCH) {
+            let first = addresses.len().min(BATCH);
+            let (first, rest) = addresses.split_at(first);
+            for batch in [first].into_iter().chain(rest.chunks(BATCH)) {
                 // A worker that failed with debug information may do without.
-                if !self.resolve_batch(*pid, batch, &mut found) {
-                    self.resolve_batch(*pid, batch, &mut found);
+                let answer = self.resolve_batch(*pid, batch, &mut found);
+                let answer = answer.or_else(|| self.resolve_batch(*pid, batch, &mut found));
+                if answer == Some(true) {
+                    several.insert(*pid);
                 }
                 for address in batch {
-                    found.entry((*pid, *address)).or_insert_with(stopped);
+                    let names = found.names.entry((*pid, *address));
+                    names.or_insert_with(stopped);
                 }
             }
         }
-        found
+        (found, several)
     }
 
     /// The functions of copied stacks, by process, and whether its stacks need copying at all;
@@ -106,20 +153,17 @@ impl Client {
         unwound
     }
 
-    /// Asks for a batch; false if the worker failed.
-    fn resolve_batch(&mut self, pid: u32, batch: &[u64], found: &mut Found) -> bool {
+    /// Asks for a batch; whether the process has run several programs, nothing if the worker failed.
+    fn resolve_batch(&mut self, pid: u32, batch: &[u64], found: &mut Found) -> Option<bool> {
         let Some(worker) = &mut self.worker else {
-            return true;
+            return Some(false);
         };
         let until = Instant::now() + PATIENCE;
-        let mut names = |address, names| {
-            found.insert((pid, address), names);
-        };
-        match worker.resolve(pid, batch, until, &mut names) {
-            Ok(()) => true,
+        match worker.resolve(pid, batch, until, &mut |answer| found.take(pid, answer)) {
+            Ok(several) => Some(several),
             Err(error) => {
                 self.fail(&format!("process {pid}: {error:#}"));
-                false
+                None
             }
         }
     }
@@ -188,14 +232,14 @@ impl Worker {
         pid: u32,
         addresses: &[u64],
         until: Instant,
-        each: &mut impl FnMut(u64, Names),
-    ) -> Result<()> {
+        each: &mut impl FnMut(Answer),
+    ) -> Result<bool> {
         self.ask(&Request::Resolve(pid, addresses.to_vec()))?;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match self.answers.recv_timeout(left).context("no answer")? {
-                Answer::Names(address, names) => each(address, names),
-                Answer::Done => return Ok(()),
+                answer @ (Answer::Names(..) | Answer::Of(..)) => each(answer),
+                Answer::Done(several) => return Ok(several),
                 Answer::Stack(..) => bail!("an answer to another question"),
             }
         }
@@ -216,7 +260,9 @@ impl Worker {
             let left = until.saturating_duration_since(Instant::now());
             match self.answers.recv_timeout(left).context("no answer")? {
                 Answer::Stack(stack, needs_copies) => unwound.push(Some((stack, needs_copies))),
-                Answer::Names(..) | Answer::Done => bail!("an answer to another question"),
+                Answer::Names(..) | Answer::Of(..) | Answer::Done(_) => {
+                    bail!("an answer to another question")
+                }
             }
         }
         Ok(())
@@ -282,4 +328,34 @@ fn read_answers(output: ChildStdout) -> Receiver<Answer> {
         }
     });
     answers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_exec_the_name_of_the_thread_tells_the_program() {
+        let names = |frame: &str, missing| Names {
+            frames: vec![frame.to_owned()],
+            missing,
+        };
+        let mut found = Found::default();
+        found.take(
+            7,
+            Answer::Names(1, names("[unknown: exec]", Some(Missing::Replaced))),
+        );
+        found.take(7, Answer::Of("exa".into(), 1, names("aaa_leaf", None)));
+        found.take(7, Answer::Of("exb".into(), 1, names("bbb_leaf", None)));
+        found.take(7, Answer::Names(2, names("both", None)));
+        let of = |address, comm: &str| {
+            let mut bytes = [0; 16];
+            bytes[..comm.len()].copy_from_slice(comm.as_bytes());
+            found.get(7, address, &bytes).unwrap().frames[0].clone()
+        };
+        assert_eq!(of(1, "exa"), "aaa_leaf");
+        assert_eq!(of(1, "exb"), "bbb_leaf");
+        assert_eq!(of(1, "renamed"), "[unknown: exec]");
+        assert_eq!(of(2, "exa"), "both");
+    }
 }

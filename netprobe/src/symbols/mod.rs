@@ -3,8 +3,8 @@
 //! What a process has mapped is under its control: pipes and network drives behind its files, a
 //! map of a million entries, debug information made to be slow. So a worker looks at it, which
 //! may be killed at any time: [`client`] starts it, asks, and waits only so long; [`worker`] is
-//! its main loop, with limits of its own; [`background`] keeps asking it while sampling goes on. Between them goes text, see [`protocol`]. [`images`]
-//! are the mapped files, [`naming`] finds names in them, and [`perf_map`] in what a JIT compiler
+//! its main loop, with limits of its own; [`background`] keeps asking it while sampling goes on. Between them goes text,
+//! see [`protocol`]. [`processes`] are what ran, [`images`] the mapped files, [`naming`] finds names in them, and [`perf_map`] in what a JIT compiler
 //! wrote down.
 
 #[cfg(any(test, fuzzing))]
@@ -18,6 +18,7 @@ pub mod client;
 mod images;
 mod naming;
 mod perf_map;
+mod processes;
 mod protocol;
 mod table_store;
 mod tables;

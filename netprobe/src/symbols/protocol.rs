@@ -1,13 +1,17 @@
 //! What goes between netprobe and its symbol worker: lines of text, tabs between the parts.
 //!
 //! `see PID` asks to look at the mappings of a process now, which has no answer. `resolve PID
-//! ADDRESS…` is answered by a line for each address, in any order, and by `done`. Both sides
+//! ADDRESS…` is answered by a line for each address, in any order, and by `done`, or `done several` if the process has run
+//! more than one program. Both sides
 //! treat what they read as coming from a stranger.
 //!
 //! `unwind PID BYTES REGISTER…` is followed by so many bytes of a stack, and answered by `stack
 //! whole|cut copy|walk ADDRESS…`: whether it is whole, and whether the process needs copies at all.
 
-use std::fmt::{self, Write};
+use std::{
+    fmt::{self, Write},
+    str::Split,
+};
 
 use super::unwind::Unwound;
 
@@ -29,6 +33,8 @@ pub enum Missing {
     Stripped,
     /// Code that was made at run time, and nobody wrote down its names.
     Jit,
+    /// The process has run two programs, with different code there.
+    Replaced,
     /// The process had ended before anybody could look.
     Exited,
     /// The file could not be read: no permission, or gone.
@@ -41,10 +47,11 @@ pub enum Missing {
 
 impl Missing {
     /// All reasons.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Unmapped,
         Self::Stripped,
         Self::Jit,
+        Self::Replaced,
         Self::Exited,
         Self::Unreadable,
         Self::NotRegular,
@@ -56,6 +63,7 @@ impl Missing {
             Self::Unmapped => "unmapped",
             Self::Stripped => "stripped",
             Self::Jit => "jit",
+            Self::Replaced => "replaced",
             Self::Exited => "exited",
             Self::Unreadable => "unreadable",
             Self::NotRegular => "not-regular",
@@ -75,6 +83,9 @@ impl Missing {
             Self::Jit => {
                 "made at run time: have it write /tmp/perf-PID.map (node --perf-basic-prof, java with \
                  perf-map-agent, php opcache.jit_debug=0x10, python -X perf)"
+            }
+            Self::Replaced => {
+                "the process has run two programs with code at this address: build them with -pie, or sample each alone"
             }
             Self::Exited => "the process had ended: sample longer, or start netprobe before it",
             Self::Unreadable => "the file is gone or cannot be read: run as root in its namespace",
@@ -153,41 +164,39 @@ fn unhex(text: &str) -> Option<u64> {
 pub(super) enum Answer {
     /// The names for an address.
     Names(u64, Names),
+    /// The same of an address that is in several programs of the process: in that of this name.
+    Of(String, u64, Names),
     /// The functions of a stack, and whether those of its process are to be copied at all.
     Stack(Unwound, bool),
-    /// The request is answered.
-    Done,
+    /// The request is answered; whether the process has run several programs.
+    Done(bool),
 }
 
 impl Answer {
     pub(super) fn line(&self) -> String {
         match self {
-            Self::Names(address, names) => {
-                let why = names.missing.map_or("", Missing::word);
-                let mut line = format!("{address:x}\t{why}");
-                for frame in &names.frames {
-                    line.push('\t');
-                    line.extend(frame.chars().map(|character| match character {
-                        character if character.is_control() => '_',
-                        character => character,
-                    }));
-                }
-                line.push('\n');
-                line
+            Self::Names(address, names) => format!("{}\n", named(*address, names)),
+            Self::Of(program, address, names) => {
+                format!("of\t{}\t{}\n", plain(program), named(*address, names))
             }
             Self::Stack(Unwound { places, is_whole }, needs_copies) => {
                 let whole = if *is_whole { "whole" } else { "cut" };
                 let how = if *needs_copies { "copy" } else { "walk" };
                 format!("stack\t{whole}\t{how}{}\n", hex(places))
             }
-            Self::Done => "done\n".to_owned(),
+            Self::Done(false) => "done\n".to_owned(),
+            Self::Done(true) => "done several\n".to_owned(),
         }
     }
 
     pub(super) fn parse(line: &str) -> Option<Self> {
         let line = line.trim_end_matches('\n');
-        if line == "done" {
-            return Some(Self::Done);
+        if let Some(rest) = line.strip_prefix("done") {
+            return match rest {
+                "" => Some(Self::Done(false)),
+                " several" => Some(Self::Done(true)),
+                _ => None,
+            };
         }
         let mut parts = line.split('\t');
         let first = parts.next()?;
@@ -199,15 +208,43 @@ impl Answer {
             };
             return Some(Self::Stack(unwound, how == "copy"));
         }
-        let address = unhex(first)?;
-        let why = parts.next()?;
-        let missing = Missing::ALL
-            .into_iter()
-            .find(|missing| missing.word() == why);
-        let frames: Vec<String> = parts.map(str::to_owned).collect();
-        let is_whole = !frames.is_empty() && (missing.is_some() || why.is_empty());
-        is_whole.then_some(Self::Names(address, Names { frames, missing }))
+        if first == "of" {
+            let program = parts.next()?.to_owned();
+            let (address, names) = parse_named(parts.next()?, parts)?;
+            return Some(Self::Of(program, address, names));
+        }
+        parse_named(first, parts).map(|(address, names)| Self::Names(address, names))
     }
+}
+
+/// A name without what separates.
+pub(super) fn plain(name: &str) -> String {
+    let plain = name.chars().map(|character| match character {
+        character if character.is_control() => '_',
+        character => character,
+    });
+    plain.collect()
+}
+
+fn named(address: u64, names: &Names) -> String {
+    let why = names.missing.map_or("", Missing::word);
+    let mut line = format!("{address:x}\t{why}");
+    for frame in &names.frames {
+        line.push('\t');
+        line.push_str(&plain(frame));
+    }
+    line
+}
+
+fn parse_named(address: &str, mut parts: Split<'_, char>) -> Option<(u64, Names)> {
+    let address = unhex(address)?;
+    let why = parts.next()?;
+    let missing = Missing::ALL
+        .into_iter()
+        .find(|missing| missing.word() == why);
+    let frames: Vec<String> = parts.map(str::to_owned).collect();
+    let is_whole = !frames.is_empty() && (missing.is_some() || why.is_empty());
+    is_whole.then_some((address, Names { frames, missing }))
 }
 
 #[cfg(test)]
@@ -231,12 +268,17 @@ mod tests {
         for missing in whys {
             let answer = Answer::Names(0x7f00, names(missing));
             assert_eq!(Answer::parse(&answer.line()), Some(answer));
+            let answer = Answer::Of("exb".into(), 0x7f00, names(missing));
+            assert_eq!(Answer::parse(&answer.line()), Some(answer));
         }
         for (is_whole, places) in [(true, vec![1, u64::MAX]), (false, Vec::new())] {
             let answer = Answer::Stack(Unwound { places, is_whole }, is_whole);
             assert_eq!(Answer::parse(&answer.line()), Some(answer));
         }
-        assert_eq!(Answer::parse(&Answer::Done.line()), Some(Answer::Done));
+        for several in [false, true] {
+            let answer = Answer::Done(several);
+            assert_eq!(Answer::parse(&answer.line()), Some(answer));
+        }
     }
 
     #[test]

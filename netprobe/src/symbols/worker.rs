@@ -5,18 +5,17 @@
 
 use std::{
     collections::HashMap,
-    fs,
     io::{self, BufRead, BufReader, BufWriter, Read, Write},
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 
 use super::{
-    images::{Content, Images, Mapping},
+    images::{Content, Images},
     naming::Naming,
     perf_map,
+    processes::{At, Processes},
     protocol::{Answer, Missing, Names, Request},
     table_store::TableStore,
     unwind::{Code, CopiedStack, INSTRUCTION_POINTER, Unwound, unwind},
@@ -30,20 +29,6 @@ const ADDRESS_BYTES: u64 = 8 << 30;
 const CPU_SECONDS: u64 = 20;
 /// Bytes of a stack.
 const MOST_STACK_BYTES: usize = 1 << 16;
-/// How long the mappings of a process are believed although an address is in none of them.
-const MAPPINGS_LAST: Duration = Duration::from_millis(100);
-/// Processes that are remembered.
-const MOST_PROCESSES: usize = 4096;
-
-/// A process as it was when it was looked at.
-#[derive(Debug)]
-struct Process {
-    /// When it was started, which tells it from a later one with the same id.
-    started: String,
-    mappings: Vec<Mapping>,
-    /// When the mappings were read.
-    seen: Instant,
-}
 
 /// What the worker knows.
 #[derive(Debug)]
@@ -51,7 +36,7 @@ struct Worker {
     images: Images,
     naming: Naming,
     tables: TableStore,
-    processes: HashMap<u32, Process>,
+    processes: Processes,
 }
 
 /// Answers requests until there are no more.
@@ -61,7 +46,7 @@ pub fn run(uses_debug_info: bool) -> Result<()> {
         images: Images::default(),
         naming: Naming::new(uses_debug_info),
         tables: TableStore::default(),
-        processes: HashMap::new(),
+        processes: Processes::default(),
     };
     let mut out = BufWriter::new(io::stdout().lock());
     let mut input = BufReader::with_capacity(1 << 16, io::stdin().lock());
@@ -70,12 +55,16 @@ pub fn run(uses_debug_info: bool) -> Result<()> {
         let request = Request::parse(&line).context("not a request")?;
         line.clear();
         match request {
-            Request::See(pid) => worker.see(pid),
+            Request::See(pid) => worker.processes.see(pid, &mut worker.images),
             Request::Resolve(pid, addresses) => {
                 for (address, names) in worker.resolve(pid, &addresses) {
                     out.write_all(Answer::Names(address, names).line().as_bytes())?;
                 }
-                out.write_all(Answer::Done.line().as_bytes())?;
+                for answer in worker.of_programs(pid, &addresses) {
+                    out.write_all(answer.line().as_bytes())?;
+                }
+                let several = worker.processes.has_several(pid);
+                out.write_all(Answer::Done(several).line().as_bytes())?;
                 out.flush()?;
             }
             Request::Unwind(pid, length, registers) => {
@@ -112,56 +101,9 @@ fn limit() -> Result<()> {
     Ok(())
 }
 
-impl Process {
-    /// The mapping that an address is in.
-    fn at(&self, address: u64) -> Option<&Mapping> {
-        // As the kernel lists them: by address.
-        let after = self
-            .mappings
-            .partition_point(|mapping| mapping.start <= address);
-        let mapping = self.mappings.get(after.checked_sub(1)?)?;
-        (address < mapping.end).then_some(mapping)
-    }
-}
-
 impl Worker {
-    /// Remembers what a process has mapped; if it is gone, what it had mapped before.
-    fn see(&mut self, pid: u32) {
-        if self.processes.len() >= MOST_PROCESSES {
-            return;
-        }
-        let Some(started) = start_time(pid) else {
-            return;
-        };
-        if let Some(known) = self.processes.get(&pid)
-            && known.started != started
-        {
-            return;
-        }
-        if let Some(mappings) = self.images.mappings(pid) {
-            let process = Process {
-                started,
-                mappings,
-                seen: Instant::now(),
-            };
-            self.processes.insert(pid, process);
-        }
-    }
-
-    /// Looks at a process that is not known, or may have mapped more since: reading mappings is
-    /// what costs most.
-    fn look_again(&mut self, pid: u32, addresses: &[u64]) {
-        let is_known = self.processes.get(&pid).is_some_and(|process| {
-            let is_mapped = |address: &u64| process.at(*address).is_some();
-            process.seen.elapsed() < MAPPINGS_LAST || addresses.iter().all(is_mapped)
-        });
-        if !is_known {
-            self.see(pid);
-        }
-    }
-
     fn resolve(&mut self, pid: u32, addresses: &[u64]) -> Vec<(u64, Names)> {
-        self.look_again(pid, addresses);
+        self.processes.look_again(pid, addresses, &mut self.images);
         let mut answers = Vec::new();
         let mut by_file: HashMap<usize, (String, Vec<(u64, u64)>)> = HashMap::new();
         for address in addresses {
@@ -182,10 +124,11 @@ impl Worker {
 
     /// Follows a copied stack, and says whether other stacks of the process need copying too.
     fn unwind(&mut self, pid: u32, stack: &CopiedStack) -> Answer {
-        self.look_again(pid, &[stack.registers[INSTRUCTION_POINTER]]);
-        let Some(process) = self.processes.get(&pid) else {
+        let place = stack.registers[INSTRUCTION_POINTER];
+        self.processes.look_again(pid, &[place], &mut self.images);
+        let Some(process) = self.processes.program(pid, place) else {
             let unwound = Unwound {
-                places: vec![stack.registers[INSTRUCTION_POINTER]],
+                places: vec![place],
                 is_whole: false,
             };
             return Answer::Stack(unwound, true);
@@ -209,11 +152,11 @@ impl Worker {
 
     /// Where an address is.
     fn place(&self, pid: u32, address: u64) -> Place {
-        let Some(process) = self.processes.get(&pid) else {
-            return Place::missing(Missing::Exited, "[unknown: exited]");
-        };
-        let Some(mapping) = process.at(address) else {
-            return Place::missing(Missing::Unmapped, "[unknown]");
+        let mapping = match self.processes.at(pid, address) {
+            At::Mapping(mapping) => mapping,
+            At::Exited => return Place::missing(Missing::Exited, "[unknown: exited]"),
+            At::Unmapped => return Place::missing(Missing::Unmapped, "[unknown]"),
+            At::Several => return Place::missing(Missing::Replaced, "[unknown: exec]"),
         };
         match &mapping.content {
             Content::File(number, name) => {
@@ -227,6 +170,23 @@ impl Worker {
                 missing: None,
             }),
         }
+    }
+
+    /// The names for those addresses that are in several programs of the process, by each.
+    fn of_programs(&self, pid: u32, addresses: &[u64]) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        for address in addresses {
+            for (program, mapping) in self.processes.each_at(pid, *address) {
+                let Content::File(number, module) = &mapping.content else {
+                    continue;
+                };
+                let offset = address - mapping.start + mapping.offset;
+                let named = self.name_in_file(*number, module, &[(*address, offset)]);
+                let of = |(address, names)| Answer::Of(program.to_owned(), address, names);
+                answers.extend(named.into_iter().map(of));
+            }
+        }
+        answers
     }
 
     fn name_in_file(
@@ -301,14 +261,6 @@ fn apply_perf_map(pid: u32, answers: &mut [(u64, Names)]) {
     }
 }
 
-/// When a process was started, in the kernel's own words; none if there is no such process.
-fn start_time(pid: u32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before may have anything in it, parentheses too.
-    let (_, fields) = stat.rsplit_once(") ")?;
-    fields.split(' ').nth(19).map(str::to_owned)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,7 +271,7 @@ mod tests {
             images: Images::default(),
             naming: Naming::new(true),
             tables: TableStore::default(),
-            processes: HashMap::new(),
+            processes: Processes::default(),
         };
         let here = our_own_functions_have_names_and_nonsense_has_none as *const () as u64;
         let answers = worker.resolve(std::process::id(), &[here, 1]);
@@ -335,7 +287,7 @@ mod tests {
             images: Images::default(),
             naming: Naming::new(false),
             tables: TableStore::default(),
-            processes: HashMap::new(),
+            processes: Processes::default(),
         };
         let answers = worker.resolve(u32::MAX, &[4096]);
         assert_eq!(answers[0].1.missing, Some(Missing::Exited));

@@ -14,6 +14,7 @@ use netprobe_common::{
     samples::{StackCopy, TaskStack},
 };
 
+use super::held::Held;
 use crate::{
     kernel::task_stacks::Sent,
     symbols::{
@@ -22,7 +23,7 @@ use crate::{
     },
 };
 
-/// Bytes of stacks that wait for the worker, and of those whose blocks have not ended.
+/// Bytes of stacks that wait for the worker.
 const MOST_BYTES: usize = 16 << 20;
 /// Bytes that are worth waking the worker for.
 const WORTH: usize = 512 << 10;
@@ -31,8 +32,10 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Ids from here on are of unwound stacks, in the order in which they were first seen.
 const FIRST: i32 = i32::MIN;
-/// The stack was copied and not unwound.
+/// The stack was copied, and the worker did not get to it, or failed.
 pub(super) const NOT_UNWOUND: i32 = -1002;
+/// The copy was given up for those of later blocks.
+pub(super) const NOT_HELD: i32 = -1003;
 
 /// When a copy counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +58,8 @@ struct Asked {
 #[derive(Debug)]
 pub(super) struct Copies {
     counting: Counting,
-    /// Blocks that have not ended, by thread.
-    blocked: HashMap<u32, (TaskStack, CopiedStack)>,
-    blocked_bytes: usize,
+    /// Of blocks that have not ended.
+    held: Held,
     ready: Vec<(u32, CopiedStack)>,
     ready_bytes: usize,
     since: Instant,
@@ -72,8 +74,7 @@ impl Copies {
     pub(super) fn new(counting: Counting) -> Self {
         Self {
             counting,
-            blocked: HashMap::new(),
-            blocked_bytes: 0,
+            held: Held::default(),
             ready: Vec::new(),
             ready_bytes: 0,
             since: Instant::now(),
@@ -103,33 +104,32 @@ impl Copies {
         };
         match self.counting {
             Counting::Samples => self.queue(copy.stack, copied, copy.ns),
-            Counting::Blocks => {
-                self.blocked_bytes += copied.bytes.len();
-                let before = self.blocked.insert(copy.thread, (copy.stack, copied));
-                if let Some((_, before)) = before {
-                    self.blocked_bytes -= before.bytes.len();
-                }
-                self.forget_some();
-            }
+            Counting::Blocks => self.held.begin(copy.thread, copy.stack, copied),
         }
     }
 
-    /// Gives up the bytes of blocks when there are too many of them; who they are of stays.
-    fn forget_some(&mut self) {
-        if self.blocked_bytes > MOST_BYTES {
-            for (_, copied) in self.blocked.values_mut() {
-                copied.bytes = Vec::new();
-            }
-            self.blocked_bytes = 0;
-        }
+    /// The thread blocks in a way that is not wanted.
+    pub(super) fn forget(&mut self, thread: u32) {
+        self.held.forget(thread);
     }
 
     /// A block of the thread has lasted so long; false if its stack was not copied.
-    pub(super) fn end(&mut self, thread: u32, blocked_ns: u64) -> bool {
-        let Some((stack, copied)) = self.blocked.remove(&thread) else {
+    fn end(&mut self, thread: u32, blocked_ns: u64) -> bool {
+        let ended = self.held.end(thread);
+        self.queue_ended(ended, blocked_ns)
+    }
+
+    /// The thread is blocked in `stack`, for so long until now; false if that was not copied, but perhaps an earlier
+    /// block of the thread.
+    pub(super) fn lasting(&mut self, thread: u32, stack: &TaskStack, blocked_ns: u64) -> bool {
+        let lasting = self.held.lasting(thread, stack);
+        self.queue_ended(lasting, blocked_ns)
+    }
+
+    fn queue_ended(&mut self, block: Option<(TaskStack, CopiedStack)>, blocked_ns: u64) -> bool {
+        let Some((stack, copied)) = block else {
             return false;
         };
-        self.blocked_bytes -= copied.bytes.len();
         self.queue(stack, copied, blocked_ns);
         true
     }
@@ -138,7 +138,8 @@ impl Copies {
         let count = Count { events: 1, weight };
         let bytes = copied.bytes.len();
         if bytes == 0 || self.asked_bytes + bytes > MOST_BYTES {
-            self.count(stack, NOT_UNWOUND, &count);
+            let why = if bytes == 0 { NOT_HELD } else { NOT_UNWOUND };
+            self.count(stack, why, &count);
             return;
         }
         if self.ready.is_empty() {
@@ -210,5 +211,55 @@ impl Copies {
     /// All stacks and what they were counted for, until now.
     pub(super) fn counts(&self) -> impl Iterator<Item = (TaskStack, Count)> {
         self.counts.iter().map(|(stack, count)| (*stack, *count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netprobe_common::{
+        record::Plain,
+        samples::{BlockEnd, COPIED},
+    };
+
+    fn copy(thread: u32, kernel: i32) -> Sent {
+        let mut copy = StackCopy::zeroed();
+        copy.thread = thread;
+        copy.stack.kernel = kernel;
+        copy.stack.user = COPIED;
+        Sent::Copy(Box::new(copy), vec![0; 8])
+    }
+
+    #[test]
+    fn the_copy_of_a_short_block_is_not_that_of_the_next() {
+        let mut copies = Copies::new(Counting::Blocks);
+        copies.take(copy(5, 1));
+        // Too short to be told of. The next one is followed by frame pointers, and lasts.
+        let mut next = TaskStack::zeroed();
+        next.user = 77;
+        next.kernel = 2;
+        assert!(!copies.lasting(5, &next, 1_000_000));
+        assert_eq!(copies.counts().count(), 0);
+        assert!(copies.due(true).is_none());
+    }
+
+    #[test]
+    fn a_copy_that_was_given_up_is_not_said_to_have_been_late() {
+        let mut copies = Copies::new(Counting::Blocks);
+        for thread in 0..3 {
+            let Sent::Copy(copy, _) = copy(thread, 1) else {
+                unreachable!();
+            };
+            copies.take(Sent::Copy(copy, vec![0; 7 << 20]));
+        }
+        let end = BlockEnd {
+            blocked_ns: 9,
+            thread: 0,
+            reserved: 0,
+        };
+        copies.take(Sent::End(end));
+        let counted: Vec<_> = copies.counts().collect();
+        assert_eq!(counted[0].0.user, NOT_HELD);
+        assert_eq!(counted[0].1.weight, 9);
     }
 }

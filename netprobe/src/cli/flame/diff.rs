@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -11,9 +10,11 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::draw::Look;
+use super::{
+    draw::{Look, must_be_readable},
+    later::Later,
+};
 use crate::{
-    cli::output::Output,
     render::{flamegraph, folded, pprof},
     report::{Folded, Palette},
 };
@@ -28,7 +29,7 @@ pub(super) struct Options {
     /// Scale the first to the sum of the second, as for windows of different lengths.
     #[arg(short, long)]
     normalize: bool,
-    /// File to write, - for stdout.
+    /// File to write; `-` is stdout.
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     output: PathBuf,
     /// Folded stacks with two weights instead of SVG.
@@ -40,6 +41,9 @@ pub(super) struct Options {
 
 /// Draws the difference.
 pub(super) fn run(options: &Options) -> Result<ExitCode> {
+    if !options.folded {
+        must_be_readable(&options.output, "a picture")?;
+    }
     let (before, after) = (read(&options.before)?, read(&options.after)?);
     let (total_before, total_after) = (total(&before), total(&after));
     let scale = |weight: u64| {
@@ -60,29 +64,26 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         .iter()
         .map(|(names, (before, after))| format!("{names} {before} {after}"))
         .collect();
-    let mut out = Output::open(Some(&options.output))?;
-    let drawn = if options.folded {
-        lines
-            .iter()
-            .try_for_each(|line| writeln!(out, "{line}"))
-            .map_err(Into::into)
-    } else {
-        let subtitle = format!(
-            "{} ({total_before}) to {} ({total_after}){}; red has grown, blue has shrunk",
-            name(&options.before),
-            name(&options.after),
-            if options.normalize {
-                ", normalized"
-            } else {
-                ""
-            }
-        );
+    let out = Later::open(options.output.clone())?;
+    let subtitle = format!(
+        "{} ({total_before}) to {} ({total_after}){}; red has grown, blue has shrunk",
+        name(&options.before),
+        name(&options.after),
+        if options.normalize {
+            ", normalized"
+        } else {
+            ""
+        }
+    );
+    out.write(|mut out| {
+        if options.folded {
+            let written = lines.iter().try_for_each(|line| writeln!(out, "{line}"));
+            return Ok(written?);
+        }
         let title = options.look.title("Differential Flame Graph");
         let style = options.look.style(Palette::Hot);
         flamegraph::write_difference(&mut out, &title, &subtitle, &lines, style)
-    };
-    let written = drawn.and_then(|()| out.flush().map_err(Into::into));
-    written.with_context(|| format!("write {}", options.output.display()))?;
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,12 +1,16 @@
 //! Where a graph goes, and in which format.
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, IsTerminal},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 
+use super::later::Later;
 use crate::{
-    cli::output,
     render::{flame_json, flamegraph, folded, pprof},
     report::{Flame, Palette},
 };
@@ -16,7 +20,7 @@ use crate::{
 #[command(next_help_heading = "Output")]
 #[group(skip)]
 pub(super) struct Options {
-    /// File to write, - for stdout.
+    /// File to write; `-` is stdout.
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     output: PathBuf,
     /// Folded stacks (FlameGraph's text format) instead of SVG.
@@ -98,21 +102,33 @@ impl Look {
 /// An open file, or standard output, and what to write there.
 pub(super) struct Output<'a> {
     options: &'a Options,
-    out: output::Output,
+    out: Later,
+}
+
+/// Refuses what nobody can read on a terminal.
+pub(super) fn must_be_readable(output: &Path, what: &str) -> Result<()> {
+    let is_terminal = output.as_os_str() == "-" && io::stdout().is_terminal();
+    anyhow::ensure!(
+        !is_terminal,
+        "{what} is not for terminals; name a file with -o, or take --folded"
+    );
+    Ok(())
 }
 
 impl<'a> Output<'a> {
     /// Opens it.
     pub(super) fn open(options: &'a Options) -> Result<Self> {
-        let out = output::Output::open(Some(&options.output))?;
-        if options.pprof && out.is_terminal() {
-            anyhow::bail!("a pprof profile is not for terminals; name a file with -o");
+        if options.pprof {
+            must_be_readable(&options.output, "a pprof profile")?;
+        } else if !options.folded && !options.json {
+            must_be_readable(&options.output, "a picture")?;
         }
+        let out = Later::open(options.output.clone())?;
         Ok(Self { options, out })
     }
 
     /// Writes the graph.
-    pub(super) fn draw(mut self, flame: &Flame) -> Result<ExitCode> {
+    pub(super) fn draw(self, flame: &Flame) -> Result<ExitCode> {
         let Options {
             folded,
             pprof,
@@ -126,17 +142,17 @@ impl<'a> Output<'a> {
             title: look.title(&flame.title),
             ..flame.clone()
         };
-        let drawn = if *folded {
-            folded::write(&mut self.out, &flame).map_err(Into::into)
-        } else if *pprof {
-            pprof::write(&mut self.out, &flame)
-        } else if *json {
-            flame_json::write(&mut self.out, &flame).map_err(Into::into)
-        } else {
-            flamegraph::write(&mut self.out, &flame, look.style(palette))
-        };
-        let written = drawn.and_then(|()| self.out.flush().map_err(Into::into));
-        written.with_context(|| format!("write {}", output.display()))?;
+        self.out.write(|mut out| {
+            if *folded {
+                folded::write(&mut out, &flame).map_err(Into::into)
+            } else if *pprof {
+                pprof::write(&mut out, &flame)
+            } else if *json {
+                flame_json::write(&mut out, &flame).map_err(Into::into)
+            } else {
+                flamegraph::write(&mut out, &flame, look.style(palette))
+            }
+        })?;
         if output.as_os_str() != "-" {
             log::info!("wrote {}", output.display());
         }

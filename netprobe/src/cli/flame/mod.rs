@@ -18,12 +18,18 @@ use crate::{
     report::Profile,
 };
 
+mod complaints;
 mod copies;
 mod diff;
 mod draw;
 mod events;
+mod graph;
+mod held;
+mod later;
 mod naming;
 mod progress;
+mod room;
+mod roots;
 mod tasks;
 mod wanted;
 
@@ -79,6 +85,7 @@ struct Events {
 
 /// Options of `cpu`.
 #[derive(Args, Clone, Debug)]
+#[command(mut_args(wanted::for_tasks))]
 struct Samples {
     /// Samples per second and CPU.
     #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u64).range(1..=10_000))]
@@ -91,6 +98,7 @@ struct Samples {
 
 /// Options of `port-search`.
 #[derive(Args, Clone, Debug)]
+#[command(mut_args(wanted::for_tasks))]
 struct PortSearch {
     /// Samples per second and CPU.
     #[arg(short = 'F', long, value_name = "HZ", default_value_t = 997, value_parser = clap::value_parser!(u64).range(1..=10_000))]
@@ -103,6 +111,7 @@ struct PortSearch {
 
 /// Options of graphs of blocked time.
 #[derive(Args, Clone, Debug)]
+#[command(mut_args(wanted::for_tasks))]
 struct Blocks {
     /// Leave out blocks that are shorter.
     #[arg(short = 'm', long, value_name = "TIME", value_parser = parse_block, default_value = "0")]
@@ -135,24 +144,24 @@ fn parse_block(text: &str) -> Result<Duration, String> {
 pub(super) fn run(global: &Global, options: &Options) -> Result<ExitCode> {
     match &options.graph {
         Graph::Cpu(samples) => {
-            let source = tasks::Source::Samples {
+            let source = graph::Source::Samples {
                 hertz: samples.freq,
             };
-            of_tasks(global, tasks::cpu(source), &samples.tasks, &samples.common)
+            of_tasks(global, graph::cpu(source), &samples.tasks, &samples.common)
         }
         Graph::PortSearch(samples) => {
-            let source = tasks::Source::Samples {
+            let source = graph::Source::Samples {
                 hertz: samples.freq,
             };
-            let graph = tasks::port_search(source);
+            let graph = graph::port_search(source);
             of_tasks(global, graph, &samples.tasks, &samples.common)
         }
         Graph::Offcpu(blocks) => {
-            let graph = tasks::offcpu(blocks.source());
+            let graph = graph::offcpu(blocks.source());
             of_tasks(global, graph, &blocks.tasks, &blocks.common)
         }
         Graph::AcceptWait(blocks) => {
-            let graph = tasks::accept_wait(blocks.source());
+            let graph = graph::accept_wait(blocks.source());
             of_tasks(global, graph, &blocks.tasks, &blocks.common)
         }
         Graph::Drops(options) => of_events(global, Kind::Drops, &options.common),
@@ -163,8 +172,8 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<ExitCode> {
 }
 
 impl Blocks {
-    const fn source(&self) -> tasks::Source {
-        tasks::Source::Blocks {
+    const fn source(&self) -> graph::Source {
+        graph::Source::Blocks {
             least: self.min_block,
             most: self.max_block,
         }
@@ -182,11 +191,13 @@ fn of_events(global: &Global, kind: Kind, common: &Common) -> Result<ExitCode> {
 
 fn of_tasks(
     global: &Global,
-    graph: tasks::Graph,
+    graph: graph::Graph,
     tasks: &wanted::Options,
     common: &Common,
 ) -> Result<ExitCode> {
     let wanted = tasks.wanted(&common.filter)?;
+    graph.check(&wanted.sampling)?;
+    tasks.must_be_there(&common.filter)?;
     prepare()?;
     let out = draw::Output::open(&common.draw)?;
     let run = tasks::Run {
@@ -195,6 +206,9 @@ fn of_tasks(
         duration: common.duration,
     };
     let flame = runtime()?.block_on(tasks::collect(global, run))?;
+    if flame.stacks.is_empty() {
+        log::warn!("{}", graph.why_empty());
+    }
     out.draw(&flame)
 }
 

@@ -9,7 +9,9 @@ use std::{
 use netprobe_common::{counters::Count, samples::TaskStack};
 
 use super::{
-    copies::{Copies, Counting, NOT_UNWOUND},
+    complaints::{self, Copying, Share},
+    copies::{Copies, Counting, NOT_HELD, NOT_UNWOUND},
+    roots::{self, By},
     wanted::Wanted,
 };
 use crate::{
@@ -28,26 +30,6 @@ use crate::{
     },
 };
 
-/// Functions that nothing of the program calls: a stack that ends in one is whole.
-const ROOTS: [&str; 13] = [
-    "_start",
-    "main",
-    "__libc_start_main",
-    "__libc_start_main_impl",
-    "__libc_start_call_main",
-    "start_thread",
-    "clone",
-    "clone3",
-    "__clone",
-    "__clone3",
-    "runtime.goexit.abi0",
-    "runtime.mstart",
-    "_dl_start_user",
-];
-
-/// A share of unnamed frames, or of cut stacks, above which it is explained.
-const EXPLAIN_PERCENT: u64 = 20;
-
 /// Names stacks.
 pub(super) struct Naming {
     stacks: TaskStacks,
@@ -64,6 +46,8 @@ pub(super) struct Naming {
     /// Weight of user stacks, all and cut ones by thread name.
     stacks_weighed: u64,
     cut: BTreeMap<String, u64>,
+    /// Weight of user stacks that are not known at all, by why.
+    lost: BTreeMap<String, u64>,
 }
 
 impl Naming {
@@ -73,13 +57,14 @@ impl Naming {
             kernel: Symbols::new(),
             begins_in_bpf: matches!(counting, Counting::Blocks),
             worker: wants_user.then(|| Background::start(true)),
-            found: Found::new(),
+            found: Found::default(),
             read: HashMap::new(),
             copies: Copies::new(counting),
             weighed: 0,
             nameless: BTreeMap::new(),
             stacks_weighed: 0,
             cut: BTreeMap::new(),
+            lost: BTreeMap::new(),
         }
     }
 
@@ -113,6 +98,7 @@ impl Naming {
             if let Sent::Copy(copy, _) = &sent
                 && !wanted.admits(&copy.stack)
             {
+                self.copies.forget(copy.thread);
                 continue;
             }
             self.copies.take(sent);
@@ -142,7 +128,7 @@ impl Naming {
     ) -> Vec<(TaskStack, Count)> {
         self.see_new_processes();
         self.read_copies(wanted);
-        blocked.retain(|(thread, _, ns)| !self.copies.end(*thread, *ns));
+        blocked.retain(|(thread, stack, ns)| !self.copies.lasting(*thread, stack, *ns));
         self.unwind_due(true);
         let unwound = match &mut self.worker {
             Some(worker) => worker.wait_unwound(),
@@ -174,6 +160,13 @@ impl Naming {
         }
     }
 
+    /// Has the worker see which processes run other programs by now.
+    pub(super) fn check_programs(&mut self) {
+        if let Some(worker) = &mut self.worker {
+            worker.check();
+        }
+    }
+
     /// Waits for the names of all user functions in `stacks`. The worker is gone then, and its
     /// memory with it.
     pub(super) fn resolve(&mut self, stacks: &[TaskStack]) {
@@ -190,6 +183,13 @@ impl Naming {
         text::push(&mut comm, &Value::name(stack.comm));
         let mut frames = vec![Arc::from(comm.as_str())];
         frames.extend(self.all_user_frames(stack, &comm, weight));
+        frames.extend(self.kernel_frames(stack));
+        frames
+    }
+
+    /// The functions of the kernel in a stack, from the outermost.
+    pub(super) fn kernel_frames(&mut self, stack: &TaskStack) -> Vec<Arc<str>> {
+        let mut frames = Vec::new();
         match self.addresses(stack.kernel) {
             Addresses::None | Addresses::Unended => {}
             Addresses::Known { ips, is_cut } => {
@@ -220,77 +220,77 @@ impl Naming {
     }
 
     fn all_user_frames(&mut self, stack: &TaskStack, comm: &str, weight: u64) -> Vec<Arc<str>> {
-        let lost = |why: &str| vec![Arc::from(format!("[user stack lost: {why}]"))];
         if let Some(unwound) = self.copies.stack(stack.user).cloned() {
-            return self.unwound_frames(stack.pid, comm, &unwound, weight);
+            return self.unwound_frames(stack, comm, &unwound, weight);
         }
-        if stack.user == NOT_UNWOUND {
-            return lost("not unwound in time");
-        }
-        match self.addresses(stack.user) {
-            Addresses::None => Vec::new(),
-            Addresses::Known { ips, is_cut } => {
-                self.walked_frames(stack.pid, comm, &ips, is_cut, weight)
-            }
-            Addresses::Collision => lost("collision"),
-            Addresses::Unended => lost("the ring was full"),
-            Addresses::Failed(errno) => lost(&format!("errno {errno}")),
-        }
+        let why = match stack.user {
+            NOT_UNWOUND => "not unwound in time".to_owned(),
+            NOT_HELD => "gave way to newer copies".to_owned(),
+            user => match self.addresses(user) {
+                Addresses::None => return Vec::new(),
+                Addresses::Known { ips, is_cut } => {
+                    return self.walked_frames(stack, comm, &ips, is_cut, weight);
+                }
+                Addresses::Collision => "collision".to_owned(),
+                Addresses::Unended => "the ring was full".to_owned(),
+                Addresses::Failed(errno) => format!("errno {errno}"),
+            },
+        };
+        let frame = Arc::from(format!("[user stack lost: {why}]"));
+        self.stacks_weighed += weight;
+        *self.lost.entry(why).or_default() += weight;
+        vec![frame]
     }
 
     /// The frames of a stack that unwind tables led through.
     fn unwound_frames(
         &mut self,
-        pid: u32,
+        stack: &TaskStack,
         comm: &str,
         unwound: &Unwound,
         weight: u64,
     ) -> Vec<Arc<str>> {
         let mut innermost_first: Vec<Arc<str>> = Vec::new();
-        let mut is_whole = unwound.is_whole;
         for address in &unwound.places {
-            let Some(names) = self.found.get(&(pid, *address)) else {
+            let Some(names) = self.found.get(stack.pid, *address, &stack.comm) else {
                 continue;
             };
-            is_whole |= names.frames.iter().any(|name| ROOTS.contains(&&**name));
             innermost_first.extend(names.frames.iter().rev().map(|name| Arc::from(&**name)));
             weigh(&mut self.nameless, &mut self.weighed, names, weight);
         }
+        let is_whole = unwound.is_whole || roots::is_whole(&innermost_first, By::Tables);
         self.finish_user(comm, innermost_first, is_whole, weight)
     }
 
     /// The frames of a stack that frame pointers led through.
     fn walked_frames(
         &mut self,
-        pid: u32,
+        stack: &TaskStack,
         comm: &str,
         ips: &[u64],
         is_cut: bool,
         weight: u64,
     ) -> Vec<Arc<str>> {
         let mut innermost_first: Vec<Arc<str>> = Vec::new();
-        let mut is_whole = false;
+        let mut has_begun = false;
         for address in call_sites(ips) {
-            let Some(names) = self.found.get(&(pid, address)) else {
+            let Some(names) = self.found.get(stack.pid, address, &stack.comm) else {
                 break;
             };
             let depth = innermost_first.len();
             if depth > 0 && names.missing == Some(Missing::Unmapped) {
                 break;
             }
-            let is_root = names.frames.iter().any(|name| ROOTS.contains(&&**name));
-            if is_whole && !is_root {
+            // What seems to call the start is whatever lay there.
+            let function = names.frames.first().map_or("", String::as_str);
+            if has_begun && !roots::may_begin(function) {
                 break;
             }
-            is_whole |= is_root;
+            has_begun |= roots::is_start(function);
             innermost_first.extend(names.frames.iter().rev().map(|name| Arc::from(&**name)));
             weigh(&mut self.nameless, &mut self.weighed, names, weight);
         }
-        // The C library without symbols: what called main, or began the thread.
-        is_whole |= innermost_first.len() > 1
-            && innermost_first
-                .last()
-                .is_some_and(|name| name.starts_with("[libc.so") || name.starts_with("[libc-"));
+        let is_whole = roots::is_whole(&innermost_first, By::FramePointers);
         self.finish_user(comm, innermost_first, is_whole && !is_cut, weight)
     }
 
@@ -314,33 +314,14 @@ impl Naming {
         read(&mut self.read, &self.stacks, id).clone()
     }
 
-    /// Says why names are missing or stacks are cut, where that is much, and what helps.
-    pub(super) fn complain(&self) {
-        let nameless: u64 = self.nameless.values().sum();
-        if nameless * 100 > self.weighed * EXPLAIN_PERCENT {
-            log::warn!(
-                "{} % of the user frames have no name:",
-                nameless * 100 / self.weighed
-            );
-            for ((missing, module), weight) in largest(&self.nameless) {
-                let percent = weight * 100 / self.weighed;
-                log::warn!("  {percent} % {}: {}", shown(module), missing.advice());
-            }
-        }
-        let cut: u64 = self.cut.values().sum();
-        if cut * 100 > self.stacks_weighed * EXPLAIN_PERCENT {
-            let names: Vec<String> = largest(&self.cut)
-                .iter()
-                .map(|(comm, _)| shown(comm))
-                .collect();
-            log::warn!(
-                "{} % of the user stacks are [truncated] ({}): deeper than what is copied of them, of \
-                 processes that had ended, or of code without unwind tables; built with \
-                 -fno-omit-frame-pointer they are whole",
-                cut * 100 / self.stacks_weighed,
-                names.join(", ")
-            );
-        }
+    /// Why names are missing or stacks are cut or lost, where that is much, and what helps.
+    pub(super) fn complaints(&self, copying: Copying) -> Vec<String> {
+        let cut = Share::of(&self.cut, self.stacks_weighed);
+        let lost = Share::of(&self.lost, self.stacks_weighed);
+        let mut lines = complaints::of_names(&self.nameless, self.weighed);
+        lines.extend(complaints::of_cut(&cut, copying));
+        lines.extend(complaints::of_lost(&lost));
+        lines
     }
 }
 
@@ -361,21 +342,6 @@ fn weigh(
 /// Reads a stack, each once.
 fn read<'a>(known: &'a mut HashMap<i32, Addresses>, stacks: &TaskStacks, id: i32) -> &'a Addresses {
     known.entry(id).or_insert_with(|| stacks.read(id))
-}
-
-/// The largest few.
-fn largest<K: Clone + Ord>(weights: &BTreeMap<K, u64>) -> Vec<(&K, u64)> {
-    let mut sorted: Vec<(&K, u64)> = weights.iter().map(|(key, weight)| (key, *weight)).collect();
-    sorted.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
-    sorted.truncate(5);
-    sorted
-}
-
-/// A name that anybody chose, for a terminal.
-fn shown(name: &str) -> String {
-    let mut shown = String::new();
-    text::push(&mut shown, &Value::Text(Arc::from(name)));
-    shown
 }
 
 /// Where the calls are: a return address is one after its call, perhaps in the next function.

@@ -10,17 +10,19 @@ use anyhow::Result;
 use netprobe_common::{
     config::Config,
     record::Plain,
-    samples::{Sampling, TaskStack},
+    samples::{Sampling, Tally, TaskStack},
 };
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     super::{Global, signals::Stop},
-    copies::Counting,
+    complaints::Copying,
+    graph::{Graph, Source, counting, hertz},
     host, measure,
     naming::Naming,
     profile,
     progress::Window,
+    room,
     wanted::Wanted,
 };
 use crate::{
@@ -28,102 +30,16 @@ use crate::{
     kernel::{
         cost::Meter,
         load::{Sizes, most_entries},
-        sampler::{self, Clock, OFF_CPU, Sampler},
+        sampler::{Clock, OFF_CPU, Sampler},
         session::{Request, Session},
         task_stacks::{self, Collected, TaskStacks},
     },
     render::summary::price,
-    report::{Flame, Palette, Profile},
+    report::{Flame, Profile},
 };
 
 /// How often new processes and new CPUs are looked for.
 const TICK: Duration = Duration::from_millis(50);
-
-/// Room for distinct stacks, at least and at most.
-const LEAST_STACKS: u32 = 2048;
-const MOST_STACKS: u32 = 16_384;
-/// Bytes of the counts of stacks.
-const MOST_COUNTS: usize = 16 << 20;
-/// Bytes of the ring for copied stacks, at least and at most.
-const LEAST_RING: u32 = 4 << 20;
-const MOST_RING: u32 = 16 << 20;
-/// Bytes of user stacks that a CPU copies per second at most, which is more than 99 of the largest; the others are
-/// followed by frame pointers.
-const COPIED_PER_CPU: u64 = 4 << 20;
-/// So many in any case, shared between the CPUs.
-const COPIED_PER_SECOND: u64 = 16 << 20;
-
-/// Where the stacks come from.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Source {
-    /// A sample so often per CPU.
-    Samples {
-        /// Samples per second.
-        hertz: u64,
-    },
-    /// Blocks between these lengths.
-    Blocks {
-        /// Shorter ones are left out.
-        least: Duration,
-        /// Longer ones are left out.
-        most: Duration,
-    },
-}
-
-/// A graph of tasks.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Graph {
-    source: Source,
-    title: &'static str,
-    unit: &'static str,
-    palette: Palette,
-    /// Only what is under one of these functions of the kernel; all if there are none.
-    within: &'static [&'static str],
-}
-
-pub(super) const fn cpu(source: Source) -> Graph {
-    Graph {
-        source,
-        title: "CPU Flame Graph",
-        unit: "samples",
-        palette: Palette::Java,
-        within: &[],
-    }
-}
-
-pub(super) const fn port_search(source: Source) -> Graph {
-    Graph {
-        source,
-        title: "connect() Port-Search Cost",
-        unit: "ns",
-        palette: Palette::Hot,
-        within: &[
-            "inet_hash_connect",
-            "inet6_hash_connect",
-            "__inet_hash_connect",
-        ],
-    }
-}
-
-pub(super) const fn offcpu(source: Source) -> Graph {
-    Graph {
-        source,
-        title: "Off-CPU Time Flame Graph",
-        unit: "us",
-        palette: Palette::Io,
-        within: &[],
-    }
-}
-
-pub(super) const fn accept_wait(source: Source) -> Graph {
-    Graph {
-        source,
-        title: "Time Blocked in accept()",
-        unit: "us",
-        palette: Palette::Io,
-        within: &["inet_csk_accept", "inet_csk_wait_for_connect"],
-    }
-}
 
 /// What to collect.
 #[derive(Debug)]
@@ -230,58 +146,25 @@ fn ask_early(naming: &mut Naming, session: &Session, wanted: &Wanted) {
             stacks.retain(|stack| wanted.admits(stack));
             stacks.extend(naming.unwound());
             naming.ask(&stacks);
+            naming.check_programs();
         }
         Err(error) => log::debug!("stacks until now: {error:#}"),
     }
 }
 
-/// Stacks that can be seen, as far as maps have to keep room for them: the kernel takes the room
-/// at once, which is most of what it costs to start. Blocks have no bound but the maps'.
-fn most_stacks(run: &Run) -> u32 {
-    let most = match run.graph.source {
-        Source::Samples { hertz } => {
-            let seconds = run.duration.as_secs().saturating_add(1);
-            hertz
-                .saturating_mul(seconds)
-                .saturating_mul(sampler::online() as u64)
-        }
-        Source::Blocks { .. } => u64::from(MOST_STACKS),
-    };
-    // Tables of hashes are best when they are not full.
-    let most = u32::try_from(most.saturating_mul(2)).unwrap_or(MOST_STACKS);
-    most.clamp(LEAST_STACKS, MOST_STACKS).next_power_of_two()
-}
-
-/// Bytes that all CPUs together may copy per second.
-fn copied_per_second() -> u64 {
-    COPIED_PER_SECOND.max(COPIED_PER_CPU * sampler::online() as u64)
-}
-
-/// What a copied KiB costs the budget of a CPU.
-fn copy_ns_per_kib() -> u32 {
-    let cpus = sampler::online() as u64;
-    u32::try_from(cpus * 1_000_000_000 / (copied_per_second() >> 10)).unwrap_or(u32::MAX)
-}
-
-/// Bytes of the ring for copied stacks: what is copied in a quarter of a second.
-fn copy_ring_bytes() -> u32 {
-    let quarter = u32::try_from(copied_per_second() / 4).unwrap_or(MOST_RING);
-    quarter.clamp(LEAST_RING, MOST_RING).next_power_of_two()
-}
-
 fn request(run: &Run) -> Request {
     let mut config = Config::zeroed();
     config.sampling = run.wanted.sampling;
-    let stacks = most_stacks(run);
+    let stacks = room::stacks(run.graph.source, run.duration);
     let mut sizes = Sizes {
         stacks,
         more_stacks: stacks / 2,
-        task_stacks: most_entries::<TaskStack>(MOST_COUNTS, stacks),
+        task_stacks: most_entries::<TaskStack>(room::MOST_COUNTS, stacks),
         ..Sizes::NONE
     };
     if config.sampling.copies != 0 {
-        sizes.ring_bytes = copy_ring_bytes();
-        config.sampling.copy_ns_per_kib = copy_ns_per_kib();
+        sizes.ring_bytes = room::copy_ring_bytes();
+        config.sampling.copy_ns_per_kib = room::copy_ns_per_kib();
     }
     let mut windowed = None;
     if let Source::Blocks { least, most } = run.graph.source {
@@ -322,9 +205,14 @@ fn follow(sampler: Option<&mut Sampler>, session: &mut Session) {
 
 fn progress(session: &mut Session) -> String {
     match task_stacks::tally(session) {
-        Ok(tally) => format!(", {} collected", tally.counted),
+        Ok(tally) => format!(", {} collected", collected_until_now(&tally)),
         Err(_) => String::new(),
     }
+}
+
+/// Samples or blocks with their stacks, copied ones too.
+const fn collected_until_now(tally: &Tally) -> u64 {
+    tally.counted + tally.sent
 }
 
 /// What took the stacks, for the subtitle.
@@ -337,42 +225,6 @@ fn source_of(graph: &Graph, sampler: Option<&Sampler>) -> String {
             sampler.cpus()
         ),
         None => String::from("sched_switch"),
-    }
-}
-
-const fn counting(graph: &Graph) -> Counting {
-    match graph.source {
-        Source::Samples { .. } => Counting::Samples,
-        Source::Blocks { .. } => Counting::Blocks,
-    }
-}
-
-const fn hertz(graph: &Graph) -> u64 {
-    match graph.source {
-        Source::Samples { hertz } => hertz,
-        Source::Blocks { .. } => 0,
-    }
-}
-
-impl Graph {
-    /// The width of so many samples, which stand for `sample_ns` each or else for the time between them, or of
-    /// so long a time.
-    const fn weight(&self, events: u64, ns: u64, sample_ns: Option<u64>) -> u64 {
-        match (self.source, sample_ns) {
-            (Source::Samples { .. }, _) if self.within.is_empty() => events,
-            (Source::Samples { .. }, Some(sample_ns)) => events * sample_ns,
-            (Source::Samples { .. }, None) => ns,
-            (Source::Blocks { .. }, _) => ns / 1000,
-        }
-    }
-
-    fn wants(&self, frames: &[Arc<str>]) -> bool {
-        self.within.is_empty()
-            || frames.iter().any(|frame| {
-                frame
-                    .strip_suffix("_[k]")
-                    .is_some_and(|function| self.within.contains(&function))
-            })
     }
 }
 
@@ -420,35 +272,37 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
         .chain(&copied)
         .map(|(stack, count)| (*stack, count.events, count.weight));
     let lasting = lasting.iter().map(|(_, stack, ns)| (*stack, 1, *ns));
-    let wanted: Vec<_> = counted
+    let mut wanted: Vec<_> = counted
         .chain(lasting)
         .filter(|(stack, _, _)| run.wanted.admits(stack))
         .collect();
+    // Of what is not drawn nobody needs names, nor complaints that there are none.
+    wanted.retain(|(stack, _, _)| graph.wants(&naming.kernel_frames(stack)));
     let stacks: Vec<TaskStack> = wanted.iter().map(|(stack, _, _)| *stack).collect();
     naming.resolve(&stacks);
     let mut folder = Folder::default();
     let mut drawn = 0;
     for (stack, events, ns) in &wanted {
         let weight = graph.weight(*events, *ns, ended.sample_ns);
-        let frames = naming.frames(stack, weight);
-        if graph.wants(&frames) {
-            drawn += events;
-            folder.add(frames, weight);
-        }
+        drawn += events;
+        folder.add(naming.frames(stack, weight), weight);
     }
     let tally = &collected.tally;
     let not_kept = graph.weight(tally.map_full, tally.map_full_weight, ended.sample_ns);
     folder.add(vec![Arc::from("[not kept: the map is full]")], not_kept);
-    naming.complain();
+    let copying = Copying {
+        is_on: run.wanted.sampling.copies != 0,
+        not_copied: tally.not_copied,
+    };
+    for line in naming.complaints(copying) {
+        log::warn!("{line}");
+    }
     let what = match graph.source {
         Source::Samples { .. } => "samples",
         Source::Blocks { .. } => "blocks",
     };
     let lost = tally.map_full + tally.collisions;
-    log::debug!(
-        "{tally:?}, unexplained {}",
-        tally.unexplained(u64::try_from(collected.lasting.len()).unwrap_or_default())
-    );
+    log::debug!("{}", account(tally, collected.lasting.len() as u64));
     Flame {
         title: graph.title.to_owned(),
         subtitle: format!(
@@ -463,6 +317,26 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
     }
 }
 
+/// What became of every firing, in words.
+fn account(tally: &Tally, lasting: u64) -> String {
+    format!(
+        "{} taken: {} idle, {} not wanted, {} counted, {} sent with a copy, {} without room, {} too short or too long, \
+         {lasting} not ended, {} unexplained; {} KiB of user stacks were copied, {} stacks more were not for want of \
+         budget or room; {} kernel or user stacks lost by collision",
+        tally.taken,
+        tally.idle,
+        tally.filtered,
+        tally.counted,
+        tally.sent,
+        tally.map_full,
+        tally.short,
+        tally.unexplained(lasting),
+        tally.copied_bytes >> 10,
+        tally.not_copied,
+        tally.collisions,
+    )
+}
+
 fn profile_of(graph: &Graph, elapsed: Duration) -> Profile {
     let mut profile = match graph.unit {
         "us" => profile("off_cpu", "microseconds", elapsed),
@@ -473,4 +347,23 @@ fn profile_of(graph: &Graph, elapsed: Duration) -> Profile {
         profile.period_ns = 1_000_000_000 / hertz;
     }
     profile
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copied_stacks_are_collected_ones() {
+        let tally = Tally {
+            counted: 2,
+            sent: 40,
+            ..Tally::ZERO
+        };
+        assert_eq!(collected_until_now(&tally), 42);
+        let account = account(&tally, 1);
+        assert!(account.starts_with("0 taken: 0 idle, "), "{account}");
+        assert!(account.contains("40 sent with a copy"), "{account}");
+        assert!(account.contains("-43 unexplained"), "{account}");
+    }
 }

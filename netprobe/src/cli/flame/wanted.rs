@@ -1,13 +1,16 @@
 //! Which tasks are wanted. Ids are tested in the kernel; names and what else an expression asks,
 //! after the kernel has added up by process, name and namespace.
 
-use anyhow::Result;
-use clap::{Args, ValueEnum};
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use clap::{Arg, Args, ValueEnum};
 use netprobe_common::samples::{Sampling, TaskStack, Wanted as Kind, WantedKey};
 
 use super::super::filter;
 use crate::{
     filter::{Error, Expression, Predicate, check_columns, contradiction, matcher::Matcher},
+    kernel::sampler,
     observe::cgroups,
     report::{Column, Row, Value},
 };
@@ -38,6 +41,18 @@ pub(super) struct Options {
     /// Only these CPUs: 0,2-5.
     #[arg(short = 'C', long, value_name = "CPUS", help_heading = "Filters", value_delimiter = ',', value_parser = parse_cpus)]
     cpu: Vec<Cpus>,
+}
+
+/// What the filters mean for tasks; those that only sockets and packets have are refused, and not offered.
+pub(super) fn for_tasks(argument: Arg) -> Arg {
+    match argument.get_id().as_str() {
+        "ipv4" | "ipv6" | "port" | "iface" | "reason" => argument.hide(true),
+        "pid" => argument.help("Only these processes"),
+        "comm" => argument.help(
+            "Only threads with this name, of which the kernel keeps 15 bytes; * and ? stand for any letters",
+        ),
+        _ => argument,
+    }
 }
 
 /// Ways to find the callers of user functions.
@@ -102,6 +117,22 @@ impl Wanted {
 }
 
 impl Options {
+    /// Refuses processes, threads and CPUs of which none is there, and says which of several are not.
+    pub(super) fn must_be_there(&self, filter: &filter::Options) -> Result<()> {
+        let is_task = |id: &u32| Path::new(&format!("/proc/{id}")).exists();
+        missing("process", "--pid", filter.pids(), is_task)?;
+        missing("thread", "--tid", &self.tid, is_task)?;
+        let online = sampler::online_list()?;
+        missing("online CPU", "--cpu", &self.cpus(), |cpu| {
+            online.contains(cpu)
+        })
+    }
+
+    fn cpus(&self) -> Vec<u32> {
+        let ranges = self.cpu.iter();
+        ranges.flat_map(|range| range.first..=range.last).collect()
+    }
+
     /// Puts these options and those of every filter together.
     pub(super) fn wanted(&self, filter: &filter::Options) -> Result<Wanted> {
         let (cgroup, filter) = filter.without_cgroup();
@@ -130,11 +161,7 @@ impl Options {
                 add(Kind::Cgroup, id);
             }
         }
-        let cpus: Vec<u32> = self
-            .cpu
-            .iter()
-            .flat_map(|range| range.first..=range.last)
-            .collect();
+        let cpus = self.cpus();
         for cpu in &cpus {
             add(Kind::Cpu, u64::from(*cpu));
         }
@@ -151,6 +178,27 @@ impl Options {
             matcher: Matcher::new(expression, COLUMNS),
         })
     }
+}
+
+/// Complains of what was asked for and is not there.
+fn missing(what: &str, option: &str, asked: &[u32], is_there: impl Fn(&u32) -> bool) -> Result<()> {
+    let missing: Vec<String> = asked
+        .iter()
+        .filter(|id| !is_there(id))
+        .map(ToString::to_string)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let are = if missing.len() == 1 {
+        format!("there is no {what} {}", missing[0])
+    } else {
+        let plural = if what == "process" { "es" } else { "s" };
+        format!("there are no {what}{plural} {}", missing.join(", "))
+    };
+    ensure!(missing.len() < asked.len(), "{option}: {are}");
+    log::warn!("{option}: {are}; the graph is of the others");
+    Ok(())
 }
 
 /// The keys of a part that any of them satisfies; none if it asks for anything else.
@@ -248,6 +296,34 @@ mod tests {
         );
         assert_eq!(wanted.keys.len(), 2);
         assert_eq!(wanted.sampling.wanted, Kind::Comm.bit());
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused_unless_others_are() {
+        let check = |asked: &[u32]| missing("process", "--pid", asked, |id| *id < 10);
+        assert!(check(&[]).is_ok());
+        assert!(check(&[1, 11]).is_ok());
+        let refused = check(&[11]).unwrap_err().to_string();
+        assert_eq!(refused, "--pid: there is no process 11");
+        let refused = check(&[11, 12]).unwrap_err().to_string();
+        assert_eq!(refused, "--pid: there are no processes 11, 12");
+    }
+
+    #[test]
+    fn filters_that_tasks_lack_are_not_offered() {
+        use clap::CommandFactory;
+        let help = Line::command().mut_args(for_tasks).render_long_help();
+        let help = help.to_string();
+        for (option, is_offered) in [
+            ("--port", false),
+            ("--ipv4", false),
+            ("--iface", false),
+            ("--reason", false),
+            ("--pid", true),
+            ("threads with this name", true),
+        ] {
+            assert_eq!(help.contains(option), is_offered, "{option}: {help}");
+        }
     }
 
     #[test]

@@ -1,0 +1,156 @@
+//! What is said at the end of frames without names and of stacks that are cut or lost: why, and what helps. Little of
+//! that goes without a word, for the picture labels it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{render::text, report::Value, symbols::Missing};
+
+/// A share above which it is explained.
+const EXPLAIN_PERCENT: u64 = 20;
+
+/// How user stacks were taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Copying {
+    /// Copied, where frame pointers do not lead through all code.
+    pub(super) is_on: bool,
+    /// So many were not, for want of budget or of room in the ring.
+    pub(super) not_copied: u64,
+}
+
+/// What is amiss with a part of the stacks, and how large that part is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Share {
+    percent: u64,
+    /// Whose, or why; the largest first.
+    names: String,
+}
+
+impl Share {
+    /// The sum of `weights` in `all`.
+    pub(super) fn of(weights: &BTreeMap<String, u64>, all: u64) -> Self {
+        let names: Vec<String> = largest(weights)
+            .iter()
+            .map(|(name, _)| shown(name))
+            .collect();
+        Self {
+            percent: percent(weights.values().sum(), all),
+            names: names.join(", "),
+        }
+    }
+}
+
+fn percent(weight: u64, all: u64) -> u64 {
+    let percent = u128::from(weight) * 100 / u128::from(all.max(1));
+    u64::try_from(percent).unwrap_or(u64::MAX)
+}
+
+/// Why frames have no names.
+pub(super) fn of_names(nameless: &BTreeMap<(Missing, String), u64>, all: u64) -> Vec<String> {
+    let total = percent(nameless.values().sum(), all);
+    if total <= EXPLAIN_PERCENT {
+        return Vec::new();
+    }
+    let mut lines = vec![format!("{total} % of the user frames have no name:")];
+    for ((missing, module), weight) in largest(nameless) {
+        let (percent, module) = (percent(*weight, all), shown(module));
+        lines.push(format!("  {percent} % {module}: {}", missing.advice()));
+    }
+    lines
+}
+
+/// Why stacks are cut.
+pub(super) fn of_cut(cut: &Share, copying: Copying) -> Option<String> {
+    if cut.percent <= EXPLAIN_PERCENT {
+        return None;
+    }
+    let why = if copying.is_on {
+        "deeper than what is copied of them, of processes that had ended, or of code without unwind tables; built with \
+         -fno-omit-frame-pointer, libraries too, they are whole with --unwind frame-pointers"
+    } else {
+        "of code that keeps no frame pointers, or deeper than 127 frames; --unwind auto follows unwind tables"
+    };
+    let not_copied = match copying.not_copied {
+        0 => String::new(),
+        count => format!(
+            "; {count} stacks were not copied for want of budget or room, and followed by frame pointers: fewer tasks \
+             (--pid, --cgroup) leave more for each"
+        ),
+    };
+    Some(format!(
+        "{} % of the user stacks are [truncated] ({}): {why}{not_copied}",
+        cut.percent, cut.names
+    ))
+}
+
+/// Why stacks are not known at all.
+pub(super) fn of_lost(lost: &Share) -> Option<String> {
+    (lost.percent > EXPLAIN_PERCENT).then(|| {
+        format!(
+            "{} % of the user stacks are lost ({}): too many tasks for the room that there is for their stacks; choose \
+             fewer (--pid, --cgroup, --min-block)",
+            lost.percent, lost.names
+        )
+    })
+}
+
+/// The largest few.
+fn largest<K: Clone + Ord>(weights: &BTreeMap<K, u64>) -> Vec<(&K, &u64)> {
+    let mut sorted: Vec<(&K, &u64)> = weights.iter().collect();
+    sorted.sort_by_key(|(_, weight)| std::cmp::Reverse(**weight));
+    sorted.truncate(5);
+    sorted
+}
+
+/// A name that anybody chose, for a terminal.
+fn shown(name: &str) -> String {
+    let mut shown = String::new();
+    text::push(&mut shown, &Value::Text(Arc::from(name)));
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share(weights: &[(&str, u64)], all: u64) -> Share {
+        let weights = weights.iter();
+        let weights = weights.map(|(name, weight)| ((*name).to_owned(), *weight));
+        Share::of(&weights.collect(), all)
+    }
+
+    #[test]
+    fn cut_stacks_are_explained_by_how_they_were_followed() {
+        let cut = share(&[("nginx", 10), ("redis", 30)], 100);
+        let mut copying = Copying {
+            is_on: true,
+            not_copied: 0,
+        };
+        let said = of_cut(&cut, copying).unwrap();
+        assert!(said.starts_with("40 % of the user stacks are [truncated] (redis, nginx): deeper"));
+        assert!(!said.contains("budget"), "{said}");
+        copying.not_copied = 7;
+        let said = of_cut(&cut, copying).unwrap();
+        assert!(
+            said.contains("7 stacks were not copied for want of budget"),
+            "{said}"
+        );
+        copying = Copying {
+            is_on: false,
+            not_copied: 0,
+        };
+        let said = of_cut(&cut, copying).unwrap();
+        assert!(
+            !said.contains("copied") && !said.contains("tables;"),
+            "{said}"
+        );
+        assert_eq!(of_cut(&share(&[("redis", 20)], 100), copying), None);
+    }
+
+    #[test]
+    fn lost_stacks_are_explained_by_why() {
+        let lost = share(&[("gave way to newer copies", 30)], 100);
+        let said = of_lost(&lost).unwrap();
+        assert!(said.contains("30 %") && said.contains("gave way"), "{said}");
+        assert_eq!(of_lost(&share(&[], 0)), None);
+    }
+}

@@ -1,0 +1,292 @@
+//! Processes as they were when somebody looked: one process may run several programs, one after another, and ids are
+//! used again. All are remembered, for samples of each may still come to be named.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    time::{Duration, Instant},
+};
+
+use super::images::{Images, Mapping};
+
+/// How long mappings are believed although an address is in none of them, and programs to be the same.
+const BELIEVED: Duration = Duration::from_millis(100);
+/// Processes that are remembered.
+const MOST_PROCESSES: usize = 4096;
+/// Programs of one process that are remembered.
+const MOST_PROGRAMS: usize = 8;
+
+/// What tells the program of a process from the next one: exec changes neither the id nor the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    started: String,
+    /// Where its code, its stack and its arguments are.
+    places: Vec<String>,
+}
+
+impl Identity {
+    /// That of a living process.
+    fn of(pid: u32) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    fn parse(stat: &str) -> Option<Self> {
+        // The name before may have anything in it, parentheses too.
+        let (_, fields) = stat.rsplit_once(") ")?;
+        let fields: Vec<&str> = fields.trim_end().split(' ').collect();
+        // startcode, endcode, startstack; arg_start.
+        let places = [23, 24, 25, 45].map(|field| fields.get(field).copied().unwrap_or_default());
+        Some(Self {
+            started: (*fields.get(19)?).to_owned(),
+            places: places.map(str::to_owned).into(),
+        })
+    }
+}
+
+/// A program that a process has run.
+#[derive(Debug)]
+pub(super) struct Program {
+    identity: Identity,
+    /// As its first thread was called.
+    name: String,
+    pub(super) mappings: Vec<Mapping>,
+    /// When the mappings were read.
+    seen: Instant,
+    /// When it was last found to be the same program.
+    checked: Instant,
+}
+
+impl Program {
+    /// The mapping that an address is in.
+    pub(super) fn at(&self, address: u64) -> Option<&Mapping> {
+        // As the kernel lists them: by address.
+        let after = self
+            .mappings
+            .partition_point(|mapping| mapping.start <= address);
+        let mapping = self.mappings.get(after.checked_sub(1)?)?;
+        (address < mapping.end).then_some(mapping)
+    }
+}
+
+/// Where an address was in the programs of a process.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum At<'a> {
+    /// Nothing is known of the process.
+    Exited,
+    /// In none of its mappings.
+    Unmapped,
+    /// Here, and nowhere else.
+    Mapping(&'a Mapping),
+    /// In one program here, in another one there.
+    Several,
+}
+
+/// All that were looked at.
+#[derive(Debug, Default)]
+pub(super) struct Processes {
+    programs: HashMap<u32, Vec<Program>>,
+}
+
+impl Processes {
+    /// Remembers what a process has mapped; if it is gone, what it had mapped before.
+    pub(super) fn see(&mut self, pid: u32, images: &mut Images) {
+        if self.programs.len() >= MOST_PROCESSES && !self.programs.contains_key(&pid) {
+            return;
+        }
+        let (before, mappings) = (Identity::of(pid), images.mappings(pid));
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let after = Identity::of(pid);
+        let (Some(identity), Some(mappings)) = (before, mappings) else {
+            return;
+        };
+        // Between two programs it is neither.
+        if after.as_ref() == Some(&identity) {
+            self.add(pid, identity, name.trim_end_matches('\n'), mappings);
+        }
+    }
+
+    fn add(&mut self, pid: u32, identity: Identity, name: &str, mappings: Vec<Mapping>) {
+        let programs = self.programs.entry(pid).or_default();
+        if programs
+            .last()
+            .is_some_and(|last| last.identity == identity)
+        {
+            programs.pop();
+        }
+        if programs.len() == MOST_PROGRAMS {
+            programs.remove(0);
+        }
+        let now = Instant::now();
+        programs.push(Program {
+            identity,
+            name: name.to_owned(),
+            mappings,
+            seen: now,
+            checked: now,
+        });
+    }
+
+    /// Looks at a process that is not known, may have mapped more since, or runs another program: reading mappings is
+    /// what costs most.
+    pub(super) fn look_again(&mut self, pid: u32, addresses: &[u64], images: &mut Images) {
+        if !self.is_as_it_was(pid, addresses) {
+            self.see(pid, images);
+        }
+    }
+
+    fn is_as_it_was(&mut self, pid: u32, addresses: &[u64]) -> bool {
+        let Some(program) = self.programs.get_mut(&pid).and_then(|all| all.last_mut()) else {
+            return false;
+        };
+        if program.checked.elapsed() >= BELIEVED {
+            program.checked = Instant::now();
+            if Identity::of(pid).is_some_and(|now| now != program.identity) {
+                return false;
+            }
+        }
+        let is_mapped = |address: &u64| program.at(*address).is_some();
+        program.seen.elapsed() < BELIEVED || addresses.iter().all(is_mapped)
+    }
+
+    /// Where an address is in each of several programs of a process, by their names; nothing of one that shares its name
+    /// with one that is different there, nor if there is but one place.
+    pub(super) fn each_at(&self, pid: u32, address: u64) -> BTreeMap<&str, &Mapping> {
+        let mut places: BTreeMap<&str, Option<&Mapping>> = BTreeMap::new();
+        if self.at(pid, address) != At::Several {
+            return BTreeMap::new();
+        }
+        for program in self.programs.get(&pid).into_iter().flatten() {
+            let Some(mapping) = program.at(address) else {
+                continue;
+            };
+            let place = places.entry(&program.name).or_insert(Some(mapping));
+            *place = place.filter(|other| is_same_place(mapping, other));
+        }
+        let clear = places.into_iter();
+        clear
+            .filter_map(|(name, place)| Some((name, place?)))
+            .collect()
+    }
+
+    /// Whether the process has run more than one program.
+    pub(super) fn has_several(&self, pid: u32) -> bool {
+        self.programs.get(&pid).is_some_and(|all| all.len() > 1)
+    }
+
+    /// The last program of a process that had code at this address, or else the last.
+    pub(super) fn program(&self, pid: u32, address: u64) -> Option<&Program> {
+        let programs = self.programs.get(&pid)?;
+        let has_code = |program: &&Program| program.at(address).is_some();
+        programs.iter().rev().find(has_code).or(programs.last())
+    }
+
+    /// Where an address is, or was.
+    pub(super) fn at(&self, pid: u32, address: u64) -> At<'_> {
+        let Some(programs) = self.programs.get(&pid) else {
+            return At::Exited;
+        };
+        let mut places = programs.iter().filter_map(|program| program.at(address));
+        let Some(first) = places.next() else {
+            return At::Unmapped;
+        };
+        if places.all(|other| is_same_place(other, first)) {
+            At::Mapping(first)
+        } else {
+            At::Several
+        }
+    }
+}
+
+/// Whether equal addresses in two mappings are the same place in the same file.
+fn is_same_place(one: &Mapping, other: &Mapping) -> bool {
+    let offset = |mapping: &Mapping| mapping.offset.wrapping_sub(mapping.start);
+    one.content == other.content && offset(one) == offset(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::symbols::images::Content;
+
+    fn mapping(start: u64, file: usize) -> Mapping {
+        Mapping {
+            start,
+            end: start + 4096,
+            offset: 0,
+            content: Content::File(file, format!("program {file}")),
+        }
+    }
+
+    fn identity(stack: &str) -> Identity {
+        let fields: Vec<String> = (0..50).map(|field| format!("f{field}")).collect();
+        let stat = format!("1 (a) b) {}", fields.join(" ")).replace("f25", stack);
+        Identity::parse(&stat).unwrap()
+    }
+
+    #[test]
+    fn the_same_process_with_another_stack_runs_another_program() {
+        assert_ne!(identity("140000"), identity("150000"));
+        assert_eq!(identity("140000"), identity("140000"));
+        assert_eq!(identity("140000").started, "f19");
+    }
+
+    #[test]
+    fn an_address_that_two_programs_had_in_different_files_is_in_neither() {
+        let mut processes = Processes::default();
+        processes.add(
+            7,
+            identity("1"),
+            "exa",
+            vec![mapping(0x40_0000, 1), mapping(0x70_0000, 9)],
+        );
+        assert_eq!(
+            processes.at(7, 0x40_0010),
+            At::Mapping(&mapping(0x40_0000, 1))
+        );
+        assert!(!processes.has_several(7));
+        processes.add(
+            7,
+            identity("2"),
+            "exb",
+            vec![mapping(0x40_0000, 2), mapping(0x70_0000, 9)],
+        );
+        assert!(processes.has_several(7));
+        let names: Vec<&str> = processes.each_at(7, 0x40_0010).into_keys().collect();
+        assert_eq!(names, ["exa", "exb"]);
+        assert!(processes.each_at(7, 0x70_0010).is_empty());
+        assert_eq!(processes.at(7, 0x40_0010), At::Several);
+        // A library of both at the same place.
+        assert_eq!(
+            processes.at(7, 0x70_0010),
+            At::Mapping(&mapping(0x70_0000, 9))
+        );
+        assert_eq!(processes.at(7, 0x10), At::Unmapped);
+        assert_eq!(processes.at(8, 0x10), At::Exited);
+    }
+
+    #[test]
+    fn more_mappings_of_a_program_are_no_other_program() {
+        let mut processes = Processes::default();
+        processes.add(7, identity("1"), "exa", vec![mapping(0x40_0000, 1)]);
+        processes.add(
+            7,
+            identity("1"),
+            "exa",
+            vec![mapping(0x40_0000, 1), mapping(0x70_0000, 9)],
+        );
+        assert!(!processes.has_several(7));
+        assert_eq!(
+            processes.at(7, 0x70_0010),
+            At::Mapping(&mapping(0x70_0000, 9))
+        );
+    }
+
+    #[test]
+    fn programs_of_a_process_are_few() {
+        let mut processes = Processes::default();
+        for number in 0..100 {
+            processes.add(7, identity(&number.to_string()), "x", Vec::new());
+        }
+        assert_eq!(processes.programs[&7].len(), MOST_PROGRAMS);
+    }
+}
