@@ -129,7 +129,7 @@ struct Lifetimes {
     /// List the connections that are open now instead, also those from before netprobe.
     #[arg(long, conflicts_with_all = ["duration", "count", "stack"])]
     open: bool,
-    /// With --open: the longest open first.
+    /// With --open: the longest open first; of unknown ages about, by when their sockets were made.
     #[arg(long, requires = "open")]
     longest: bool,
 }
