@@ -21,7 +21,7 @@ pub(super) struct Screen {
     pub(super) names: LiveNames,
     /// Events that could not be decoded.
     pub(super) decode_errors: u64,
-    /// Events that the filter did not want.
+    /// Events that the filter or the format did not want.
     pub(super) filtered: u64,
     row: Row,
     connects: Option<Connects>,
@@ -76,6 +76,7 @@ impl Screen {
             if let Some(connects) = &mut self.connects {
                 connects.add(&self.row);
             }
+            self.filtered += u64::from(!self.format.shows(&self.row));
             self.format.row(&mut self.out, &self.row)?;
         }
         // Whoever reads along wants whole lines, and soon; the ring makes us wait long enough.
