@@ -81,7 +81,7 @@ enum Command {
         after_help = "Examples:\n  netprobe drops --stack --json\n  netprobe drops --count --duration 10s"
     )]
     Drops(stream::Options),
-    /// Segments that TCP sent again: data, SYN, SYN-ACK and tail loss probes.
+    /// Segments that TCP sent again, or could not: data, SYN, SYN-ACK and tail loss probes.
     Retransmits(stream::Options),
     /// Outgoing connections: latency, failures by errno, SYN attempts, port search.
     Connects(stream::Options),
