@@ -61,7 +61,7 @@ pub struct ProbeSpec {
     pub columns: &'static [Column],
     /// Tests of a filter that its programs make, beside those of the flow.
     pub kernel_tests: &'static [KernelTest],
-    /// What a weight of 1 is in totals and flame graphs.
+    /// What a weight of 1 is in totals and flame graphs, or the column that is added up.
     pub weight: &'static str,
     /// Turns a record into the values of a row.
     pub decode: Decode,
@@ -372,6 +372,19 @@ mod tests {
                 let refused = (spec.decode)(&zeroes[..wrong], &mut NoNames, &mut values);
                 assert!(refused.is_err(), "{} took {wrong} bytes", spec.name());
             }
+        }
+    }
+
+    #[test]
+    fn what_is_added_up_is_a_column() {
+        for spec in PROBES {
+            let sum = spec.weight.strip_prefix("sum(");
+            let Some(name) = sum.and_then(|rest| rest.strip_suffix(')')) else {
+                assert_ne!(spec.weight, "ns", "{} of what?", spec.name());
+                continue;
+            };
+            let is_column = spec.columns.iter().any(|column| column.name == name);
+            assert!(is_column, "{}: {name}", spec.name());
         }
     }
 

@@ -205,6 +205,17 @@ pub struct Total {
     pub weight: u64,
 }
 
+/// What `--count --interval` shows of an interval.
+#[derive(Clone, Copy, Debug)]
+pub struct Interval<'a> {
+    /// Its end, in nanoseconds since the Unix epoch.
+    pub unix_ns: i64,
+    /// How long it was: the last one ends when the run does.
+    pub elapsed: Duration,
+    /// What was added, largest first.
+    pub totals: &'a [Total],
+}
+
 /// What became of one probe in this run.
 #[derive(Clone, Debug)]
 pub struct Probe {
@@ -212,7 +223,7 @@ pub struct Probe {
     pub name: &'static str,
     /// What it tells, in one line.
     pub about: &'static str,
-    /// What a weight of 1 is, e.g. `segs`.
+    /// What a weight of 1 is, e.g. `segs`, or the column that is added up, e.g. `sum(latency_ns)`.
     pub weight: &'static str,
     /// Its places in the kernel.
     pub hooks: Vec<Hook>,

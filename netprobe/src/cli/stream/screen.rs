@@ -109,10 +109,11 @@ impl Screen {
                 // The terminal shows ^C at the end of a line of its own.
                 let _closed = writeln!(io::stderr());
             }
+            // Nobody is left to tell when the terminal is gone.
             if let Some(view) = &summary.connects {
-                render::connects::write(&mut anstream::stderr(), view)?;
+                let _closed = render::connects::write(&mut anstream::stderr(), view);
             }
-            render::summary::footer(&mut anstream::stderr(), summary)?;
+            let _closed = render::summary::footer(&mut anstream::stderr(), summary);
         }
         Ok(())
     }
