@@ -3,7 +3,7 @@
 use std::{error::Error, ffi::OsString, io, process::ExitCode, time::Duration};
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use netprobe_common::header::Kind;
 
 use crate::{
@@ -23,6 +23,7 @@ mod generate;
 mod logging;
 mod open;
 mod output;
+mod reference;
 mod sample;
 mod schema;
 mod signals;
@@ -162,7 +163,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     {
         return symbol_worker(options);
     }
-    let cli = match Cli::try_parse_from(bcc::expand(arguments)) {
+    let cli = match parse(bcc::expand(arguments)) {
         Ok(cli) => cli,
         Err(error) => {
             // Help goes to stdout and ends well; a closed pipe is nobody's error.
@@ -175,6 +176,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => code,
         Err(error) => conclude(&error),
     }
+}
+
+fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let mut definition = definition();
+    let mut matches = definition.try_get_matches_from_mut(arguments)?;
+    let cli = Cli::from_arg_matches_mut(&mut matches);
+    cli.map_err(|error| error.format(&mut definition))
 }
 
 /// Looks up names of functions for another netprobe.
@@ -232,10 +240,9 @@ fn conclude(error: &anyhow::Error) -> ExitCode {
     })
 }
 
-/// The command line definition, for generated documentation.
+/// The command line definition.
 fn definition() -> clap::Command {
-    use clap::CommandFactory;
-    Cli::command()
+    reference::complete(Cli::command())
 }
 
 /// Colour on the terminal.
