@@ -130,7 +130,7 @@ struct Lifetimes {
     /// List the connections that are open now instead, also those from before netprobe.
     #[arg(long, conflicts_with_all = ["duration", "count", "stack"])]
     open: bool,
-    /// With --open: the longest open first; of unknown ages about, by when their sockets were made.
+    /// With --open: the longest open first; unknown ages as high as the numbers of their sockets allow.
     #[arg(long, requires = "open")]
     longest: bool,
 }
@@ -220,14 +220,18 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
     }
 }
 
-/// Says what went wrong, in one line, and chooses the exit code.
-fn conclude(error: &anyhow::Error) -> ExitCode {
-    let is_closed_pipe = error.chain().any(|cause| {
+/// Whether whoever read along has seen enough.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
         cause
             .downcast_ref::<io::Error>()
             .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    });
-    if is_closed_pipe {
+    })
+}
+
+/// Says what went wrong, in one line, and chooses the exit code.
+fn conclude(error: &anyhow::Error) -> ExitCode {
+    if is_closed_pipe(error) {
         return ExitCode::SUCCESS;
     }
     log::error!("{error:#}");

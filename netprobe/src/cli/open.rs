@@ -15,7 +15,7 @@ use crate::{
     observe::{
         cgroups::{self, Paths},
         owners::Owners,
-        seniority,
+        seniority::{self, Numbers},
         sockets::{self, OpenConnection},
     },
     probes,
@@ -70,7 +70,7 @@ pub(super) fn run(options: &stream::Options, is_longest: bool) -> Result<ExitCod
         log::warn!("not seen: {error:#}");
     }
     if is_longest {
-        seniority::oldest_first(&mut connections, seniority::newest()?);
+        seniority::oldest_first(&mut connections, Numbers::now()?);
         explain_order(&connections);
     } else {
         connections.sort_by_key(|connection| (connection.netns, connection.local));
@@ -111,7 +111,7 @@ fn explain_order(connections: &[OpenConnection]) {
     if count > 0 {
         log::info!(
             "data went both ways over {count} of {}: the kernel does not tell their age, only that it is at least AGE>=; \
-             they stand among the others by the numbers of their sockets, which rise with time, so about in order",
+             they stand as high among the others as the numbers of their sockets, which rise with time, allow",
             connections.len()
         );
     }

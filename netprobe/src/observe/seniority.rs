@@ -2,41 +2,62 @@
 //!
 //! Where data went one way only the age is known; otherwise only that it is at least so long, and that is short exactly
 //! for what is in constant use. But sockets are numbered as they are made: the numbers of inodes rise, in batches for each
-//! CPU, so of two sockets the one with the smaller number is the older one, about.
+//! CPU, so a socket is older than those whose numbers are larger, and may be older than those whose numbers are a few
+//! batches smaller.
 
-use std::{cmp::Reverse, io, os::unix::net::UnixDatagram, time::Duration};
+use std::{cmp::Reverse, io, num::NonZero, os::unix::net::UnixDatagram, thread, time::Duration};
 
 use super::sockets::OpenConnection;
 
-/// Numbers that other CPUs may be ahead: `LAST_INO_BATCH` of `fs/inode.c`, for as many CPUs as there can be.
-const AHEAD: u32 = 1024 * 8192;
+/// Numbers of a batch, of which each CPU takes one: `LAST_INO_BATCH` of `fs/inode.c`.
+const BATCH: u32 = 1024;
+/// Most CPUs there can be.
+const CPUS: usize = 8192;
+/// Numbers that other CPUs may be ahead.
+const AHEAD: u32 = BATCH * 8192;
 
-/// The number of a socket that is made now.
-pub fn newest() -> io::Result<u32> {
-    let made = rustix::fs::fstat(&UnixDatagram::unbound()?)?;
-    // They are of 32 bits, and begin again after the last.
-    Ok(u32::try_from(made.st_ino & u64::from(u32::MAX)).unwrap_or_default())
+/// How inodes are numbered at a moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers {
+    newest: u32,
+    /// So much smaller may the number of a younger socket be that another CPU made.
+    blur: u32,
 }
 
-/// Sorts them, the oldest first. Those whose age is not known come where the sockets that were made after them
-/// put them.
-pub fn oldest_first(connections: &mut Vec<OpenConnection>, newest: u32) {
+impl Numbers {
+    /// Those of now.
+    pub fn now() -> io::Result<Self> {
+        let made = rustix::fs::fstat(&UnixDatagram::unbound()?)?;
+        let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+        let cpus = u32::try_from(cpus.min(CPUS)).unwrap_or_default();
+        Ok(Self {
+            // They are of 32 bits, and begin again after the last.
+            newest: u32::try_from(made.st_ino & u64::from(u32::MAX)).unwrap_or_default(),
+            blur: 2 * BATCH * cpus,
+        })
+    }
+}
+
+/// Sorts them, the oldest first. Those whose age is not known stand as high as the numbers of their sockets allow.
+pub fn oldest_first(connections: &mut Vec<OpenConnection>, numbers: Numbers) {
     let mut aged: Vec<Aged> = connections
         .drain(..)
-        .map(|connection| Aged::new(connection, newest))
+        .map(|connection| Aged::new(connection, numbers.newest))
         .collect();
     aged.sort_by_key(|aged| aged.made);
+    let sockets: Vec<(u32, Duration)> = aged.iter().map(|aged| (aged.made, aged.age)).collect();
+    let mut younger = sockets.iter().filter(|(made, _)| *made > 0).peekable();
     let mut younger_are = Duration::ZERO;
-    for aged in &mut aged {
-        let least = aged.age;
-        if aged.made > 0 {
-            if !aged.is_known {
-                aged.age = least.max(younger_are);
-            }
-            younger_are = younger_are.max(least);
+    for aged in aged.iter_mut().filter(|aged| aged.made > 0) {
+        let end = aged.made.saturating_add(numbers.blur);
+        while let Some((_, age)) = younger.next_if(|(made, _)| *made <= end) {
+            younger_are = younger_are.max(*age);
+        }
+        if !aged.is_known {
+            aged.age = aged.age.max(younger_are);
         }
     }
-    aged.sort_by_key(|aged| Reverse((aged.age, aged.made)));
+    aged.sort_by_key(|aged| Reverse((aged.age, !aged.is_known, aged.made)));
     connections.extend(aged.into_iter().map(|aged| aged.connection));
 }
 
@@ -100,8 +121,12 @@ mod tests {
     }
 
     fn order(connections: &[OpenConnection], newest: u32) -> Vec<u64> {
+        order_with(connections, Numbers { newest, blur: 0 })
+    }
+
+    fn order_with(connections: &[OpenConnection], numbers: Numbers) -> Vec<u64> {
         let mut connections = connections.to_vec();
-        oldest_first(&mut connections, newest);
+        oldest_first(&mut connections, numbers);
         connections.iter().map(|found| found.ino).collect()
     }
 
@@ -123,6 +148,21 @@ mod tests {
             connection(200, None, 20),
         ];
         assert_eq!(order(&given, 400), [100, 200, 300]);
+    }
+
+    #[test]
+    fn what_another_cpu_made_may_be_older_than_its_number_says() {
+        // Opened a second before the others, where the numbers were a batch ahead.
+        let busy = connection(1900, None, 36);
+        let idle = connection(800, Some(5), 0);
+        let busy_and_later = connection(790, None, 40);
+        let just_now = connection(100_000, None, 20);
+        let given = [idle, busy_and_later, busy, just_now];
+        let numbers = Numbers {
+            newest: 100_100,
+            blur: 2048,
+        };
+        assert_eq!(order_with(&given, numbers), [790, 1900, 800, 100_000]);
     }
 
     #[test]
@@ -148,7 +188,7 @@ mod tests {
 
     #[test]
     fn sockets_are_numbered_as_they_are_made() {
-        let newest = newest().unwrap();
-        assert_ne!(newest, 0);
+        let numbers = Numbers::now().unwrap();
+        assert!(numbers.newest != 0 && numbers.blur >= 2 * BATCH);
     }
 }
