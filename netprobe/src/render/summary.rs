@@ -130,6 +130,7 @@ fn account(probe: &Probe) -> String {
     part(counters.stack_failed, "without stack");
     part(counters.stack_sampled_out, "without stack (sampled)");
     part(probe.decode_errors, "LOST (not decoded)");
+    part(probe.unwritten, "LOST (not written)");
     part(probe.missed.unwrap_or(0), "MISSED (kernel recursion guard)");
     let unexplained = counters.unexplained();
     if unexplained != 0 {

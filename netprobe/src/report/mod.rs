@@ -233,6 +233,8 @@ pub struct Probe {
     pub decode_errors: u64,
     /// Delivered, but not wanted by the part of the filter that only user space can test.
     pub filtered_user: u64,
+    /// Events that were to be shown, when the output could not be written any more.
+    pub unwritten: u64,
     /// Firings that the kernel skipped, where it says (`recursion_misses`, `nmissed`).
     pub missed: Option<u64>,
 }
@@ -269,12 +271,12 @@ impl Probe {
     pub const fn shown(&self) -> u64 {
         self.counters
             .delivered
-            .saturating_sub(self.decode_errors + self.filtered_user)
+            .saturating_sub(self.decode_errors + self.filtered_user + self.unwritten)
     }
 
     /// Events that were seen but whose detail was not delivered.
     pub const fn lost(&self) -> u64 {
-        self.counters.reserve_failed + self.decode_errors
+        self.counters.reserve_failed + self.decode_errors + self.unwritten
     }
 }
 

@@ -12,7 +12,7 @@ use netprobe_common::{
 };
 
 use super::{
-    super::{Global, check, filter, output::Output, signals::Stop},
+    super::{Global, check, filter, is_closed_pipe, output::Output, signals::Stop},
     Options, require, start,
     watch::announce,
 };
@@ -130,8 +130,11 @@ impl<'a> Counting<'a> {
         });
         let mut summary = board.summarize(&session, reading, started.elapsed(), &missed)?;
         summary.cost = Some(cost);
-        shown?;
-        board.end(&summary, global)?;
+        let written = shown.and_then(|()| board.end(&summary));
+        if !matches!(&written, Err(error) if is_closed_pipe(error)) {
+            board.account(&summary, global);
+        }
+        written?;
         Ok(summary)
     }
 }
@@ -243,7 +246,7 @@ impl Board<'_> {
         })
     }
 
-    fn end(&mut self, summary: &Summary, global: &Global) -> Result<()> {
+    fn end(&mut self, summary: &Summary) -> Result<()> {
         if self.options.json {
             render::jsonl::summary(&mut self.out, summary)?;
         } else {
@@ -252,7 +255,11 @@ impl Board<'_> {
             }
             render::summary::totals(&mut self.out, summary)?;
         }
-        self.out.flush()?;
+        Ok(self.out.flush()?)
+    }
+
+    /// Writes the accounting to standard error.
+    fn account(&self, summary: &Summary, global: &Global) {
         if !global.quiet {
             if self.out.is_terminal() {
                 // The terminal shows ^C at the end of a line of its own.
@@ -261,7 +268,6 @@ impl Board<'_> {
             // Nobody is left to tell when the terminal is gone.
             let _closed = render::summary::footer(&mut anstream::stderr(), summary);
         }
-        Ok(())
     }
 }
 
