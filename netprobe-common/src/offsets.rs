@@ -108,6 +108,9 @@ fields! {
     NetMaxSynBacklog = Member("net.ipv4.sysctl_max_syn_backlog");
     NetSyncookies = Member("net.ipv4.sysctl_tcp_syncookies");
     TaskPid = Member("task_struct.pid");
+    TaskFlags = Member("task_struct.flags");
+    TaskGroupLeader = Member("task_struct.group_leader");
+    TaskComm = Member("task_struct.comm");
     TaskState = Member("task_struct.__state");
     TaskStateLong = Member("task_struct.state");
     TaskStack = Member("task_struct.stack");

@@ -16,6 +16,7 @@ use crate::{
     maps::{CONFIG, LIVES, add, counters, frozen, value},
     owners::{caller, is_aborted},
     sock::{Sock, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT},
+    task,
 };
 
 record! {
@@ -125,9 +126,13 @@ fn begin(kind: Kind, sock: Sock<Typed>, role: Role, owner: Owner) {
     insert(kind, sock.address, &life);
 }
 
-/// The running task closes the connection: it owns it, unless another one opened it.
+/// The running task closes the connection: it owns it, unless another one opened it. A thread of the kernel
+/// closes for somebody else (MPTCP).
 #[inline(always)]
 fn claim(kind: Kind, sock: Sock<Typed>) {
+    if task::is_kernel_thread() {
+        return;
+    }
     if let Some(life) = entry(kind, sock)
         && life.owner.pid == 0
     {

@@ -41,7 +41,10 @@ pub(crate) fn track(kind: Kind, sock: Sock<Typed>, old: u8, new: u8) {
     } else if ((new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK) && old != TCP_SYN_RECV)
         || (new == TCP_CLOSE && is_aborted(sock, old))
     {
-        own(sock, BPF_NOEXIST);
+        // A thread of the kernel closes for somebody else (MPTCP).
+        if !task::is_kernel_thread() {
+            own(sock, BPF_NOEXIST);
+        }
     }
 }
 
@@ -82,7 +85,7 @@ pub(crate) fn caller<L: Load>(sock: Sock<L>) -> Owner {
         ino: sock.inode(),
         pid: task::pid(),
         reserved: 0,
-        comm: task::comm(),
+        comm: task::process_comm(),
         cgroup: 0,
     }
 }

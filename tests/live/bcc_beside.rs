@@ -89,25 +89,26 @@ const TOOLS: &[Tool] = &[
         same: &[0, 3, 4, 5, 6, 7, 8, 9],
         ..TOOL
     },
+    // COMM is the name of the process, there that of the thread.
     Tool {
         name: "tcpconnect",
         probe: "connects",
         header: "PID",
-        same: &[0, 1, 2, 3, 4, 5],
+        same: &[0, 2, 3, 4, 5],
         ..TOOL
     },
     Tool {
         name: "tcpaccept",
         probe: "accepts",
         header: "PID",
-        same: &[0, 1, 2, 3, 4, 5, 6],
+        same: &[0, 2, 3, 4, 5, 6],
         ..TOOL
     },
     Tool {
         name: "tcpconnlat",
         probe: "connects",
         header: "PID",
-        same: &[0, 1, 2, 3, 4, 5],
+        same: &[0, 2, 3, 4, 5],
         ..TOOL
     },
     // The clock may tick between the two, the process is the one that was interrupted.

@@ -1,10 +1,15 @@
 //! Outgoing connections: outcomes equal what the application itself was told.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    thread,
+    time::{Duration, Instant},
+};
 
 use netprobe_tests::{
     event::{Event, column_of, number, sum, text},
-    netns::{Cable, INTERFACE},
+    netns::{Cable, INTERFACE, Netns},
     probe::{Probe, Run},
     process::Actor,
     skip::has_hooks,
@@ -238,6 +243,57 @@ fn a_lost_syn_shows_in_latency_and_attempts() {
         let latency = number(event, "latency_ns");
         assert!((950_000_000..took).contains(&latency), "{event:?}");
     }
+}
+
+/// A SYN that crosses another (RFC 9293, 3.5), which a socket that connects to itself sends too.
+#[test]
+fn a_socket_that_connects_to_itself_is_one_connect_and_leaves_nothing_to_others() {
+    if !has_hooks("connects", &[]) {
+        return;
+    }
+    let netns = Netns::new();
+    let probe = Probe::of(&netns, "connects");
+    netns.run(|| {
+        for _ in 0..TIMES {
+            let socket = Family::V4.socket();
+            let itself = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+            socket.set_reuse_address(true).expect("take the port again");
+            // No TIME_WAIT, so that the next one has the same port.
+            socket.set_linger(Some(Duration::ZERO)).expect("reset");
+            socket.bind(&itself.into()).expect("bind");
+            socket.connect(&itself.into()).expect("connect to itself");
+        }
+        for _ in 0..4 * TIMES {
+            let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT + 1));
+            let socket = Family::V4.socket();
+            socket.connect(&nobody.into()).expect_err("nobody listens");
+        }
+    });
+    let run = probe.stop();
+    let ended = |port, outcome| run.at_port(port).count("outcome", outcome);
+    assert_eq!(ended(PORT, "established"), TIMES, "{:?}", run.events);
+    assert_eq!(ended(PORT + 1, "failed"), 4 * TIMES, "{:?}", run.events);
+    assert_eq!(run.all().len() as u64, 5 * TIMES, "{:?}", run.events);
+}
+
+#[test]
+fn the_name_is_that_of_the_process_whatever_its_threads_are_called() {
+    if !has_hooks("connects", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let probe = Probe::of(&cable.client, "connects");
+    let mut actor = Actor::start("np-process", |stage| {
+        cable.client.enter();
+        let thread = thread::Builder::new().name("np-thread".into());
+        let connect = thread.spawn(|| Family::V4.connect(PORT).is_err());
+        assert!(connect.expect("start it").join().expect("it ends"));
+        stage.tell(b'c');
+    });
+    actor.hear();
+    let run = probe.stop();
+    assert_eq!(run.count("comm", "np-process"), 1, "{:?}", run.events);
+    assert_eq!(number(&run.all()[0], "pid"), actor.pid());
 }
 
 #[test]

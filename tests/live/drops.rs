@@ -96,6 +96,29 @@ fn firewall_drops_equal_the_firewalls_own_counter() {
     }
 }
 
+/// Until the IP layer takes it over, a packet from another namespace still has the socket of its sender.
+#[test]
+fn what_is_dropped_at_ingress_is_dropped_where_it_came_in() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    cable.server.nft(&format!(
+        "table netdev netprobe {{\n\
+         chain drops {{ type filter hook ingress device {INTERFACE} priority 0; tcp dport {PORT} drop; }}\n\
+         }}\n"
+    ));
+    let mut probe = Probe::of(&cable.server, "drops");
+    let _client = cable.client.run(|| Family::V4.begin(PORT));
+    probe.wait_for("the SYN is dropped", |events| !events.is_empty());
+    let run = probe.stop();
+    assert_reason(&run.with("dport", PORT), "NETFILTER_DROP");
+    for event in run.all() {
+        assert_eq!(number(event, "netns"), u64::from(cable.server.inum()));
+        assert_eq!(text(event, "iface"), INTERFACE);
+    }
+}
+
 #[test]
 fn segments_for_nobody_equal_the_resets_that_answer_them() {
     if !has_hooks("drops", &[]) {

@@ -50,7 +50,7 @@ record! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Closer {
-    /// Neither: it was never open.
+    /// Neither: it was never open, or timers gave it up before anybody closed.
     Neither = 0,
     /// This one.
     Local = 1,

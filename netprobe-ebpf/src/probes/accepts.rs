@@ -15,7 +15,7 @@ use netprobe_common::{
     offsets::Field,
     record::Plain,
     records::{
-        Flow, Owner,
+        Flow, Owner, Role,
         accepts::{Accept, NO_QUEUE, Seen},
     },
 };
@@ -73,11 +73,19 @@ pub(crate) fn accepts_state(ctx: BtfTracePointContext) -> i32 {
 pub(crate) fn accepts_established(ctx: BtfTracePointContext) -> i32 {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
     let is_established = old as u8 == TCP_SYN_RECV && new as u8 == TCP_ESTABLISHED;
-    if is_established && let Some(sock) = Sock::new(Typed, ctx.arg(0)).filter(|sock| sock.is_tcp())
+    if is_established
+        && let Some(sock) = Sock::new(Typed, ctx.arg(0)).filter(|sock| sock.is_tcp())
+        && !is_connect(sock)
     {
         account(Kind::Accepts, report(&ctx, sock, None, Seen::Established));
     }
     0
+}
+
+/// A SYN that crosses another leads over SYN_RECV too (RFC 9293, 3.5): nobody accepts what it connects.
+#[inline(always)]
+fn is_connect(sock: Sock<Typed>) -> bool {
+    lives::of(sock.address).is_some_and(|life| life.role == Role::Client as u8)
 }
 
 // match-proto:v6.12:include/trace/events/tcp.h:tcp_destroy_sock(struct sock *sk)
@@ -110,7 +118,7 @@ impl<L: Load> Subject for Acceptor<L> {
     fn owner(&self, owner: &mut Owner) {
         if matches!(self.seen, Seen::Accepted) {
             owner.pid = task::pid();
-            owner.comm = task::comm();
+            owner.comm = task::process_comm();
         }
         owner.cgroup = self.sock.cgroup();
     }

@@ -29,7 +29,7 @@ use crate::{
     load::{Load, Probed, Typed},
     maps::{CANDIDATES, CONNECTS, WINDOW, add, counters, value},
     owners,
-    sock::{AF_INET, AF_INET6, Sock, TCP_CLOSE, TCP_ESTABLISHED, TCP_SYN_SENT},
+    sock::{AF_INET, AF_INET6, Sock, TCP_CLOSE, TCP_ESTABLISHED, TCP_SYN_RECV, TCP_SYN_SENT},
     subgroups::Subject,
 };
 
@@ -220,12 +220,18 @@ fn begin<L: Load>(sock: Sock<L>) -> Pending {
     }
 }
 
-/// Keeps the first entry: a v4-mapped connect passes through both families' functions.
+/// Keeps the first entry of a call: a v4-mapped connect passes through both families' functions, and its
+/// state changes in them. An entry of nobody's call is what an earlier socket at that address left.
 #[inline(always)]
 fn track(sk: u64, pending: &Pending) {
-    const BPF_NOEXIST: u64 = 1;
-    if CONNECTS.insert(sk, pending, BPF_NOEXIST).is_err()
-        && CONNECTS.get_ptr_mut(sk).is_none()
+    const BPF_ANY: u64 = 0;
+    if let Some(known) = value(CONNECTS.get_ptr_mut(sk))
+        && known.in_call != 0
+        && known.owner.pid == pending.owner.pid
+    {
+        return;
+    }
+    if CONNECTS.insert(sk, pending, BPF_ANY).is_err()
         && let Some(counters) = counters(Kind::Connects)
     {
         add(&mut counters.map_full, 1);
@@ -241,19 +247,23 @@ fn on_state(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8, new: u8) {
         pending.dport = Typed.field(sock.address, Field::SkcDport);
         track(sock.address, &pending);
     }
-    if old == TCP_SYN_SENT
-        && let Some(ending) = ending(sock, new)
-    {
+    // A SYN that crosses another leads over SYN_RECV (RFC 9293, 3.5), where accepted connections come from too.
+    let is_connect = old == TCP_SYN_SENT
+        || (old == TCP_SYN_RECV && CONNECTS.get_ptr_mut(sock.address).is_some());
+    if is_connect && let Some(ending) = ending(sock, old, new) {
         finish(Typed, ctx, sock.address, ending);
     }
 }
 
-/// How SYN_SENT ended: what the socket says, or what can be concluded. `None` if it has not, or
-/// if the call that is still running will say.
+/// How SYN_SENT, or SYN_RECV after it, ended: what the socket says, or what can be concluded. `None` if it has not,
+/// or if the call that is still running will say.
 #[inline(always)]
-fn ending(sock: Sock<Typed>, new: u8) -> Option<Ending> {
+fn ending(sock: Sock<Typed>, old: u8, new: u8) -> Option<Ending> {
     if new == TCP_ESTABLISHED {
         return Some(Ending::ESTABLISHED);
+    }
+    if old == TCP_SYN_RECV && new != TCP_CLOSE {
+        return Some(Ending::ABORTED);
     }
     if new != TCP_CLOSE {
         return None;
@@ -277,11 +287,7 @@ fn ending(sock: Sock<Typed>, new: u8) -> Option<Ending> {
         source = ErrnoSource::Inferred;
     }
     if errno == 0 {
-        return Some(Ending {
-            errno,
-            source: ErrnoSource::None,
-            outcome: Outcome::Aborted,
-        });
+        return Some(Ending::ABORTED);
     }
     Some(Ending {
         errno,
@@ -360,6 +366,13 @@ impl Ending {
         errno: 0,
         source: ErrnoSource::None,
         outcome: Outcome::Established,
+    };
+
+    /// The socket was closed.
+    const ABORTED: Self = Self {
+        errno: 0,
+        source: ErrnoSource::None,
+        outcome: Outcome::Aborted,
     };
 }
 

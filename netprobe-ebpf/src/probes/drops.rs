@@ -132,21 +132,32 @@ fn is_inet(sock: Sock<Typed>) -> bool {
 }
 
 /// Namespace and interface. The socket knows its namespace for sure; `skb->dev` shares its
-/// place with queue links while the buffer sits in a socket's queue.
+/// place with queue links while the buffer sits in a socket's queue. But until `ip_rcv` a packet that came over
+/// a veth pair still has the socket of its sender, in another namespace: there the interface is the one
+/// that received it.
 #[inline(always)]
 fn locate(flow: &mut Flow, sock: Option<Sock<Typed>>, skb: u64, device: u64) {
+    let received: u32 = Typed.field(skb, Field::SkbIif);
     if let Some(sock) = sock {
         flow.netns = sock.netns();
-        let interface: u32 = Typed.field(skb, Field::SkbIif);
-        flow.ifindex = interface;
-        return;
+        flow.ifindex = received;
+        if received == 0 {
+            return;
+        }
     }
     if device == 0 {
         return;
     }
+    let interface: u32 = Typed.field(device, Field::DevIfindex);
+    if sock.is_some() && interface != received {
+        return;
+    }
     let net: u64 = Typed.field(device, Field::DevNet);
-    flow.netns = Typed.field(net, Field::NetInum);
-    flow.ifindex = Typed.field(device, Field::DevIfindex);
+    let netns: u32 = Typed.field(net, Field::NetInum);
+    if netns != 0 {
+        flow.netns = netns;
+    }
+    flow.ifindex = interface;
 }
 
 /// The interface's name; empty where none is known.

@@ -97,6 +97,8 @@ fn closer(old: u8, error: i32) -> Closer {
         TCP_SYN_SENT => Closer::Neither,
         TCP_CLOSE_WAIT | TCP_LAST_ACK => Closer::Remote,
         TCP_ESTABLISHED if error == ECONNRESET => Closer::Remote,
+        // Keepalive, retransmissions or TCP_USER_TIMEOUT gave up before anybody closed.
+        TCP_ESTABLISHED if error != 0 => Closer::Neither,
         _ => Closer::Local,
     }
 }

@@ -206,8 +206,15 @@ impl Tables {
         let (mut seen, mut keeping) = (0, 0);
         let mut entries = table.iter(&self.bases);
         let many = self.header.len() / 8;
-        while let Ok(Some((_begin, at @ Pointer::Direct(_)))) = entries.nth(many / PROBED_FUNCTIONS)
+        let Pointer::Direct(begin) = header.eh_frame_ptr() else {
+            return None;
+        };
+        while let Ok(Some((_begin, at))) = entries.nth(many / PROBED_FUNCTIONS)
+            && let Pointer::Direct(entry) = at
         {
+            if entry < begin {
+                return None;
+            }
             let offset = table.pointer_to_offset(at).ok()?;
             let fde = frames
                 .fde_from_offset(&self.bases, offset, EhFrame::cie_from_offset)
