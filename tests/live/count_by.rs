@@ -132,6 +132,26 @@ fn intervals_add_up_to_the_whole() {
     );
 }
 
+#[test]
+fn what_came_after_the_last_whole_interval_is_in_one_that_ends_with_the_run() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let netns = cable.server.inum().to_string();
+    let options = ["--count", "--interval", "1h", "--netns", &netns];
+    let probe = Probe::start(&[&["drops", "--json"][..], &options].concat());
+    refused(&cable, Family::V4, [3, 4, 0]);
+    let run = probe.stop();
+    let [last] = run.all() else {
+        panic!("not one interval: {:#?}", run.all());
+    };
+    let counted = last["totals"].as_array().into_iter().flatten();
+    let counted: u64 = counted.filter_map(|total| total["events"].as_u64()).sum();
+    assert_eq!(counted, 7);
+    assert!(last["elapsed_s"].as_f64().is_some_and(|s| s < 3600.0));
+}
+
 /// Opens and closes connections in the client's namespace.
 fn visit(cable: &Cable, name: &str, times: usize, group: Option<&Cgroup>) -> Actor {
     let mut visitor = Actor::start(name, |_| {

@@ -530,6 +530,7 @@ pub(crate) fn probe_states() -> Vec<Probe> {
         counters,
         decode_errors: 1,
         filtered_user: 4,
+        unwritten: 0,
         missed: Some(2),
     };
     vec![

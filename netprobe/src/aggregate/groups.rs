@@ -75,14 +75,7 @@ impl By {
     /// The groups that `words` name for a kind: what it counts by anyhow, columns of the connection
     /// and of its owner, and words for several of these.
     pub fn new(kind: Kind, words: &[String]) -> Result<Self, Unknown> {
-        let spec = probes::of(kind);
-        let group = (spec.group)(&CountKey::zeroed(), &mut NoNames);
-        let own: Vec<&'static str> = group.iter().map(|(name, _)| *name).collect();
-        let is_column = |name: &str| spec.columns.iter().any(|column| column.name == name);
-        let extras = EXTRAS
-            .iter()
-            .filter(|extra| extra.names.iter().all(|name| is_column(name)));
-        let extras: Vec<&Extra> = extras.collect();
+        let (own, extras) = offered(kind);
         let mut by = Self {
             names: Vec::new(),
             bits: 0,
@@ -106,9 +99,7 @@ impl By {
                 by.names.push(name);
                 by.bits |= extra.by;
             } else {
-                return Err(Unknown {
-                    known: known(&own, &extras),
-                });
+                return Err(Unknown { known: known(kind) });
             }
         }
         by.names.dedup();
@@ -152,9 +143,22 @@ impl By {
     }
 }
 
-/// All words that something can be grouped by.
-fn known(own: &[&'static str], extras: &[&Extra]) -> Vec<&'static str> {
-    let mut known = own.to_vec();
+/// What a kind is counted by anyhow, and what it can be counted by beyond that.
+fn offered(kind: Kind) -> (Vec<&'static str>, Vec<&'static Extra>) {
+    let spec = probes::of(kind);
+    let group = (spec.group)(&CountKey::zeroed(), &mut NoNames);
+    let is_column = |name: &str| spec.columns.iter().any(|column| column.name == name);
+    let extras = EXTRAS
+        .iter()
+        .filter(|extra| extra.names.iter().all(|name| is_column(name)));
+    let own = group.iter().map(|(name, _)| *name);
+    (own.collect(), extras.collect())
+}
+
+/// All words that events of a kind can be grouped by.
+pub fn known(kind: Kind) -> Vec<&'static str> {
+    let (own, extras) = offered(kind);
+    let mut known = own;
     for extra in extras {
         for name in extra.names.iter().chain([&extra.word]) {
             if !known.contains(name) {

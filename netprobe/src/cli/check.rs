@@ -81,6 +81,7 @@ pub(super) fn probes(
                 counters: session.counters(spec).unwrap_or(Counters::ZERO),
                 decode_errors,
                 filtered_user: 0,
+                unwritten: 0,
                 missed: missed.get(index).copied().flatten(),
             })
         })

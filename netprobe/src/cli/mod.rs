@@ -3,7 +3,7 @@
 use std::{error::Error, ffi::OsString, io, process::ExitCode, time::Duration};
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use netprobe_common::header::Kind;
 
 use crate::{
@@ -23,6 +23,7 @@ mod generate;
 mod logging;
 mod open;
 mod output;
+mod reference;
 mod sample;
 mod schema;
 mod signals;
@@ -81,7 +82,7 @@ enum Command {
         after_help = "Examples:\n  netprobe drops --stack --json\n  netprobe drops --count --duration 10s"
     )]
     Drops(stream::Options),
-    /// Segments that TCP sent again: data, SYN, SYN-ACK and tail loss probes.
+    /// Segments that TCP sent again, or could not: data, SYN, SYN-ACK and tail loss probes.
     Retransmits(stream::Options),
     /// Outgoing connections: latency, failures by errno, SYN attempts, port search.
     Connects(stream::Options),
@@ -129,7 +130,7 @@ struct Lifetimes {
     /// List the connections that are open now instead, also those from before netprobe.
     #[arg(long, conflicts_with_all = ["duration", "count", "stack"])]
     open: bool,
-    /// With --open: the longest open first.
+    /// With --open: the longest open first; unknown ages as high as the numbers of their sockets allow.
     #[arg(long, requires = "open")]
     longest: bool,
 }
@@ -162,7 +163,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     {
         return symbol_worker(options);
     }
-    let cli = match Cli::try_parse_from(bcc::expand(arguments)) {
+    let cli = match parse(bcc::expand(arguments)) {
         Ok(cli) => cli,
         Err(error) => {
             // Help goes to stdout and ends well; a closed pipe is nobody's error.
@@ -175,6 +176,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => code,
         Err(error) => conclude(&error),
     }
+}
+
+fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let mut definition = definition();
+    let mut matches = definition.try_get_matches_from_mut(arguments)?;
+    let cli = Cli::from_arg_matches_mut(&mut matches);
+    cli.map_err(|error| error.format(&mut definition))
 }
 
 /// Looks up names of functions for another netprobe.
@@ -212,14 +220,18 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
     }
 }
 
-/// Says what went wrong, in one line, and chooses the exit code.
-fn conclude(error: &anyhow::Error) -> ExitCode {
-    let is_closed_pipe = error.chain().any(|cause| {
+/// Whether whoever read along has seen enough.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
         cause
             .downcast_ref::<io::Error>()
             .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    });
-    if is_closed_pipe {
+    })
+}
+
+/// Says what went wrong, in one line, and chooses the exit code.
+fn conclude(error: &anyhow::Error) -> ExitCode {
+    if is_closed_pipe(error) {
         return ExitCode::SUCCESS;
     }
     log::error!("{error:#}");
@@ -232,10 +244,9 @@ fn conclude(error: &anyhow::Error) -> ExitCode {
     })
 }
 
-/// The command line definition, for generated documentation.
+/// The command line definition.
 fn definition() -> clap::Command {
-    use clap::CommandFactory;
-    Cli::command()
+    reference::complete(Cli::command())
 }
 
 /// Colour on the terminal.

@@ -1,7 +1,6 @@
 //! `netprobe lifetimes --open`: connections that are open now, also those from before us.
 
 use std::{
-    cmp::Reverse,
     io::Write,
     process::ExitCode,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -15,6 +14,7 @@ use crate::{
     observe::{
         cgroups::{self, Paths},
         owners::{Holder, Owners, now_ns},
+        seniority::{self, Numbers},
         sockets::{self, OpenConnection},
     },
     probes,
@@ -74,7 +74,8 @@ pub(super) fn run(options: &stream::Options, is_longest: bool) -> Result<ExitCod
         log::warn!("not seen: {error:#}");
     }
     if is_longest {
-        connections.sort_by_key(|connection| Reverse(least_age(connection)));
+        seniority::oldest_first(&mut connections, Numbers::now()?);
+        explain_order(&connections);
     } else {
         connections.sort_by_key(|connection| (connection.netns, connection.local));
     }
@@ -106,10 +107,16 @@ fn matcher(options: &filter::Options) -> Result<Matcher> {
     Ok(Matcher::new(expression, LAYOUT.columns))
 }
 
-fn least_age(connection: &OpenConnection) -> Duration {
-    connection
-        .traffic
-        .map_or(Duration::ZERO, |traffic| traffic.least_age)
+/// An order that is not that of any column is explained.
+fn explain_order(connections: &[OpenConnection]) {
+    let count = seniority::without_age(connections);
+    if count > 0 {
+        log::info!(
+            "data went both ways over {count} of {}: the kernel does not tell their age, only that it is at least AGE>=; \
+             they stand as high among the others as the numbers of their sockets, which rise with time, allow",
+            connections.len()
+        );
+    }
 }
 
 /// Who holds sockets.

@@ -1,6 +1,8 @@
 //! Where the output goes: standard output, or the file of `-o`.
 
 use std::{
+    error::Error,
+    fmt,
     fs::{File, OpenOptions},
     io::{self, BufWriter, IsTerminal, Write},
     os::unix::fs::OpenOptionsExt,
@@ -45,6 +47,7 @@ fn open(path: &Path, truncate: bool) -> Result<File> {
 /// The output of a command.
 pub(super) struct Output {
     writer: BufWriter<Box<dyn Write>>,
+    name: String,
     width: Option<usize>,
 }
 
@@ -57,6 +60,7 @@ impl Output {
         let file = create(path)?;
         Ok(Self {
             writer: BufWriter::with_capacity(1 << 16, Box::new(file)),
+            name: path.display().to_string(),
             width: None,
         })
     }
@@ -70,6 +74,7 @@ impl Output {
             .map(|size| usize::from(size.ws_col));
         Self {
             writer: BufWriter::with_capacity(1 << 16, Box::new(out)),
+            name: "standard output".to_owned(),
             width,
         }
     }
@@ -87,10 +92,57 @@ impl Output {
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.writer.write(bytes)
+        let written = self.writer.write(bytes);
+        written.map_err(|error| Failure::of(&self.name, error))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.writer.flush()
+        let flushed = self.writer.flush();
+        flushed.map_err(|error| Failure::of(&self.name, error))
+    }
+}
+
+/// Why which output could not be written.
+#[derive(Debug)]
+struct Failure {
+    name: String,
+    source: io::Error,
+}
+
+impl Failure {
+    /// An error of the same kind, that names the output.
+    fn of(name: &str, source: io::Error) -> io::Error {
+        let name = name.to_owned();
+        io::Error::new(source.kind(), Self { name, source })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "write {}", self.name)
+    }
+}
+
+impl Error for Failure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_names_the_file() {
+        let mut out = Output::open(Some(Path::new("/dev/full"))).unwrap();
+        out.write_all(b"x").unwrap();
+        let error = out.flush().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        let error = format!("{:#}", anyhow::Error::new(error));
+        assert!(
+            error.starts_with("write /dev/full: No space left"),
+            "{error}"
+        );
     }
 }

@@ -1,4 +1,6 @@
-//! Ctrl-C: the first ends the run in order, the second at once.
+//! Ctrl-C: the first ends the run in order, the second at once. A lost terminal ends it in order, too.
+
+use std::fs;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -6,10 +8,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// What the shell expects of a program that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
-/// Waits for SIGINT or SIGTERM.
+/// Waits for SIGINT, SIGTERM, or SIGHUP unless that was to be ignored (nohup).
 pub(super) struct Stop {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Option<Signal>,
 }
 
 impl Stop {
@@ -18,22 +21,82 @@ impl Stop {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
             terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
+            hangup: (!ignores_hangup())
+                .then(|| signal(SignalKind::hangup()))
+                .transpose()
+                .context("listen for SIGHUP")?,
         })
     }
 
     /// Returns when the first signal comes; can be waited for again.
     pub(super) async fn wait(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = hangup => {}
         }
     }
 
-    /// From here on the next signal ends the program at once.
+    /// From here on the next signal ends the program at once: somebody is impatient. A lost terminal sends more than one
+    /// SIGHUP, and nobody is.
     pub(super) fn second_kills(mut self) {
+        self.hangup = None;
         tokio::spawn(async move {
             self.wait().await;
             std::process::exit(INTERRUPTED);
+        });
+    }
+}
+
+/// Whether this process was started so that it outlives its terminal. Unknown is no.
+fn ignores_hangup() -> bool {
+    let status = fs::read_to_string("/proc/self/status");
+    status.is_ok_and(|status| has_hangup_ignored(&status))
+}
+
+/// Reads `SigIgn` of proc_pid_status(5), whose lowest bit is signal 1.
+fn has_hangup_ignored(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{Signal as Number, getpid, kill_process};
+    use std::time::Duration;
+
+    #[test]
+    fn nohup_is_respected() {
+        assert!(has_hangup_ignored("Name:\tx\nSigIgn:\t0000000000001001\n"));
+        assert!(!has_hangup_ignored("SigIgn:\t0000000000001000\n"));
+        assert!(!has_hangup_ignored(""));
+    }
+
+    #[test]
+    fn a_lost_terminal_ends_a_run_in_order() {
+        if ignores_hangup() {
+            println!("SKIP this process ignores SIGHUP");
+            return;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut stop = Stop::listen().unwrap();
+            kill_process(getpid(), Number::HUP).unwrap();
+            let stopped = tokio::time::timeout(Duration::from_secs(5), stop.wait());
+            stopped.await.unwrap();
+            // What follows it does not kill.
+            stop.second_kills();
+            kill_process(getpid(), Number::HUP).unwrap();
+            tokio::task::yield_now().await;
         });
     }
 }

@@ -148,6 +148,14 @@ const RIGHT: &[(&str, &str)] = &[
     ("iface != 3", "!Ifindex(3)"),
     ("netns 4026531840", "Netns(4026531840)"),
     ("family ipv6", "Family(V6)"),
+    (
+        "family ipv4-mapped",
+        "(Family(V6) & Destination ::ffff:0.0.0.0/96)",
+    ),
+    (
+        "family != ipv4-mapped",
+        "(!Family(V6) | !Destination ::ffff:0.0.0.0/96)",
+    ),
     ("cgroup = /a/b", "cgroup /a/b"),
     ("not cgroup /a", "!cgroup /a"),
 ];
@@ -202,7 +210,10 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("(pid 1", "not closed", "("),
     ("pid 1)", "nothing is open", ")"),
     ("pid 1 or", "ends where a test", ""),
-    ("pid 1 and and pid 2", "is no test", "and"),
+    ("pid 1 and and pid 2", "missing before this `and`", "and"),
+    ("and dport 1", "missing before this `and`", "and"),
+    ("pid 1 and or pid 2", "missing before this `or`", "or"),
+    ("src fe80::1%vA", "write `fe80::1`", "fe80::1%vA"),
     ("= 5", "expected a test", "="),
     ("dport =", "ends where a port", ""),
     ("pid 1 'x'", "expected `and`", "'x'"),

@@ -129,6 +129,14 @@ fn read_address(text: &str, has_length: bool) -> Result<IpAddr, String> {
         }
         return Ok(IpAddr::from(octets));
     }
+    // As ss(8) shows link-local addresses.
+    if let Some((address, interface)) = text.split_once('%')
+        && address.parse::<IpAddr>().is_ok()
+    {
+        return Err(format!(
+            "events tell addresses without their interface: write `{address}`, and of drops `dev {interface}` beside it"
+        ));
+    }
     if text.contains(':') {
         return Err(format!("`{text}` is no IPv6 address"));
     }

@@ -12,7 +12,7 @@
 use std::{ops::Range, sync::Arc};
 
 use super::{
-    Error, Expression, Family, Origin, Pattern, Ports, Predicate, Reasons, Side,
+    Error, Expression, Family, Origin, Pattern, Ports, Predicate, Prefix, Reasons, Side,
     error::suggestion,
     host::{Host, parse_ports},
     lex::{Compare, Token, tokens},
@@ -208,7 +208,8 @@ impl Parser<'_> {
             }),
             "netns" => self.named(start, "a network namespace", Self::netns),
             "cgroup" => self.named(start, "a control group", Self::cgroup),
-            "family" => self.named(start, "inet or inet6", Self::family),
+            "family" => self.family(&start),
+            "and" | "or" => Err(self.at(start, format!("a test is missing before this `{word}`"))),
             _ => Err(self.unknown(&word, start)),
         }
     }
@@ -328,15 +329,32 @@ impl Parser<'_> {
             .map_err(|why| self.at(value.at, why))
     }
 
-    fn family(&self, value: Value) -> Result<Predicate, Error> {
+    fn family(&mut self, start: &Range<usize>) -> Result<Expression, Error> {
+        let is_equal = self.equality("families")?;
+        let value = self.value("inet or inet6")?;
+        let mut predicates = Vec::new();
         match value.text.to_lowercase().as_str() {
-            "inet" | "ipv4" | "4" => Ok(Predicate::Family(Family::V4)),
-            "inet6" | "ipv6" | "6" => Ok(Predicate::Family(Family::V6)),
+            "inet" | "ipv4" | "4" => predicates.push(Predicate::Family(Family::V4)),
+            "inet6" | "ipv6" | "6" => predicates.push(Predicate::Family(Family::V6)),
+            // As events call it: IPv4 on an IPv6 socket.
+            "ipv4-mapped" => {
+                predicates.push(Predicate::Family(Family::V6));
+                let mapped = Prefix::MAPPED;
+                predicates.push(Predicate::Address(Side::Destination, vec![mapped]));
+            }
             other => {
-                let near = suggestion(other, &["inet", "inet6", "ipv4", "ipv6"]);
-                Err(self.at(value.at, format!("a family is inet or inet6{near}")))
+                let near = suggestion(other, &["inet", "inet6", "ipv4", "ipv6", "ipv4-mapped"]);
+                return Err(self.at(
+                    value.at,
+                    format!("a family is inet, inet6 or ipv4-mapped{near}"),
+                ));
             }
         }
+        let tests = predicates
+            .into_iter()
+            .map(|predicate| self.test(predicate, start));
+        let all = Expression::all(tests);
+        Ok(if is_equal { all } else { all.negate() })
     }
 
     /// A run of `state` and `exclude`, which together describe one set, as in ss(8).

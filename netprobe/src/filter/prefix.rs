@@ -34,6 +34,12 @@ pub struct Prefix {
 }
 
 impl Prefix {
+    /// IPv4 addresses as IPv6 sockets have them.
+    pub(super) const MAPPED: Self = Self {
+        address: IpAddr::V6(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped()),
+        length: 96,
+    };
+
     /// The first `length` bits of `address`; none if it has not so many.
     pub const fn new(address: IpAddr, length: u8) -> Option<Self> {
         let bits = match address {

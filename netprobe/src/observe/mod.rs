@@ -11,6 +11,7 @@ pub mod netlink;
 pub mod netns;
 pub mod owners;
 pub mod processes;
+pub mod seniority;
 pub mod services;
 pub mod snapshot;
 pub mod sockets;

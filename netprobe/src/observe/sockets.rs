@@ -13,7 +13,10 @@ use netlink_packet_core::{
 };
 use netlink_packet_sock_diag::{
     SockDiagMessage,
-    constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN, TCP_SYN_SENT},
+    constants::{
+        AF_INET, AF_INET6, IPPROTO_TCP, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_LAST_ACK, TCP_LISTEN,
+        TCP_SYN_SENT,
+    },
     inet::{
         ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
         nlas::{Nla, TcpInfo},
@@ -250,23 +253,31 @@ fn cgroup(attribute: &Nla) -> Option<u64> {
     Some(u64::from_ne_bytes(bytes))
 }
 
+/// Bytes of data; the kernel counts the peer's FIN as one, too.
+const fn bytes_received(info: &TcpInfo) -> u64 {
+    let has_fin = matches!(info.state, TCP_CLOSE_WAIT | TCP_LAST_ACK | TCP_CLOSING);
+    info.bytes_received.saturating_sub(has_fin as u64)
+}
+
 fn traffic(info: &TcpInfo) -> Traffic {
     let [sent, received] = [info.last_data_sent, info.last_data_recv]
         .map(|millis| Duration::from_millis(u64::from(millis)));
     let bytes_sent = info.bytes_sent.saturating_sub(info.bytes_retrans);
+    let bytes_received = bytes_received(info);
     let age = if bytes_sent == 0 {
         Some(sent)
-    } else if info.bytes_received == 0 {
+    } else if bytes_received == 0 {
         Some(received)
     } else {
         None
     };
+    let busy = Duration::from_micros(info.busy_time);
     Traffic {
         age,
-        least_age: sent.max(received),
+        least_age: age.unwrap_or_else(|| sent.max(received).max(busy)),
         idle: sent.min(received),
         bytes_sent,
-        bytes_received: info.bytes_received,
+        bytes_received,
         retransmits: info.total_retrans,
         srtt_us: info.rtt,
     }
@@ -275,7 +286,10 @@ fn traffic(info: &TcpInfo) -> Traffic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{TcpListener, TcpStream};
+    use std::{
+        io::Read,
+        net::{TcpListener, TcpStream},
+    };
 
     #[test]
     fn both_ends_of_an_open_connection_are_listed() {
@@ -302,5 +316,26 @@ mod tests {
             assert_eq!((traffic.bytes_sent, traffic.bytes_received), (0, 0));
             assert_eq!(traffic.age, Some(traffic.least_age));
         }
+    }
+    #[test]
+    fn the_end_of_the_stream_is_no_byte() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        io::Write::write_all(&mut &near, &[0; 400]).unwrap();
+        near.shutdown(std::net::Shutdown::Write).unwrap();
+        far.read_to_end(&mut Vec::new()).unwrap();
+        let mut found = Vec::new();
+        if dump(AF_INET, connected(), &mut found).is_err() {
+            println!("SKIP this kernel does not list sockets");
+            return;
+        }
+        let peer = near.local_addr().unwrap().port();
+        let listed = found
+            .iter()
+            .map(|socket| connection(1, socket, &HashSet::new()))
+            .find(|open| open.remote.1 == peer && open.state == TCP_CLOSE_WAIT)
+            .unwrap();
+        assert_eq!(listed.traffic.unwrap().bytes_received, 400);
     }
 }

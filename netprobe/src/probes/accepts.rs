@@ -97,7 +97,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         .hidden(),
     ],
     kernel_tests: &[KernelTest::Cgroup],
-    weight: "ns",
+    weight: "sum(waited_ns)",
     decode,
     group,
     code,

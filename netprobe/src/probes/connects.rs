@@ -122,7 +122,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         .hidden(),
     ],
     kernel_tests: &[KernelTest::Cgroup],
-    weight: "ns",
+    weight: "sum(latency_ns)",
     decode,
     group,
     code,

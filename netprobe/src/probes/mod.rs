@@ -1,10 +1,7 @@
 //! The one list of probes. Each file says what its event means to a person in an incident, what
 //! it attaches to, and how its record becomes a row.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netprobe_common::{
     counters::{CountKey, GroupKey},
@@ -13,6 +10,8 @@ use netprobe_common::{
     record::{Plain, read},
     records::{Flow, Owner, Role},
 };
+
+use errno::errno;
 
 use crate::{
     decode::{Arrival, DecodeError, Names},
@@ -23,6 +22,7 @@ pub mod accepts;
 pub mod connects;
 pub mod conntrack;
 pub mod drops;
+mod errno;
 pub mod lifetimes;
 pub mod listeners;
 pub mod resets;
@@ -61,7 +61,7 @@ pub struct ProbeSpec {
     pub columns: &'static [Column],
     /// Tests of a filter that its programs make, beside those of the flow.
     pub kernel_tests: &'static [KernelTest],
-    /// What a weight of 1 is in totals and flame graphs.
+    /// What a weight of 1 is in totals and flame graphs, or the column that is added up.
     pub weight: &'static str,
     /// Turns a record into the values of a row.
     pub decode: Decode,
@@ -372,36 +372,6 @@ pub(crate) fn tcp_state(number: u8) -> Value {
     })
 }
 
-/// The name of an errno given as a negative number; unknown for 0.
-fn errno(number: i32) -> Value {
-    Value::Word(match number.wrapping_neg() {
-        0 => return Value::Unknown,
-        1 => "EPERM",
-        4 => "EINTR",
-        11 => "EAGAIN",
-        12 => "ENOMEM",
-        13 => "EACCES",
-        22 => "EINVAL",
-        32 => "EPIPE",
-        97 => "EAFNOSUPPORT",
-        98 => "EADDRINUSE",
-        99 => "EADDRNOTAVAIL",
-        100 => "ENETDOWN",
-        101 => "ENETUNREACH",
-        103 => "ECONNABORTED",
-        104 => "ECONNRESET",
-        105 => "ENOBUFS",
-        106 => "EISCONN",
-        110 => "ETIMEDOUT",
-        111 => "ECONNREFUSED",
-        112 => "EHOSTDOWN",
-        113 => "EHOSTUNREACH",
-        114 => "EALREADY",
-        115 => "EINPROGRESS",
-        _ => return Value::Text(Arc::from(number.to_string())),
-    })
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -482,6 +452,19 @@ pub(crate) mod tests {
                 let refused = (spec.decode)(&zeroes[..wrong], &mut NoNames, &mut values);
                 assert!(refused.is_err(), "{} took {wrong} bytes", spec.name());
             }
+        }
+    }
+
+    #[test]
+    fn what_is_added_up_is_a_column() {
+        for spec in PROBES {
+            let sum = spec.weight.strip_prefix("sum(");
+            let Some(name) = sum.and_then(|rest| rest.strip_suffix(')')) else {
+                assert_ne!(spec.weight, "ns", "{} of what?", spec.name());
+                continue;
+            };
+            let is_column = spec.columns.iter().any(|column| column.name == name);
+            assert!(is_column, "{}: {name}", spec.name());
         }
     }
 

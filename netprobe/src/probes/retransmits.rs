@@ -1,5 +1,5 @@
 //! TCP sent something again, because it was not acknowledged in time: the path loses packets,
-//! the peer is overloaded, or (for SYNs) nobody answers at all.
+//! the peer is overloaded, or (for SYNs) nobody answers at all. An attempt that sent nothing says why in `err`.
 //!
 //! It cannot tell where a packet was lost, only that its acknowledgement did not come.
 
@@ -22,7 +22,7 @@ use crate::{
 /// The probe.
 pub static SPEC: ProbeSpec = ProbeSpec {
     kind: Kind::Retransmits,
-    about: "segments that TCP sent again: data, SYN, SYN-ACK and tail loss probes, with the cause",
+    about: "segments that TCP sent again, or could not: data, SYN, SYN-ACK and tail loss probes, with the cause",
     hooks: &[
         Hook {
             sees: "data and SYN retransmissions",
@@ -64,17 +64,22 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             "attempt",
             "TRY",
             3,
-            "which attempt this is for the same data",
+            "which attempt this is for the same data; - if none of them got as far as the counters",
         ),
-        Column::number("segs", "SEGS", 4, "segments sent again"),
+        Column::number(
+            "segs",
+            "SEGS",
+            4,
+            "segments that went out again, 0 where ERR says why none did (RetransSegs less TCPRetransFail)",
+        ),
         Column::number("srtt_us", "SRTT(us)", 9, "smoothed round-trip time"),
         Column::text(
             "err",
             "ERR",
             8,
-            "why the attempt failed, where the kernel says",
-        )
-        .wide(),
+            "why nothing went out: EBUSY if what was sent before still waits here (for the neighbour's address, in a \
+             queue), EPERM if a firewall here dropped it, … (kernels from 6.17 on; before, such attempts are not seen)",
+        ),
         Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
         CGROUP,
         Column::number("cwnd", "CWND", 6, "congestion window in segments").wide(),
@@ -119,8 +124,8 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
     values.extend([
         tcp_state(event.state),
         Value::Word(Cause::name_of(u32::from(event.cause))),
-        Value::Unsigned(u64::from(event.attempt)),
-        Value::Unsigned(u64::from(event.segs)),
+        Value::nonzero(event.attempt),
+        Value::Unsigned(u64::from(sent(&event))),
         Value::nonzero(event.srtt_us),
         errno(event.err),
         Value::nonzero(event.flow.netns),
@@ -132,6 +137,11 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
         names.stack(event.stack),
     ]);
     Ok(())
+}
+
+/// Segments that went out; the kernel side counts the same (`weight` in its program).
+const fn sent(event: &Retransmit) -> u32 {
+    if event.err == 0 { event.segs } else { 0 }
 }
 
 fn group(key: &CountKey, names: &mut dyn Names) -> Vec<(&'static str, Value)> {
@@ -153,7 +163,7 @@ fn code(code: u32, _names: &mut dyn Names) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probes::tests::Listens;
+    use crate::{decode::NoNames, probes::tests::Listens};
     use netprobe_common::{
         header::Header,
         record::{Plain, bytes_of},
@@ -186,5 +196,50 @@ mod tests {
             let asked = names.0.first().map(|arrival| arrival.opened_ns);
             assert_eq!(asked, expected, "{state} {ino}");
         }
+    }
+
+    /// The values of `attempt`, `segs` and `err`.
+    fn shown(event: &Retransmit) -> [Value; 3] {
+        let mut values = Vec::new();
+        (SPEC.decode)(bytes_of(event), &mut NoNames, &mut values).unwrap();
+        ["attempt", "segs", "err"].map(|name| {
+            let place = SPEC.columns.iter().position(|column| column.name == name);
+            values[place.unwrap()].clone()
+        })
+    }
+
+    #[test]
+    fn an_attempt_that_sent_nothing_says_so_and_why() {
+        let sent = Retransmit {
+            attempt: 1,
+            segs: 3,
+            ..Retransmit::zeroed()
+        };
+        let one = Value::Unsigned(1);
+        assert_eq!(
+            shown(&sent),
+            [one.clone(), Value::Unsigned(3), Value::Unknown]
+        );
+        let unsent = Retransmit {
+            attempt: 0,
+            err: -libc::EBUSY,
+            ..sent
+        };
+        let none = Value::Unsigned(0);
+        assert_eq!(
+            shown(&unsent),
+            [Value::Unknown, none.clone(), Value::Word("EBUSY")]
+        );
+        let dropped = Retransmit {
+            err: -libc::EPERM,
+            ..sent
+        };
+        assert_eq!(shown(&dropped), [one, none, Value::Word("EPERM")]);
+    }
+
+    #[test]
+    fn why_nothing_went_out_is_in_every_table() {
+        let err = SPEC.columns.iter().find(|column| column.name == "err");
+        assert_eq!(err.unwrap().shown, crate::report::Shown::Always);
     }
 }

@@ -85,7 +85,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         .hidden(),
     ],
     kernel_tests: &[KernelTest::State, KernelTest::Cgroup],
-    weight: "ns",
+    weight: "sum(in_state_ns)",
     decode,
     group,
     code,

@@ -26,19 +26,15 @@ pub fn write(out: &mut dyn Write, view: &ConnectView) -> io::Result<()> {
         writeln!(out, "  {count:>8}  {errno}{about}")?;
     }
     histogram(out, view)?;
-    let again: u64 = (view.attempts.iter())
-        .filter(|(syns, _)| *syns > 1)
-        .map(|(_, count)| count)
-        .sum();
-    if again > 0 {
-        let syns = view
-            .attempts
-            .iter()
-            .map(|(syns, count)| format!("{syns} SYNs: {count}"));
+    let again = view.attempts.iter().filter(|(syns, _)| *syns > 1);
+    let again: Vec<String> = again
+        .map(|(syns, count)| format!("{count} with {syns} SYNs"))
+        .collect();
+    if !again.is_empty() {
         writeln!(
             out,
-            "SYNs were sent again: {}",
-            syns.collect::<Vec<_>>().join(", ")
+            "connects that sent their SYN again: {}",
+            again.join(", ")
         )?;
     }
     if !view.steps.is_empty() {
@@ -153,4 +149,30 @@ pub fn json(view: &ConnectView) -> Json {
         "destinations": view.destinations.iter().map(destination).collect::<Vec<_>>(),
         "other": destination(&view.other),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(attempts: &[(u64, u64)]) -> String {
+        let view = ConnectView {
+            attempts: attempts.to_vec(),
+            ..ConnectView::default()
+        };
+        let mut out = Vec::new();
+        write(&mut out, &view).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn only_connects_that_sent_a_second_syn_are_said_to_have_done_so() {
+        let out = shown(&[(0, 4), (1, 175), (2, 3), (4, 1)]);
+        let line = out.lines().nth(1).unwrap();
+        assert_eq!(
+            line,
+            "connects that sent their SYN again: 3 with 2 SYNs, 1 with 4 SYNs"
+        );
+        assert_eq!(shown(&[(0, 4), (1, 175)]).lines().count(), 1);
+    }
 }

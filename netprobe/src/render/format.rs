@@ -11,7 +11,12 @@ pub trait Format {
         Ok(())
     }
 
-    /// An event.
+    /// Whether an event becomes a line or part of a count; what does not is counted as filtered out.
+    fn shows(&self, _row: &Row) -> bool {
+        true
+    }
+
+    /// An event, also one that is not shown.
     fn row(&mut self, out: &mut dyn Write, row: &Row) -> io::Result<()>;
 
     /// Nothing came for a moment.

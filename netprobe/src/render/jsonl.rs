@@ -10,7 +10,7 @@ use super::{
     text,
     time::{Clock, Style},
 };
-use crate::report::{Cost, Layout, Probe, Row, Summary, Total, Value, name_bytes};
+use crate::report::{Cost, Interval, Layout, Probe, Row, Summary, Total, Value, name_bytes};
 
 impl Serialize for Value {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -134,17 +134,18 @@ pub fn summary(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
     line(out, &object)
 }
 
-/// Writes the totals of an interval that ended at `unix_ns`.
-pub fn interval(out: &mut dyn Write, unix_ns: i64, totals: &[Total]) -> io::Result<()> {
+/// Writes the totals of an interval.
+pub fn interval(out: &mut dyn Write, interval: &Interval<'_>) -> io::Result<()> {
     let row = Row {
-        unix_ns,
+        unix_ns: interval.unix_ns,
         ..Row::default()
     };
     let object = json!({
         "kind": "interval",
         "ts": Clock::new(Style::Rfc3339).format(&row),
-        "unix_ns": unix_ns,
-        "totals": totals.iter().map(total).collect::<Vec<_>>(),
+        "unix_ns": interval.unix_ns,
+        "elapsed_s": interval.elapsed.as_secs_f64(),
+        "totals": interval.totals.iter().map(total).collect::<Vec<_>>(),
     });
     line(out, &object)
 }

@@ -118,9 +118,10 @@ fn interval(totals: &[&str]) -> Json {
             "kind": { "const": "interval" },
             "ts": { "type": "string", "description": "the end of the interval" },
             "unix_ns": { "type": "integer", "description": "the same in nanoseconds" },
+            "elapsed_s": { "type": "number", "description": "how long it was; the last one ends with the run" },
             "totals": { "type": "array", "items": total(totals), "description": "what was added" },
         },
-        "required": ["kind", "ts", "unix_ns", "totals"],
+        "required": ["kind", "ts", "unix_ns", "elapsed_s", "totals"],
         "additionalProperties": false,
     })
 }

@@ -9,52 +9,44 @@ use super::{
     text,
     time::{Clock, Style},
 };
-use crate::report::{Cost, Probe, Row, Summary, Total};
+use crate::report::{Cost, Interval, Probe, Row, Summary, Total};
 
 /// Writes totals to `out`, which is the result of `--count`.
 pub fn totals(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
     for probe in &summary.probes {
-        let totals = summary
+        let mut totals = summary
             .totals
             .iter()
             .filter(|total| total.kind == probe.name);
-        writeln!(
-            out,
-            "{:>10} {:>12}  {}",
-            "EVENTS",
-            probe.weight.to_uppercase(),
-            probe.name
-        )?;
-        for total in totals {
-            writeln!(
-                out,
-                "{:>10} {:>12}  {}",
-                total.events,
-                total.weight,
-                group(total)
-            )?;
-        }
+        lines(out, probe.weight, probe.name, &mut totals)?;
     }
     Ok(())
 }
 
-/// Writes the totals of an interval that ended at `unix_ns`.
-pub fn interval(
-    out: &mut dyn Write,
-    unix_ns: i64,
-    weight: &str,
-    totals: &[Total],
-) -> io::Result<()> {
+/// Writes the totals of an interval.
+pub fn interval(out: &mut dyn Write, weight: &str, interval: &Interval<'_>) -> io::Result<()> {
     let row = Row {
-        unix_ns,
+        unix_ns: interval.unix_ns,
         ..Row::default()
     };
     let mut clock = Clock::new(Style::OfDay);
-    let weight = weight.to_uppercase();
-    writeln!(out, "{:>10} {weight:>12}  {}", "EVENTS", clock.format(&row))?;
+    let seconds = interval.elapsed.as_secs_f64();
+    let title = format!("{}, {seconds:.1} s", clock.format(&row));
+    lines(out, weight, &title, &mut interval.totals.iter())
+}
+
+fn lines(
+    out: &mut dyn Write,
+    weight: &str,
+    title: &str,
+    totals: &mut dyn Iterator<Item = &Total>,
+) -> io::Result<()> {
+    let heading = weight.to_uppercase();
+    let width = heading.len().max(12);
+    writeln!(out, "{:>10} {heading:>width$}  {title}", "EVENTS")?;
     for total in totals {
         let (events, weight) = (total.events, total.weight);
-        writeln!(out, "{events:>10} {weight:>12}  {}", group(total))?;
+        writeln!(out, "{events:>10} {weight:>width$}  {}", group(total))?;
     }
     Ok(())
 }
@@ -138,6 +130,7 @@ fn account(probe: &Probe) -> String {
     part(counters.stack_failed, "without stack");
     part(counters.stack_sampled_out, "without stack (sampled)");
     part(probe.decode_errors, "LOST (not decoded)");
+    part(probe.unwritten, "LOST (not written)");
     part(probe.missed.unwrap_or(0), "MISSED (kernel recursion guard)");
     let unexplained = counters.unexplained();
     if unexplained != 0 {
@@ -147,5 +140,36 @@ fn account(probe: &Probe) -> String {
         "nothing lost".to_owned()
     } else {
         parts.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Value;
+    use std::time::Duration;
+
+    #[test]
+    fn a_sum_is_called_a_sum_and_an_interval_says_how_long_it_was() {
+        let totals = [Total {
+            kind: "connects",
+            group: vec![("dport", Value::Unsigned(443))],
+            events: 2,
+            weight: 3_000_000,
+        }];
+        let last = Interval {
+            unix_ns: 0,
+            elapsed: Duration::from_millis(400),
+            totals: &totals,
+        };
+        let mut out = Vec::new();
+        interval(&mut out, "sum(latency_ns)", &last).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        let [heading, line] = out.lines().collect::<Vec<_>>()[..] else {
+            panic!("{out}");
+        };
+        assert!(heading.starts_with("    EVENTS SUM(LATENCY_NS)  "), "{out}");
+        assert!(heading.ends_with(", 0.4 s"), "{out}");
+        assert_eq!(line, "         2         3000000  dport=443");
     }
 }

@@ -39,7 +39,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock in the machine's time zone.
+    /// A clock in the time zone of `TZ`, or of the machine.
     pub fn new(style: Style) -> Self {
         let zone = match style {
             Style::OfDay => TimeZone::system(),
@@ -121,6 +121,37 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{env, path::Path, process::Command};
+
+    /// Set for the test that runs itself in another time zone.
+    const SHOWS: &str = "NETPROBE_TEST_TIME_ZONE";
+
+    #[test]
+    fn the_time_of_day_is_that_of_the_zone_asked_for() {
+        if env::var_os(SHOWS).is_some() {
+            println!("shown {}", shown(Style::OfDay, 0, 0));
+            return;
+        }
+        if !Path::new("/usr/share/zoneinfo/Asia/Tokyo").exists() {
+            println!("SKIP no zoneinfo");
+            return;
+        }
+        for (zone, expected) in [
+            ("Asia/Tokyo", "09:00:00"),
+            ("XYZ-2", "02:00:00"),
+            ("UTC", "00:00:00"),
+        ] {
+            let name = "the_time_of_day_is_that_of_the_zone_asked_for";
+            let itself = Command::new(env::current_exe().unwrap())
+                .args(["--nocapture", name])
+                .env("TZ", zone)
+                .env(SHOWS, "1")
+                .output()
+                .unwrap();
+            let out = String::from_utf8_lossy(&itself.stdout);
+            assert!(out.contains(&format!("shown {expected}.")), "{zone}: {out}");
+        }
+    }
 
     fn shown(style: Style, unix_ns: i64, monotonic_ns: u64) -> String {
         let row = Row {

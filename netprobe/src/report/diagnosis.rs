@@ -250,6 +250,7 @@ pub(crate) fn sample() -> Diagnosis {
             counters: netprobe_common::counters::Counters::ZERO,
             decode_errors: 1,
             filtered_user: 0,
+            unwritten: 0,
             missed: None,
         }],
         gaps: vec!["something".to_owned()],

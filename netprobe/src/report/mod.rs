@@ -205,6 +205,17 @@ pub struct Total {
     pub weight: u64,
 }
 
+/// What `--count --interval` shows of an interval.
+#[derive(Clone, Copy, Debug)]
+pub struct Interval<'a> {
+    /// Its end, in nanoseconds since the Unix epoch.
+    pub unix_ns: i64,
+    /// How long it was: the last one ends when the run does.
+    pub elapsed: Duration,
+    /// What was added, largest first.
+    pub totals: &'a [Total],
+}
+
 /// What became of one probe in this run.
 #[derive(Clone, Debug)]
 pub struct Probe {
@@ -212,7 +223,7 @@ pub struct Probe {
     pub name: &'static str,
     /// What it tells, in one line.
     pub about: &'static str,
-    /// What a weight of 1 is, e.g. `segs`.
+    /// What a weight of 1 is, e.g. `segs`, or the column that is added up, e.g. `sum(latency_ns)`.
     pub weight: &'static str,
     /// Its places in the kernel.
     pub hooks: Vec<Hook>,
@@ -222,6 +233,8 @@ pub struct Probe {
     pub decode_errors: u64,
     /// Delivered, but not wanted by the part of the filter that only user space can test.
     pub filtered_user: u64,
+    /// Events that were to be shown, when the output could not be written any more.
+    pub unwritten: u64,
     /// Firings that the kernel skipped, where it says (`recursion_misses`, `nmissed`).
     pub missed: Option<u64>,
 }
@@ -258,12 +271,12 @@ impl Probe {
     pub const fn shown(&self) -> u64 {
         self.counters
             .delivered
-            .saturating_sub(self.decode_errors + self.filtered_user)
+            .saturating_sub(self.decode_errors + self.filtered_user + self.unwritten)
     }
 
     /// Events that were seen but whose detail was not delivered.
     pub const fn lost(&self) -> u64 {
-        self.counters.reserve_failed + self.decode_errors
+        self.counters.reserve_failed + self.decode_errors + self.unwritten
     }
 }
 

@@ -38,6 +38,14 @@ impl Fields {
         }
     }
 
+    /// Nanoseconds as milliseconds with so many decimals, `-` if they are unknown: no time is not unknown.
+    pub(super) fn milliseconds(self, row: &Row, name: &str, decimals: usize) -> String {
+        match self.value(row, name) {
+            Value::Unsigned(ns) => format!("{:.decimals$}", milliseconds(*ns)),
+            _ => text::UNKNOWN.to_owned(),
+        }
+    }
+
     /// Any value as text.
     pub(super) fn text(self, row: &Row, name: &str) -> String {
         let mut out = String::new();
@@ -137,9 +145,22 @@ impl Times {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in super::super) mod tests {
     use super::*;
     use std::net::Ipv4Addr;
+
+    /// A row of a kind in which only these columns are known.
+    pub(in super::super) fn row_of(kind: Kind, known: &[(&str, Value)]) -> Row {
+        let columns = probes::of(kind).columns.iter();
+        let values = columns.map(|column| {
+            let value = known.iter().find(|(name, _)| *name == column.name);
+            value.map_or(Value::Unknown, |(_, value)| value.clone())
+        });
+        Row {
+            values: values.collect(),
+            ..Row::default()
+        }
+    }
 
     fn row(family: &'static str, comm: &[u8]) -> Row {
         let mut name = [0; 16];
@@ -169,6 +190,15 @@ mod tests {
         let mapped = row("ipv4-mapped", b"a");
         assert_eq!(fields.ip(&mapped), 6);
         assert_eq!(fields.address(&mapped, "saddr"), "::ffff:127.0.0.1");
+    }
+
+    #[test]
+    fn an_unknown_time_is_no_short_one() {
+        let fields = Fields::of(Kind::States);
+        assert_eq!(
+            fields.milliseconds(&row("ipv4", b"a"), "in_state_ns", 3),
+            "-"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use netprobe_common::header::Kind;
 
 use super::{
     Common, Tool,
-    fields::{Fields, Times, milliseconds},
+    fields::{Fields, Times},
     ports,
 };
 use crate::{render::format::Format, report::Row};
@@ -96,11 +96,40 @@ impl Format for Accepts {
             fields.number(row, "sport"),
         )?;
         if self.options.extended {
-            let waited_ms = milliseconds(fields.number(row, "waited_ns"));
+            let waited_ms = fields.milliseconds(row, "waited_ns", 3);
             let waiting = fields.text(row, "accept_queue");
             let limit = fields.text(row, "accept_limit");
-            write!(out, " {waited_ms:>8.3} {waiting:>7} {limit:>5}")?;
+            write!(out, " {waited_ms:>8} {waiting:>7} {limit:>5}")?;
         }
         writeln!(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cli::bcc::fields::tests::row_of, report::Value};
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn an_unknown_wait_is_no_short_one() {
+        for (waited, expected) in [(Value::Unknown, "-"), (Value::Unsigned(0), "0.000")] {
+            let mut format = Line::parse_from(["tcpaccept", "-x"]).options.tool().format;
+            let mut out = Vec::new();
+            let row = row_of(Kind::Accepts, &[("waited_ns", waited)]);
+            format.row(&mut out, &row).unwrap();
+            let line = String::from_utf8(out).unwrap();
+            assert_eq!(
+                line.split_whitespace().nth_back(2),
+                Some(expected),
+                "{line}"
+            );
+        }
     }
 }

@@ -133,6 +133,11 @@ impl Format for Connects {
         writeln!(out)
     }
 
+    /// What comes after it began only completes its line.
+    fn shows(&self, row: &Row) -> bool {
+        is_of(self.fields, row, self.options.uid) && begins(self.fields, row)
+    }
+
     fn row(&mut self, out: &mut dyn Write, row: &Row) -> io::Result<()> {
         let fields = self.fields;
         if !is_of(fields, row, self.options.uid) {
@@ -140,7 +145,7 @@ impl Format for Connects {
         }
         let socket = fields.text(row, "socket");
         let sport = fields.number(row, "sport");
-        if *fields.value(row, "state") != Value::Word("SYN-SENT") {
+        if !begins(fields, row) {
             return match self.waiting.remove(&socket) {
                 Some(begun) => self.line(out, &begun, sport),
                 None => Ok(()),
@@ -231,11 +236,15 @@ impl Format for Counts {
         writeln!(out, "{BANNER}")
     }
 
+    fn shows(&self, row: &Row) -> bool {
+        is_of(self.fields, row, self.uid)
+    }
+
     fn row(&mut self, _out: &mut dyn Write, row: &Row) -> io::Result<()> {
-        let fields = self.fields;
-        if !is_of(fields, row, self.uid) {
+        if !self.shows(row) {
             return Ok(());
         }
+        let fields = self.fields;
         let key = (
             fields.ip(row),
             fields.address(row, "saddr"),
@@ -272,6 +281,35 @@ impl Format for Counts {
     }
 }
 
+fn begins(fields: Fields, row: &Row) -> bool {
+    *fields.value(row, "state") == Value::Word("SYN-SENT")
+}
+
 fn is_of(fields: Fields, row: &Row, uid: Option<u64>) -> bool {
     uid.is_none_or(|uid| fields.number(row, "uid") == uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::bcc::fields::tests::row_of;
+
+    #[test]
+    fn a_change_of_state_that_completes_a_line_is_no_line_of_its_own() {
+        let format = Counts {
+            fields: Fields::of(Kind::States),
+            uid: Some(1000),
+            targets: BTreeMap::new(),
+            others: 0,
+        };
+        let row = |state, uid| {
+            let known = [("state", Value::Word(state)), ("uid", Value::Unsigned(uid))];
+            row_of(Kind::States, &known)
+        };
+        assert!(format.shows(&row("SYN-SENT", 1000)));
+        assert!(!format.shows(&row("SYN-SENT", 0)));
+        let fields = format.fields;
+        assert!(begins(fields, &row("SYN-SENT", 0)));
+        assert!(!begins(fields, &row("ESTAB", 0)));
+    }
 }

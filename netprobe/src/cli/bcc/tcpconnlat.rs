@@ -85,16 +85,23 @@ impl Format for Latencies {
         writeln!(out)
     }
 
-    fn row(&mut self, out: &mut dyn Write, row: &Row) -> io::Result<()> {
+    fn shows(&self, row: &Row) -> bool {
         let fields = self.fields;
-        let latency_ms = milliseconds(fields.number(row, "latency_ns"));
         let is_established = *fields.value(row, "outcome") == Value::Word("established");
         // One that began before us has no latency.
-        let is_known = *fields.value(row, "latency_ns") != Value::Unknown;
-        let is_wanted = is_known && (is_established || self.options.extended);
-        if !is_wanted || latency_ms < self.options.duration_ms {
+        let Value::Unsigned(latency_ns) = *fields.value(row, "latency_ns") else {
+            return false;
+        };
+        (is_established || self.options.extended)
+            && milliseconds(latency_ns) >= self.options.duration_ms
+    }
+
+    fn row(&mut self, out: &mut dyn Write, row: &Row) -> io::Result<()> {
+        if !self.shows(row) {
             return Ok(());
         }
+        let fields = self.fields;
+        let latency_ms = milliseconds(fields.number(row, "latency_ns"));
         if self.options.timestamp {
             write!(out, "{:<9.3}", self.times.since_first(row))?;
         }
@@ -118,12 +125,43 @@ impl Format for Latencies {
         if self.options.extended {
             let outcome = fields.text(row, "outcome");
             let errno = fields.text(row, "errno");
-            write!(
-                out,
-                " {outcome:<11} {errno:<13} {}",
-                fields.number(row, "syn_attempts")
-            )?;
+            let syns = fields.text(row, "syn_attempts");
+            write!(out, " {outcome:<11} {errno:<13} {syns}")?;
         }
         writeln!(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::bcc::fields::tests::row_of;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn what_has_no_line_is_not_said_to_be_shown() {
+        let row = row_of(
+            Kind::Connects,
+            &[
+                ("outcome", Value::Word("established")),
+                ("latency_ns", Value::Unsigned(3_000_000)),
+            ],
+        );
+        for (limit, is_shown) in [("0", true), ("3", true), ("10", false)] {
+            let mut format = Line::parse_from(["tcpconnlat", limit])
+                .options
+                .tool()
+                .format;
+            let mut out = Vec::new();
+            format.row(&mut out, &row).unwrap();
+            assert_eq!(format.shows(&row), is_shown, "{limit}");
+            assert_eq!(!out.is_empty(), is_shown, "{limit}");
+        }
     }
 }

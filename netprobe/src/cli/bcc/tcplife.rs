@@ -7,7 +7,7 @@ use netprobe_common::header::Kind;
 
 use super::{
     Common, Tool,
-    fields::{Fields, Times, milliseconds},
+    fields::{Fields, Times},
     ports,
 };
 use crate::{
@@ -120,38 +120,42 @@ impl Format for Lives {
         writeln!(out)
     }
 
+    fn shows(&self, row: &Row) -> bool {
+        let is_known = *self.fields.value(row, "duration_ns") != Value::Unknown;
+        is_known || self.options.extended
+    }
+
     fn row(&mut self, out: &mut dyn Write, row: &Row) -> io::Result<()> {
-        let fields = self.fields;
-        let is_known = *fields.value(row, "duration_ns") != Value::Unknown;
-        if !is_known && !self.options.extended {
+        if !self.shows(row) {
             return Ok(());
         }
+        let fields = self.fields;
         self.times(out, row)?;
         let kib = |name| fields.number(row, name) / 1024;
         let (pid, sport) = (fields.number(row, "pid"), fields.number(row, "sport"));
         let (dport, ip) = (fields.number(row, "dport"), fields.ip(row));
         let [local, remote] = ["saddr", "daddr"].map(|end| fields.address(row, end));
         let (sent, received) = (kib("bytes_sent"), kib("bytes_received"));
-        let ms = milliseconds(fields.number(row, "duration_ns"));
+        let ms = fields.milliseconds(row, "duration_ns", 2);
         if self.options.csv {
             let comm = fields.comm(row, 16).replace(',', "_");
             write!(
                 out,
-                "{pid},{comm},{ip},{local},{sport},{remote},{dport},{sent},{received},{ms:.2}"
+                "{pid},{comm},{ip},{local},{sport},{remote},{dport},{sent},{received},{ms}"
             )?;
         } else if self.options.wide {
             let comm = fields.comm(row, 16);
             write!(
                 out,
                 "{pid:<5} {comm:<16} {ip:<2} {local:<39} {sport:<5} {remote:<39} {dport:<5} \
-                 {sent:>6} {received:>6} {ms:.2}"
+                 {sent:>6} {received:>6} {ms}"
             )?;
         } else {
             let comm = fields.comm(row, 10);
             write!(
                 out,
                 "{pid:<5} {comm:<10} {local:<15} {sport:<5} {remote:<15} {dport:<5} \
-                 {sent:>5} {received:>5} {ms:.2}"
+                 {sent:>5} {received:>5} {ms}"
             )?;
         }
         if self.options.extended {

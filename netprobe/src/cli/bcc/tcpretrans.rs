@@ -35,7 +35,7 @@ pub(in super::super) struct Options {
     /// Only count, per connection, and show the counts at the end.
     #[arg(short, long)]
     count: bool,
-    /// More columns at the end: owner's name, cause, attempt, segments.
+    /// Attempts that sent nothing too, and at the end: owner's name, cause, attempt, segments, why nothing went out.
     #[arg(short = 'x', long)]
     extended: bool,
 }
@@ -86,12 +86,19 @@ impl Format for Events {
             write!(out, " {:<4}", "STATE")?;
         }
         if self.options.extended {
-            write!(out, " COMM             CAUSE   TRY SEGS")?;
+            write!(out, " COMM             CAUSE   TRY SEGS ERR")?;
         }
         writeln!(out)
     }
 
+    fn shows(&self, row: &Row) -> bool {
+        self.options.extended || went_out(self.fields, row)
+    }
+
     fn row(&mut self, out: &mut dyn Write, row: &Row) -> io::Result<()> {
+        if !self.shows(row) {
+            return Ok(());
+        }
         let fields = self.fields;
         let is_probe = *fields.value(row, "cause") == Value::Word("tlp");
         write!(
@@ -117,15 +124,21 @@ impl Format for Events {
         if self.options.extended {
             write!(
                 out,
-                " {:<16} {:<7} {:>3} {:>4}",
+                " {:<16} {:<7} {:>3} {:>4} {}",
                 fields.comm(row, 16),
                 fields.text(row, "cause"),
-                fields.number(row, "attempt"),
-                fields.number(row, "segs")
+                fields.text(row, "attempt"),
+                fields.text(row, "segs"),
+                fields.text(row, "err"),
             )?;
         }
         writeln!(out)
     }
+}
+
+/// Whether anything was sent again: from 6.17 on the kernel tells of attempts that failed, too.
+fn went_out(fields: Fields, row: &Row) -> bool {
+    *fields.value(row, "err") == Value::Unknown
 }
 
 /// Connections that are told apart; the rest is counted as one.
@@ -143,7 +156,14 @@ impl Format for Counts {
         writeln!(out, "Tracing retransmits ... Hit Ctrl-C to end")
     }
 
+    fn shows(&self, row: &Row) -> bool {
+        went_out(self.fields, row)
+    }
+
     fn row(&mut self, _out: &mut dyn Write, row: &Row) -> io::Result<()> {
+        if !self.shows(row) {
+            return Ok(());
+        }
         let fields = self.fields;
         let end = |address, port| {
             let address = fields.address(row, address);
@@ -177,5 +197,38 @@ impl Format for Counts {
             writeln!(out, "{:<45} {:>10}", "other connections", self.others)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cli::bcc::fields::tests::row_of, report::Value};
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn shown(letters: &str, err: &Value) -> (bool, String) {
+        let line = Line::parse_from(["tcpretrans"].into_iter().chain(letters.split_whitespace()));
+        let mut format = line.options.tool().format;
+        let row = row_of(Kind::Retransmits, &[("err", err.clone())]);
+        let mut out = Vec::new();
+        format.row(&mut out, &row).unwrap();
+        (format.shows(&row), String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn an_attempt_that_sent_nothing_is_no_retransmission() {
+        assert!(shown("", &Value::Unknown).0);
+        assert!(shown("-c", &Value::Unknown).0);
+        let busy = Value::Word("EBUSY");
+        assert_eq!(shown("", &busy), (false, String::new()));
+        assert!(!shown("-c", &busy).0);
+        let (is_shown, line) = shown("-x", &busy);
+        assert!(is_shown && line.trim_end().ends_with(" EBUSY"), "{line}");
     }
 }

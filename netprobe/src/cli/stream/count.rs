@@ -12,7 +12,7 @@ use netprobe_common::{
 };
 
 use super::{
-    super::{Global, check, filter, output::Output, signals::Stop},
+    super::{Global, check, filter, is_closed_pipe, output::Output, signals::Stop},
     Options, require, start,
     watch::announce,
 };
@@ -32,7 +32,7 @@ use crate::{
     },
     probes::ProbeSpec,
     render,
-    report::{Summary, Total},
+    report::{Interval, Summary, Total},
 };
 
 /// Different stacks that are told apart.
@@ -111,19 +111,30 @@ impl<'a> Counting<'a> {
             tally: session.take_tally()?,
             by: self.by,
             out,
+            shown: Reading::default(),
+            shown_at: Instant::now(),
         };
         announce(&session, self.spec);
         board.names.learn_owners();
         let started = Instant::now();
+        board.shown_at = started;
         let keeper = Keeper::start(session, self.options.max_overhead);
         let ended = board.until(&mut stop, started).await;
         stop.second_kills();
         let (mut session, cost) = keeper.finish()?;
         let missed = session.detach();
-        let mut summary = board.summarize(&session, started.elapsed(), &missed)?;
+        let reading = board.read()?;
+        let shown = ended.and_then(|()| match self.options.interval {
+            Some(_) => board.show(&reading),
+            None => Ok(()),
+        });
+        let mut summary = board.summarize(&session, reading, started.elapsed(), &missed)?;
         summary.cost = Some(cost);
-        ended?;
-        board.end(&summary, global)?;
+        let written = shown.and_then(|()| board.end(&summary));
+        if !matches!(&written, Err(error) if is_closed_pipe(error)) {
+            board.account(&summary, global);
+        }
+        written?;
         Ok(summary)
     }
 }
@@ -152,14 +163,16 @@ struct Board<'a> {
     tally: Tally,
     by: Option<By>,
     out: Output,
+    /// What the intervals have shown so far, and until when.
+    shown: Reading,
+    shown_at: Instant,
 }
 
 impl Board<'_> {
-    /// Shows what each interval has added, until the time is over or a signal comes.
+    /// Shows what each whole interval has added, until the time is over or a signal comes.
     async fn until(&mut self, stop: &mut Stop, started: Instant) -> Result<()> {
         let deadline = self.options.duration.map(|duration| started + duration);
         let mut next = self.options.interval.map(|interval| started + interval);
-        let mut shown = Reading::default();
         loop {
             tokio::select! {
                 biased;
@@ -168,11 +181,12 @@ impl Board<'_> {
                 () = at(next) => {}
             }
             let reading = self.read()?;
-            let totals = self.totals(reading.since(&shown));
-            self.show(&totals)?;
-            shown = reading;
-            let now = Instant::now();
-            next = self.options.interval.map(|interval| now + interval);
+            self.show(&reading)?;
+            self.shown = reading;
+            next = self
+                .options
+                .interval
+                .map(|interval| self.shown_at + interval);
         }
     }
 
@@ -198,12 +212,20 @@ impl Board<'_> {
         by.join(totals, self.options.top)
     }
 
-    fn show(&mut self, totals: &[Total]) -> Result<()> {
-        let now = super::super::open::now();
+    /// Shows what was added since this was last called.
+    fn show(&mut self, reading: &Reading) -> Result<()> {
+        let totals = self.totals(reading.since(&self.shown));
+        let elapsed = self.shown_at.elapsed();
+        self.shown_at += elapsed;
+        let interval = Interval {
+            unix_ns: super::super::open::now(),
+            elapsed,
+            totals: &totals,
+        };
         if self.options.json {
-            render::jsonl::interval(&mut self.out, now, totals)?;
+            render::jsonl::interval(&mut self.out, &interval)?;
         } else {
-            render::summary::interval(&mut self.out, now, self.spec.weight, totals)?;
+            render::summary::interval(&mut self.out, self.spec.weight, &interval)?;
         }
         Ok(self.out.flush()?)
     }
@@ -211,10 +233,10 @@ impl Board<'_> {
     fn summarize(
         &mut self,
         session: &Session,
+        reading: Reading,
         elapsed: Duration,
         missed: &[Option<u64>],
     ) -> Result<Summary> {
-        let reading = self.read()?;
         Ok(Summary {
             elapsed,
             probes: check::probes(session, 0, missed)?,
@@ -224,7 +246,7 @@ impl Board<'_> {
         })
     }
 
-    fn end(&mut self, summary: &Summary, global: &Global) -> Result<()> {
+    fn end(&mut self, summary: &Summary) -> Result<()> {
         if self.options.json {
             render::jsonl::summary(&mut self.out, summary)?;
         } else {
@@ -233,15 +255,19 @@ impl Board<'_> {
             }
             render::summary::totals(&mut self.out, summary)?;
         }
-        self.out.flush()?;
+        Ok(self.out.flush()?)
+    }
+
+    /// Writes the accounting to standard error.
+    fn account(&self, summary: &Summary, global: &Global) {
         if !global.quiet {
             if self.out.is_terminal() {
                 // The terminal shows ^C at the end of a line of its own.
                 let _closed = writeln!(io::stderr());
             }
-            render::summary::footer(&mut anstream::stderr(), summary)?;
+            // Nobody is left to tell when the terminal is gone.
+            let _closed = render::summary::footer(&mut anstream::stderr(), summary);
         }
-        Ok(())
     }
 }
 

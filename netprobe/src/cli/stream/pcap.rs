@@ -38,6 +38,10 @@ impl Format for Pcap {
         self.shown.begin(out)
     }
 
+    fn shows(&self, row: &Row) -> bool {
+        self.shown.shows(row)
+    }
+
     fn row(&mut self, out: &mut dyn Write, row: &Row) -> io::Result<()> {
         pcapng::packet(&mut self.file, self.layout, row)?;
         self.shown.row(out, row)

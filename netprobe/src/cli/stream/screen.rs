@@ -21,8 +21,11 @@ pub(super) struct Screen {
     pub(super) names: LiveNames,
     /// Events that could not be decoded.
     pub(super) decode_errors: u64,
-    /// Events that the filter did not want.
+    /// Events that the filter or the format did not want.
     pub(super) filtered: u64,
+    /// Events that have reached the output.
+    pub(super) written: u64,
+    rows: u64,
     row: Row,
     connects: Option<Connects>,
     matcher: Option<Matcher>,
@@ -42,6 +45,8 @@ impl Screen {
             names,
             decode_errors: 0,
             filtered: 0,
+            written: 0,
+            rows: 0,
             row: Row::default(),
             connects: Connects::new(spec.columns),
             matcher: Some(matcher).filter(|matcher| !matcher.is_empty()),
@@ -76,10 +81,15 @@ impl Screen {
             if let Some(connects) = &mut self.connects {
                 connects.add(&self.row);
             }
+            let is_shown = self.format.shows(&self.row);
+            self.filtered += u64::from(!is_shown);
+            self.rows += u64::from(is_shown);
             self.format.row(&mut self.out, &self.row)?;
         }
         // Whoever reads along wants whole lines, and soon; the ring makes us wait long enough.
-        Ok(self.out.flush()?)
+        self.out.flush()?;
+        self.written = self.rows;
+        Ok(())
     }
 
     /// Shows what was still in the ring when the programs were detached.
@@ -99,20 +109,24 @@ impl Screen {
         (!view.attempts.is_empty()).then_some(view)
     }
 
-    /// Writes what comes after the last event, and the accounting to standard error.
-    pub(super) fn end(&mut self, summary: &Summary, global: &Global) -> Result<()> {
+    /// Writes what comes after the last event.
+    pub(super) fn end(&mut self, summary: &Summary) -> Result<()> {
         self.format.end(&mut self.out, summary)?;
-        self.out.flush()?;
+        Ok(self.out.flush()?)
+    }
+
+    /// Writes the accounting to standard error.
+    pub(super) fn account(&self, summary: &Summary, global: &Global) {
         if !global.quiet {
             if self.out.is_terminal() {
                 // The terminal shows ^C at the end of a line of its own.
                 let _closed = writeln!(io::stderr());
             }
+            // Nobody is left to tell when the terminal is gone.
             if let Some(view) = &summary.connects {
-                render::connects::write(&mut anstream::stderr(), view)?;
+                let _closed = render::connects::write(&mut anstream::stderr(), view);
             }
-            render::summary::footer(&mut anstream::stderr(), summary)?;
+            let _closed = render::summary::footer(&mut anstream::stderr(), summary);
         }
-        Ok(())
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use netprobe_common::config::Config;
 
 use super::{
-    super::{Global, check, filter, output::Output, signals::Stop},
+    super::{Global, check, filter, is_closed_pipe, output::Output, signals::Stop},
     count::at,
     screen::Screen,
 };
@@ -82,8 +82,16 @@ impl Watch {
         let drained = ended.and_then(|()| screen.drain(&mut ring));
         let mut summary = summarize(&session, &mut screen, started.elapsed(), &missed)?;
         summary.cost = Some(cost);
-        drained?;
-        screen.end(&summary, global)?;
+        if drained.is_err() {
+            for probe in &mut summary.probes {
+                probe.unwritten = probe.shown().saturating_sub(screen.written);
+            }
+        }
+        let written = drained.and_then(|()| screen.end(&summary));
+        if !matches!(&written, Err(error) if is_closed_pipe(error)) {
+            screen.account(&summary, global);
+        }
+        written?;
         Ok(summary)
     }
 }

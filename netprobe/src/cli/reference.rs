@@ -1,0 +1,244 @@
+//! What the definition of the command line takes from the lists of the program: the meaning of columns in the long help
+//! and the man page, the words that shells complete, and that nobody is offered what a stream does not have.
+
+use std::fmt::Write as _;
+
+use clap::{
+    Arg, Command, Error,
+    builder::{PossibleValue, StringValueParser, TypedValueParser},
+};
+
+use super::{open, stream};
+use crate::{
+    aggregate::groups,
+    demo::SCENARIOS,
+    diagnose::RULES,
+    probes::{PROBES, ProbeSpec},
+    report::{Column, Layout},
+};
+
+/// Characters of a line, so that no terminal breaks it.
+const WIDTH: usize = 80;
+/// Characters before what a column says.
+const INDENT: usize = 31;
+
+/// The definition with all of that.
+pub(super) fn complete(command: Command) -> Command {
+    let rules = RULES.iter().map(|rule| (rule.id, rule.title));
+    let scenarios = SCENARIOS
+        .iter()
+        .map(|scenario| (scenario.id, scenario.about));
+    let command = command
+        .mut_subcommand("explain", |explain| hint(explain, "id", rules))
+        .mut_subcommand("demo", |demo| hint(demo, "scenario", scenarios));
+    PROBES.iter().fold(command, |command, spec| {
+        command.mut_subcommand(spec.name(), |stream| of_stream(stream, spec))
+    })
+}
+
+fn of_stream(command: Command, spec: &'static ProbeSpec) -> Command {
+    let mut layouts = vec![stream::layout(spec)];
+    let has_open = command.get_arguments().any(|arg| arg.get_id() == "open");
+    layouts.extend(has_open.then_some(open::LAYOUT));
+    let mut text = String::new();
+    for layout in &layouts {
+        columns(&mut text, *layout);
+    }
+    totals(&mut text, spec);
+    if let Some(examples) = command.get_after_help() {
+        let _infallible = write!(text, "\n{examples}");
+    }
+    let mut names: Vec<(&str, &str)> = vec![("all", "every column")];
+    for column in layouts.iter().flat_map(|layout| layout.columns) {
+        if names.iter().all(|(name, _)| *name != column.name) {
+            names.push((column.name, column.about));
+        }
+    }
+    let groups = groups::known(spec.kind).into_iter();
+    let command = command.after_long_help(text);
+    let command = hint(command, "columns", names);
+    let command = hint(command, "by", groups.map(|name| (name, "")));
+    without_what_it_lacks(command, spec)
+}
+
+/// Options that the stream would refuse are not shown.
+fn without_what_it_lacks(command: Command, spec: &ProbeSpec) -> Command {
+    let has = |name: &str| spec.columns.iter().any(|column| column.name == name);
+    let options = ["pid", "comm", "iface", "reason", "cgroup"];
+    let lacking = options.into_iter().filter(|option| !has(option));
+    // Those that have an interface have a packet.
+    let lacking = lacking.chain((!has("iface")).then_some("pcap"));
+    lacking.fold(command, |command, option| {
+        command.mut_arg(option, |arg: Arg| arg.hide(true))
+    })
+}
+
+/// Lets shells complete the values of an argument; any other is taken as before, and checked later.
+fn hint(
+    command: Command,
+    argument: &str,
+    values: impl IntoIterator<Item = (&'static str, &'static str)>,
+) -> Command {
+    let value = |(name, about): (&'static str, &'static str)| match about {
+        "" => PossibleValue::new(name),
+        about => PossibleValue::new(name).help(about),
+    };
+    let hints = Hints(values.into_iter().map(value).collect());
+    command.mut_arg(argument, |arg| {
+        arg.value_parser(hints).hide_possible_values(true)
+    })
+}
+
+/// Takes any text, and knows which there could be.
+#[derive(Clone)]
+struct Hints(Vec<PossibleValue>);
+
+impl TypedValueParser for Hints {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        arg: Option<&Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<String, Error> {
+        StringValueParser::new().parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.0.iter().cloned()))
+    }
+}
+
+/// What the columns of a layout say: heading, name, meaning.
+fn columns(text: &mut String, layout: Layout) {
+    let of = match layout.kind {
+        kind if kind == open::LAYOUT.kind => " of --open",
+        _ => "",
+    };
+    let _infallible = writeln!(
+        text,
+        "Columns{of}, by heading and name (in JSON, CSV and --columns):"
+    );
+    for column in layout.columns {
+        line(text, column);
+    }
+    text.push('\n');
+}
+
+fn line(text: &mut String, column: &Column) {
+    let mut current = format!("  {:<11} {:<16}", column.title, column.name);
+    let mut room = WIDTH.saturating_sub(INDENT);
+    // A long heading pushes what it says.
+    room = room.saturating_sub(current.len().saturating_sub(INDENT - 1));
+    for word in column.about.split(' ') {
+        if word.len() + 1 > room {
+            text.push_str(&current);
+            text.push('\n');
+            current = " ".repeat(INDENT - 1);
+            room = WIDTH - INDENT + 1;
+        }
+        current.push(' ');
+        current.push_str(word);
+        room = room.saturating_sub(word.len() + 1);
+    }
+    text.push_str(&current);
+    text.push('\n');
+}
+
+/// What `--count` shows.
+fn totals(text: &mut String, spec: &ProbeSpec) {
+    let heading = spec.weight.to_uppercase();
+    let sum = spec
+        .weight
+        .strip_prefix("sum(")
+        .and_then(|rest| rest.strip_suffix(')'));
+    let sum = match sum {
+        Some(name) => format!("the sum of their `{name}`"),
+        None => "what they add up to".to_owned(),
+    };
+    let known = groups::known(spec.kind).join(", ");
+    let about = format!("EVENTS is how many, {heading} {sum}; --by takes {known}");
+    text.push_str("Columns of --count:\n");
+    let mut room = 0;
+    for word in about.split(' ') {
+        if word.len() + 1 > room {
+            text.push_str(if room == 0 { " " } else { "\n " });
+            room = WIDTH - 1;
+        }
+        text.push(' ');
+        text.push_str(word);
+        room = room.saturating_sub(word.len() + 1).max(1);
+    }
+    text.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{definition, generate::completions},
+        *,
+    };
+    use clap_complete::Shell;
+
+    fn long_help(name: &str) -> String {
+        let mut command = definition();
+        let found = command.find_subcommand_mut(name).unwrap();
+        found.render_long_help().to_string()
+    }
+
+    #[test]
+    fn the_long_help_of_every_stream_says_what_its_columns_mean() {
+        for spec in PROBES {
+            let help = long_help(spec.name());
+            for column in spec.columns {
+                let first = column.about.split(' ').next().unwrap();
+                let says = help.lines().any(|line| {
+                    let mut words = line.split_whitespace();
+                    let is_title = words.next() == Some(column.title);
+                    is_title && words.next() == Some(column.name) && line.contains(first)
+                });
+                assert!(says, "{}.{}: {help}", spec.name(), column.name);
+            }
+            assert!(help.lines().all(|line| line.chars().count() <= 100));
+        }
+        assert!(long_help("lifetimes").contains("AGE>=(ns)"));
+        assert!(long_help("drops").contains("netprobe drops --stack"));
+        assert!(long_help("connects").contains("SUM(LATENCY_NS) the sum of their `latency_ns`"));
+    }
+
+    #[test]
+    fn no_stream_offers_what_it_refuses() {
+        assert!(long_help("drops").contains("--pcap"));
+        assert!(long_help("resets").contains("--reason"));
+        for option in ["--pcap", "--iface", "--reason"] {
+            assert!(!long_help("connects").contains(option), "{option}");
+        }
+    }
+
+    #[test]
+    fn shells_complete_columns_groups_findings_and_incidents() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = String::from_utf8(completions(shell)).unwrap();
+            for word in [
+                "latency_ns",
+                "age_at_least_ns",
+                "listener_port",
+                "path-loss",
+            ] {
+                assert!(script.contains(word), "{shell}: {word}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_completed_is_taken_and_judged_as_before() {
+        for line in [
+            &["netprobe", "drops", "--columns", "+RADDR,all"][..],
+            &["netprobe", "explain", "no-such-finding"],
+            &["netprobe", "drops", "--count", "--by", "weather"],
+        ] {
+            assert!(definition().try_get_matches_from(line).is_ok(), "{line:?}");
+        }
+    }
+}
