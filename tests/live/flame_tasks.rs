@@ -84,18 +84,24 @@ fn functions_have_the_shares_of_the_time_that_they_were_blocked() {
         return;
     };
     let graph = ["offcpu", "--min-block", "1ms", "--comm", "burn-wait"];
-    let started = Instant::now();
-    let stacks = draw(&graph, || Burner::start(&program, "wait", 3));
-    let most = started.elapsed();
-    assert_shares(&stacks, "wait_");
-    let waited: u64 = stacks
-        .iter()
-        .filter(|(stack, _)| stack.contains("wait_"))
-        .map(|(_, us)| us)
-        .sum();
-    let waited = Duration::from_micros(waited);
-    assert!(waited >= Duration::from_millis(2990), "{waited:?}");
-    assert!(waited < most, "{waited:?} of {most:?}");
+    // The kernel skips a program now and then while tracers come and go (KNOWN_ISSUES.md): not every time.
+    for last in [false, false, true] {
+        let started = Instant::now();
+        let stacks = draw(&graph, || Burner::start(&program, "wait", 3));
+        let most = started.elapsed();
+        assert_shares(&stacks, "wait_");
+        let waited: u64 = stacks
+            .iter()
+            .filter(|(stack, _)| stack.contains("wait_"))
+            .map(|(_, us)| us)
+            .sum();
+        let waited = Duration::from_micros(waited);
+        assert!(waited < most, "{waited:?} of {most:?}");
+        if waited >= Duration::from_millis(2990) {
+            break;
+        }
+        assert!(!last, "{waited:?}: {stacks:#?}");
+    }
 }
 
 #[test]
