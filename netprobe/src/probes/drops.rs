@@ -53,12 +53,24 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Column::number("dport", "DPORT", 5, "destination port of the packet"),
         Column::text("state", "STATE", 9, "TCP state of the socket, as in ss(8)"),
         Column::text("flags", "FLAGS", 7, "TCP flags of the packet"),
-        Column::text("reason", "REASON", 20, "why, as the kernel names it"),
+        Column::text(
+            "reason",
+            "REASON",
+            20,
+            "why, as the kernel names it; QUEUE_PURGE is what a closed socket still had in its queue, where a clean close \
+             leaves a FIN: no loss",
+        ),
         Column::text("location", "LOCATION", 28, "function that dropped it"),
         Column::text("iface", "IFACE", 10, "interface it came from or went to").wide(),
         Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
         CGROUP,
-        Column::number("len", "LEN", 6, "bytes of the packet").wide(),
+        Column::number(
+            "len",
+            "LEN",
+            6,
+            "bytes of the packet from its IP header on, or from that of TCP where the other was taken off already",
+        )
+        .wide(),
         Column::number(
             "reason_code",
             "CODE",
