@@ -147,7 +147,15 @@ impl Times {
 #[cfg(test)]
 pub(in super::super) mod tests {
     use super::*;
+    use clap::{Args, Parser};
     use std::net::Ipv4Addr;
+
+    /// The command line of a tool.
+    #[derive(Parser)]
+    pub(in super::super) struct Line<T: Args> {
+        #[command(flatten)]
+        pub(in super::super) options: T,
+    }
 
     /// A row of a kind in which only these columns are known.
     pub(in super::super) fn row_of(kind: Kind, known: &[(&str, Value)]) -> Row {

@@ -108,19 +108,19 @@ impl Format for Accepts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cli::bcc::fields::tests::row_of, report::Value};
+    use crate::{
+        cli::bcc::fields::tests::{Line, row_of},
+        report::Value,
+    };
     use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        options: Options,
-    }
 
     #[test]
     fn an_unknown_wait_is_no_short_one() {
         for (waited, expected) in [(Value::Unknown, "-"), (Value::Unsigned(0), "0.000")] {
-            let mut format = Line::parse_from(["tcpaccept", "-x"]).options.tool().format;
+            let mut format = <Line<Options>>::parse_from(["tcpaccept", "-x"])
+                .options
+                .tool()
+                .format;
             let mut out = Vec::new();
             let row = row_of(Kind::Accepts, &[("waited_ns", waited)]);
             format.row(&mut out, &row).unwrap();

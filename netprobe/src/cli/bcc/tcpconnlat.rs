@@ -135,14 +135,8 @@ impl Format for Latencies {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::bcc::fields::tests::row_of;
+    use crate::cli::bcc::fields::tests::{Line, row_of};
     use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        options: Options,
-    }
 
     #[test]
     fn what_has_no_line_is_not_said_to_be_shown() {
@@ -154,7 +148,7 @@ mod tests {
             ],
         );
         for (limit, is_shown) in [("0", true), ("3", true), ("10", false)] {
-            let mut format = Line::parse_from(["tcpconnlat", limit])
+            let mut format = <Line<Options>>::parse_from(["tcpconnlat", limit])
                 .options
                 .tool()
                 .format;

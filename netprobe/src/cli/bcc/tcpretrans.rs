@@ -203,17 +203,16 @@ impl Format for Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cli::bcc::fields::tests::row_of, report::Value};
+    use crate::{
+        cli::bcc::fields::tests::{Line, row_of},
+        report::Value,
+    };
     use clap::Parser;
 
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        options: Options,
-    }
-
     fn shown(letters: &str, err: &Value) -> (bool, String) {
-        let line = Line::parse_from(["tcpretrans"].into_iter().chain(letters.split_whitespace()));
+        let line = <Line<Options>>::parse_from(
+            ["tcpretrans"].into_iter().chain(letters.split_whitespace()),
+        );
         let mut format = line.options.tool().format;
         let row = row_of(Kind::Retransmits, &[("err", err.clone())]);
         let mut out = Vec::new();
