@@ -7,13 +7,15 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use self::{
     budget::Budget,
     scan::{Held, scan, started_ns},
 };
+
+use super::processes::cpu_time;
 
 pub use self::scan::{Holder, now_ns, scan_time};
 
@@ -34,8 +36,8 @@ pub struct Owners {
     first: Option<JoinHandle<First>>,
 }
 
-/// When the first scan began, what it found, and how long it took.
-type First = (u64, HashMap<u64, Held>, Duration);
+/// When the first scan began, and what it found.
+type First = (u64, HashMap<u64, Held>);
 
 impl Default for Owners {
     fn default() -> Self {
@@ -126,10 +128,7 @@ impl Owners {
     /// which only those wait for who ask before it is done.
     pub fn learn(&mut self) {
         let proc = self.proc.clone();
-        let scan = move || {
-            let (begin_ns, begin) = (now_ns(), Instant::now());
-            (begin_ns, scan(&proc), begin.elapsed())
-        };
+        let scan = move || (now_ns(), scan(&proc));
         let thread = thread::Builder::new().name("owners".to_owned());
         match thread.spawn(scan) {
             Ok(first) => self.first = Some(first),
@@ -138,17 +137,16 @@ impl Owners {
     }
 
     fn finish_first_scan(&mut self) {
-        if let Some((begin_ns, held, took)) = self.first.take().and_then(|first| first.join().ok())
-        {
+        if let Some((begin_ns, held)) = self.first.take().and_then(|first| first.join().ok()) {
             self.keep(begin_ns, held);
-            self.budget.spend(took);
         }
     }
 
     fn scan(&mut self) {
-        let (begin_ns, begin) = (now_ns(), Instant::now());
+        // On a machine under load a scan takes longer, but not more.
+        let (begin_ns, begin) = (now_ns(), cpu_time());
         self.keep(begin_ns, scan(&self.proc));
-        self.budget.spend(begin.elapsed());
+        self.budget.spend(cpu_time().saturating_sub(begin));
     }
 
     /// Whether it is known who held the socket then or later. A holder that has it no more makes room for

@@ -5,6 +5,7 @@ use std::{
     fs,
     net::TcpListener,
     os::{fd::AsRawFd, unix::fs::symlink},
+    time::Duration,
 };
 
 use super::super::processes::socket;
