@@ -142,6 +142,7 @@ pub fn decode(bytes: &[u8], names: &mut dyn Names, row: &mut Row) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probes::tests::Listens;
 
     fn empty_row() -> Row {
         Row::default()
@@ -149,37 +150,11 @@ mod tests {
 
     #[test]
     fn names_are_asked_of_the_time_of_the_event() {
-        struct Clock(Option<u64>);
-        impl Names for Clock {
-            fn at(&mut self, monotonic_ns: Option<u64>) {
-                self.0 = monotonic_ns;
-            }
-
-            fn drop_reason(&mut self, _code: u32) -> Value {
-                Value::Unknown
-            }
-
-            fn symbol(&mut self, _address: u64) -> Value {
-                Value::Unknown
-            }
-
-            fn stack(&mut self, _id: i32) -> Value {
-                Value::Unknown
-            }
-
-            fn owner(&mut self, _owner: &Owner) -> Option<(u32, [u8; 16])> {
-                None
-            }
-
-            fn clock_offset_ns(&self) -> i64 {
-                0
-            }
-        }
         let mut bytes = vec![0; Kind::Drops.size()];
         bytes[0] = 42;
-        let mut clock = Clock(None);
-        decode(&bytes, &mut clock, &mut empty_row()).unwrap();
-        assert_eq!(clock.0, Some(42));
+        let mut names = Listens::default();
+        decode(&bytes, &mut names, &mut empty_row()).unwrap();
+        assert_eq!(names.at_ns, Some(42));
     }
 
     #[test]

@@ -13,7 +13,8 @@ use crate::{
     filter::{check_columns, contradiction, matcher::Matcher},
     observe::{
         cgroups::{self, Paths},
-        owners::{Holder, Owners, now_ns},
+        clock::now_ns,
+        owners::{Holder, Owners},
         seniority::{self, Numbers},
         sockets::{self, OpenConnection},
     },

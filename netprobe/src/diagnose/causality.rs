@@ -282,7 +282,6 @@ mod tests {
     fn the_chain_of_the_lab_is_told_stage_by_stage() {
         use crate::{
             diagnose::{diagnose, events::Events, fixtures::quiet},
-            observe::diag::{Destination, Ports},
             report::Value,
         };
         let mut window = quiet();
@@ -327,17 +326,7 @@ mod tests {
         window.events = Events::default();
         window.set("net.ipv4.ip_local_port_range", "20000 20050");
         window.set("net.ipv4.tcp_tw_reuse", "0");
-        let destination = Destination {
-            local: [127, 0, 0, 1].into(),
-            remote: [127, 0, 0, 1].into(),
-            port: 9000,
-        };
-        let ports = Ports {
-            time_wait: 50,
-            open: 1,
-            odd: 25,
-        };
-        window.sockets().ports.insert(destination, ports);
+        window.hold_ports(9000, 50, 1, 25);
         let group = [
             ("errno", Value::Word("EADDRNOTAVAIL")),
             ("dport", Value::Unsigned(9000)),

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     observe::{
         counters,
-        diag::{Clients, Listener, SocketTable},
+        diag::{Clients, Destination, Listener, Ports, SocketTable},
         processes::Process,
         snapshot::Snapshot,
     },
@@ -136,6 +136,21 @@ impl Window {
             ..Process::default()
         });
         process.sockets.push(ino);
+    }
+
+    /// Lets connections to port `to` of another machine hold local ports, of which `odd` are odd ones.
+    pub(super) fn hold_ports(&mut self, to: u16, time_wait: u32, open: u32, odd: u32) {
+        let destination = Destination {
+            local: [10, 0, 0, 1].into(),
+            remote: [10, 0, 0, 2].into(),
+            port: to,
+        };
+        let ports = Ports {
+            time_wait,
+            open,
+            odd,
+        };
+        self.sockets().ports.insert(destination, ports);
     }
 
     /// Lets connections of a listener wait: so many that were there before the window, and so many

@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use aya::sys::{Stats, enable_stats};
 use netprobe_common::config::{Config, LEVEL_ALL};
-use rustix::time::{ClockId, clock_gettime};
 
 use super::{governor::Governor, session::Session};
-use crate::{observe::owners::scan_time, report::Cost};
+use crate::{
+    observe::{clock::process_cpu, owners::scan_time, stat},
+    report::Cost,
+};
 
 /// How often the cost is measured.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -64,12 +66,9 @@ struct Mark {
 
 impl Mark {
     fn now() -> Self {
-        let cpu = clock_gettime(ClockId::ProcessCPUTime);
-        let seconds = u64::try_from(cpu.tv_sec).unwrap_or_default();
-        let nanos = u32::try_from(cpu.tv_nsec).unwrap_or_default();
         Self {
             at: Instant::now(),
-            cpu: Duration::new(seconds, nanos) + cpu_of_children(),
+            cpu: process_cpu() + cpu_of_children(),
         }
     }
 
@@ -199,10 +198,8 @@ fn cpu_of_children() -> Duration {
 }
 
 fn ticks_of_children(stat: &str) -> u64 {
-    // The name, in parentheses, may hold anything.
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let times = after_name.split_ascii_whitespace().skip(13).take(2);
-    times.filter_map(|time| time.parse::<u64>().ok()).sum()
+    let times = [16, 17].map(|number| stat::field(stat, number)?.parse::<u64>().ok());
+    times.into_iter().flatten().sum()
 }
 
 impl Slices {

@@ -4,7 +4,6 @@ use std::{collections::HashMap, sync::Arc};
 
 use aya::maps::{MapData, StackTraceMap};
 use netprobe_common::owner::Owner;
-use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     drop_reasons::DropReasons, own_frames::without_own, reset_reasons::ResetReasons,
@@ -14,8 +13,9 @@ use crate::{
     decode::{Arrival, Names},
     observe::{
         cgroups::{self, Paths},
+        clock::{now_ns, wall_offset_ns},
         listeners::Listeners,
-        owners::{Owners, now_ns},
+        owners::Owners,
     },
     report::Value,
 };
@@ -51,7 +51,7 @@ impl LiveNames {
             cgroups: Paths::default(),
             has_socket_cgroups: session.has_socket_cgroups(),
             shows_offsets: false,
-            clock_offset_ns: clock_offset_ns(),
+            clock_offset_ns: wall_offset_ns(),
             at_ns: now_ns(),
         }
     }
@@ -93,7 +93,7 @@ impl LiveNames {
 
     /// Reads the clock again, which may have been set meanwhile.
     pub fn refresh_clock(&mut self) {
-        self.clock_offset_ns = clock_offset_ns();
+        self.clock_offset_ns = wall_offset_ns();
     }
 }
 
@@ -159,11 +159,4 @@ impl Names for LiveNames {
     fn clock_offset_ns(&self) -> i64 {
         self.clock_offset_ns
     }
-}
-
-fn clock_offset_ns() -> i64 {
-    let monotonic = clock_gettime(ClockId::Monotonic);
-    let wall = clock_gettime(ClockId::Realtime);
-    let ns = |time: rustix::time::Timespec| time.tv_sec * 1_000_000_000 + time.tv_nsec;
-    ns(wall) - ns(monotonic)
 }

@@ -1,6 +1,7 @@
 //! What the kernel shows when asked, beside events: counters, tables and settings.
 
 pub mod cgroups;
+pub mod clock;
 pub mod conntrack;
 pub mod counters;
 pub mod diag;
@@ -16,4 +17,5 @@ pub mod services;
 pub mod snapshot;
 pub mod sockets;
 pub mod softnet;
+pub mod stat;
 pub mod sysctls;

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use super::{clock::thread_cpu, stat};
+
 /// A scan ends here; a machine may have more descriptors than there is time.
 const PATIENCE: Duration = Duration::from_millis(400);
 /// Most descriptors of a process whose target is looked at; listeners are opened early.
@@ -65,8 +67,8 @@ impl Processes {
 #[expect(clippy::implicit_hasher, reason = "only ours are asked for")]
 pub fn scan(wanted: &HashSet<u64>) -> Processes {
     let mut found = Processes::default();
-    let begin = cpu_time();
-    let is_late = || cpu_time().saturating_sub(begin) > PATIENCE;
+    let begin = thread_cpu();
+    let is_late = || thread_cpu().saturating_sub(begin) > PATIENCE;
     let mut processes = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -97,15 +99,6 @@ pub fn scan(wanted: &HashSet<u64>) -> Processes {
         found.by_pid.insert(process.pid, process);
     }
     found
-}
-
-/// CPU time of this thread so far: on a machine under load a scan takes longer, but not more.
-pub(super) fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(
-        time.tv_sec.try_into().unwrap_or(0),
-        time.tv_nsec.try_into().unwrap_or(0),
-    )
 }
 
 /// A process with the number of its descriptors, and their limits.
@@ -149,13 +142,9 @@ fn sockets(process: &Path, wanted: &HashSet<u64>) -> Vec<u64> {
 fn describe(process: &mut Process, path: &Path) {
     let comm = fs::read(path.join("comm")).unwrap_or_default();
     process.comm = String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into_owned();
-    process.state = state(&fs::read_to_string(path.join("stat")).unwrap_or_default());
+    let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
+    process.state = stat::field(&stat, 3).and_then(|state| state.chars().next());
     process.unit = unit(&fs::read_to_string(path.join("cgroup")).unwrap_or_default());
-}
-
-/// The state in `/proc/PID/stat`; the name before it may hold anything, also `)`.
-fn state(stat: &str) -> Option<char> {
-    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 /// The number in `socket:[12345]`.
@@ -207,12 +196,6 @@ mod tests {
         let cgroup = "0::/system.slice/nginx.service\n";
         assert_eq!(unit(cgroup).as_deref(), Some("nginx.service"));
         assert_eq!(unit("0::/user.slice/session-1.scope\n"), None);
-    }
-
-    #[test]
-    fn the_state_stands_behind_the_name() {
-        assert_eq!(state("77 (a ) R b) T 1 77"), Some('T'));
-        assert_eq!(state("77 (cut"), None);
     }
 
     #[test]

@@ -174,12 +174,8 @@ fn code(code: u32, _names: &mut dyn Names) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probes::tests::Listens;
-    use netprobe_common::{
-        header::Header,
-        record::{Plain, bytes_of},
-        records::Owner,
-    };
+    use crate::probes::tests::asked;
+    use netprobe_common::{header::Header, record::Plain, records::Owner};
 
     #[test]
     fn a_listener_is_asked_for_unless_nobody_knows_since_when_there_is_what_nobody_has() {
@@ -199,9 +195,8 @@ mod tests {
                 role: Role::Server as u8,
                 ..Lifetime::zeroed()
             };
-            let (mut names, mut values) = (Listens::default(), Vec::new());
-            decode(bytes_of(&life), &mut names, &mut values).unwrap();
-            let asked = names.0.first().map(|arrival| arrival.opened_ns);
+            let (arrival, _) = asked(&SPEC, &life);
+            let asked = arrival.map(|arrival| arrival.opened_ns);
             assert_eq!(asked, expected, "{duration_ns} {ino}");
         }
     }

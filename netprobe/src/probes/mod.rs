@@ -376,12 +376,27 @@ pub(crate) fn tcp_state(number: u8) -> Value {
 pub(crate) mod tests {
     use super::*;
     use crate::decode::NoNames;
+    use netprobe_common::record::bytes_of;
 
     /// Process 815 listens everywhere; remembers what it was asked.
     #[derive(Default)]
-    pub(crate) struct Listens(pub(crate) Vec<Arrival>);
+    pub(crate) struct Listens {
+        pub(crate) arrivals: Vec<Arrival>,
+        pub(crate) at_ns: Option<u64>,
+    }
+
+    /// Whose listener a probe asks for by an event, and the values.
+    pub(crate) fn asked(spec: &ProbeSpec, event: &impl Plain) -> (Option<Arrival>, Vec<Value>) {
+        let (mut names, mut values) = (Listens::default(), Vec::new());
+        (spec.decode)(bytes_of(event), &mut names, &mut values).unwrap();
+        (names.arrivals.pop(), values)
+    }
 
     impl Names for Listens {
+        fn at(&mut self, monotonic_ns: Option<u64>) {
+            self.at_ns = monotonic_ns;
+        }
+
         fn drop_reason(&mut self, _code: u32) -> Value {
             Value::Unknown
         }
@@ -399,7 +414,7 @@ pub(crate) mod tests {
         }
 
         fn listener(&mut self, arrival: &Arrival) -> Option<(u32, [u8; 16])> {
-            self.0.push(*arrival);
+            self.arrivals.push(*arrival);
             Some((815, [b'x'; 16]))
         }
 
@@ -430,7 +445,7 @@ pub(crate) mod tests {
             cgroup: 5,
             opened_ns: Some(99),
         };
-        assert_eq!(names.0, [asked]);
+        assert_eq!(names.arrivals, [asked]);
     }
 
     #[test]

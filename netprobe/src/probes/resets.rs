@@ -198,11 +198,8 @@ fn code(code: u32, names: &mut dyn Names) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probes::tests::Listens;
-    use netprobe_common::{
-        header::Header,
-        record::{Plain, bytes_of},
-    };
+    use crate::probes::tests::asked;
+    use netprobe_common::{header::Header, record::Plain};
 
     #[test]
     fn a_reset_that_nobody_has_any_more_is_of_who_listened_when_its_connection_came() {
@@ -222,10 +219,12 @@ mod tests {
                 state,
                 ..Reset::zeroed()
             };
-            let (mut names, mut values) = (Listens::default(), Vec::new());
-            decode(bytes_of(&reset), &mut names, &mut values).unwrap();
-            let asked = names.0.first().and_then(|arrival| arrival.opened_ns);
-            assert_eq!(asked, opened, "{state} {age_ns}");
+            let (arrival, values) = asked(&SPEC, &reset);
+            assert_eq!(
+                arrival.and_then(|arrival| arrival.opened_ns),
+                opened,
+                "{state} {age_ns}"
+            );
             let expected = opened.map_or(Value::Unknown, |_| Value::Unsigned(815));
             assert_eq!(values[0], expected, "{state} {age_ns}");
         }

@@ -163,12 +163,8 @@ fn code(code: u32, _names: &mut dyn Names) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{decode::NoNames, probes::tests::Listens};
-    use netprobe_common::{
-        header::Header,
-        record::{Plain, bytes_of},
-        records::Owner,
-    };
+    use crate::probes::tests::asked;
+    use netprobe_common::{header::Header, record::Plain, records::Owner};
 
     #[test]
     fn what_waits_to_be_accepted_is_of_who_listens_now_and_what_was_closed_before_us_of_nobody() {
@@ -191,17 +187,15 @@ mod tests {
                 state,
                 ..Retransmit::zeroed()
             };
-            let (mut names, mut values) = (Listens::default(), Vec::new());
-            decode(bytes_of(&event), &mut names, &mut values).unwrap();
-            let asked = names.0.first().map(|arrival| arrival.opened_ns);
+            let (arrival, _) = asked(&SPEC, &event);
+            let asked = arrival.map(|arrival| arrival.opened_ns);
             assert_eq!(asked, expected, "{state} {ino}");
         }
     }
 
     /// The values of `attempt`, `segs` and `err`.
     fn shown(event: &Retransmit) -> [Value; 3] {
-        let mut values = Vec::new();
-        (SPEC.decode)(bytes_of(event), &mut NoNames, &mut values).unwrap();
+        let (_, values) = asked(&SPEC, event);
         ["attempt", "segs", "err"].map(|name| {
             let place = SPEC.columns.iter().position(|column| column.name == name);
             values[place.unwrap()].clone()

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::images::{Images, Mapping};
+use crate::observe::stat;
 
 /// How long mappings are believed although an address is in none of them, and programs to be the same.
 const BELIEVED: Duration = Duration::from_millis(100);
@@ -31,13 +32,10 @@ impl Identity {
     }
 
     fn parse(stat: &str) -> Option<Self> {
-        // The name before may have anything in it, parentheses too.
-        let (_, fields) = stat.rsplit_once(") ")?;
-        let fields: Vec<&str> = fields.trim_end().split(' ').collect();
         // startcode, endcode, startstack; arg_start.
-        let places = [23, 24, 25, 45].map(|field| fields.get(field).copied().unwrap_or_default());
+        let places = [26, 27, 28, 48].map(|number| stat::field(stat, number).unwrap_or_default());
         Some(Self {
-            started: (*fields.get(19)?).to_owned(),
+            started: stat::field(stat, 22)?.to_owned(),
             places: places.map(str::to_owned).into(),
         })
     }

@@ -26,10 +26,7 @@ use crate::{
     capture::live::LiveRing,
     decode,
     kernel::{names::LiveNames, privileges, session::Session},
-    observe::{
-        owners::{Owners, now_ns},
-        sockets,
-    },
+    observe::{clock::now_ns, owners::Owners, sockets},
     probes, render,
     report::{Row, Summary},
 };

@@ -79,21 +79,23 @@ pub(super) const fn accept_wait(source: Source) -> Graph {
     }
 }
 
-pub(super) const fn counting(graph: &Graph) -> Counting {
-    match graph.source {
-        Source::Samples { .. } => Counting::Samples,
-        Source::Blocks { .. } => Counting::Blocks,
-    }
-}
-
-pub(super) const fn hertz(graph: &Graph) -> u64 {
-    match graph.source {
-        Source::Samples { hertz } => hertz,
-        Source::Blocks { .. } => 0,
-    }
-}
-
 impl Graph {
+    /// What is counted.
+    pub(super) const fn counting(&self) -> Counting {
+        match self.source {
+            Source::Samples { .. } => Counting::Samples,
+            Source::Blocks { .. } => Counting::Blocks,
+        }
+    }
+
+    /// Samples per second and CPU; none of blocks.
+    pub(super) const fn hertz(&self) -> u64 {
+        match self.source {
+            Source::Samples { hertz } => hertz,
+            Source::Blocks { .. } => 0,
+        }
+    }
+
     /// What it may mean that there is nothing to draw.
     pub(super) const fn why_empty(&self) -> &'static str {
         match self.source {
@@ -131,13 +133,13 @@ impl Graph {
         }
     }
 
-    pub(super) fn wants(&self, frames: &[Arc<str>]) -> bool {
-        self.within.is_empty()
-            || frames.iter().any(|frame| {
-                frame
-                    .strip_suffix("_[k]")
-                    .is_some_and(|function| self.within.contains(&function))
-            })
+    /// Whether one of the functions is among these frames.
+    pub(super) fn is_within(&self, frames: &[Arc<str>]) -> bool {
+        frames.iter().any(|frame| {
+            frame
+                .strip_suffix("_[k]")
+                .is_some_and(|function| self.within.contains(&function))
+        })
     }
 }
 

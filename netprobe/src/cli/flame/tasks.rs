@@ -12,12 +12,11 @@ use netprobe_common::{
     record::Plain,
     samples::{Sampling, Tally, TaskStack},
 };
-use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     super::{Global, signals::Stop},
     complaints::Copying,
-    graph::{Graph, Source, counting, hertz},
+    graph::{Graph, Source},
     host, measure,
     naming::Naming,
     profile,
@@ -34,6 +33,7 @@ use crate::{
         session::{Request, Session},
         task_stacks::{self, Collected, TaskStacks},
     },
+    observe::clock::now_ns,
     render::summary::price,
     report::{Flame, Profile},
 };
@@ -55,7 +55,7 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
     let mut session = Session::start(&request(&run))?;
     task_stacks::want(&mut session, &run.wanted.keys)?;
     let stacks = TaskStacks::take(&mut session)?;
-    let mut naming = Naming::start(stacks, run.wanted.sampling.user != 0, counting(&run.graph));
+    let mut naming = Naming::start(stacks, run.wanted.sampling.user != 0, run.graph.counting());
     let mut sampler = attach(&mut session, &run)?;
     log::info!(
         "ready: collecting stacks for {:?}, Ctrl-C draws at once",
@@ -85,7 +85,7 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
     stop.second_kills();
     let elapsed = window.elapsed();
     let ended = Instant::now();
-    let ended_ns = monotonic_ns();
+    let ended_ns = now_ns();
     session.detach();
     log::debug!("detached {:?} after the end", ended.elapsed());
     let collected = task_stacks::collected(&mut session)?;
@@ -220,7 +220,7 @@ fn source_of(graph: &Graph, sampler: Option<&Sampler>) -> String {
     match sampler {
         Some(sampler) => format!(
             "{} Hz {} on {} CPUs",
-            hertz(graph),
+            graph.hertz(),
             sampler.clock().name(),
             sampler.cpus()
         ),
@@ -240,12 +240,7 @@ struct Ended {
 /// timer goes on.
 fn sample_ns(graph: &Graph, sampler: Option<&Sampler>) -> Option<u64> {
     let is_steady = sampler.is_some_and(|sampler| sampler.clock() == Clock::Cycles);
-    is_steady.then(|| 1_000_000_000 / hertz(graph).max(1))
-}
-
-fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap_or_default()
+    is_steady.then(|| 1_000_000_000 / graph.hertz().max(1))
 }
 
 /// Blocks that have not ended: they count as long as they have lasted.
@@ -277,7 +272,9 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
         .filter(|(stack, _, _)| run.wanted.admits(stack))
         .collect();
     // Of what is not drawn nobody needs names, nor complaints that there are none.
-    wanted.retain(|(stack, _, _)| graph.wants(&naming.kernel_frames(stack)));
+    if !graph.within.is_empty() {
+        wanted.retain(|(stack, _, _)| graph.is_within(&naming.kernel_frames(stack)));
+    }
     let stacks: Vec<TaskStack> = wanted.iter().map(|(stack, _, _)| *stack).collect();
     naming.resolve(&stacks);
     let mut folder = Folder::default();

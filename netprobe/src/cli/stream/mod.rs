@@ -5,12 +5,12 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use netprobe_common::{config::Config, header::Kind, record::Plain};
-use rustix::time::{ClockId, clock_gettime};
 
 use super::{Global, filter, output::Output, parse_duration};
 use crate::{
     filter::Error,
     kernel::{load::Sizes, session::Request},
+    observe::clock::now_ns,
     probes::{self, ProbeSpec},
     render::{
         csv::Csv,
@@ -125,11 +125,7 @@ impl Timestamps {
             Self::Wall => Style::OfDay,
             Self::Utc => Style::Rfc3339,
             Self::Monotonic => Style::Monotonic,
-            Self::Relative => {
-                let now = clock_gettime(ClockId::Monotonic);
-                let ns = now.tv_sec * 1_000_000_000 + now.tv_nsec;
-                Style::Since(ns.cast_unsigned())
-            }
+            Self::Relative => Style::Since(now_ns()),
         }
     }
 }

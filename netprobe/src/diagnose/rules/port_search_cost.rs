@@ -198,27 +198,13 @@ fn helped(found: Finding, netns: &Netns) -> Finding {
 mod tests {
     use crate::{
         diagnose::{Verdict, fixtures::quiet, window::Window},
-        observe::diag::{Destination, Ports},
         report::{Value, diagnosis::Confidence},
     };
 
     fn searching(search_ns: u64, time_wait: u32) -> Window {
         let mut window = quiet();
-        let destination = Destination {
-            local: [10, 0, 0, 1].into(),
-            remote: [10, 0, 0, 2].into(),
-            port: 80,
-        };
-        let ports = Ports {
-            time_wait,
-            open: 0,
-            odd: time_wait / 2,
-        };
-        let netns = window.netns();
-        for snapshot in [&mut netns.before, &mut netns.after] {
-            let sockets = snapshot.sockets.as_mut().unwrap();
-            sockets.ports.insert(destination, ports);
-        }
+        window.hold_ports(80, time_wait, 0, time_wait / 2);
+        window.netns().before = window.netns().after.clone();
         window.grow(&[("Tcp.ActiveOpens", 4000)]);
         let search = [("search_ns", Value::Unsigned(search_ns))];
         window.event("connects", 50, &search);

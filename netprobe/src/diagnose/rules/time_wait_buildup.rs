@@ -160,7 +160,6 @@ fn server(netns: &Netns, waiting: u64, buckets: u64) -> Finding {
 mod tests {
     use crate::{
         diagnose::{Verdict, fixtures::quiet, window::Window},
-        observe::diag::{Destination, Ports},
         report::diagnosis::Severity,
     };
 
@@ -168,17 +167,7 @@ mod tests {
     fn ports_that_wait_are_a_build_up_and_open_ones_are_not() {
         for (time_wait, open, expected) in [(20_000, 10, true), (10, 20_000, false)] {
             let mut window = quiet();
-            let destination = Destination {
-                local: [10, 0, 0, 1].into(),
-                remote: [10, 0, 0, 2].into(),
-                port: 80,
-            };
-            let ports = Ports {
-                time_wait,
-                open,
-                odd: 0,
-            };
-            window.sockets().ports.insert(destination, ports);
+            window.hold_ports(80, time_wait, open, 0);
             window.netns().before = window.netns().after.clone();
             let found = window.ids().contains(&"time-wait-buildup");
             assert_eq!(found, expected, "{time_wait}");
@@ -202,17 +191,7 @@ mod tests {
         };
         let mut window = quiet();
         window.set("net.ipv4.ip_local_port_range", "20000 20999");
-        let destination = Destination {
-            local: [10, 0, 0, 1].into(),
-            remote: [10, 0, 0, 2].into(),
-            port: 80,
-        };
-        let ports = Ports {
-            time_wait: 900,
-            open: 1,
-            odd: 450,
-        };
-        window.sockets().ports.insert(destination, ports);
+        window.hold_ports(80, 900, 1, 450);
         window.set("net.ipv4.tcp_tw_reuse", "0");
         assert_eq!(severity(&window), Severity::Warning);
         window.set("net.ipv4.tcp_tw_reuse", "1");

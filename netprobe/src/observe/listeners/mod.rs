@@ -9,10 +9,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use super::{
-    owners::{Owners, now_ns},
-    sockets,
-};
+use super::{clock::now_ns, owners::Owners, sockets};
 use crate::decode::Arrival;
 
 use self::seen::{Listing, Seen};

@@ -15,9 +15,9 @@ use self::{
     scan::{Held, scan, started_ns},
 };
 
-use super::processes::cpu_time;
+use super::clock::{now_ns, thread_cpu};
 
-pub use self::scan::{Holder, now_ns, scan_time};
+pub use self::scan::{Holder, scan_time};
 
 pub(super) use self::scan::measured;
 
@@ -144,9 +144,9 @@ impl Owners {
 
     fn scan(&mut self) {
         // On a machine under load a scan takes longer, but not more.
-        let (begin_ns, begin) = (now_ns(), cpu_time());
+        let (begin_ns, begin) = (now_ns(), thread_cpu());
         self.keep(begin_ns, scan(&self.proc));
-        self.budget.spend(cpu_time().saturating_sub(begin));
+        self.budget.spend(thread_cpu().saturating_sub(begin));
     }
 
     /// Whether it is known who held the socket then or later. A holder that has it no more makes room for

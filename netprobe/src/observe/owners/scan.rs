@@ -8,9 +8,11 @@ use std::{
     time::Duration,
 };
 
-use rustix::time::{ClockId, clock_gettime};
-
-use super::super::processes::{cpu_time, socket};
+use super::super::{
+    clock::{asleep_ns, now_ns, thread_cpu},
+    processes::socket,
+    stat,
+};
 
 /// A process that holds a socket, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +53,9 @@ pub fn scan_time() -> Duration {
 
 /// Does some `work`, whose CPU time in this thread counts as that of a scan.
 pub(in super::super) fn measured<T>(work: impl FnOnce() -> T) -> T {
-    let begin = cpu_time();
+    let begin = thread_cpu();
     let done = work();
-    let took = cpu_time().saturating_sub(begin);
+    let took = thread_cpu().saturating_sub(begin);
     let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
     SCANNED_NS.fetch_add(took, Ordering::Relaxed);
     done
@@ -109,33 +111,17 @@ fn read_comm(process: &Path) -> [u8; 16] {
     comm
 }
 
-/// `CLOCK_MONOTONIC`, which events have as well.
-pub fn now_ns() -> u64 {
-    nanos(ClockId::Monotonic)
-}
-
-fn nanos(clock: ClockId) -> u64 {
-    let time = clock_gettime(clock);
-    (time.tv_sec * 1_000_000_000 + time.tv_nsec).cast_unsigned()
-}
-
 /// When a process was there at the latest, by `CLOCK_MONOTONIC`; `None` if it has ended.
 pub(super) fn started_ns(proc: &Path, pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(proc.join(format!("{pid}/stat"))).ok()?;
     Some(started_since_boot(&stat)?.saturating_sub(asleep_ns()))
 }
 
-/// How long the machine slept, which counts for the beginning of processes.
-pub(super) fn asleep_ns() -> u64 {
-    nanos(ClockId::Boottime).saturating_sub(now_ns())
-}
-
 /// The end of the clock tick in which a process began, by its `/proc/PID/stat`.
 fn started_since_boot(stat: &str) -> Option<u64> {
     /// `USER_HZ` is 100.
     const TICK_NS: u64 = 10_000_000;
-    // The name may hold anything, also `)`. It is the second field, and the beginning is the 22nd.
-    let ticks: u64 = stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()?;
+    let ticks: u64 = stat::field(stat, 22)?.parse().ok()?;
     ticks.checked_add(1)?.checked_mul(TICK_NS)
 }
 

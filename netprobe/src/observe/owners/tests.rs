@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::super::processes::socket;
+use super::super::{clock::asleep_ns, processes::socket};
 
 /// A `/proc` that is made up.
 pub(in super::super) struct Proc(PathBuf);
@@ -30,7 +30,7 @@ impl Proc {
         fs::create_dir_all(process.join("fd")).unwrap();
         fs::write(process.join("comm"), format!("{comm}\n")).unwrap();
         // Its end of the tick must not be after `started_ns`.
-        let ticks = ((started_ns + scan::asleep_ns()) / 10_000_000).saturating_sub(1);
+        let ticks = ((started_ns + asleep_ns()) / 10_000_000).saturating_sub(1);
         let fields = "0 ".repeat(18);
         fs::write(
             process.join("stat"),

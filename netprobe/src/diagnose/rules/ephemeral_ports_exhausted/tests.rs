@@ -1,6 +1,5 @@
 use crate::{
     diagnose::{Verdict, fixtures::quiet, window::Window},
-    observe::diag::{Destination, Ports},
     report::{
         Value,
         diagnosis::{Confidence, Severity},
@@ -10,17 +9,7 @@ use crate::{
 fn holding(time_wait: u32, open: u32) -> Window {
     let mut window = quiet();
     window.set("net.ipv4.ip_local_port_range", "20000 20050");
-    let destination = Destination {
-        local: [10, 0, 0, 1].into(),
-        remote: [10, 0, 0, 2].into(),
-        port: 9000,
-    };
-    let ports = Ports {
-        time_wait,
-        open,
-        odd: 25,
-    };
-    window.sockets().ports.insert(destination, ports);
+    window.hold_ports(9000, time_wait, open, 25);
     window
 }
 
