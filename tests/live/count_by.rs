@@ -178,15 +178,21 @@ fn processes_and_cgroups_are_told_apart() {
     let cable = Cable::new();
     let netns = cable.client.inum().to_string();
     let options = ["--count", "--by", "process,cgroup", "--netns", &netns];
-    let probe = Probe::start(&[&["lifetimes", "--json", "--strict"], &options[..]].concat());
+    let probe = Probe::start(&[&["lifetimes", "--json"], &options[..]].concat());
     let listener = cable.server.run(|| Family::V4.listen(PORT, 64));
+    // An emulated machine takes long over what it runs for the first time: an interrupt in it, in which more connections
+    // end, is what the kernel's guard against recursion skips.
+    let first = visit(&cable, "np-first", 1, None);
+    drop((listener.accept().expect("accept"), first));
+    cable.client.wait_for_silence();
     let outside = visit(&cable, "np-outside", 3, None);
     let inside = visit(&cable, "np-inside", 5, Some(&group));
     let others = (0..8).map(|_| listener.accept().expect("accept"));
     drop(others.collect::<Vec<_>>());
     cable.client.wait_for_silence();
     let run = probe.stop();
-    let found = totals(&run);
+    let mut found = totals(&run);
+    found.retain(|(group, _)| group["comm"] != "np-first");
     for (actor, name, times) in [(&outside, "np-outside", 3), (&inside, "np-inside", 5)] {
         let mine = found.iter().find(|(group, _)| group["comm"] == name);
         let (group, events) = mine.unwrap_or_else(|| panic!("{name}: {found:#?}"));

@@ -8,12 +8,13 @@ use clap::{
     builder::{PossibleValue, StringValueParser, TypedValueParser},
 };
 
-use super::{open, stream};
+use super::{bcc, open, stream};
 use crate::{
     aggregate::groups,
     demo::SCENARIOS,
     diagnose::RULES,
     probes::{PROBES, ProbeSpec},
+    render::summary::heading,
     report::{Column, Layout},
 };
 
@@ -31,6 +32,11 @@ pub(super) fn complete(command: Command) -> Command {
     let command = command
         .mut_subcommand("explain", |explain| hint(explain, "id", rules))
         .mut_subcommand("demo", |demo| hint(demo, "scenario", scenarios));
+    let command = bcc::help::TEXTS
+        .iter()
+        .fold(command, |command, (name, text)| {
+            command.mut_subcommand(name, |tool| tool.after_long_help(*text))
+        });
     PROBES.iter().fold(command, |command, spec| {
         command.mut_subcommand(spec.name(), |stream| of_stream(stream, spec))
     })
@@ -148,7 +154,7 @@ fn line(text: &mut String, column: &Column) {
 
 /// What `--count` shows.
 fn totals(text: &mut String, spec: &ProbeSpec) {
-    let heading = spec.weight.to_uppercase();
+    let heading = heading(spec.weight);
     let sum = spec
         .weight
         .strip_prefix("sum(")
@@ -202,9 +208,9 @@ mod tests {
             }
             assert!(help.lines().all(|line| line.chars().count() <= 100));
         }
-        assert!(long_help("lifetimes").contains("AGE>=(ns)"));
+        assert!(long_help("lifetimes").contains("AGE>= "));
         assert!(long_help("drops").contains("netprobe drops --stack"));
-        assert!(long_help("connects").contains("SUM(LATENCY_NS) the sum of their `latency_ns`"));
+        assert!(long_help("connects").contains("SUM(LATENCY) the sum of their `latency_ns`"));
     }
 
     #[test]

@@ -73,8 +73,8 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         ),
         Column::number(
             "waited_ns",
-            "WAITED(ns)",
-            12,
+            "WAITED",
+            7,
             "from the end of the handshake to accept",
         ),
         Column::number(

@@ -88,12 +88,12 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             "established, failed or aborted (closed while waiting)",
         ),
         Column::text("errno", "ERRNO", 13, "why it failed"),
-        Column::number("latency_ns", "LAT(ns)", 12, "from the call to the outcome"),
+        Column::number("latency_ns", "LAT", 7, "from the call to the outcome"),
         Column::number("syn_attempts", "SYNS", 4, "SYNs sent, the first included"),
         Column::number(
             "search_ns",
-            "SEARCH(ns)",
-            10,
+            "SEARCH",
+            7,
             "time of the port search (inet_hash_connect)",
         ),
         Column::number(

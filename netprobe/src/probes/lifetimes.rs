@@ -73,8 +73,8 @@ const COLUMNS: &[Column] = &[
     Column::number("dport", "RPORT", 5, "remote port"),
     Column::number(
         "duration_ns",
-        "DURATION(ns)",
-        13,
+        "DURATION",
+        8,
         "from open to close, where the opening was seen",
     ),
     Column::number(
@@ -85,7 +85,7 @@ const COLUMNS: &[Column] = &[
     ),
     Column::number("bytes_received", "RECEIVED", 10, "bytes of data received"),
     Column::number("retransmits", "RETR", 4, "segments sent again"),
-    Column::number("srtt_us", "SRTT(us)", 8, "smoothed round-trip time"),
+    Column::number("srtt_us", "SRTT", 7, "smoothed round-trip time"),
     Column::text("result", "RESULT", 7, "fin, reset, timeout or failed"),
     Column::text("closer", "CLOSER", 6, "the first to close: local or remote"),
     Column::text(

@@ -103,14 +103,14 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         ),
         Column::number(
             "idle_ns",
-            "IDLE(ns)",
-            13,
+            "IDLE",
+            7,
             "since data last went either way; received: since the peer was last heard of",
         ),
         Column::number(
             "age_ns",
-            "AGE(ns)",
-            13,
+            "AGE",
+            7,
             "since the connection was opened, where that was seen",
         ),
         Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),

@@ -72,7 +72,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             4,
             "segments that went out again, 0 where ERR says why none did (RetransSegs less TCPRetransFail)",
         ),
-        Column::number("srtt_us", "SRTT(us)", 9, "smoothed round-trip time"),
+        Column::number("srtt_us", "SRTT", 7, "smoothed round-trip time"),
         Column::text(
             "err",
             "ERR",

@@ -60,8 +60,8 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Column::text("state", "NEW", 11, "TCP state after, as in ss(8)"),
         Column::number(
             "in_state_ns",
-            "IN-OLD(ns)",
-            13,
+            "IN-OLD",
+            7,
             "time in the old state, where its beginning was seen",
         ),
         Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),

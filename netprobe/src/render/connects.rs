@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value as Json, json};
 
+use super::duration;
 use crate::report::{ConnectView, Destination};
 
 /// Widest bar of the histogram.
@@ -88,8 +89,8 @@ fn destinations(out: &mut dyn Write, view: &ConnectView) -> io::Result<()> {
     }
     writeln!(
         out,
-        "{:>8} {:>8} {:>10} {:>10} {:>12}  DESTINATION",
-        "CONNECTS", "FAILED", "UNANSWERED", "SYNS-AGAIN", "WORST(ms)"
+        "{:>8} {:>8} {:>10} {:>10} {:>8}  DESTINATION",
+        "CONNECTS", "FAILED", "UNANSWERED", "SYNS-AGAIN", "WORST"
     )?;
     for destination in &view.destinations {
         line(out, destination)?;
@@ -101,14 +102,15 @@ fn destinations(out: &mut dyn Write, view: &ConnectView) -> io::Result<()> {
 }
 
 fn line(out: &mut dyn Write, destination: &Destination) -> io::Result<()> {
+    let mut worst = String::new();
+    duration::push(&mut worst, destination.worst_ns);
     writeln!(
         out,
-        "{:>8} {:>8} {:>10} {:>10} {:>12}  {}",
+        "{:>8} {:>8} {:>10} {:>10} {worst:>8}  {}",
         destination.connects,
         destination.failed,
         destination.unanswered,
         destination.sent_again,
-        destination.worst_ns / 1_000_000,
         destination.end.map_or_else(
             || "other".to_owned(),
             |(address, port)| format!("{address} port {port}")

@@ -5,6 +5,7 @@ pub mod connects;
 pub mod csv;
 pub mod diagnosis;
 pub mod diagnosis_json;
+mod duration;
 pub mod explanation;
 pub mod flame_json;
 pub mod flamegraph;

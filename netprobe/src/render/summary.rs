@@ -6,10 +6,10 @@ use std::{
 };
 
 use super::{
-    text,
+    duration, text,
     time::{Clock, Style},
 };
-use crate::report::{Cost, Interval, Probe, Row, Summary, Total};
+use crate::report::{Cost, Interval, Probe, Row, Summary, Total, Value};
 
 /// Writes totals to `out`, which is the result of `--count`.
 pub fn totals(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
@@ -41,14 +41,27 @@ fn lines(
     title: &str,
     totals: &mut dyn Iterator<Item = &Total>,
 ) -> io::Result<()> {
-    let heading = weight.to_uppercase();
+    let is_time = duration::unit_ns(weight.trim_end_matches(')')).is_some();
+    let heading = heading(weight);
     let width = heading.len().max(12);
     writeln!(out, "{:>10} {heading:>width$}  {title}", "EVENTS")?;
+    let mut cell = String::new();
     for total in totals {
-        let (events, weight) = (total.events, total.weight);
-        writeln!(out, "{events:>10} {weight:>width$}  {}", group(total))?;
+        cell.clear();
+        if is_time {
+            duration::push(&mut cell, total.weight);
+        } else {
+            text::push(&mut cell, &Value::Unsigned(total.weight));
+        }
+        let events = total.events;
+        writeln!(out, "{events:>10} {cell:>width$}  {}", group(total))?;
     }
     Ok(())
+}
+
+/// What stands above the weights of totals: a time has its unit beside each.
+pub fn heading(weight: &str) -> String {
+    weight.replace("_ns)", ")").to_uppercase()
 }
 
 fn group(total: &Total) -> String {
@@ -146,7 +159,6 @@ fn account(probe: &Probe) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Value;
     use std::time::Duration;
 
     #[test]
@@ -168,8 +180,8 @@ mod tests {
         let [heading, line] = out.lines().collect::<Vec<_>>()[..] else {
             panic!("{out}");
         };
-        assert!(heading.starts_with("    EVENTS SUM(LATENCY_NS)  "), "{out}");
+        assert!(heading.starts_with("    EVENTS SUM(LATENCY)  "), "{out}");
         assert!(heading.ends_with(", 0.4 s"), "{out}");
-        assert_eq!(line, "         2         3000000  dport=443");
+        assert_eq!(line, "         2       3.00ms  dport=443");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use super::{format::Format, text, time::Clock};
+use super::{duration, format::Format, text, time::Clock};
 use crate::report::{Align, Column, Layout, Row, Shown, Value};
 
 /// Writes a table, line by line.
@@ -95,7 +95,12 @@ impl Format for Table {
         self.line.push(' ');
         for (index, column) in &self.columns {
             self.cell.clear();
-            text::push(&mut self.cell, &row.values[*index]);
+            match (&row.values[*index], duration::unit_ns(column.name)) {
+                (Value::Unsigned(number), Some(unit_ns)) => {
+                    duration::push(&mut self.cell, number.saturating_mul(unit_ns));
+                }
+                (value, _) => text::push(&mut self.cell, value),
+            }
             pad(&mut self.line, &self.cell, column);
         }
         self.flush(out)?;

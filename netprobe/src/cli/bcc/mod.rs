@@ -17,6 +17,7 @@ use super::{
 use crate::{probes, render::format::Format};
 
 mod fields;
+pub(super) mod help;
 mod meter;
 mod tcpaccept;
 mod tcpconnect;
@@ -51,26 +52,14 @@ pub(super) enum Command {
     Tcpconnect(tcpconnect::Options),
 }
 
-/// The names under which netprobe can be called; Debian's packages end theirs in `-bpfcc`.
-const NAMES: [&str; 9] = [
-    "tcpdrop",
-    "tcpretrans",
-    "tcpconnlat",
-    "tcplife",
-    "tcpsynbl",
-    "tcpstates",
-    "tcptop",
-    "tcpaccept",
-    "tcpconnect",
-];
-
-/// The arguments with the command that the program's own name stands for, if it is one.
+/// The arguments with the command that the program's own name stands for, if it is one of these; Debian's packages end
+/// theirs in `-bpfcc`.
 pub(super) fn expand(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     let called = arguments.first().map(Path::new).and_then(Path::file_name);
     let called = called.and_then(|name| name.to_str()).unwrap_or_default();
     let called = called.strip_suffix("-bpfcc").unwrap_or(called);
-    if let Some(name) = NAMES.iter().find(|name| **name == called) {
+    if let Some((name, _)) = help::TEXTS.iter().find(|(name, _)| *name == called) {
         arguments[0] = "netprobe".into();
         arguments.insert(1, name.into());
     }
@@ -165,6 +154,7 @@ const RING_KIB: u32 = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::FromArgMatches as _;
 
     #[test]
     fn the_name_of_the_program_is_a_command() {
@@ -180,6 +170,52 @@ mod tests {
         for (given, expected) in cases {
             let given = given.into_iter().map(OsString::from);
             assert_eq!(expand(given), expected);
+        }
+    }
+
+    /// What the tools print first, with all columns.
+    fn headings(line: &[&str]) -> String {
+        let line = ["bcc"].iter().chain(line);
+        let tools = Command::augment_subcommands(clap::Command::new("bcc"));
+        let command = Command::from_arg_matches(&tools.get_matches_from(line)).unwrap();
+        let mut tool = match &command {
+            Command::Tcpdrop(options) => options.tool(),
+            Command::Tcpretrans(options) => options.tool(),
+            Command::Tcpconnlat(options) => options.tool(),
+            Command::Tcplife(options) => options.tool(),
+            Command::Tcpstates(options) => options.tool(),
+            Command::Tcpaccept(options) => options.tool(),
+            Command::Tcpconnect(options) => options.tool(),
+            Command::Tcpsynbl(_) | Command::Tcptop(_) => panic!("no stream"),
+        };
+        let mut out = Vec::new();
+        tool.format.begin(&mut out).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        out.lines().last().unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_help_explains_every_column() {
+        for line in [
+            &["tcpdrop", "-x"][..],
+            &["tcpretrans", "-x", "-s"],
+            &["tcpconnlat", "-x", "-t", "-L"],
+            &["tcplife", "-x", "-t", "-T"],
+            &["tcplife", "-x", "-s"],
+            &["tcpstates", "-x", "-t", "-T"],
+            &["tcpstates", "-s"],
+            &["tcpaccept", "-x", "-t", "-T"],
+            &["tcpconnect", "-x", "-t", "-U", "-L"],
+        ] {
+            let (_, text) = help::TEXTS
+                .iter()
+                .find(|(name, _)| *name == line[0])
+                .unwrap();
+            let headings = headings(line);
+            let words = headings.split(|character: char| " ,>()".contains(character));
+            for word in words.filter(|word| !matches!(*word, "" | "s" | "ms")) {
+                assert!(text.contains(word), "{line:?}: {word}");
+            }
         }
     }
 
