@@ -13,6 +13,8 @@ pub const LEVEL_NO_STACKS: u32 = 1;
 pub const LEVEL_SAMPLED: u32 = 2;
 /// Events are counted, in their groups, and none is sent.
 pub const LEVEL_COUNTERS: u32 = 3;
+/// Groups differ in nothing but what `--count` alone groups by: ends, owners and listeners are not told apart.
+pub const LEVEL_COARSE: u32 = 4;
 
 /// Of so many events one is sent at [`LEVEL_SAMPLED`]; a prime, because events alternate: of both ends of a connection
 /// on one machine a power of two would always show the same.

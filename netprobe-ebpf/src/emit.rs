@@ -10,8 +10,8 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use netprobe_common::{
     config::{
-        LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED, SAMPLE_OF, SPARSE_EVENTS, SPARSE_SHIFT,
-        TRICKLE_EVENTS,
+        LEVEL_COARSE, LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED, SAMPLE_OF, SPARSE_EVENTS,
+        SPARSE_SHIFT, TRICKLE_EVENTS,
     },
     counters::{BY_STACK, CountKey},
     header::{Event, Header, Kind},
@@ -93,7 +93,7 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
         if frozen(&CONFIG.by) & BY_STACK != 0 {
             stack = stacks::last(ctx, T::KIND, counters, sighting, may_walk);
         }
-        if !subgroups::add(sighting, stack) {
+        if !subgroups::add(sighting, stack, level < LEVEL_COARSE) {
             add(&mut counters.map_full, 1);
         }
     }

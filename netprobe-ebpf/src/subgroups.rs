@@ -43,16 +43,17 @@ impl<L: Load> Subject for Option<Sock<L>> {
 }
 
 /// Counts a sighting in its group, or under `OTHER`; false if there was no room for it. `stack` is the
-/// id of its kernel stack, 0 if that was not asked for.
+/// id of its kernel stack, 0 if that was not asked for; without `is_fine` it is told apart by what `--count` alone
+/// groups by.
 #[inline(always)]
-pub(crate) fn add<S: Subject>(sighting: &Sighting<'_, S>, stack: i32) -> bool {
+pub(crate) fn add<S: Subject>(sighting: &Sighting<'_, S>, stack: i32, is_fine: bool) -> bool {
     let by = frozen(&CONFIG.by);
     let mut key = GroupKey {
         key: sighting.key,
         stack,
         ..GroupKey::zeroed()
     };
-    if by & BY_FLOW != 0 {
+    if by & BY_FLOW != 0 && is_fine {
         let flow = sighting.flow;
         key.saddr = flow.saddr;
         key.daddr = flow.daddr;
@@ -61,12 +62,13 @@ pub(crate) fn add<S: Subject>(sighting: &Sighting<'_, S>, stack: i32) -> bool {
         key.family = flow.family;
     }
     if by & BY_LISTENER != 0
+        && is_fine
         && let Some((address, family)) = sighting.subject.listener()
     {
         key.listener = address;
         key.listener_family = family;
     }
-    if by & (BY_PROCESS | BY_CGROUP) != 0 {
+    if by & (BY_PROCESS | BY_CGROUP) != 0 && is_fine {
         sighting.subject.owner(&mut key.owner);
         narrow(&mut key.owner, by);
     }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use netprobe_tests::{
+    accounts::Total,
     bpf,
     netns::{Cable, Firewall, INTERFACE, Netns},
     probe::Probe,
@@ -234,6 +235,46 @@ fn kills_at_random_instants_leave_nothing() {
     assert_eq!(bpf::trace_events(), events);
 }
 
+/// Storms in a namespace until the probe has said something; how many packets were sent.
+fn rage_until_said(probe: &mut Probe, netns: &Netns, words: &str) -> u64 {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let storm = scope.spawn(|| {
+            let mut sent = 0;
+            while !done.load(Ordering::Relaxed) {
+                sent += Storm::full().rage(netns, Duration::from_millis(50));
+            }
+            sent
+        });
+        let is_said = probe.has_said(words);
+        done.store(true, Ordering::Relaxed);
+        assert!(is_said, "{words}");
+        storm.join().expect("the storm was over")
+    })
+}
+
+#[test]
+fn flows_that_cost_too_much_are_not_told_apart_any_more_and_all_are_counted() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    let netns = Netns::new();
+    let inum = netns.inum().to_string();
+    let options = ["--by", "flow", "--netns", &inum, "--max-overhead", "0.1"];
+    let mut probe = Probe::start(&[&["drops", "--json", "--count"], &options[..]].concat());
+    let announcement = "flows and owners are not told apart from now on, all are counted";
+    let sent = rage_until_said(&mut probe, &netns, announcement);
+    let more = Storm::full().rage(&netns, Duration::from_millis(50));
+    let run = probe.stop();
+    let counters = run.account("drops").counters;
+    assert_eq!(counters.aggregated, sent + more, "{counters:?}");
+    let totals = &run.summary.totals;
+    let events = |total: &Total| total.events;
+    assert_eq!(totals.iter().map(events).sum::<u64>(), sent + more);
+    let without_flow = totals.iter().filter(|total| total.group["saddr"].is_null());
+    assert!(without_flow.map(events).sum::<u64>() >= more, "{totals:#?}");
+}
+
 #[test]
 fn what_is_left_out_to_keep_the_cost_low_is_announced_and_counted() {
     if !has_hooks("drops", &[]) {
@@ -243,20 +284,8 @@ fn what_is_left_out_to_keep_the_cost_low_is_announced_and_counted() {
     let inum = netns.inum().to_string();
     let arguments = ["drops", "--json", "--netns", &inum, "--max-overhead", "0.1"];
     let mut probe = Probe::start_forgetful(&arguments);
-    let done = AtomicBool::new(false);
-    let sent = thread::scope(|scope| {
-        let storm = scope.spawn(|| {
-            let mut sent = 0;
-            while !done.load(Ordering::Relaxed) {
-                sent += Storm::full().rage(&netns, Duration::from_millis(50));
-            }
-            sent
-        });
-        let is_announced = probe.has_said("no events are shown from now on, all are counted");
-        done.store(true, Ordering::Relaxed);
-        assert!(is_announced);
-        storm.join().expect("the storm was over")
-    });
+    let announcement = "no events are shown from now on, all are counted";
+    let sent = rage_until_said(&mut probe, &netns, announcement);
     // Whatever is sent from here on is left out.
     let sent = sent + Storm::full().rage(&netns, Duration::from_millis(50));
     let run = probe.stop();

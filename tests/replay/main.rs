@@ -115,7 +115,7 @@ fn totals_and_accounting_of_a_run_that_lost_some() {
             kernel_percent: Some(0.5),
             ns_per_run: Some(58.4),
             limit_percent: 1.0,
-            reduced: [0, 1500, 0].map(Duration::from_millis),
+            reduced: [0, 1500, 0, 0].map(Duration::from_millis),
         }),
         connects: None,
     };

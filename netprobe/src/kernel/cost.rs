@@ -39,7 +39,7 @@ pub struct Meter {
     /// Intervals to skip after a slice, which grow while it is quiet, and how many are left.
     skips: u32,
     skips_left: u32,
-    reduced: [Duration; 3],
+    reduced: [Duration; 4],
 }
 
 /// CPU seconds that slices stand for, and the time.
@@ -96,7 +96,7 @@ impl Meter {
             scans: scan_time(),
             skips: 0,
             skips_left: 0,
-            reduced: [Duration::ZERO; 3],
+            reduced: [Duration::ZERO; 4],
         }
     }
 
@@ -117,14 +117,15 @@ impl Meter {
         };
         let now = Mark::now();
         let elapsed = now.at.duration_since(self.last.at);
-        let mut share = now.cpus_since(self.last) / self.cpus;
+        let own = now.cpus_since(self.last) / self.cpus;
         self.last = now;
         // Without events there is nothing to leave out, however slow the machine.
         let is_idle = slice.is_some_and(|slice| slice.runs == 0);
+        let mut in_kernel = 0.0;
         if let Some(slice) = slice {
             self.kernel.cpu_s += slice.cpus() * elapsed.as_secs_f64();
             self.kernel.elapsed_s += elapsed.as_secs_f64();
-            share += slice.cpus() / self.cpus;
+            in_kernel = slice.cpus() / self.cpus;
         }
         let level = self.governor.level();
         if let Some(reduced) = index(level).and_then(|index| self.reduced.get_mut(index)) {
@@ -135,8 +136,11 @@ impl Meter {
         self.scans = scans;
         let avoidable = if is_idle {
             0.0
+        } else if session.config().detail == 0 {
+            // What is only counted is read at the end.
+            in_kernel
         } else {
-            (share - scanned / self.cpus).max(0.0)
+            (own + in_kernel - scanned / self.cpus).max(0.0)
         };
         let Some(level) = self.governor.note(elapsed, avoidable) else {
             return;
@@ -147,7 +151,7 @@ impl Meter {
         }
         log::warn!(
             "cost {:.1} % of the machine, limit {:.1} %: {}",
-            share * 100.0,
+            (own + in_kernel) * 100.0,
             self.limit * 100.0,
             announcement(level, session.config())
         );
@@ -244,6 +248,7 @@ fn announcement(level: u32, config: &Config) -> &'static str {
         }
         1 => "no stacks from now on",
         2 => "one event of 61 is shown from now on, all are counted",
+        4 => "flows and owners are not told apart from now on, all are counted",
         _ => "no events are shown from now on, all are counted",
     }
 }

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use netprobe_common::{
-    config::{Config, LEVEL_ALL, LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED},
+    config::{Config, LEVEL_ALL, LEVEL_COARSE, LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED},
     counters::BY_STACK,
 };
 
@@ -95,18 +95,24 @@ const fn levels(config: &Config) -> &'static [u32] {
             &[LEVEL_ALL, LEVEL_SAMPLED]
         };
     }
-    match (config.governed != 0, has_stacks, config.detail != 0) {
-        (true, true, true) => &[LEVEL_ALL, LEVEL_NO_STACKS, LEVEL_SAMPLED, LEVEL_COUNTERS],
-        (true, true, false) => &[LEVEL_ALL, LEVEL_NO_STACKS],
-        (true, false, true) => &[LEVEL_ALL, LEVEL_SAMPLED, LEVEL_COUNTERS],
-        (true, false, false) | (false, _, _) => &[LEVEL_ALL],
+    if config.governed == 0 {
+        return &[LEVEL_ALL];
+    }
+    let has_groups = config.by & !BY_STACK != 0;
+    match (has_stacks, config.detail != 0, has_groups) {
+        (true, true, _) => &[LEVEL_ALL, LEVEL_NO_STACKS, LEVEL_SAMPLED, LEVEL_COUNTERS],
+        (false, true, _) => &[LEVEL_ALL, LEVEL_SAMPLED, LEVEL_COUNTERS],
+        (true, false, true) => &[LEVEL_ALL, LEVEL_NO_STACKS, LEVEL_COARSE],
+        (true, false, false) => &[LEVEL_ALL, LEVEL_NO_STACKS],
+        (false, false, true) => &[LEVEL_ALL, LEVEL_COARSE],
+        (false, false, false) => &[LEVEL_ALL],
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netprobe_common::record::Plain;
+    use netprobe_common::{counters::BY_FLOW, record::Plain};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -130,6 +136,24 @@ mod tests {
         let mut governor = Governor::new(0.01, &config);
         for _ in 0..100 {
             assert_eq!(governor.note(SECOND, 1.0), None);
+        }
+    }
+
+    #[test]
+    fn counting_by_flow_leaves_out_flows_after_stacks() {
+        for (by, expected) in [
+            (BY_FLOW, &[LEVEL_COARSE][..]),
+            (BY_FLOW | BY_STACK, &[LEVEL_NO_STACKS, LEVEL_COARSE]),
+            (BY_STACK, &[LEVEL_NO_STACKS]),
+        ] {
+            let config = Config {
+                governed: 1,
+                by,
+                ..Config::zeroed()
+            };
+            let mut governor = Governor::new(0.01, &config);
+            let levels: Vec<u32> = (0..6).filter_map(|_| governor.note(SECOND, 0.5)).collect();
+            assert_eq!(levels, expected, "{by}");
         }
     }
 

@@ -23,9 +23,9 @@ pub(super) fn push(out: &mut String, ns: u64) {
     let seconds = ns.saturating_add(S / 2) / S;
     let written = match ns {
         0..US => write!(out, "{ns}ns"),
-        ..999_500 => digits(out, ns, US, "us"),
-        ..999_500_000 => digits(out, ns, MS, "ms"),
-        ..59_950_000_000 => digits(out, ns, S, "s"),
+        US..999_500 => digits(out, ns, US, "us"),
+        999_500..999_500_000 => digits(out, ns, MS, "ms"),
+        999_500_000..59_950_000_000 => digits(out, ns, S, "s"),
         _ if seconds < HOUR => write!(out, "{}m{:02}s", seconds / MINUTE, seconds % MINUTE),
         _ if seconds < DAY => write!(out, "{}h{:02}m", seconds / HOUR, seconds % HOUR / MINUTE),
         _ => write!(out, "{}d{:02}h", seconds / DAY, seconds % DAY / HOUR),

@@ -151,7 +151,7 @@ pub fn interval(out: &mut dyn Write, interval: &Interval<'_>) -> io::Result<()> 
 }
 
 fn cost(cost: &Cost) -> Json {
-    let [stacks, sampled, all] = cost.reduced.map(|time| time.as_secs_f64());
+    let [stacks, sampled, all, groups] = cost.reduced.map(|time| time.as_secs_f64());
     json!({
         "machine_percent": cost.percent(),
         "process_percent": cost.process_percent,
@@ -161,6 +161,7 @@ fn cost(cost: &Cost) -> Json {
         "without_stacks_s": stacks,
         "sampled_s": sampled,
         "without_events_s": all,
+        "without_flows_s": groups,
     })
 }
 

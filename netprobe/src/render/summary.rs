@@ -115,7 +115,12 @@ pub fn price(cost: &Cost) -> String {
         (Some(_), None) => {}
         (None, _) => line.push_str(", run time in the kernel unknown"),
     }
-    let what = ["no stacks", "one event of 61", "no events"];
+    let what = [
+        "no stacks",
+        "one event of 61",
+        "no events",
+        "flows and owners not told apart",
+    ];
     for (what, time) in what.iter().zip(cost.reduced) {
         if !time.is_zero() {
             let seconds = time.as_secs_f64();

@@ -291,8 +291,9 @@ pub struct Cost {
     pub ns_per_run: Option<f64>,
     /// What it may cost, in percent.
     pub limit_percent: f64,
-    /// How long stacks, part of the events, and all events were left out to stay below that.
-    pub reduced: [Duration; 3],
+    /// How long stacks, part of the events, all events, and flows and owners in totals were left out to stay below
+    /// that.
+    pub reduced: [Duration; 4],
 }
 
 impl Cost {
