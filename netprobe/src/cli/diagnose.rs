@@ -198,10 +198,15 @@ fn write(options: &Options, diagnosis: &Diagnosis) -> Result<()> {
     Ok(())
 }
 
-/// What the rules ask for. They say nothing about states and accepted connections, of which there are many.
-fn probes() -> Vec<&'static ProbeSpec> {
-    let unasked = [Kind::States, Kind::Accepts];
-    let asked = PROBES.iter().filter(|spec| !unasked.contains(&spec.kind));
+/// What the rules ask for. They say nothing about states and accepted connections, of which there are many; and what
+/// goes to TIME_WAIT, the ends of connections tell, so that it is watched for a graph only.
+fn probes(has_graph: bool) -> Vec<&'static ProbeSpec> {
+    let is_asked = |kind| match kind {
+        Kind::States | Kind::Accepts => false,
+        Kind::TimeWait => has_graph,
+        _ => true,
+    };
+    let asked = PROBES.iter().filter(|spec| is_asked(spec.kind));
     asked.copied().collect()
 }
 
@@ -225,7 +230,7 @@ fn request(netns: Option<u32>, options: &Options) -> Request {
         };
     }
     Request {
-        probes: probes(),
+        probes: probes(options.svg.is_some()),
         config,
         sizes: Sizes {
             stacks: if options.svg.is_some() { 8192 } else { 1 },

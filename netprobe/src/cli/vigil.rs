@@ -8,13 +8,18 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use netprobe_common::counters::{Count, CountKey};
+use netprobe_common::{
+    config::Config,
+    counters::{Count, CountKey},
+    filter::IS_NOT,
+};
 
 use super::{check, culprit, sample::Reader, signals::Stop, watch::Watch};
 use crate::{
     aggregate::summary,
     capture::live::LiveRing,
     diagnose::{self, events::Events},
+    filter::KnownReasons,
     kernel::{
         keeper::Keeper,
         names::LiveNames,
@@ -71,10 +76,24 @@ struct Tally {
     probes: Vec<Probe>,
 }
 
+/// Leaves out what the queue of a closed socket still held: nobody misses it, and every clean close drops its FIN so.
+fn without_purges(mut config: Config, reasons: &dyn KnownReasons) -> Config {
+    let all = reasons.all();
+    if let Some((purge, _)) = all.iter().find(|(_, name)| name == "QUEUE_PURGE") {
+        let codes = &mut config.filter.reasons;
+        codes.list[0] = *purge;
+        codes.len = 1;
+        codes.mode = IS_NOT;
+    }
+    config
+}
+
 impl Vigil {
     /// Attaches the programs.
     pub(super) fn start(request: &Request, limits: Limits) -> Result<Self> {
-        let mut session = Session::start(request)?;
+        let mut session = Session::start_with(request, |reasons, _has_socket_cgroups| {
+            Ok(without_purges(request.config, reasons))
+        })?;
         let ring = LiveRing::new(session.take_ring()?)?;
         let wants_stacks = request.config.flame != 0;
         let stacks = wants_stacks.then(|| session.take_stacks());

@@ -87,24 +87,18 @@ fn check(window: &Window) -> Verdict {
     })
 }
 
-/// Who closes first, as far as events tell.
-fn closers(window: &Window, netns: &Netns) -> String {
-    let inode = netns.inode.to_string();
-    let count = |role| {
-        window
-            .events
-            .count("time-wait", &[("role", role), ("netns", &inode)])
-    };
-    format!(
-        "{} connections entered TIME_WAIT as client, {} as server",
-        count("client"),
-        count("server")
-    )
+/// Of the connections that went to TIME_WAIT while they were looked at, how many did so as client, and how many in all.
+fn closers(window: &Window, netns: &Netns) -> (usize, usize) {
+    let ends = window.events.within("lifetimes", netns.inode);
+    let waiting: Vec<_> = ends.filter(|end| end.is("time_wait", "yes")).collect();
+    let clients = waiting.iter().filter(|end| end.is("role", "client"));
+    (clients.count(), waiting.len())
 }
 
 fn client(found: Finding, window: &Window, netns: &Netns) -> Finding {
     let reuse = netns.sysctl("net.ipv4.tcp_tw_reuse").unwrap_or(0);
     let timestamps = netns.sysctl("net.ipv4.tcp_timestamps").unwrap_or(1);
+    let (clients, looked_at) = closers(window, netns);
     let found = found
         .counted(
             format!("tcp_tw_reuse is {reuse}, tcp_timestamps {timestamps}"),
@@ -113,10 +107,10 @@ fn client(found: Finding, window: &Window, netns: &Netns) -> Finding {
             "sysctl",
         )
         .counted(
-            closers(window, netns),
-            window.events.count("time-wait", &[]),
+            format!("of {looked_at} connections that went to TIME_WAIT as they were looked at, {clients} did so as client"),
+            looked_at as u64,
             "connections",
-            "time-wait",
+            "lifetimes",
         )
         .application(
             "keep connections open, or let the server close first: TIME_WAIT holds a port only at the end that closes first",
