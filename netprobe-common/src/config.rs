@@ -48,6 +48,16 @@ record! {
 }
 
 record! {
+    /// A pid namespace, by its file in `/proc/PID/ns`.
+    pub struct PidNamespace {
+        /// Device of that file.
+        pub device: u32,
+        /// Its inode number; 0 is the initial namespace, whose ids are the kernel's own.
+        pub inode: u32,
+    }
+}
+
+record! {
     /// Settings of one run; all zero means: no filter, nothing sent.
     pub struct Config {
         /// 1: send an event for every match.
@@ -89,6 +99,8 @@ record! {
         pub owners_kept_by: u32,
         /// The kind whose programs note the life of a connection, raw; those of others rely on it.
         pub lives_kept_by: u32,
+        /// Whose ids of processes are told; those that are not in it have none.
+        pub pid_namespace: PidNamespace,
         /// How packets are read without asking a helper.
         pub headers: CastTypes,
         /// Which events are wanted.

@@ -1,9 +1,11 @@
 //! From a sighting to user space: exact counts, in-kernel aggregates, and the event itself.
 
 use aya_ebpf::{
+    bindings::bpf_pidns_info,
     helpers::{
         bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_smp_processor_id,
-        bpf_ktime_get_ns, generated::bpf_jiffies64,
+        bpf_ktime_get_ns,
+        generated::{bpf_get_ns_current_pid_tgid, bpf_jiffies64},
     },
     programs::tracing::StackIdContext,
 };
@@ -217,6 +219,18 @@ pub(crate) fn cgroup() -> u64 {
 pub(crate) fn task() -> u64 {
     // SAFETY: no arguments, no effects.
     unsafe { bpf_get_current_task() }
+}
+
+/// Ids of the running task in a pid namespace: of its process in the upper half, its own in the lower; 0 if it is not
+/// in that.
+#[inline(always)]
+pub(crate) fn ids_in(device: u32, inode: u32) -> u64 {
+    let mut ids = bpf_pidns_info { pid: 0, tgid: 0 };
+    let size = size_of::<bpf_pidns_info>() as u32;
+    // SAFETY: the helper writes no more than `size` bytes to `ids`.
+    let _elsewhere =
+        unsafe { bpf_get_ns_current_pid_tgid(device.into(), inode.into(), &raw mut ids, size) };
+    u64::from(ids.tgid) << 32 | u64::from(ids.pid)
 }
 
 /// The CPU that runs this.

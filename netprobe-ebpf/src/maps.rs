@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use core::arch::asm;
 use netprobe_common::{
-    config::{CastTypes, Config, LEVEL_ALL},
+    config::{CastTypes, Config, LEVEL_ALL, PidNamespace},
     counters::{
         Candidates, Count, CountKey, Counters, GroupKey, PLACES, Place, SAMPLED_PLACES,
         SampledPlace, StackKey,
@@ -42,6 +42,10 @@ pub(crate) static CONFIG: Config = Config {
     reserved: 0,
     owners_kept_by: 0,
     lives_kept_by: 0,
+    pid_namespace: PidNamespace {
+        device: 0,
+        inode: 0,
+    },
     headers: CastTypes {
         ipv4: 0,
         ipv6: 0,

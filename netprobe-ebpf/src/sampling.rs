@@ -1,7 +1,6 @@
 //! What the programs that look at tasks share: which tasks are wanted, and where their stacks go.
 
 use aya_ebpf::{
-    helpers::bpf_get_current_pid_tgid,
     macros::map,
     maps::{HashMap, PerCpuArray, PerCpuHashMap, Queue, StackTrace},
     programs::tracing::StackIdContext,
@@ -62,7 +61,7 @@ pub(crate) fn tally() -> Option<&'static mut Tally> {
 #[inline(always)]
 pub(crate) fn admits() -> bool {
     admits_id(Wanted::Pid, || u64::from(task::pid()))
-        && admits_id(Wanted::Tid, || bpf_get_current_pid_tgid() & 0xffff_ffff)
+        && admits_id(Wanted::Tid, || u64::from(task::tid()))
         && admits_id(Wanted::Cpu, || u64::from(emit::cpu()))
         && admits_id(Wanted::Cgroup, emit::cgroup)
         && admits_id(Wanted::Netns, || u64::from(netns()))

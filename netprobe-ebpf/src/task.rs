@@ -6,15 +6,31 @@ use netprobe_common::offsets::Field;
 use crate::{
     emit,
     load::{Load, Probed},
+    maps::{CONFIG, frozen},
 };
 
 /// A thread of the kernel, `include/linux/sched.h`.
 const PF_KTHREAD: u32 = 0x0020_0000;
 
-/// Process id (tgid) of the running task.
+/// Process id (tgid) of the running task in netprobe's pid namespace; 0 if it is not in that.
 #[inline(always)]
 pub(crate) fn pid() -> u32 {
-    (bpf_get_current_pid_tgid() >> 32) as u32
+    (ids() >> 32) as u32
+}
+
+/// Its thread id there.
+#[inline(always)]
+pub(crate) fn tid() -> u32 {
+    ids() as u32
+}
+
+#[inline(always)]
+fn ids() -> u64 {
+    let inode = frozen(&CONFIG.pid_namespace.inode);
+    if inode == 0 {
+        return bpf_get_current_pid_tgid();
+    }
+    emit::ids_in(frozen(&CONFIG.pid_namespace.device), inode)
 }
 
 /// Name of the running task, a thread, NUL padded.

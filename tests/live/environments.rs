@@ -174,6 +174,35 @@ fn a_container_sees_other_namespaces() {
     assert!(text.lines().take(events).all(is_of_netns), "{text}");
 }
 
+#[test]
+fn in_a_container_processes_have_the_ids_that_they_have_there() {
+    if !is_root() {
+        return;
+    }
+    let netns = Netns::new();
+    // The second shell says its id, and is the one that connects: nobody listens there.
+    let script = "\"$0\" connects --json --duration 3s & sleep 1.5; \
+        sh -c 'echo pid $$; exec busybox nc 127.0.0.1 9' 2>/dev/null; wait";
+    let output = netns.run(|| {
+        Command::new("unshare")
+            .args(["-m", "-p", "-f", "--mount-proc", "sh", "-c", script])
+            .arg(binary())
+            .output()
+            .expect("unshare")
+    });
+    let text = String::from_utf8_lossy(&output.stdout);
+    let pid = text.lines().find_map(|line| line.strip_prefix("pid "));
+    let pid: u64 = pid.expect("its id").parse().expect("a number");
+    assert!(pid < 100, "{output:?}");
+    let events = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    let mut pids = events
+        .filter(|event: &serde_json::Value| event["kind"] == "connects" && event["dport"] == 9)
+        .map(|event| event["pid"].as_u64());
+    assert_eq!(pids.next(), Some(Some(pid)), "{output:?}");
+}
+
 /// What cannot be taken back: only for a machine that is thrown away afterwards.
 mod spoiling {
     use super::{

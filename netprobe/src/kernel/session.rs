@@ -41,6 +41,7 @@ use super::{
 use crate::{
     filter::KnownReasons,
     kernel::sampler::{self, OFF_CPU},
+    observe::namespaces,
     probes::{self, Attach, Hook, PROBES, ProbeSpec},
 };
 
@@ -135,6 +136,7 @@ impl Session {
             guarded: u32::from(kernel.function(GUARD_FUNCTION).is_some()),
             owners_kept_by,
             lives_kept_by,
+            pid_namespace: namespaces::own_pid_namespace(),
             ..config
         };
         let casts = Casts::find(&kernel);

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use netprobe_common::{config::PidNamespace, record::Plain};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Where ip-netns(8) keeps namespaces that need not have a process.
@@ -26,6 +27,20 @@ pub struct Namespace {
     /// Whether it is the one of process 1.
     pub is_initial: bool,
     file: File,
+}
+
+/// The pid namespace of this process; zeroes if that is the initial one, or not known.
+pub fn own_pid_namespace() -> PidNamespace {
+    /// `PROC_PID_INIT_INO`, `include/linux/proc_ns.h`.
+    const INITIAL: u32 = 0xefff_fffc;
+    let own = fs::metadata("/proc/self/ns/pid").ok().and_then(|file| {
+        Some(PidNamespace {
+            device: file.dev().try_into().ok()?,
+            inode: file.ino().try_into().ok()?,
+        })
+    });
+    own.filter(|own| own.inode != INITIAL)
+        .unwrap_or_else(PidNamespace::zeroed)
 }
 
 /// The network namespace with this inode number, also if nothing but an open file or a single
