@@ -1,23 +1,17 @@
 //! One run's programs in the kernel: loaded, attached, read out, and gone when it is dropped.
 
-use std::{
-    collections::{HashMap, HashSet},
-    hash::Hash,
-    os::fd::AsFd,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, path::Path, time::Instant};
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
     Btf, Ebpf,
-    maps::{Array, MapData, PerCpuArray, PerCpuHashMap, RingBuf, StackTraceMap},
+    maps::{Array, PerCpuHashMap},
 };
 use aya_log::EbpfLogger;
 use log::Log;
 use netprobe_common::{
     config::Config,
-    counters::{Count, CountKey, Counters, GroupKey, OTHER, StackKey},
+    counters::{Count, CountKey, GroupKey, OTHER},
     header::Kind,
     offsets::{Field, Offsets},
     record::Plain,
@@ -29,21 +23,24 @@ use super::{
     btf_index,
     casts::{self, Casts},
     drop_reasons::{self, DropReasons},
-    fdinfo::FdInfo,
     keepers::{keepers, relies_on_another},
-    link_info,
-    load::{self, Sizes},
+    load::{self},
     offsets,
     pod::Wire,
     reset_reasons::{self, ResetReasons},
-    totals::{self, Tally},
 };
 use crate::{
     filter::KnownReasons,
-    kernel::sampler::{self, OFF_CPU},
+    kernel::sampler::OFF_CPU,
     observe::namespaces,
-    probes::{self, Attach, Hook, PROBES, ProbeSpec},
+    probes::{self, Hook, PROBES, ProbeSpec},
 };
+
+mod readout;
+mod request;
+
+pub use self::request::Request;
+use self::request::attaches;
 
 const CONNTRACK: &str = "nf_conntrack";
 /// Where it is built in, this is among the kernel's own functions.
@@ -52,41 +49,6 @@ const CONNTRACK_FUNCTION: &str = "nf_conntrack_in";
 /// Counts the runs that the kernel's guard against recursion has refused. Where it can be named,
 /// typed tracepoints have that guard too (6.1; before, only trampolines had it).
 const GUARD_FUNCTION: &str = "bpf_prog_inc_misses_counter";
-
-/// What a run wants from the kernel.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// The probes to attach.
-    pub probes: Vec<&'static ProbeSpec>,
-    /// What the programs do.
-    pub config: Config,
-    /// How large the maps are.
-    pub sizes: Sizes,
-    /// A hook to load now and attach in windows.
-    pub windowed: Option<&'static Hook>,
-}
-
-impl Request {
-    /// Names of the programs that may come to use.
-    fn programs(&self) -> HashSet<&'static str> {
-        let of_hooks = attaches(self.hooks()).map(|attach| attach.program);
-        of_hooks.chain([sampler::PROGRAM]).collect()
-    }
-
-    /// What programs may attach to by its type.
-    fn typed_targets(&self) -> HashSet<String> {
-        attaches(self.hooks())
-            .filter_map(Attach::type_name)
-            .collect()
-    }
-
-    fn hooks(&self) -> impl Iterator<Item = &'static Hook> {
-        self.probes
-            .iter()
-            .flat_map(|spec| spec.hooks)
-            .chain(self.windowed)
-    }
-}
 
 /// Programs in the kernel.
 pub struct Session {
@@ -282,75 +244,14 @@ impl Session {
             || Path::new("/sys/module").join(module).exists()
     }
 
-    /// The ring that events arrive in; can be taken once.
-    pub fn take_ring(&mut self) -> Result<RingBuf<MapData>> {
-        let map = self
-            .ebpf
-            .take_map("EVENTS")
-            .ok_or_else(|| anyhow!("the ring is taken"))?;
-        RingBuf::try_from(map).context("map the ring buffer")
-    }
-
-    /// The map of kernel stacks; can be taken once.
-    pub fn take_stacks(&mut self) -> Result<StackTraceMap<MapData>> {
-        let map = self
-            .ebpf
-            .take_map("STACKS")
-            .ok_or_else(|| anyhow!("the stacks are taken"))?;
-        StackTraceMap::try_from(map).context("open the stack map")
-    }
-
     /// For aya-log and the CPU sampler, which aya hands programs and maps itself.
     pub const fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
 
-    /// The accounting of a probe, summed over CPUs.
-    pub fn counters(&self, spec: &ProbeSpec) -> Result<Counters> {
-        let map = self
-            .ebpf
-            .map("COUNTERS")
-            .ok_or_else(|| anyhow!("no map COUNTERS"))?;
-        let map: PerCpuArray<_, Wire<Counters>> = PerCpuArray::try_from(map)?;
-        let mut sum = Counters::ZERO;
-        for Wire(counters) in map
-            .get(&(spec.kind as u32), 0)
-            .context("read COUNTERS")?
-            .iter()
-        {
-            sum.add(counters);
-        }
-        Ok(sum)
-    }
-
-    /// The totals of `--count`, summed over CPUs.
-    pub fn totals(&self) -> Result<Vec<(CountKey, Count)>> {
-        totals::groups(&self.ebpf)
-    }
-
-    /// What `--count` counts, to be read while somebody else has the session; can be taken once.
-    pub fn take_tally(&mut self) -> Result<Tally> {
-        Tally::take(&mut self.ebpf)
-    }
-
     /// Whether this kernel keeps the cgroup of a socket.
     pub const fn has_socket_cgroups(&self) -> bool {
         self.has_socket_cgroups
-    }
-
-    /// Makes room for other groups in the totals of `--count`, between two windows.
-    pub fn forget_totals(&mut self) -> Result<()> {
-        totals::forget_groups(&mut self.ebpf)
-    }
-
-    /// The stacks counted in the kernel, summed over CPUs.
-    pub fn stack_totals(&self) -> Result<Vec<(StackKey, Count)>> {
-        totals::stacks(&self.ebpf)
-    }
-
-    /// A map of counts, summed over CPUs.
-    pub(super) fn counted<K: Plain + Eq + Hash>(&self, name: &str) -> Result<Vec<(K, Count)>> {
-        totals::counted(&self.ebpf, name)
     }
 
     /// Opens (a number above 0) or closes (0) a window in which port candidates are counted.
@@ -378,38 +279,6 @@ impl Session {
         map.set(0, level, 0).context("write LEVEL")
     }
 
-    /// How long the attached programs have run while the kernel measured, and how often; `None`
-    /// where it does not say.
-    pub fn run_time(&self) -> Option<(Duration, u64)> {
-        let attached = self.probes.iter().flat_map(|(_, hooks)| hooks);
-        let programs = attached.chain(&self.windowed).flat_map(Attached::programs);
-        let mut fds = programs
-            .map(|name| self.ebpf.program(name)?.fd().ok())
-            .collect::<Option<Vec<_>>>()?;
-        let sampler = self.ebpf.program(sampler::PROGRAM);
-        // It is loaded for graphs of what the CPUs do only.
-        fds.extend(sampler.and_then(|program| program.fd().ok()));
-        let mut sum = (Duration::ZERO, 0);
-        for fd in fds {
-            let info = FdInfo::read(fd.as_fd()).ok()?;
-            sum.0 += Duration::from_nanos(info.run_time_ns?);
-            sum.1 += info.run_cnt?;
-        }
-        Some(sum)
-    }
-
-    /// Calls of the port check since the start, over all CPUs.
-    pub fn candidate_calls(&self) -> Result<u64> {
-        let map = self
-            .ebpf
-            .map("CANDIDATES")
-            .ok_or_else(|| anyhow!("no map CANDIDATES"))?;
-        let map: PerCpuArray<_, Wire<netprobe_common::counters::Candidates>> =
-            PerCpuArray::try_from(map)?;
-        let values = map.get(&0, 0).context("read CANDIDATES")?;
-        Ok(values.iter().map(|Wire(candidates)| candidates.calls).sum())
-    }
-
     /// Takes every program out of the kernel, so that the maps hold still. Returns for each probe
     /// the firings that the kernel skipped.
     pub fn detach(&mut self) -> Vec<Option<u64>> {
@@ -424,30 +293,6 @@ impl Session {
         }
         attach::unload_sampler(&mut self.ebpf);
         missed
-    }
-
-    /// For each probe, firings of its programs that the kernel skipped because one was running on
-    /// that CPU already, or a kprobe was; `None` where the kernel does not say.
-    pub fn missed(&self) -> Vec<Option<u64>> {
-        let of_links = link_info::missed();
-        let probes = self.probes.iter();
-        let missed = probes.map(|(_, hooks)| self.missed_by(hooks, &of_links));
-        missed.collect()
-    }
-
-    fn missed_by(&self, hooks: &[Attached], of_links: &HashMap<u32, u64>) -> Option<u64> {
-        let mut sum = Some(0);
-        for program in hooks.iter().flat_map(Attached::programs) {
-            let Some(program) = self.ebpf.program(program) else {
-                continue;
-            };
-            let Ok(fd) = program.fd() else { continue };
-            let info = FdInfo::read(fd.as_fd()).unwrap_or_default();
-            let of_link = info.id.and_then(|id| of_links.get(&id)).unwrap_or(&0);
-            let missed = info.recursion_misses.map(|missed| missed + of_link);
-            sum = sum.zip(missed).map(|(a, b)| a + b);
-        }
-        sum
     }
 }
 
@@ -464,11 +309,6 @@ fn missing(spec: &ProbeSpec, offsets: &Offsets) -> Option<Field> {
     let needs = spec.needs.iter().copied();
     let mut missing = needs.filter(|field| offsets.get(*field).is_none());
     missing.next()
-}
-
-fn attaches(hooks: impl Iterator<Item = &'static Hook>) -> impl Iterator<Item = &'static Attach> {
-    let ways = hooks.flat_map(|hook| hook.ways);
-    ways.flat_map(|way| way.iter())
 }
 
 /// Everything that is asked of the kernel's BTF, by name.
