@@ -79,18 +79,31 @@ enum Command {
     Explain(explain::Options),
     /// TCP packets that the kernel threw away: reason, place, connection.
     #[command(
-        after_help = "Examples:\n  netprobe drops --stack --json\n  netprobe drops --count --duration 10s"
+        after_help = "Examples:\n  netprobe drops --stack --json\n  netprobe drops --count --duration 10s\n  netprobe drops --filter 'reason != QUEUE_PURGE'   without what queues of closed sockets held"
     )]
     Drops(stream::Options),
     /// Segments that TCP sent again, or could not: data, SYN, SYN-ACK and tail loss probes.
+    #[command(
+        after_help = "Examples:\n  netprobe retransmits --filter 'dst 10.0.0.0/8'\n  netprobe retransmits --count --by daddr --duration 10s"
+    )]
     Retransmits(stream::Options),
     /// Outgoing connections: latency, failures by errno, SYN attempts, port search.
+    #[command(
+        after_help = "Examples:\n  netprobe connects --comm php-fpm\n  netprobe connects --filter 'dst 10.0.0.2 and dport = :5432'\n  netprobe connects --count --by daddr,dport,errno --interval 1s"
+    )]
     Connects(stream::Options),
     /// Connections that a listener refused because a queue was full.
+    #[command(
+        after_help = "Examples:\n  netprobe listeners --port 443\n  netprobe listeners --count --by listener --duration 10s"
+    )]
     Listeners(stream::Options),
     /// Connections refused because the conntrack table is full.
+    #[command(after_help = "Examples:\n  netprobe conntrack --count --by daddr --duration 10s")]
     Conntrack(stream::Options),
     /// Resets sent and received: why, in which state, after how long an idle time.
+    #[command(
+        after_help = "Examples:\n  netprobe resets --comm nginx --stack\n  netprobe resets --count --by cause,comm --duration 10s"
+    )]
     Resets(stream::Options),
     /// Connections from open to close: duration, bytes, retransmits, who closed first, result.
     #[command(
@@ -98,10 +111,17 @@ enum Command {
     )]
     Lifetimes(Lifetimes),
     /// Entries into TIME_WAIT: which connection, whose, on which side, and refusals.
+    #[command(
+        after_help = "Examples:\n  netprobe time-wait --count --by role,process --duration 10s"
+    )]
     TimeWait(stream::Options),
     /// Changes of TCP states: from which to which, after how long, whose.
+    #[command(after_help = "Examples:\n  netprobe states --filter 'state = CLOSE-WAIT'")]
     States(stream::Options),
     /// Connections that came in: who accepted them, after how long a wait.
+    #[command(
+        after_help = "Examples:\n  netprobe accepts --port 443 --columns +netns,cgroup\n  netprobe accepts --count --by service_port,process --interval 1s"
+    )]
     Accepts(stream::Options),
     /// Flame graphs: what CPUs do, where tasks wait, where in the kernel it happens.
     Flame(flame::Options),
@@ -267,6 +287,36 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         definition().debug_assert();
+    }
+
+    /// The words of an example. What comes after three spaces explains it, and the shell does the rest.
+    fn words(line: &str) -> Vec<String> {
+        let ends = ["   ", " > ", " | "]
+            .iter()
+            .filter_map(|end| line.find(end));
+        let line = &line[..ends.min().unwrap_or(line.len())];
+        let parts = line.split('\'').enumerate();
+        parts
+            .flat_map(|(index, part)| match index % 2 {
+                0 => part.split_whitespace().map(str::to_owned).collect(),
+                _ => vec![part.to_owned()],
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_examples_of_the_help_are_taken() {
+        let mut count = 0;
+        for command in definition().get_subcommands_mut() {
+            let help = command.render_long_help().to_string();
+            let lines = help.lines().map(str::trim_start);
+            for line in lines.filter(|line| line.starts_with("netprobe ")) {
+                let taken = definition().try_get_matches_from(words(line));
+                assert!(taken.is_ok(), "{line}: {}", taken.unwrap_err());
+                count += 1;
+            }
+        }
+        assert!(count > 30, "{count}");
     }
 
     #[test]
