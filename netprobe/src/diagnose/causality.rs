@@ -1,8 +1,10 @@
 //! Which finding must be fixed first: what stops connections earliest in their life comes first,
 //! and what is only its consequence, or will show once it is fixed, stands behind it.
 
-use super::RULES;
-use crate::report::diagnosis::{Checked, Finding, Severity};
+use std::net::IpAddr;
+
+use super::{RULES, window::Window};
+use crate::report::diagnosis::{Affected, Checked, Finding, Severity};
 
 /// Causes, and what follows from each where it hits the same namespace or port.
 const FOLLOWS: &[(&str, &[&str])] = &[
@@ -15,7 +17,6 @@ const FOLLOWS: &[(&str, &[&str])] = &[
         "conntrack-table-full",
         &[
             "conntrack-stale-entries",
-            "firewall-drops",
             "syn-retransmits",
             "path-loss",
             "half-open-established",
@@ -97,8 +98,18 @@ const FOLLOWS: &[(&str, &[&str])] = &[
 /// What fills a table, and the table: until it is full and stops connections itself, the reason comes first.
 const FILLS: &[(&str, &str)] = &[("conntrack-stale-entries", "conntrack-table-full")];
 
-/// What follows only for the same service: a rule for one port resets no connections of another.
-const AT_ONE_PORT: &[(&str, &str)] = &[("firewall-drops", "resets")];
+/// What goes wrong at single services: nothing follows from it at others, however near they are.
+const AT_SERVICES: &[&str] = &[
+    "firewall-drops",
+    "fd-exhaustion",
+    "application-not-accepting",
+    "accept-queue-overflow",
+    "syn-backlog-full",
+    "idle-reset",
+];
+
+/// What stops nothing until it is critical: before, it is a forecast.
+const FORECASTS: &[&str] = &["conntrack-table-full", "fd-exhaustion"];
 
 /// What keeps connections from getting further, so that what comes later shows nothing.
 const GATES: &[&str] = &[
@@ -112,24 +123,10 @@ const GATES: &[&str] = &[
 ];
 
 /// Sorts findings and marks those that stand behind another.
-pub(super) fn order(findings: &mut [Finding]) {
+pub(super) fn order(findings: &mut [Finding], window: &Window) {
     for index in 0..findings.len() {
-        let effect = &findings[index];
-        let causes = FOLLOWS.iter().flat_map(|(cause, effects)| {
-            let effects = effects.iter();
-            effects.map(move |effect| (*cause, *effect))
-        });
-        let mut causes = FILLS
-            .iter()
-            .copied()
-            .chain(causes)
-            .filter(|(_, id)| *id == effect.id);
-        let cause = causes.find_map(|(cause, _)| {
-            let mut findings = findings.iter().filter(|finding| finding.id == cause);
-            findings.find(|cause| explains(cause, effect))
-        });
-        let cause = cause.map(|cause| cause.id);
-        findings[index].behind = cause;
+        let behind = cause(&findings[index], findings, window);
+        findings[index].behind = behind;
     }
     findings.sort_by_key(|finding| {
         (
@@ -141,39 +138,105 @@ pub(super) fn order(findings: &mut [Finding]) {
     });
 }
 
-/// Whether a finding that may be the cause of another is so here.
-fn explains(cause: &Finding, effect: &Finding) -> bool {
+/// What all of an effect follows from: the first cause, where there are several.
+fn cause(effect: &Finding, findings: &[Finding], window: &Window) -> Option<&'static str> {
+    let causes = FOLLOWS.iter().filter(|(_, all)| all.contains(&effect.id));
+    let fills = FILLS.iter().filter(|(_, table)| *table == effect.id);
+    let ids = fills
+        .map(|(reason, _)| *reason)
+        .chain(causes.map(|(cause, _)| *cause));
+    let possible = |id| {
+        findings
+            .iter()
+            .filter(move |finding| finding.id == id && may_explain(finding, effect))
+    };
+    let causes: Vec<&Finding> = ids.flat_map(possible).collect();
+    let hit: Vec<&Affected> = services(effect).collect();
+    if hit.is_empty() {
+        let mut meeting = causes.iter().filter(|cause| meet(cause, effect));
+        return meeting.next().map(|cause| cause.id);
+    }
+    let explains = |cause: &Finding, hit: &Affected| {
+        if AT_SERVICES.contains(&cause.id) && services(cause).next().is_some() {
+            return services(cause).any(|service| is_same(service, hit, window));
+        }
+        meet(cause, effect)
+            || services(cause).any(|service| is_same(service, hit, window))
+            || is_in(hit, cause, window)
+    };
+    let by_hit = hit
+        .iter()
+        .map(|hit| causes.iter().find(|cause| explains(cause, hit)));
+    let by_hit: Option<Vec<_>> = by_hit.collect();
+    Some(by_hit?.first()?.id)
+}
+
+/// Whether a finding that may be the cause of another is bad enough for that.
+fn may_explain(cause: &Finding, effect: &Finding) -> bool {
     let is_filling = |reason: &Finding, table: &Finding| {
         FILLS.contains(&(reason.id, table.id)) && table.severity < Severity::Critical
     };
     let is_filled = FILLS.contains(&(cause.id, effect.id)) && !is_filling(cause, effect);
-    cause.severity >= Severity::Warning
-        && meet(cause, effect)
-        && (!AT_ONE_PORT.contains(&(cause.id, effect.id)) || share_port(cause, effect))
-        && !is_filled
-        && !is_filling(effect, cause)
+    let is_forecast = FORECASTS.contains(&cause.id) && cause.severity < Severity::Critical;
+    cause.severity >= Severity::Warning && !is_forecast && !is_filled && !is_filling(effect, cause)
 }
 
-/// Whether two findings hit the same namespace or port.
+/// The services that a finding names.
+fn services(finding: &Finding) -> impl Iterator<Item = &Affected> {
+    finding.affected.iter().filter(|hit| hit.port.is_some())
+}
+
+/// Whether two are one service: a listener and a destination of its clients, who may be in another namespace, or twice
+/// the same.
+fn is_same(one: &Affected, other: &Affected, window: &Window) -> bool {
+    if one.port != other.port {
+        return false;
+    }
+    let is_at = |listener: &Affected, address: IpAddr| match listener.address {
+        Some(own) if !own.is_unspecified() => {
+            own == address && (!own.is_loopback() || listener.netns == other.netns)
+        }
+        Some(any) if any.is_ipv4() && address.is_ipv6() => false,
+        _ => is_local(address, listener.netns, other.netns, window),
+    };
+    match (one.address, other.address) {
+        (_, Some(address)) if !address.is_unspecified() => is_at(one, address),
+        (Some(address), _) if !address.is_unspecified() => is_at(other, address),
+        _ => one.netns == other.netns,
+    }
+}
+
+/// Whether a service is one of the namespaces that a cause hits.
+fn is_in(service: &Affected, cause: &Finding, window: &Window) -> bool {
+    let Some(address) = service.address else {
+        return false;
+    };
+    let mut places = cause.affected.iter().filter(|hit| hit.netns.is_some());
+    places.any(|hit| is_local(address, hit.netns, service.netns, window))
+}
+
+/// Whether an address that was seen in a namespace is one of namespace `owner`. Where its addresses are not known, it is
+/// that which it was seen in.
+fn is_local(address: IpAddr, owner: Option<u32>, seen_in: Option<u32>, window: &Window) -> bool {
+    let mut all = window.namespaces.iter();
+    let known = all.find(|netns| Some(netns.inode) == owner);
+    match known.map(|netns| &netns.after.addresses) {
+        Some(addresses) if !addresses.is_empty() && !address.is_loopback() => {
+            addresses.contains(&address)
+        }
+        _ => owner == seen_in,
+    }
+}
+
+/// Whether two findings hit the same namespace, or one of them hits the whole machine.
 fn meet(a: &Finding, b: &Finding) -> bool {
-    let shares = |x: &crate::report::diagnosis::Affected| {
-        b.affected.iter().any(|y| {
-            (x.netns.is_some() && x.netns == y.netns) || (x.port.is_some() && x.port == y.port)
-        })
+    let shares = |x: &Affected| {
+        let mut others = b.affected.iter();
+        x.netns.is_some() && others.any(|y| x.netns == y.netns)
     };
     a.affected.iter().any(shares)
-        || a.affected.is_empty()
         || b.affected.is_empty()
         || a.affected.iter().all(|x| x.netns.is_none())
-}
-
-/// Whether two findings hit the same service.
-fn share_port(a: &Finding, b: &Finding) -> bool {
-    let ports = |finding: &Finding| -> Vec<u16> {
-        finding.affected.iter().filter_map(|hit| hit.port).collect()
-    };
-    let others = ports(b);
-    ports(a).iter().any(|port| others.contains(port))
 }
 
 /// The place in the list of rules, which is the order in which connections are stopped.
@@ -205,9 +268,14 @@ pub(super) fn mark_hidden(findings: &[Finding], checked: &mut [Checked]) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::{
-        diagnose::finding::{finding, named},
+        diagnose::{
+            finding::{finding, named},
+            fixtures::quiet,
+        },
         report::diagnosis::Confidence,
     };
 
@@ -230,7 +298,7 @@ mod tests {
             found("conntrack-table-full", Critical, 1),
             found("path-loss", Warning, 3),
         ];
-        order(&mut findings);
+        order(&mut findings, &Window::default());
         let shown: Vec<_> = findings
             .iter()
             .map(|finding| (finding.id, finding.behind))
@@ -248,13 +316,103 @@ mod tests {
         );
     }
 
+    /// A listener or destination in a namespace.
+    fn service(netns: u32, end: &str) -> Affected {
+        let end: SocketAddr = end.parse().unwrap();
+        Affected {
+            address: Some(end.ip()),
+            port: Some(end.port()),
+            ..named("destination", end.to_string(), Some(netns))
+        }
+    }
+
+    /// Behind what the last of these findings stands: id, whether it is critical, and the service that is hit. Namespace
+    /// 1 is that of 10.9.0.1.
+    fn behind(all: &[(&'static str, bool, Affected)]) -> Option<&'static str> {
+        let mut window = quiet();
+        window.netns().inode = 1;
+        window.netns().after.addresses = [[10, 9, 0, 1].into()].into();
+        let mut findings: Vec<Finding> = all
+            .iter()
+            .map(|(id, is_critical, hit)| {
+                let severity = [Severity::Warning, Severity::Critical][usize::from(*is_critical)];
+                finding(id, severity, Confidence::High, String::new()).hits([hit.clone()])
+            })
+            .collect();
+        order(&mut findings, &window);
+        let (last, ..) = all.last().unwrap();
+        findings.iter().find(|found| found.id == *last)?.behind
+    }
+
+    #[test]
+    fn one_service_is_not_behind_what_is_wrong_with_another() {
+        let dead = |end| ("syn-retransmits", true, service(2, end));
+        let rule = ("firewall-drops", true, service(2, "10.9.0.1:25"));
+        assert_eq!(behind(&[rule.clone(), dead("10.9.0.77:5432")]), None);
+        assert_eq!(behind(&[rule, dead("10.9.0.1:25")]), Some("firewall-drops"));
+        let full = ("accept-queue-overflow", true, service(1, "0.0.0.0:8080"));
+        assert_eq!(behind(&[full.clone(), dead("10.9.0.77:8080")]), None);
+        assert_eq!(
+            behind(&[full.clone(), dead("10.9.0.1:8080")]),
+            Some("accept-queue-overflow")
+        );
+        assert_eq!(behind(&[full, dead("[fd09::1]:8080")]), None);
+        let poor = ("fd-exhaustion", true, service(1, "0.0.0.0:9001"));
+        let slow = (
+            "application-not-accepting",
+            true,
+            service(1, "0.0.0.0:8002"),
+        );
+        assert_eq!(behind(&[poor, slow]), None);
+    }
+
+    #[test]
+    fn an_effect_with_another_service_beside_the_one_that_is_explained_stands_for_itself() {
+        let full = finding(
+            "accept-queue-overflow",
+            Severity::Critical,
+            Confidence::High,
+            String::new(),
+        );
+        let mut findings = vec![full.hits([service(1, "10.9.0.1:80")])];
+        let silent = finding(
+            "syn-retransmits",
+            Severity::Critical,
+            Confidence::High,
+            String::new(),
+        );
+        findings.push(silent.hits([service(1, "10.9.0.1:80"), service(1, "10.9.0.77:80")]));
+        order(&mut findings, &quiet());
+        assert!(findings.iter().all(|found| found.behind.is_none()));
+    }
+
+    #[test]
+    fn a_full_table_stops_those_who_come_from_elsewhere_and_one_that_will_be_full_nobody() {
+        for (end, is_full, expected) in [
+            ("10.9.0.1:8080", true, Some("conntrack-table-full")),
+            ("10.9.0.1:8080", false, None),
+            ("10.9.0.77:8080", true, None),
+        ] {
+            let table = (
+                "conntrack-table-full",
+                is_full,
+                named("netns", "x", Some(1)),
+            );
+            let silent = ("syn-retransmits", true, service(2, end));
+            assert_eq!(behind(&[table, silent]), expected, "{end} {is_full}");
+        }
+        let table = ("conntrack-table-full", true, named("netns", "x", Some(1)));
+        let rule = ("firewall-drops", true, service(1, "10.9.0.1:9000"));
+        assert_eq!(behind(&[table, rule]), None);
+    }
+
     #[test]
     fn what_fills_a_table_comes_first_until_the_table_is_full() {
         use Severity::{Critical, Warning};
         let (table, stale) = ("conntrack-table-full", "conntrack-stale-entries");
         for (severity, first, second) in [(Warning, stale, table), (Critical, table, stale)] {
             let mut findings = vec![found(table, severity, 1), found(stale, Warning, 1)];
-            order(&mut findings);
+            order(&mut findings, &Window::default());
             assert_eq!(findings[0].id, first);
             assert_eq!(findings[0].behind, None);
             assert_eq!(findings[1].id, second);

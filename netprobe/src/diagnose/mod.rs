@@ -112,7 +112,7 @@ pub fn diagnose(window: &Window) -> (Vec<Finding>, Vec<Checked>) {
         });
     }
     finding::keep_raises(&mut findings, window);
-    causality::order(&mut findings);
+    causality::order(&mut findings, window);
     causality::mark_hidden(&findings, &mut checked);
     (findings, checked)
 }
