@@ -490,7 +490,11 @@ mod tests {
             ("dport", Value::Unsigned(9000)),
         ];
         window.total("connects", 400, &group);
-        let search = [("search_ns", Value::Unsigned(700_000))];
+        let search = [
+            ("search_ns", Value::Unsigned(700_000)),
+            ("daddr", Value::Ip([10, 0, 0, 2].into())),
+            ("dport", Value::Unsigned(9000)),
+        ];
         window.event("connects", 40, &search);
         let findings = window.findings();
         let told: Vec<_> = findings

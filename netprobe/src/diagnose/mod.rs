@@ -9,6 +9,7 @@ pub mod events;
 mod finding;
 mod overflow;
 mod places;
+mod ports;
 mod received;
 mod rules;
 mod sizing;

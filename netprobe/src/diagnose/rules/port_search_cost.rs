@@ -1,16 +1,17 @@
 //! connect() takes long to find a free local port, and burns CPU meanwhile.
 
-use super::{
-    super::{
-        Explanation, Rule, Verdict,
-        finding::{finding, somewhere},
-        in_each,
-        sizing::PERSIST,
-        window::{Gap, Netns, Window, endpoint, ratio},
-    },
-    ephemeral_ports_exhausted::{Range, connects, fullest, reuses},
+use super::super::{
+    Explanation, Rule, Verdict,
+    finding::{finding, somewhere},
+    in_each,
+    ports::{Range, connects, held, is_to, reuses},
+    sizing::PERSIST,
+    window::{Gap, Netns, Window, endpoint, ratio},
 };
-use crate::report::diagnosis::{Confidence, Finding, Severity};
+use crate::{
+    observe::diag::{Destination, Ports},
+    report::diagnosis::{Confidence, Finding, Severity},
+};
 
 pub(super) static RULE: Rule = Rule {
     id: "port-search-cost",
@@ -51,18 +52,20 @@ const LEAST: usize = 10;
 
 fn check(window: &Window) -> Verdict {
     in_each(window, |netns| {
-        let Some((range, (destination, ports))) = Range::of(netns).zip(fullest(netns)) else {
+        let Some(place) = Range::of(netns).and_then(|range| busiest(window, netns, range)) else {
             return Ok(Vec::new());
         };
-        let held = ratio(ports.used().into(), range.usable().into());
+        let Place {
+            range,
+            destination,
+            ports,
+            ..
+        } = place;
         let (searches, _) = connects(window, netns, destination.port);
-        if held < HELD || window.rate(searches) < MANY {
+        if window.rate(searches) < MANY {
             return Ok(Vec::new());
         }
-        let searches = window.events.within("connects", netns.inode);
-        let mut times: Vec<u64> = searches
-            .filter_map(|event| event.number("search_ns"))
-            .collect();
+        let mut times = searched(window, netns, &destination);
         if times.len() < LEAST {
             let of_parity = ports.odd.max(ports.used() - ports.odd);
             // Ports that may be taken again end a search as free ones do.
@@ -76,7 +79,7 @@ fn check(window: &Window) -> Verdict {
                     endpoint(destination.remote, destination.port)
                 )));
             }
-            return Ok(vec![concluded(window, netns, &held_text(netns, held))]);
+            return Ok(vec![place.concluded()]);
         }
         times.sort_unstable();
         let median = times[times.len() / 2];
@@ -84,114 +87,140 @@ fn check(window: &Window) -> Verdict {
             return Ok(Vec::new());
         }
         let longest = times[times.len() - 1];
-        Ok(vec![describe(
-            window,
-            netns,
-            (median, longest),
-            &held_text(netns, held),
-        )])
+        Ok(vec![place.describe(median, longest)])
     })
 }
 
-/// Where the search cannot be timed: with all ports of the preferred parity held, each connect()
-/// looks at all of them before it tries the others (`__inet_hash_connect`).
-fn concluded(window: &Window, netns: &Netns, held: &str) -> Finding {
-    let (searches, whose) = fullest(netns).map_or((0, ""), |(destination, _)| {
-        connects(window, netns, destination.port)
-    });
-    let rate = window.rate(searches);
-    let summary = format!(
-        "connect(){} looks at half of the local ports or more to find a free one, {rate:.0} times a second{whose}: {held} (concluded: the search cannot be timed here)",
-        netns.place()
-    );
-    let found = finding(RULE.id, Severity::Warning, Confidence::Low, summary).measured(
-        held.to_owned(),
-        rate,
-        "connects/s",
-        "connects, sock_diag, Tcp.ActiveOpens",
-    );
-    helped(found, netns)
+/// A destination that holds many ports, and is searched for.
+struct Place<'a> {
+    window: &'a Window,
+    netns: &'a Netns,
+    range: Range,
+    destination: Destination,
+    ports: Ports,
 }
 
-fn held_text(netns: &Netns, held: f64) -> String {
-    fullest(netns).map_or(String::new(), |(destination, ports)| {
+/// Of the destinations that hold many ports, the one whose connects searched longest in all; where that is not known,
+/// the one with the most connects.
+fn busiest<'a>(window: &'a Window, netns: &'a Netns, range: Range) -> Option<Place<'a>> {
+    let all = held(netns).into_iter();
+    let full = all.filter(|(_, ports)| ratio(ports.used().into(), range.usable().into()) >= HELD);
+    let (destination, ports) = full.max_by_key(|(destination, ports)| {
+        let searched: u64 = searched(window, netns, destination).iter().sum();
+        let (connects, _) = connects(window, netns, destination.port);
+        (searched, connects, ports.used())
+    })?;
+    Some(Place {
+        window,
+        netns,
+        range,
+        destination,
+        ports,
+    })
+}
+
+/// How long each search for it took that was seen, in nanoseconds.
+fn searched(window: &Window, netns: &Netns, destination: &Destination) -> Vec<u64> {
+    let events = window.events.within("connects", netns.inode);
+    let events = events.filter(|event| is_to(event, destination));
+    events
+        .filter_map(|event| event.number("search_ns"))
+        .collect()
+}
+
+impl Place<'_> {
+    /// Where the search cannot be timed: with all ports of the preferred parity held, each connect()
+    /// looks at all of them before it tries the others (`__inet_hash_connect`).
+    fn concluded(&self) -> Finding {
+        let (searches, whose) = connects(self.window, self.netns, self.destination.port);
+        let rate = self.window.rate(searches);
+        let held = self.held();
+        let summary = format!(
+            "connect(){} looks at half of the local ports or more to find a free one, {rate:.0} times a second{whose}: \
+             {held} (concluded: the search cannot be timed here)",
+            self.netns.place()
+        );
+        let found = finding(RULE.id, Severity::Warning, Confidence::Low, summary).measured(
+            held,
+            rate,
+            "connects/s",
+            "connects, sock_diag, Tcp.ActiveOpens",
+        );
+        self.helped(found)
+    }
+
+    fn held(&self) -> String {
+        let ports = self.ports;
         format!(
             "{:.0} % of the ports for {} are held: {} odd, {} even, {} of them in TIME_WAIT",
-            held * 100.0,
-            endpoint(destination.remote, destination.port),
+            ratio(ports.used().into(), self.range.usable().into()) * 100.0,
+            endpoint(self.destination.remote, self.destination.port),
             ports.odd,
             ports.used() - ports.odd,
             ports.time_wait
         )
-    })
-}
+    }
 
-fn describe(window: &Window, netns: &Netns, (median, longest): (u64, u64), held: &str) -> Finding {
-    let candidates = window
-        .events
-        .within("connects", netns.inode)
-        .filter_map(|event| event.number("candidates"));
-    let tried = candidates.max().unwrap_or(0);
-    let service = fullest(netns).map(|(destination, _)| destination);
-    let found = finding(
-        RULE.id,
-        Severity::Warning,
-        Confidence::High,
-        format!(
-            "connect(){} searches {} us for a free local port (up to {} us): {held}",
-            netns.place(),
-            median / 1000,
-            longest / 1000
-        ),
-    )
-    .counted(
-        format!("half of the searches took over {} us", median / 1000),
-        median,
-        "ns",
-        "inet_hash_connect",
-    )
-    .counted(
-        held.to_owned(),
-        service.map_or(0, |_| 1),
-        "destinations",
-        "sock_diag",
-    );
-    let found = if tried > 0 {
-        found.counted(
-            format!("up to {tried} ports were tried for one connect()"),
-            tried,
-            "ports",
-            "__inet_check_established",
+    fn describe(&self, median: u64, longest: u64) -> Finding {
+        let events = self.window.events.within("connects", self.netns.inode);
+        let events = events.filter(|event| is_to(event, &self.destination));
+        let tried = events
+            .filter_map(|event| event.number("candidates"))
+            .max()
+            .unwrap_or(0);
+        let held = self.held();
+        let found = finding(
+            RULE.id,
+            Severity::Warning,
+            Confidence::High,
+            format!(
+                "connect(){} searches {} us for a free local port (up to {} us): {held}",
+                self.netns.place(),
+                median / 1000,
+                longest / 1000
+            ),
         )
-    } else {
+        .counted(
+            format!("half of the searches took over {} us", median / 1000),
+            median,
+            "ns",
+            "inet_hash_connect",
+        )
+        .counted(held, self.ports.used().into(), "ports", "sock_diag");
+        let found = if tried > 0 {
+            found.counted(
+                format!("up to {tried} ports were tried for one connect()"),
+                tried,
+                "ports",
+                "__inet_check_established",
+            )
+        } else {
+            found
+        };
+        self.helped(found)
+    }
+
+    /// Whom it hits, and what helps.
+    fn helped(&self, found: Finding) -> Finding {
+        let Destination { remote, port, .. } = self.destination;
         found
-    };
-    helped(found, netns)
-}
-
-/// Whom it hits, and what helps.
-fn helped(found: Finding, netns: &Netns) -> Finding {
-    let service = fullest(netns).map(|(destination, _)| destination);
-    found
-        .hits(
-            service
-                .map(|service| Window::affected_destination(netns, service.remote, service.port)),
-        )
-        .hits([somewhere(netns)])
-        .application(
-            "keep connections to that destination open and use them again: each connect() saved is a search saved",
-            &[("keepalive", "on".to_owned())],
-            "the other side must allow as many open connections",
-        )
-        .sysctl(
-            format!("or widen the range of ports; {PERSIST}"),
-            &[("net.ipv4.ip_local_port_range", "1024 65535".to_owned())],
-            "put ports that services listen at into net.ipv4.ip_local_reserved_ports first",
-        )
-        .command(
-            "see where the time goes: netprobe flame port-search -o search.svg",
-            "none",
-        )
+            .hits([Window::affected_destination(self.netns, remote, port)])
+            .hits([somewhere(self.netns)])
+            .application(
+                "keep connections to that destination open and use them again: each connect() saved is a search saved",
+                &[("keepalive", "on".to_owned())],
+                "the other side must allow as many open connections",
+            )
+            .sysctl(
+                format!("or widen the range of ports; {PERSIST}"),
+                &[("net.ipv4.ip_local_port_range", "1024 65535".to_owned())],
+                "put ports that services listen at into net.ipv4.ip_local_reserved_ports first",
+            )
+            .command(
+                "see where the time goes: netprobe flame port-search -o search.svg",
+                "none",
+            )
+    }
 }
 
 #[cfg(test)]
@@ -206,9 +235,22 @@ mod tests {
         window.hold_ports(80, time_wait, 0, time_wait / 2);
         window.netns().before = window.netns().after.clone();
         window.grow(&[("Tcp.ActiveOpens", 4000)]);
-        let search = [("search_ns", Value::Unsigned(search_ns))];
+        let search = [
+            ("search_ns", Value::Unsigned(search_ns)),
+            ("daddr", Value::Ip([10, 0, 0, 2].into())),
+            ("dport", Value::Unsigned(80)),
+        ];
         window.event("connects", 50, &search);
         window
+    }
+
+    #[test]
+    fn the_destination_that_is_searched_for_is_named_not_the_fullest() {
+        let mut window = searching(400_000, 20_000);
+        window.hold_ports(9001, 25_000, 0, 12_500);
+        let findings = window.findings();
+        let found = findings.iter().find(|found| found.id == "port-search-cost");
+        assert_eq!(found.unwrap().affected[0].name, "10.0.0.2:80");
     }
 
     #[test]

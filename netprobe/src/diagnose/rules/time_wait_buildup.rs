@@ -1,14 +1,12 @@
 //! Connections in TIME_WAIT pile up, and will soon take all local ports of a destination.
 
-use super::{
-    super::{
-        Explanation, Rule, Verdict,
-        finding::{finding, somewhere},
-        in_each,
-        sizing::PERSIST,
-        window::{Netns, Window, endpoint, ratio},
-    },
-    ephemeral_ports_exhausted::{Range, fullest, reuses},
+use super::super::{
+    Explanation, Rule, Verdict,
+    finding::{finding, somewhere},
+    in_each,
+    ports::{Range, fullest, reuses},
+    sizing::PERSIST,
+    window::{Netns, Window, endpoint, ratio},
 };
 use crate::report::diagnosis::{Confidence, Finding, Severity};
 

@@ -4,16 +4,15 @@ use std::collections::BTreeMap;
 
 use super::super::{
     Explanation, Rule, Verdict,
+    events::Event,
     finding::{finding, process},
     in_each,
+    ports::{Range, connects, held, is_to, reuses},
     sizing::{PERSIST, seconds_left, spoken},
     window::{Gap, Netns, Window, endpoint, ratio},
 };
 use crate::{
-    observe::{
-        diag::{Destination, Ports},
-        sysctls::reserved_ports,
-    },
+    observe::diag::{Destination, Ports},
     report::diagnosis::{Affected, Confidence, Finding, Severity},
 };
 
@@ -54,6 +53,7 @@ pub(super) static RULE: Rule = Rule {
     },
 };
 
+const EADDRNOTAVAIL: &str = "EADDRNOTAVAIL";
 /// With fewer ports held than this share the error has another reason.
 const NEARLY: f64 = 0.9;
 /// From here on it is worth a warning, if it grows.
@@ -61,14 +61,16 @@ const FILLING: f64 = 0.7;
 /// What fills later than this is not forecast.
 const HORIZON_S: f64 = 600.0;
 
+/// More of them are not told one by one.
+const MOST_NAMED: usize = 4;
+
 fn check(window: &Window) -> Verdict {
     in_each(window, |netns| {
         let inode = netns.inode.to_string();
-        let group = [("errno", "EADDRNOTAVAIL"), ("netns", inode.as_str())];
+        let group = [("errno", EADDRNOTAVAIL), ("netns", inode.as_str())];
         let failed = window.events.count("connects", &group);
-        let range = Range::of(netns);
-        let fullest = fullest(netns);
-        let (Some(range), Some((destination, ports))) = (range, fullest) else {
+        let held = held(netns);
+        let (Some(range), Some((_, most))) = (Range::of(netns), held.first()) else {
             return if failed > 0 {
                 Err(Gap(format!(
                     "{failed} connects failed with EADDRNOTAVAIL, but ports in use cannot be counted"
@@ -77,96 +79,54 @@ fn check(window: &Window) -> Verdict {
                 Ok(Vec::new())
             };
         };
-        let held = ratio(ports.used().into(), range.usable().into());
-        if failed > 0 && held < NEARLY {
+        let share = |ports: &Ports| ratio(ports.used().into(), range.usable().into());
+        if failed > 0 && share(most) < NEARLY {
             return Err(Gap(format!(
                 "{failed} connects failed with EADDRNOTAVAIL, but no destination holds more than {} of {} ports: \
                  perhaps there is no usable local address",
-                ports.used(),
+                most.used(),
                 range.usable()
             )));
         }
-        let place = Place {
+        let places = held.iter().map(|(destination, ports)| Place {
             window,
             netns,
             range,
-            destination,
-            ports,
-        };
+            destination: *destination,
+            ports: *ports,
+        });
         if failed > 0 {
-            return Ok(vec![place.exhausted(failed)]);
+            let full = places.filter(|place| share(&place.ports) >= NEARLY);
+            return Ok(exhausted(&full.collect::<Vec<_>>(), failed));
         }
-        if ports.used() >= range.usable() {
+        if most.used() >= range.usable() {
             // The probe must have seen the failures, if there were any.
             window.watched_required("connects")?;
         }
-        Ok(place.filling(held).into_iter().collect())
+        Ok(places
+            .filter_map(|place| place.filling(share(&place.ports)))
+            .take(MOST_NAMED)
+            .collect())
     })
 }
 
-/// The ports that the kernel chooses from.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Range {
-    first: u32,
-    last: u32,
-    reserved: u32,
-}
-
-impl Range {
-    pub(super) fn of(netns: &Netns) -> Option<Self> {
-        let words = netns.sysctl_words("net.ipv4.ip_local_port_range");
-        let [first, last] = <[u64; 2]>::try_from(words).ok()?;
-        let [first, last] = [first, last].map(|port| u32::try_from(port).unwrap_or(0));
-        let reserved = netns.after.sysctls.get("net.ipv4.ip_local_reserved_ports");
-        Some(Self {
-            first,
-            last,
-            reserved: reserved.map_or(0, |list| reserved_ports(list, first, last)),
-        })
+/// Of the destinations that hold nearly all ports, those that connects failed to, most of them first.
+fn exhausted(full: &[Place<'_>], failed: u64) -> Vec<Finding> {
+    let mut missed: Vec<(u64, &Place<'_>)> = full
+        .iter()
+        .map(|place| (place.failures(full), place))
+        .filter(|(failures, _)| *failures > 0)
+        .collect();
+    missed.sort_by_key(|(failures, _)| std::cmp::Reverse(*failures));
+    if missed.is_empty() {
+        // Where nobody said to which port, the fullest is the likely one.
+        missed.extend(full.first().map(|place| (failed, place)));
     }
-
-    pub(super) const fn usable(&self) -> u32 {
-        (self.last + 1)
-            .saturating_sub(self.first)
-            .saturating_sub(self.reserved)
-    }
-}
-
-/// The destination that holds most ports, now or at the beginning of the window.
-pub(super) fn fullest(netns: &Netns) -> Option<(Destination, Ports)> {
-    let tables = [&netns.after, &netns.before].map(|snapshot| snapshot.sockets.as_ref());
-    let mut most = None::<(Destination, Ports)>;
-    for table in tables.into_iter().flatten() {
-        for (destination, ports) in &table.ports {
-            if most.is_none_or(|(_, found)| ports.used() > found.used()) {
-                most = Some((*destination, *ports));
-            }
-        }
-    }
-    most
-}
-
-/// Whether connect() may take a port again that has been in TIME_WAIT for a second.
-pub(super) fn reuses(netns: &Netns, destination: &Destination) -> bool {
-    let is_local = destination.remote.is_loopback();
-    let reuse = netns.sysctl("net.ipv4.tcp_tw_reuse").unwrap_or(0);
-    let has_timestamps = netns.sysctl("net.ipv4.tcp_timestamps") != Some(0);
-    has_timestamps && (reuse == 1 || (reuse == 2 && is_local))
-}
-
-/// How many connects there were to a port, and whose they are if it is known of the namespace only.
-pub(super) fn connects(window: &Window, netns: &Netns, port: u16) -> (u64, &'static str) {
-    let (port, inode) = (port.to_string(), netns.inode.to_string());
-    let group = [("dport", port.as_str()), ("netns", inode.as_str())];
-    let seen = window.events.count("connects", &group);
-    if seen > 0 && window.watched_required("connects").is_ok() {
-        return (seen, "");
-    }
-    // A search that fails opens nothing.
-    let failed = [("errno", "EADDRNOTAVAIL"), ("netns", inode.as_str())];
-    let failed = window.events.count("connects", &failed);
-    let opened = netns.grown("Tcp.ActiveOpens").unwrap_or(0);
-    (opened + failed, " of the whole namespace")
+    missed.truncate(MOST_NAMED);
+    let findings = missed.into_iter();
+    findings
+        .map(|(count, place)| place.exhausted(count))
+        .collect()
 }
 
 struct Place<'a> {
@@ -178,6 +138,34 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// Connects to it that found no port: the kernel counts them by port, and what was seen of single ones tells
+    /// destinations at equal ports apart.
+    fn failures(&self, full: &[Place<'_>]) -> u64 {
+        let (inode, port) = (
+            self.netns.inode.to_string(),
+            self.destination.port.to_string(),
+        );
+        let group = [
+            ("errno", EADDRNOTAVAIL),
+            ("netns", inode.as_str()),
+            ("dport", port.as_str()),
+        ];
+        let at_port = self.window.events.count("connects", &group);
+        let is_shared = |place: &&Place<'_>| place.destination.port == self.destination.port;
+        if full.iter().filter(is_shared).count() < 2 {
+            return at_port;
+        }
+        let seen = |place: &Place<'_>| place.failed_events().count() as u64;
+        let all: u64 = full.iter().filter(is_shared).map(seen).sum();
+        at_port * seen(self) / all.max(1)
+    }
+
+    /// What was seen of them.
+    fn failed_events(&self) -> impl Iterator<Item = &Event> {
+        let events = self.window.events.within("connects", self.netns.inode);
+        events.filter(|event| event.is("errno", EADDRNOTAVAIL) && is_to(event, &self.destination))
+    }
+
     fn exhausted(&self, failed: u64) -> Finding {
         let who = self.callers();
         let comm = who
@@ -275,12 +263,10 @@ impl Place<'_> {
     /// Processes whose connects failed, the busiest first.
     fn callers(&self) -> Vec<Affected> {
         let mut callers = BTreeMap::<_, u32>::new();
-        for event in self.window.events.within("connects", self.netns.inode) {
-            if event.is("errno", "EADDRNOTAVAIL") {
-                *callers
-                    .entry((event.small::<u32>("pid"), event.text("comm")))
-                    .or_default() += 1;
-            }
+        for event in self.failed_events() {
+            *callers
+                .entry((event.small::<u32>("pid"), event.text("comm")))
+                .or_default() += 1;
         }
         let mut callers: Vec<_> = callers.into_iter().collect();
         callers.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
@@ -317,7 +303,8 @@ impl Place<'_> {
         };
         found.application(
             format!(
-                "give the service more addresses or ports, or connect from more local addresses: each pair has {} ports",
+                "give the service more addresses or ports, or connect from more local addresses (bind them with \
+                 IP_BIND_ADDRESS_NO_PORT): each pair of addresses has {} ports more",
                 self.range.usable()
             ),
             &[],

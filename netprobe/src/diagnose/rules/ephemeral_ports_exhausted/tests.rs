@@ -25,6 +25,8 @@ fn failing(window: &mut Window, errno: &'static str) {
         20,
         &[
             ("errno", Value::Word(errno)),
+            ("daddr", Value::Ip([10, 0, 0, 2].into())),
+            ("dport", Value::Unsigned(9000)),
             ("pid", Value::Unsigned(42)),
             ("comm", Value::Word("nginx")),
         ],
@@ -128,4 +130,39 @@ fn a_range_that_is_full_but_steady_is_no_error_yet() {
     let mut window = holding(51, 0);
     window.netns().before.sockets = window.netns().after.sockets.clone();
     assert_eq!(window.verdict("ephemeral-ports-exhausted"), Verdict::Ok);
+}
+
+#[test]
+fn of_two_exhausted_destinations_each_has_its_own_process_and_count() {
+    let mut window = holding(50, 1);
+    window.hold_ports(9001, 49, 2, 25);
+    for (port, comm, count) in [(9000, "gateway", 30), (9001, "loginapp", 90)] {
+        let group = [
+            ("outcome", Value::Word("failed")),
+            ("errno", Value::Word("EADDRNOTAVAIL")),
+            ("dport", Value::Unsigned(port)),
+        ];
+        window.total("connects", count, &group);
+        let event = [
+            ("errno", Value::Word("EADDRNOTAVAIL")),
+            ("daddr", Value::Ip([10, 0, 0, 2].into())),
+            ("dport", Value::Unsigned(port)),
+            ("pid", Value::Unsigned(port)),
+            ("comm", Value::Word(comm)),
+        ];
+        window.event("connects", 10, &event);
+    }
+    let findings = window.findings();
+    let told: Vec<_> = findings
+        .iter()
+        .filter(|found| found.id == "ephemeral-ports-exhausted")
+        .map(|found| found.summary.split(" connects failed").next().unwrap())
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "loginapp cannot connect to 10.0.0.2:9001: 90",
+            "gateway cannot connect to 10.0.0.2:9000: 30"
+        ]
+    );
 }

@@ -1,0 +1,93 @@
+//! Local ports that connections hold, by destination: the kernel chooses among the same range for each.
+
+use std::collections::BTreeMap;
+
+use super::{
+    events::Event,
+    window::{Netns, Window},
+};
+use crate::observe::{
+    diag::{Destination, Ports},
+    sysctls::reserved_ports,
+};
+
+/// The ports that the kernel chooses from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Range {
+    /// The first.
+    pub(super) first: u32,
+    /// The last.
+    pub(super) last: u32,
+    /// Those of them that it leaves out.
+    pub(super) reserved: u32,
+}
+
+impl Range {
+    pub(super) fn of(netns: &Netns) -> Option<Self> {
+        let words = netns.sysctl_words("net.ipv4.ip_local_port_range");
+        let [first, last] = <[u64; 2]>::try_from(words).ok()?;
+        let [first, last] = [first, last].map(|port| u32::try_from(port).unwrap_or(0));
+        let reserved = netns.after.sysctls.get("net.ipv4.ip_local_reserved_ports");
+        Some(Self {
+            first,
+            last,
+            reserved: reserved.map_or(0, |list| reserved_ports(list, first, last)),
+        })
+    }
+
+    pub(super) const fn usable(&self) -> u32 {
+        (self.last + 1)
+            .saturating_sub(self.first)
+            .saturating_sub(self.reserved)
+    }
+}
+
+/// What each destination holds, the more at the beginning or the end of the window counting; the fullest first.
+pub(super) fn held(netns: &Netns) -> Vec<(Destination, Ports)> {
+    let tables = [&netns.after, &netns.before].map(|snapshot| snapshot.sockets.as_ref());
+    let mut most = BTreeMap::<Destination, Ports>::new();
+    for table in tables.into_iter().flatten() {
+        for (destination, ports) in &table.ports {
+            let known = most.entry(*destination).or_insert(*ports);
+            if ports.used() > known.used() {
+                *known = *ports;
+            }
+        }
+    }
+    let mut all: Vec<_> = most.into_iter().collect();
+    all.sort_by_key(|(_, ports)| std::cmp::Reverse(ports.used()));
+    all
+}
+
+/// The destination that holds most.
+pub(super) fn fullest(netns: &Netns) -> Option<(Destination, Ports)> {
+    held(netns).into_iter().next()
+}
+
+/// Whether an event is of a connect to this destination.
+pub(super) fn is_to(event: &Event, destination: &Destination) -> bool {
+    event.small("dport") == Some(destination.port) && event.ip("daddr") == Some(destination.remote)
+}
+
+/// Whether connect() may take a port again that has been in TIME_WAIT for a second.
+pub(super) fn reuses(netns: &Netns, destination: &Destination) -> bool {
+    let is_local = destination.remote.is_loopback();
+    let reuse = netns.sysctl("net.ipv4.tcp_tw_reuse").unwrap_or(0);
+    let has_timestamps = netns.sysctl("net.ipv4.tcp_timestamps") != Some(0);
+    has_timestamps && (reuse == 1 || (reuse == 2 && is_local))
+}
+
+/// How many connects there were to a port, and whose they are if it is known of the namespace only.
+pub(super) fn connects(window: &Window, netns: &Netns, port: u16) -> (u64, &'static str) {
+    let (port, inode) = (port.to_string(), netns.inode.to_string());
+    let group = [("dport", port.as_str()), ("netns", inode.as_str())];
+    let seen = window.events.count("connects", &group);
+    if seen > 0 && window.watched_required("connects").is_ok() {
+        return (seen, "");
+    }
+    // A search that fails opens nothing.
+    let failed = [("errno", "EADDRNOTAVAIL"), ("netns", inode.as_str())];
+    let failed = window.events.count("connects", &failed);
+    let opened = netns.grown("Tcp.ActiveOpens").unwrap_or(0);
+    (opened + failed, " of the whole namespace")
+}
