@@ -203,6 +203,26 @@ fn in_a_container_processes_have_the_ids_that_they_have_there() {
     assert_eq!(pids.next(), Some(Some(pid)), "{output:?}");
 }
 
+#[test]
+fn a_graph_that_the_disk_has_no_room_for_leaves_the_one_that_was_there() {
+    if !is_root() {
+        return;
+    }
+    let folder = std::env::temp_dir().join(format!("np-full-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let script = "mount -t tmpfs -o size=64k none $1 && cd $1 && echo old >g.svg && head -c 60000 /dev/zero >rest
+        \"$0\" flame cpu --duration 1s -o g.svg 2>&1; echo ended with $?; cat g.svg";
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-c", script])
+        .args([binary().as_os_str(), folder.as_os_str()])
+        .output()
+        .expect("unshare");
+    std::fs::remove_dir(&folder).expect("it is empty outside");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("No space left on device"), "{text}");
+    assert!(text.ends_with("ended with 1\nold\n"), "{text}");
+}
+
 /// What cannot be taken back: only for a machine that is thrown away afterwards.
 mod spoiling {
     use super::{

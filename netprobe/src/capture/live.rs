@@ -7,8 +7,10 @@ use aya::maps::{MapData, RingBuf};
 use bytes::{Bytes, BytesMut};
 use tokio::{io::unix::AsyncFd, time::timeout};
 
-/// Most records handed out at once, so that signals and timers get their turn.
-const BATCH: usize = 4096;
+/// Most records handed out at once, so that signals and timers get their turn, and that little memory does.
+const BATCH: usize = 1024;
+/// Batches that a ring holds, about; what comes while they are taken may wait.
+const BATCHES: usize = 8;
 /// How long records may wait in the ring when there are too few to wake us.
 const LATENCY: Duration = Duration::from_millis(50);
 
@@ -61,6 +63,12 @@ impl LiveRing {
             ready.context("wait for the ring buffer")?.clear_ready();
         }
         Ok(self.drain())
+    }
+
+    /// Takes what is there now, in batches.
+    pub fn batches(&mut self) -> impl Iterator<Item = Batch> {
+        let batches = (0..BATCHES).map(|_| self.drain());
+        batches.take_while(|batch| !batch.is_empty())
     }
 
     /// Takes what is there now, up to one batch.

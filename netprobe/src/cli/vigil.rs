@@ -111,7 +111,7 @@ impl Vigil {
     pub(super) fn open(&mut self, namespaces: Vec<Namespace>) -> Result<()> {
         let mut session = self.session()?;
         // What came between two windows belongs to none.
-        drop(self.ring.drain());
+        self.ring.batches().for_each(drop);
         self.reader.events = Events::default();
         self.reader.decode_errors = 0;
         session.set_level(0)?;
@@ -138,11 +138,17 @@ impl Vigil {
             tokio::select! {
                 biased;
                 () = stop.wait() => return true,
-                () = tokio::time::sleep_until(tick.into()) => self.reader.take(&self.ring.drain()),
+                () = tokio::time::sleep_until(tick.into()) => self.catch_up(),
             }
             if Instant::now() >= deadline {
                 return false;
             }
+        }
+    }
+
+    fn catch_up(&mut self) {
+        for batch in self.ring.batches() {
+            self.reader.take(&batch);
         }
     }
 
@@ -167,7 +173,7 @@ impl Vigil {
         } else {
             steady(&session)?
         };
-        self.reader.take(&self.ring.drain());
+        self.catch_up();
         let totals = begin.before.grown(totals);
         self.reader.events.totals = summary::totals(totals, &mut self.reader.names);
         window.events = std::mem::take(&mut self.reader.events);

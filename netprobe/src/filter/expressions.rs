@@ -91,7 +91,10 @@ const RIGHT: &[(&str, &str)] = &[
     ("dst *:80", "Destination 80-80"),
     ("dst *", "Any"),
     ("dst inet6:*", "Family(V6)"),
-    ("dst inet:10.0.0.1", "Destination 10.0.0.1/32"),
+    (
+        "dst inet:10.0.0.1",
+        "(Destination 10.0.0.1/32 & Family(V4))",
+    ),
     ("dst ::ffff:10.0.0.1", "Destination ::ffff:10.0.0.1/128"),
     ("host 10.0.0.1", "Either 10.0.0.1/32"),
     ("src 10.0.0.1 or dst 10.0.0.1", "Either 10.0.0.1/32"),

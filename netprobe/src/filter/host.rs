@@ -7,7 +7,7 @@ use super::{Family, Ports, Prefix, parse::Services};
 /// `[FAMILY:]ADDRESS[/LENGTH][:PORT]`
 #[derive(Debug, Default)]
 pub(super) struct Host {
-    /// Of what stands before an address that is left open.
+    /// Of the socket, if it stands before the address: to ss(8) a v4-mapped address is not of `inet`.
     pub(super) family: Option<Family>,
     /// `None` is any address.
     pub(super) prefix: Option<Prefix>,
@@ -48,7 +48,7 @@ impl Host {
             return Err((why, 0..skipped + text.len()));
         }
         Ok(Self {
-            family: family.filter(|_| prefix.is_none()),
+            family,
             prefix,
             ports,
         })

@@ -1,6 +1,11 @@
 //! Names of kernel functions, by blazesym from `/proc/kallsyms`.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{BufRead, BufReader},
+    sync::Arc,
+};
 
 use blazesym::{
     MaybeDefault,
@@ -45,10 +50,16 @@ impl Symbols {
         }
     }
 
-    /// The function at `address`.
+    /// The function at `address`. Says once why there is no name where the kernel hides all.
     pub fn lookup(&mut self, address: u64) -> Symbol {
         if let Some(symbol) = self.known.get(&address) {
             return symbol.clone();
+        }
+        if self.known.is_empty() && are_hidden() {
+            log::warn!(
+                "functions of the kernel have no names: it hides their addresses (needs CAP_SYSLOG, and kernel.kptr_restrict \
+                 below 2)"
+            );
         }
         if self.known.len() >= MOST {
             self.known.clear();
@@ -81,6 +92,15 @@ impl Symbols {
             },
         }
     }
+}
+
+/// Whether the kernel shows zeroes for the addresses of its functions (`kallsyms_show_value`).
+fn are_hidden() -> bool {
+    let mut line = String::new();
+    let file = File::open("/proc/kallsyms").map(BufReader::new);
+    let read = file.and_then(|mut file| file.read_line(&mut line));
+    let address = line.split(' ').next().unwrap_or_default();
+    read.is_ok() && !address.is_empty() && address.bytes().all(|digit| digit == b'0')
 }
 
 impl Default for Symbols {

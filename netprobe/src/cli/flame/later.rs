@@ -8,6 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use rustix::{
+    fs::{FallocateFlags, fallocate},
+    io::Errno,
+};
 
 use crate::cli::output::{self, Output};
 
@@ -54,11 +58,21 @@ impl Later {
             return Ok(out.flush()?);
         };
         // Devices and pipes have no length.
-        if file.metadata()?.is_file() {
-            file.set_len(0)?;
+        if !file.metadata()?.is_file() {
+            return Ok(file.write_all(bytes)?);
         }
+        reserve(file, bytes.len() as u64)?;
         self.is_made = false;
-        Ok(file.write_all(bytes)?)
+        file.write_all(bytes)?;
+        Ok(file.set_len(bytes.len() as u64)?)
+    }
+}
+
+/// Makes sure of the room before what was there is lost; not every file system can.
+fn reserve(file: &File, length: u64) -> rustix::io::Result<()> {
+    match fallocate(file, FallocateFlags::KEEP_SIZE, 0, length) {
+        Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(error),
+        _ => Ok(()),
     }
 }
 

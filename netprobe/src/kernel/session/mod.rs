@@ -27,6 +27,7 @@ use super::{
     load::{self},
     offsets,
     pod::Wire,
+    privileges::CannotRun,
     reset_reasons::{self, ResetReasons},
 };
 use crate::{
@@ -299,7 +300,12 @@ impl Session {
 /// Parses the kernel's types: whole for us, thinned for aya, which only needs to find hooks.
 fn parse_btf(image: &btf::Image, targets: &HashSet<String>) -> Result<(KernelBtf, Btf)> {
     let index = btf_index::find(image.bytes(), &names())
-        .context("the kernel's BTF is damaged, or of a format not known here")?;
+        .ok_or_else(|| {
+            CannotRun::new(
+                "the kernel's types (/sys/kernel/btf/vmlinux) are damaged, or of a format not known here: see what is \
+                 mounted there, or take a newer netprobe",
+            )
+        })?;
     let aya = btf_index::thin(&index, targets).context("thin the BTF")?;
     Ok((KernelBtf::new(image, index)?, aya))
 }
