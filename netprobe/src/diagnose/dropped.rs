@@ -201,6 +201,11 @@ fn weigh(
     }
 }
 
+/// Whether a packet asks for a connection.
+pub(super) fn is_syn(event: &Event) -> bool {
+    matches!(event.value("flags"), Value::TcpFlags(flags) if flags & (SYN | ACK) == SYN)
+}
+
 /// Whether nobody would knock so often who is not meant to come in.
 fn is_pressing(window: &Window, address: IpAddr, packets: u32) -> bool {
     is_private(address) || window.rate(packets.into()) >= KNOCKS_PER_S

@@ -146,14 +146,15 @@ fn is_refused(window: &Window, event: &Event) -> bool {
     };
     window.namespaces.iter().any(|netns| {
         let remote = event.ip("daddr");
-        let is_it = |address: IpAddr| address.is_unspecified() || Some(address) == remote;
         let mut queues = netns.queues.iter();
         netns
             .grown("TcpExt.ListenOverflows")
             .is_ok_and(|count| count > 0)
             && queues.any(|queue| {
                 let listener = &queue.listener;
-                listener.port == port && is_it(listener.address) && queue.full_share() > 0.0
+                listener.port == port
+                    && remote.is_some_and(|remote| listener.takes(remote))
+                    && queue.full_share() > 0.0
             })
     })
 }
