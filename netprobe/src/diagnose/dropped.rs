@@ -2,7 +2,7 @@
 //! while the others get through does its work.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::IpAddr,
 };
 
@@ -41,6 +41,8 @@ pub(super) struct Service {
     pub(super) strangers: BTreeSet<IpAddr>,
     /// Clients that get through to it.
     pub(super) through: usize,
+    /// Of those, the ones that miss nothing.
+    pub(super) content: usize,
     /// Whether each of the others gets through to it, too: packets came late, or in the wrong place.
     pub(super) is_stray: bool,
     /// The namespace of the listener, if it is on this machine.
@@ -159,7 +161,7 @@ fn weigh(
             .map(|process| process.comm.clone())
             .or(service.process.take());
     }
-    service.through = through.as_ref().map_or(0, std::collections::HashSet::len);
+    service.through = through.as_ref().map_or(0, HashSet::len);
     service.is_stray = true;
     for (address, client) in clients {
         let home = places::home(window, netns, address);
@@ -178,7 +180,9 @@ fn weigh(
                     let all = places::connections(window, home, end.1);
                     u64::from(client.useful) * u64::from(PART) >= all
                 }
-                (Some(through), _) if !through.is_empty() => false,
+                // Others get through: it is a stranger, unless a process of this machine is seen to fail.
+                (Some(through), _) if !through.is_empty() => home
+                    .is_some_and(|home| failures(window, home, (address, end)) >= LEAST as usize),
                 (Some(_), _) => is_pressing(window, address, client.useful),
                 (None, _) => home.is_some(),
             };
@@ -195,10 +199,27 @@ fn weigh(
         service.others += std::mem::take(&mut service.wanted);
         service.strangers.append(&mut service.missing);
     }
+    service.content = through.map_or(0, |through| {
+        let misses = |address: &&IpAddr| service.missing.contains(*address);
+        through.len() - through.iter().filter(misses).count()
+    });
     service.is_rejected = is_rejected(window, end);
     if service.home.is_none() && service.process.is_none() {
         service.process = opener(window, end);
     }
+}
+
+/// How often a client in a namespace was seen not to get an answer of a service, or to be refused.
+fn failures(window: &Window, home: &Netns, (client, end): (IpAddr, End)) -> usize {
+    let failed = |kind, cause: &'static str| {
+        let events = window.events.within(kind, home.inode);
+        events.filter(move |event| {
+            event.is("cause", cause)
+                && places::ends(event)
+                    .is_some_and(|(local, remote)| local.0 == client && remote == end)
+        })
+    };
+    failed("retransmits", "syn").count() + failed("resets", "refused").count()
 }
 
 /// Whether a packet asks for a connection.

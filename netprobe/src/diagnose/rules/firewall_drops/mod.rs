@@ -29,8 +29,9 @@ pub(super) static RULE: Rule = Rule {
                      without kprobes, than conntrack counts as `drop`). It is critical \
                      when they were of a connection that a process of this machine opens or listens for, in whichever of the \
                      watched namespaces it is (containers behind a FORWARD chain). Where other clients get through to the \
-                     listener and those that are kept out have no connection with it, the firewall does its work, as it does \
-                     at ports that nobody listens at: that is only noted, with the addresses.",
+                     listener and those that are kept out have no connection with it, the firewall does its work, unless a \
+                     process in a watched namespace is seen to send its SYNs again or to be refused; so it does at ports \
+                     that nobody listens at: that is only noted, with the addresses.",
         fixes: &[
             (
                 "find the rule: nft list ruleset (its counters; with ip netns exec NAME in front of it in another \
@@ -236,6 +237,7 @@ fn missing(
     };
     let through = match (service.home, service.through) {
         (Some(_), 0) if !service.missing.is_empty() => "; nobody gets through to it",
+        (Some(_), _) if service.content > 0 => "; others get through to it",
         _ => "",
     };
     format!(
