@@ -2,7 +2,7 @@
 //! while the others get through does its work.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -25,6 +25,8 @@ const OF_RULES: [&str; 3] = ["nft_do_chain", "ipt_do_table", "ip6t_do_table"];
 pub(super) const LEAST: u32 = 3;
 /// From public addresses every port is tried now and then: SYNs of strangers per second that are more.
 const KNOCKS_PER_S: f64 = 2.0;
+/// Nobody needs so many ports of one address that nobody listens at.
+const SCAN: usize = 10;
 /// Drops that are a smaller part of what the same clients got through are noise.
 const PART: u32 = 50;
 
@@ -86,6 +88,7 @@ struct Client {
 /// that is missed most comes first.
 pub(super) fn services(window: &Window, netns: &Netns) -> Vec<(End, Service)> {
     let mut found = BTreeMap::<End, (Service, BTreeMap<IpAddr, Client>)>::new();
+    let scans = scans(window);
     let events = window.events.within("drops", netns.inode);
     let dropped = events.filter(|event| is_netfilter(|name| event.value(name)));
     for packet in dropped.filter_map(|event| packet(window, netns, event)) {
@@ -98,7 +101,7 @@ pub(super) fn services(window: &Window, netns: &Netns) -> Vec<(End, Service)> {
         service.process = service.process.take().or(packet.process);
     }
     let weighed = found.into_iter().map(|(end, (mut service, clients))| {
-        weigh(window, netns, end, &mut service, clients);
+        weigh(window, netns, (end, &scans), &mut service, clients);
         (end, service)
     });
     let mut services: Vec<_> = weighed.collect();
@@ -148,7 +151,7 @@ fn packet(window: &Window, netns: &Netns, event: &Event) -> Option<Packet> {
 fn weigh(
     window: &Window,
     netns: &Netns,
-    end: End,
+    (end, scans): (End, &HashSet<(IpAddr, IpAddr)>),
     service: &mut Service,
     clients: BTreeMap<IpAddr, Client>,
 ) {
@@ -180,6 +183,7 @@ fn weigh(
                     let all = places::connections(window, home, end.1);
                     u64::from(client.useful) * u64::from(PART) >= all
                 }
+                _ if scans.contains(&(address, end.0)) => false,
                 // Others get through: it is a stranger, unless a process of this machine is seen to fail.
                 (Some(through), _) if !through.is_empty() => home
                     .is_some_and(|home| failures(window, home, (address, end)) >= LEAST as usize),
@@ -220,6 +224,29 @@ fn failures(window: &Window, home: &Netns, (client, end): (IpAddr, End)) -> usiz
         })
     };
     failed("retransmits", "syn").count() + failed("resets", "refused").count()
+}
+
+/// Who tries the ports of an address one after the other, and is kept out by a firewall: pairs of client
+/// and address with SYNs that netfilter dropped, to many ports that nobody listens at.
+pub(super) fn scans(window: &Window) -> HashSet<(IpAddr, IpAddr)> {
+    let mut tried = HashMap::<(IpAddr, IpAddr), BTreeSet<u16>>::new();
+    for netns in &window.namespaces {
+        let events = window.events.within("drops", netns.inode);
+        let dropped =
+            events.filter(|event| is_syn(event) && is_netfilter(|name| event.value(name)));
+        for (source, destination) in dropped.filter_map(places::ends) {
+            // Only of what is at home here is it known what listens.
+            let is_closed = places::home(window, netns, destination.0)
+                .is_some_and(|home| home.after.sockets.is_some())
+                && places::listener(window, netns, destination).is_none();
+            if is_closed {
+                let ports = tried.entry((source.0, destination.0)).or_default();
+                ports.insert(destination.1);
+            }
+        }
+    }
+    tried.retain(|_, ports| ports.len() >= SCAN);
+    tried.into_keys().collect()
 }
 
 /// Whether a packet asks for a connection.
