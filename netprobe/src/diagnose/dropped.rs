@@ -2,7 +2,7 @@
 //! while the others get through does its work.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -25,6 +25,8 @@ const OF_RULES: [&str; 3] = ["nft_do_chain", "ipt_do_table", "ip6t_do_table"];
 pub(super) const LEAST: u32 = 3;
 /// From public addresses every port is tried now and then: SYNs of strangers per second that are more.
 const KNOCKS_PER_S: f64 = 2.0;
+/// Nobody needs so many ports of one address that nobody listens at.
+const SCAN: usize = 10;
 /// Drops that are a smaller part of what the same clients got through are noise.
 const PART: u32 = 50;
 
@@ -41,6 +43,8 @@ pub(super) struct Service {
     pub(super) strangers: BTreeSet<IpAddr>,
     /// Clients that get through to it.
     pub(super) through: usize,
+    /// Of those, the ones that miss nothing.
+    pub(super) content: usize,
     /// Whether each of the others gets through to it, too: packets came late, or in the wrong place.
     pub(super) is_stray: bool,
     /// The namespace of the listener, if it is on this machine.
@@ -84,6 +88,7 @@ struct Client {
 /// that is missed most comes first.
 pub(super) fn services(window: &Window, netns: &Netns) -> Vec<(End, Service)> {
     let mut found = BTreeMap::<End, (Service, BTreeMap<IpAddr, Client>)>::new();
+    let scans = scans(window);
     let events = window.events.within("drops", netns.inode);
     let dropped = events.filter(|event| is_netfilter(|name| event.value(name)));
     for packet in dropped.filter_map(|event| packet(window, netns, event)) {
@@ -96,7 +101,7 @@ pub(super) fn services(window: &Window, netns: &Netns) -> Vec<(End, Service)> {
         service.process = service.process.take().or(packet.process);
     }
     let weighed = found.into_iter().map(|(end, (mut service, clients))| {
-        weigh(window, netns, end, &mut service, clients);
+        weigh(window, netns, (end, &scans), &mut service, clients);
         (end, service)
     });
     let mut services: Vec<_> = weighed.collect();
@@ -146,7 +151,7 @@ fn packet(window: &Window, netns: &Netns, event: &Event) -> Option<Packet> {
 fn weigh(
     window: &Window,
     netns: &Netns,
-    end: End,
+    (end, scans): (End, &HashSet<(IpAddr, IpAddr)>),
     service: &mut Service,
     clients: BTreeMap<IpAddr, Client>,
 ) {
@@ -159,7 +164,7 @@ fn weigh(
             .map(|process| process.comm.clone())
             .or(service.process.take());
     }
-    service.through = through.as_ref().map_or(0, std::collections::HashSet::len);
+    service.through = through.as_ref().map_or(0, HashSet::len);
     service.is_stray = true;
     for (address, client) in clients {
         let home = places::home(window, netns, address);
@@ -178,7 +183,10 @@ fn weigh(
                     let all = places::connections(window, home, end.1);
                     u64::from(client.useful) * u64::from(PART) >= all
                 }
-                (Some(through), _) if !through.is_empty() => false,
+                _ if scans.contains(&(address, end.0)) => false,
+                // Others get through: it is a stranger, unless a process of this machine is seen to fail.
+                (Some(through), _) if !through.is_empty() => home
+                    .is_some_and(|home| failures(window, home, (address, end)) >= LEAST as usize),
                 (Some(_), _) => is_pressing(window, address, client.useful),
                 (None, _) => home.is_some(),
             };
@@ -195,10 +203,55 @@ fn weigh(
         service.others += std::mem::take(&mut service.wanted);
         service.strangers.append(&mut service.missing);
     }
+    service.content = through.map_or(0, |through| {
+        let misses = |address: &&IpAddr| service.missing.contains(*address);
+        through.len() - through.iter().filter(misses).count()
+    });
     service.is_rejected = is_rejected(window, end);
     if service.home.is_none() && service.process.is_none() {
         service.process = opener(window, end);
     }
+}
+
+/// How often a client in a namespace was seen not to get an answer of a service, or to be refused.
+fn failures(window: &Window, home: &Netns, (client, end): (IpAddr, End)) -> usize {
+    let failed = |kind, cause: &'static str| {
+        let events = window.events.within(kind, home.inode);
+        events.filter(move |event| {
+            event.is("cause", cause)
+                && places::ends(event)
+                    .is_some_and(|(local, remote)| local.0 == client && remote == end)
+        })
+    };
+    failed("retransmits", "syn").count() + failed("resets", "refused").count()
+}
+
+/// Who tries the ports of an address one after the other, and is kept out by a firewall: pairs of client
+/// and address with SYNs that netfilter dropped, to many ports that nobody listens at.
+pub(super) fn scans(window: &Window) -> HashSet<(IpAddr, IpAddr)> {
+    let mut tried = HashMap::<(IpAddr, IpAddr), BTreeSet<u16>>::new();
+    for netns in &window.namespaces {
+        let events = window.events.within("drops", netns.inode);
+        let dropped =
+            events.filter(|event| is_syn(event) && is_netfilter(|name| event.value(name)));
+        for (source, destination) in dropped.filter_map(places::ends) {
+            // Only of what is at home here is it known what listens.
+            let is_closed = places::home(window, netns, destination.0)
+                .is_some_and(|home| home.after.sockets.is_some())
+                && places::listener(window, netns, destination).is_none();
+            if is_closed {
+                let ports = tried.entry((source.0, destination.0)).or_default();
+                ports.insert(destination.1);
+            }
+        }
+    }
+    tried.retain(|_, ports| ports.len() >= SCAN);
+    tried.into_keys().collect()
+}
+
+/// Whether a packet asks for a connection.
+pub(super) fn is_syn(event: &Event) -> bool {
+    matches!(event.value("flags"), Value::TcpFlags(flags) if flags & (SYN | ACK) == SYN)
 }
 
 /// Whether nobody would knock so often who is not meant to come in.

@@ -121,6 +121,7 @@ impl Window {
             ino,
             queue: depths.last().copied().unwrap_or(0),
             limit,
+            is_v6_only: false,
         };
         self.sockets().listeners.push(listener.clone());
         self.netns().queues.push(Queue {

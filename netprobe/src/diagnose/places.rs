@@ -35,8 +35,7 @@ pub(super) fn listener<'a>(
     let netns = home(window, seen_in, end.0);
     // Where addresses could not be read, the port has to do.
     let netns = netns.or_else(|| seen_in.after.addresses.is_empty().then_some(seen_in))?;
-    let listener = at_port(netns, end.1)
-        .find(|listener| listener.address == end.0 || listener.address.is_unspecified())?;
+    let listener = at_port(netns, end.1).find(|listener| listener.takes(end.0))?;
     Some((netns, listener))
 }
 

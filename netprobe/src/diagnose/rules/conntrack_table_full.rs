@@ -256,7 +256,10 @@ fn fixes(
             "late packets of old connections are taken for invalid",
         )
         .command(
-            "or do not track the heaviest flow: nft add rule … raw prerouting … notrack",
+            "or do not track the heaviest flow, that of port PORT: nft 'add table inet raw; add chain inet raw prerouting \
+             { type filter hook prerouting priority raw; }; add rule inet raw prerouting tcp dport PORT notrack; \
+             add chain inet raw output { type filter hook output priority raw; }; add rule inet raw output tcp sport \
+             PORT notrack'",
             "rules by connection state, and NAT, do not work for that flow any more",
         )
 }
@@ -333,6 +336,8 @@ mod tests {
             ("conntrack-table-full", Severity::Critical)
         );
         assert_eq!(first.confidence, Confidence::High);
+        // Anything else is printed escaped, and cannot be run.
+        assert!(first.fixes.iter().all(|fix| fix.text.is_ascii()));
         // 100 arrivals/s x 120 s = 12,000, and half as much again.
         let (name, value) = &first.fixes[0].set[0];
         assert_eq!(

@@ -54,6 +54,20 @@ pub struct Listener {
     pub queue: u32,
     /// Its limit: the smaller of the `listen()` argument and somaxconn, when `listen` was called.
     pub limit: u32,
+    /// Whether a wildcard of IPv6 leaves IPv4 alone (IPV6_V6ONLY).
+    pub is_v6_only: bool,
+}
+
+impl Listener {
+    /// Whether connections to an address come to it: a wildcard takes those of its own family, and that
+    /// of IPv6 those of IPv4 as well, unless it is told not to.
+    pub fn takes(&self, address: IpAddr) -> bool {
+        match self.address {
+            IpAddr::V4(any) if any.is_unspecified() => address.is_ipv4(),
+            IpAddr::V6(any) if any.is_unspecified() => address.is_ipv6() || !self.is_v6_only,
+            own => own == address,
+        }
+    }
 }
 
 /// What local ports are taken from.
@@ -157,6 +171,7 @@ pub fn listeners() -> Result<Vec<Listener>> {
                 ino: u64::from(socket.ino),
                 queue: socket.receive_queue,
                 limit: socket.send_queue,
+                is_v6_only: socket.is_v6_only,
             });
         }
     })?;
@@ -298,6 +313,28 @@ fn bounded<K: std::hash::Hash + Eq, V>(
 mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn wildcards_take_their_family_and_that_of_ipv6_both_unless_told_otherwise() {
+        let [v4, v6] = ["10.0.0.1", "fd00::1"].map(|address| address.parse().unwrap());
+        for (address, is_v6_only, takes) in [
+            ("0.0.0.0", false, [true, false]),
+            ("::", false, [true, true]),
+            ("::", true, [false, true]),
+            ("10.0.0.1", false, [true, false]),
+            ("fd00::2", false, [false, false]),
+        ] {
+            let listener = Listener {
+                address: address.parse().unwrap(),
+                port: 80,
+                ino: 1,
+                queue: 0,
+                limit: 128,
+                is_v6_only,
+            };
+            assert_eq!([v4, v6].map(|end| listener.takes(end)), takes, "{address}");
+        }
+    }
 
     #[test]
     fn a_listener_shows_its_queue_and_limit_and_its_clients() {

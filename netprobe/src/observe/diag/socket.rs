@@ -13,6 +13,7 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
 const INET_DIAG_INFO: u16 = 2;
+const INET_DIAG_SKV6ONLY: u16 = 11;
 /// Length of `struct inet_diag_msg`, after which attributes begin.
 const MESSAGE: usize = 72;
 
@@ -28,6 +29,8 @@ pub(crate) struct Socket {
     pub(super) receive_queue: u32,
     pub(super) send_queue: u32,
     pub(super) ino: u32,
+    /// Of a listener: IPV6_V6ONLY.
+    pub(super) is_v6_only: bool,
     pub(super) info: Option<Info>,
 }
 
@@ -115,6 +118,8 @@ pub(crate) fn parse(message: &[u8]) -> Option<Socket> {
         receive_queue: u32_at(message, 56)?,
         send_queue: u32_at(message, 60)?,
         ino: u32_at(message, 68)?,
+        is_v6_only: attributes(message.get(MESSAGE..)?)
+            .any(|(kind, value)| kind == INET_DIAG_SKV6ONLY && value.first() == Some(&1)),
         info: attributes(message.get(MESSAGE..)?)
             .find_map(|(kind, value)| (kind == INET_DIAG_INFO).then(|| info(value)))
             .flatten(),

@@ -29,8 +29,9 @@ pub(super) static RULE: Rule = Rule {
                      without kprobes, than conntrack counts as `drop`). It is critical \
                      when they were of a connection that a process of this machine opens or listens for, in whichever of the \
                      watched namespaces it is (containers behind a FORWARD chain). Where other clients get through to the \
-                     listener and those that are kept out have no connection with it, the firewall does its work, as it does \
-                     at ports that nobody listens at: that is only noted, with the addresses.",
+                     listener and those that are kept out have no connection with it, the firewall does its work, unless a \
+                     process in a watched namespace is seen to send its SYNs again or to be refused; so it does at ports \
+                     that nobody listens at, to strangers and to who tries ten of them or more: that is only noted.",
         fixes: &[
             (
                 "find the rule: nft list ruleset (its counters; with ip netns exec NAME in front of it in another \
@@ -153,7 +154,7 @@ fn describe(window: &Window, netns: &Netns, drops: &Drops) -> Result<Finding, Ga
                 "a firewall rule{} dropped {dropped} packets in {:.0} s, {}",
                 netns.place(),
                 window.seconds,
-                at_its_work(&services)
+                at_its_work(dropped, &services)
             ),
         ),
     };
@@ -236,6 +237,7 @@ fn missing(
     };
     let through = match (service.home, service.through) {
         (Some(_), 0) if !service.missing.is_empty() => "; nobody gets through to it",
+        (Some(_), _) if service.content > 0 => "; others get through to it",
         _ => "",
     };
     format!(
@@ -247,7 +249,7 @@ fn missing(
 }
 
 /// Why what was dropped is not missed.
-fn at_its_work(services: &[(End, Service)]) -> String {
+fn at_its_work(dropped: u64, services: &[(End, Service)]) -> String {
     let listeners = services
         .iter()
         .filter(|(_, service)| service.home.is_some());
@@ -260,27 +262,32 @@ fn at_its_work(services: &[(End, Service)]) -> String {
             "to ports that nobody listens at: the firewall at its work".to_owned()
         };
     };
+    let all: u32 = services.iter().map(|(_, service)| service.others).sum();
+    // The events are a sample of what was counted.
+    let share = dropped * u64::from(service.others) / u64::from(all.max(1));
+    let (some, rest) = if service.others == all {
+        (String::new(), "")
+    } else {
+        (format!("{share} of them "), "; the rest to other ports")
+    };
     let service_name = endpoint(*address, *port);
     let whose = service.process.as_ref();
     let whose = whose.map_or(String::new(), |comm| format!(" ({comm})"));
     let strangers = listed(&service.strangers);
-    if service.is_stray && !service.strangers.is_empty() {
-        format!(
-            "to {service_name}{whose} from {strangers}, whose other packets get through: of connections that have ended or \
-             that conntrack has forgotten"
-        )
+    let why = if service.is_stray && !service.strangers.is_empty() {
+        "whose other packets get through: of connections that have ended or that conntrack has forgotten".to_owned()
     } else if service.through > 0 {
         format!(
-            "to {service_name}{whose} from {strangers}, while {} get through to it: the firewall at its work, unless \
-             they should",
+            "while {} get through to it: the firewall at its work, unless they should",
             people(service.through)
         )
     } else {
-        format!(
-            "to {service_name}{whose} from {strangers}: too few to say that somebody misses them, though nobody was \
-             seen to get through"
-        )
-    }
+        return format!(
+            "{some}to {service_name}{whose} from {strangers}: too few to say that somebody misses them, though nobody was \
+             seen to get through{rest}"
+        );
+    };
+    format!("{some}to {service_name}{whose} from {strangers}, {why}{rest}")
 }
 
 fn people(count: usize) -> String {

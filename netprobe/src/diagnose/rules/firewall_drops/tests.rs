@@ -166,6 +166,104 @@ fn strangers_that_are_kept_out_while_others_get_through_are_named_and_no_inciden
     );
 }
 
+/// SYNs of a process of this machine that are sent again.
+fn unanswered(window: &mut Window, from: [u8; 4], to: ([u8; 4], u64), count: usize) {
+    let ends = [
+        ("cause", Value::Word("syn")),
+        ("saddr", Value::Ip(from.into())),
+        ("sport", Value::Unsigned(40_000)),
+        ("daddr", Value::Ip(to.0.into())),
+        ("dport", Value::Unsigned(to.1)),
+    ];
+    window.event("retransmits", count, &ends);
+    window.total("retransmits", count as u64, &ends[..1]);
+    let count = i64::try_from(count).unwrap();
+    window.grow(&[("TcpExt.TCPSynRetrans", count), ("Tcp.ActiveOpens", count)]);
+}
+
+#[test]
+fn one_client_of_this_machine_that_is_kept_out_is_the_verdict_though_others_get_through() {
+    const BANNED: [u8; 4] = [10, 0, 0, 13];
+    let mut window = quiet();
+    window.listen(80, 128, &[0; 10]);
+    window.netns().after.addresses = [[10, 0, 0, 1].into(), BANNED.into()].into();
+    client_of(&mut window, 80, [10, 0, 0, 7]);
+    syns(&mut window, BANNED, ([10, 0, 0, 1], 80), 62);
+    assert_eq!(window.findings()[0].severity, Severity::Info);
+    unanswered(&mut window, BANNED, ([10, 0, 0, 1], 80), 30);
+    let findings = window.findings();
+    let told: Vec<_> = findings
+        .iter()
+        .map(|found| (found.id, found.behind))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("firewall-drops", None),
+            ("syn-retransmits", Some("firewall-drops"))
+        ]
+    );
+    assert_eq!(findings[0].severity, Severity::Critical);
+    let summary = &findings[0].summary;
+    assert!(
+        summary.ends_with("10.0.0.1:80 (server) from 10.0.0.13; others get through to it"),
+        "{summary}"
+    );
+}
+
+#[test]
+fn a_scan_from_this_machine_that_a_policy_drops_is_the_firewall_at_its_work() {
+    const SCANNER: [u8; 4] = [10, 0, 0, 13];
+    let scanned = |ports: std::ops::Range<u64>| {
+        let mut window = quiet();
+        window.listen(80, 128, &[0; 10]);
+        window.netns().after.addresses = [[10, 0, 0, 1].into(), SCANNER.into()].into();
+        for port in ports {
+            syns(&mut window, SCANNER, ([10, 0, 0, 1], port), 4);
+            unanswered(&mut window, SCANNER, ([10, 0, 0, 1], port), 3);
+        }
+        window
+    };
+    let window = scanned(1000..1040);
+    assert_eq!(window.ids(), ["firewall-drops"]);
+    let findings = window.findings();
+    assert_eq!(findings[0].severity, Severity::Info);
+    assert!(findings[0].summary.contains("nobody listens at"));
+    // A service that somebody needs is none.
+    let first = scanned(1000..1001).findings().remove(0);
+    assert_eq!(
+        (first.id, first.severity),
+        ("firewall-drops", Severity::Critical)
+    );
+    // Nor is what goes elsewhere unanswered part of the scan.
+    let mut window = scanned(1000..1040);
+    unanswered(&mut window, [10, 0, 0, 1], ([10, 5, 5, 5], 5432), 300);
+    let findings = window.findings();
+    assert_eq!(findings[0].id, "syn-retransmits");
+    assert!(findings[0].summary.starts_with("10.5.5.5:5432"));
+}
+
+#[test]
+fn what_went_to_a_listener_is_told_from_what_went_elsewhere() {
+    let mut window = quiet();
+    window.listen(22, 128, &[0; 10]);
+    syns(&mut window, [203, 0, 113, 5], ([10, 0, 0, 1], 22), 10);
+    for port in 0..90 {
+        syns(
+            &mut window,
+            [203, 0, 113, 5],
+            ([10, 0, 0, 1], 3000 + port),
+            1,
+        );
+    }
+    let summary = window.findings().remove(0).summary;
+    assert!(
+        summary.contains("dropped 100 packets in 10 s, 10 of them to 10.0.0.1:22")
+            && summary.ends_with("the rest to other ports"),
+        "{summary}"
+    );
+}
+
 #[test]
 fn now_and_then_a_knock_from_the_internet_is_missed_by_nobody() {
     let knocked = |packets| {

@@ -13,7 +13,7 @@ use super::super::{
 };
 use crate::{
     observe::diag::{LOCAL_US, SWOLLEN},
-    report::diagnosis::{Confidence, Finding, Severity},
+    report::diagnosis::{Affected, Confidence, Finding, Severity},
 };
 
 pub(super) static RULE: Rule = Rule {
@@ -26,7 +26,7 @@ pub(super) static RULE: Rule = Rule {
                 were acknowledged (fast), by a tail loss probe, or by tcp_retransmit_timer() when nothing comes at all \
                 (RTO), which also begins anew with a window of one.",
         recognised: "Over one per cent of segments were sent again, by the counters and by the events, to addresses outside of the \
-                     namespace, and no queue or firewall of this machine dropped them: those findings would come first. A \
+                     namespace, and no queue or firewall of this machine dropped them: those findings would come first. The peer or the path is said to be gone only where the same segments go out three times and more. A \
                      median round-trip time of three times its own minimum or more says that a queue on the path is full \
                      (bufferbloat); without that it is clean loss. A queue that loses nothing is told by active connections with ten \
                      segments or more in flight, whose round trip takes three times its minimum and 50 ms more, at the \
@@ -46,6 +46,8 @@ pub(super) static RULE: Rule = Rule {
 
 const LEAST: u64 = 10;
 const MUCH: f64 = 0.01;
+/// As often goes out what nobody acknowledges; what is lost now and then does not.
+const LATE: u64 = 3;
 /// Causes of retransmissions of data.
 const CAUSES: [&str; 4] = ["rto", "fast", "tlp", "other"];
 
@@ -53,6 +55,8 @@ const CAUSES: [&str; 4] = ["rto", "fast", "tlp", "other"];
 #[derive(Default)]
 struct Peer {
     total: u32,
+    /// How many went out for the third time or later, of those that are known.
+    late: u32,
     /// Round-trip times when segments were sent again, in microseconds.
     srtt_us: Vec<u64>,
 }
@@ -146,14 +150,15 @@ fn is_refused(window: &Window, event: &Event) -> bool {
     };
     window.namespaces.iter().any(|netns| {
         let remote = event.ip("daddr");
-        let is_it = |address: IpAddr| address.is_unspecified() || Some(address) == remote;
         let mut queues = netns.queues.iter();
         netns
             .grown("TcpExt.ListenOverflows")
             .is_ok_and(|count| count > 0)
             && queues.any(|queue| {
                 let listener = &queue.listener;
-                listener.port == port && is_it(listener.address) && queue.full_share() > 0.0
+                listener.port == port
+                    && remote.is_some_and(|remote| listener.takes(remote))
+                    && queue.full_share() > 0.0
             })
     })
 }
@@ -167,6 +172,7 @@ fn peers(window: &Window, netns: &Netns) -> Vec<((IpAddr, u16), Peer)> {
         };
         let peer = peers.entry(end).or_default();
         peer.total += 1;
+        peer.late += u32::from(event.number("attempt") >= Some(LATE));
         peer.srtt_us
             .extend(event.number("srtt_us").filter(|srtt| *srtt > 0));
     }
@@ -187,17 +193,13 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
     let peers = peers(window, netns);
     let worst = peers.first();
     let to = worst.map_or(String::new(), |((address, _), _)| format!(" to {address}"));
-    let kind = if fast > 0 {
-        "acknowledgements still come, so the path lives but drops"
-    } else {
-        "no later acknowledgements come: the peer or the path is gone, or drops whole trains"
-    };
+    let kind = kind(fast, &peers);
     let found = finding(
         RULE.id,
         Severity::Warning,
         if fast > 0 { Confidence::High } else { Confidence::Medium },
         format!(
-            "the path{to}{} loses packets: {lost} segments ({percent:.1} %) were sent again in {:.0} s; {kind}",
+            "the path{to}{} loses packets: {lost} segments ({percent:.1} %) were sent again in {:.0} s{kind}",
             netns.place(),
             window.seconds
         ),
@@ -218,18 +220,51 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
         Some(((address, _), peer)) => round_trips(found, netns, *address, peer),
         None => found.hits([somewhere(netns)]),
     };
-    let hits = peers.iter().take(4).map(|((address, port), _)| {
-        let mut affected = host("destination", *address, netns.inode);
-        affected.port = Some(*port);
-        affected
-    });
-    let hits: Vec<_> = hits.collect();
+    let hits = destinations(netns, &peers);
     found
         .hits(hits)
         .command(
             "look at the path: mtr, and the counters of the devices on it; no setting of this machine loses these packets",
             "none",
         )
+}
+
+/// What comes after the loss. Where a request is one segment, no later ones can be acknowledged: that
+/// fast retransmits are missing says nothing then.
+fn kind(fast: u64, peers: &[((IpAddr, u16), Peer)]) -> &'static str {
+    let sum = |part: fn(&Peer) -> u32| -> u32 { peers.iter().map(|(_, peer)| part(peer)).sum() };
+    let (total, late) = (sum(|peer| peer.total), sum(|peer| peer.late));
+    if fast > 0 {
+        "; acknowledgements still come, so the path lives but drops"
+    } else if total == 0 {
+        ""
+    } else if late * 3 >= total {
+        "; the same segments go out three times and more: the peer or the path is gone, or drops whole trains"
+    } else {
+        "; few segments go out more than twice, so the path lives but drops"
+    }
+}
+
+/// The addresses that segments are lost to, the worst first; with the port where it is one service.
+fn destinations(netns: &Netns, peers: &[((IpAddr, u16), Peer)]) -> Vec<Affected> {
+    let mut found = Vec::<(Affected, usize)>::new();
+    for ((address, port), _) in peers {
+        let known = found
+            .iter_mut()
+            .find(|(hit, _)| hit.address == Some(*address));
+        match known {
+            Some((_, ports)) => *ports += 1,
+            None => found.push((Window::affected_destination(netns, *address, *port), 1)),
+        }
+    }
+    let hits = found
+        .into_iter()
+        .take(4)
+        .map(|(hit, ports)| match hit.address {
+            Some(address) if ports > 1 => host("destination", address, netns.inode),
+            _ => hit,
+        });
+    hits.collect()
 }
 
 /// Whether the loss comes with a full queue on the path. Half of the round-trip times lie below the

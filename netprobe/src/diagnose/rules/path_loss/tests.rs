@@ -63,6 +63,43 @@ fn single_round_trips_with_timeouts_in_them_are_no_queue() {
 }
 
 #[test]
+fn a_path_is_gone_where_the_same_data_goes_out_again_and_again_and_each_peer_is_named_once() {
+    let told = |attempts: [u64; 4]| {
+        let mut window = quiet();
+        window.grow(&[("Tcp.RetransSegs", 80), ("Tcp.OutSegs", 3000)]);
+        window.total("retransmits", 80, &[("cause", Value::Word("tlp"))]);
+        for (port, attempt) in attempts.into_iter().enumerate() {
+            let lost = [
+                ("cause", Value::Word("tlp")),
+                ("daddr", Value::Ip([10, 0, 0, 2].into())),
+                ("dport", Value::Unsigned(40_000 + port as u64)),
+                ("attempt", Value::Unsigned(attempt)),
+            ];
+            window.event("retransmits", 20, &lost);
+        }
+        window.findings().remove(0)
+    };
+    let single = told([1, 1, 1, 2]);
+    assert!(
+        single.summary.ends_with("so the path lives but drops"),
+        "{}",
+        single.summary
+    );
+    let names: Vec<_> = single
+        .affected
+        .iter()
+        .map(|hit| hit.name.as_str())
+        .collect();
+    assert_eq!(names, ["10.0.0.2"]);
+    let gone = told([1, 2, 3, 4]);
+    assert!(
+        gone.summary.contains("the peer or the path is gone"),
+        "{}",
+        gone.summary
+    );
+}
+
+#[test]
 fn counters_that_no_event_confirms_are_no_loss() {
     // Two files, read one after the other, while SYNs are sent again.
     let mut window = quiet();

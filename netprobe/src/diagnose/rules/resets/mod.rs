@@ -30,8 +30,8 @@ pub(super) static RULE: Rule = Rule {
                      to ports that nobody listens at are only noted, as is what is below one in twenty of the connections of \
                      a service: some clients of any service leave early. Resets that established connections received, \
                      although they were in use, are told by destination, whatever the peer sent them for. What is refused at one \
-                     address while the service answers at another of the same machine (localhost as ::1 and 127.0.0.1) is \
-                     only noted.",
+                     address while the same process gets through at another of the same machine (localhost as ::1 and 127.0.0.1) \
+                     is only noted. A firewall is named only where one of this machine was seen to drop the SYNs.",
         fixes: &[
             (
                 "received in use: look at the peer (its log, netprobe resets there), and at a proxy in between",

@@ -1,66 +1,230 @@
 //! Connections that the peer refused: whether anybody listens there, after all, or next to it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     super::super::{
+        dropped,
         finding::finding,
         places::{self, End},
         window::{Netns, Window, endpoint},
     },
     RULE, Reset, services,
 };
-use crate::report::diagnosis::{Confidence, Finding, Severity};
+use crate::{
+    observe::diag::Listener,
+    report::diagnosis::{Confidence, Finding, Severity},
+};
 
 /// Why a connection was refused.
 enum Why {
     /// Nobody listens there, as far as can be seen.
     Nobody,
-    /// The service listens there; something else refused.
+    /// The service listens there, and a firewall of this machine dropped what came for it.
     Rejected(String),
+    /// It began to listen there only in the window; or began anew.
+    Began { name: String, is_anew: bool },
+    /// It listens there all along, and who refused was not seen.
+    Unseen(String),
     /// It listens at other addresses of the same machine only.
     Beside {
+        name: String,
         addresses: String,
-        /// Whether connections of the namespace do get there.
+        /// The family of addresses that is left out altogether.
+        lacks: Option<&'static str>,
+        /// Whether those who are refused do get there.
         is_reached: bool,
     },
 }
 
 /// What is known of the end that refused.
 fn why(window: &Window, netns: &Netns, end: End) -> Why {
-    if let Some((_, listener)) = places::listener(window, netns, end) {
+    let name = |listener: &Listener| {
         let holder = window.holder(listener);
-        let name = holder.map_or("a process", |process| process.comm.as_str());
-        return Why::Rejected(name.to_owned());
+        holder.map_or_else(|| "a process".to_owned(), |process| process.comm.clone())
+    };
+    if let Some((home, listener)) = places::listener(window, netns, end) {
+        let name = name(listener);
+        return match was_there(home, end) {
+            _ if is_firewalled(window, end) => Why::Rejected(name),
+            Some((false, is_anew)) => Why::Began { name, is_anew },
+            _ => Why::Unseen(name),
+        };
     }
     let Some(home) = places::home(window, netns, end.0) else {
         return Why::Nobody;
     };
-    let beside: BTreeSet<String> = places::at_port(home, end.1)
+    let beside: Vec<&Listener> = places::at_port(home, end.1).collect();
+    let Some(first) = beside.first() else {
+        return Why::Nobody;
+    };
+    let addresses: BTreeSet<String> = beside
+        .iter()
         .map(|listener| endpoint(listener.address, listener.port))
         .collect();
-    if beside.is_empty() {
-        return Why::Nobody;
-    }
-    let [inode, port] = [netns.inode.to_string(), end.1.to_string()];
-    let reached = [
-        ("outcome", "established"),
-        ("dport", port.as_str()),
-        ("netns", inode.as_str()),
-    ];
+    let is_any = beside
+        .iter()
+        .any(|listener| listener.address.is_unspecified());
     Why::Beside {
-        addresses: beside.into_iter().collect::<Vec<_>>().join(", "),
-        is_reached: window.events.count("connects", &reached) >= LEAST_REACHED,
+        name: name(first),
+        addresses: addresses.into_iter().collect::<Vec<_>>().join(", "),
+        lacks: is_any.then_some(if end.0.is_ipv6() { "IPv6" } else { "IPv4" }),
+        is_reached: is_reached(window, netns, home, end),
     }
 }
 
-/// As many connections to the same port have found the service.
-const LEAST_REACHED: u64 = 3;
+/// Whether one of the listeners of an end was there when the window began, and whether another was;
+/// `None` if that was not seen.
+fn was_there(home: &Netns, end: End) -> Option<(bool, bool)> {
+    let before = &home.before.sockets.as_ref()?.listeners;
+    let takers = |listener: &&Listener| listener.port == end.1 && listener.takes(end.0);
+    let old: Vec<u64> = before
+        .iter()
+        .filter(takers)
+        .map(|listener| listener.ino)
+        .collect();
+    let mut now = places::at_port(home, end.1).filter(takers);
+    let stayed = now.any(|listener| old.contains(&listener.ino));
+    Some((stayed, !old.is_empty()))
+}
 
+/// Whether a firewall of this machine was seen to drop SYNs to an end: a rule that rejects does.
+fn is_firewalled(window: &Window, end: End) -> bool {
+    let drops = window.events.of("drops").iter();
+    let dropped = drops.filter(|event| {
+        dropped::is_netfilter(|name| event.value(name))
+            && dropped::is_syn(event)
+            && places::ends(event).is_some_and(|(_, destination)| destination == end)
+    });
+    dropped.take(LEAST_SEEN).count() == LEAST_SEEN
+}
+
+/// Whether the processes that are refused at one address get through at another of the same machine
+/// (localhost as ::1 and 127.0.0.1), as often or nearly so.
+fn is_reached(window: &Window, netns: &Netns, home: &Netns, end: End) -> bool {
+    let mut processes = BTreeMap::<Option<String>, (usize, usize)>::new();
+    for event in window.events.within("connects", netns.inode) {
+        let Some(address) = event
+            .ip("daddr")
+            .filter(|_| event.small("dport") == Some(end.1))
+        else {
+            continue;
+        };
+        let is_home =
+            || places::home(window, netns, address).is_some_and(|there| there.inode == home.inode);
+        let process = processes.entry(event.text("comm")).or_default();
+        if address == end.0 && event.is("errno", "ECONNREFUSED") {
+            process.0 += 1;
+        } else if event.is("outcome", "established") && is_home() {
+            process.1 += 1;
+        }
+    }
+    let refused = processes.values().map(|(refused, _)| refused);
+    if refused.sum::<usize>() == 0 {
+        // None was seen as it happened.
+        let [inode, port] = [netns.inode.to_string(), end.1.to_string()];
+        let reached = [
+            ("outcome", "established"),
+            ("dport", port.as_str()),
+            ("netns", inode.as_str()),
+        ];
+        return window.events.count("connects", &reached) >= LEAST_SEEN as u64;
+    }
+    let kept_out = processes
+        .values()
+        .filter(|(refused, reached)| reached * 2 < *refused)
+        .map(|(refused, _)| refused);
+    kept_out.sum::<usize>() < LEAST_SEEN
+}
+
+/// Fewer are chance.
+const LEAST_SEEN: usize = 3;
+
+/// How bad it is, what is the matter, and what to do.
 #[expect(
     clippy::too_many_lines,
-    reason = "a straight list of evidence and fixes"
+    reason = "a straight list of reasons and what to do"
 )]
+fn judged(
+    window: &Window,
+    why: Why,
+    worst: Option<End>,
+    severity: Severity,
+) -> (Severity, String, String) {
+    let port = worst.map_or(0, |(_, port)| port);
+    match why {
+        Why::Nobody => (
+            severity,
+            "nobody listens there".to_owned(),
+            "start the service, or correct address and port".to_owned(),
+        ),
+        Why::Rejected(name) => (
+            severity,
+            format!("though {name} listens there: a firewall rule of this machine rejects them"),
+            "look for the rule that rejects (nft list ruleset), at the address that was connected to and on the way to it"
+                .to_owned(),
+        ),
+        Why::Began { name, is_anew } => (
+            severity,
+            if is_anew {
+                format!("{name} was restarted meanwhile, and nobody listened there in between")
+            } else {
+                format!("{name} began to listen there only meanwhile")
+            },
+            "if nobody restarted it, its log says why it ended; if somebody did, have the new process take over the \
+             listener (systemd socket unit, graceful reload)"
+                .to_owned(),
+        ),
+        Why::Unseen(name) => (
+            severity,
+            format!(
+                "though {name} listens there; {}",
+                if window.watched_required("drops").is_ok() {
+                    "no firewall of this machine was seen to drop them"
+                } else {
+                    "whether a firewall rejects them cannot be seen here"
+                }
+            ),
+            "see who refuses: netprobe resets at that end shows those that its kernel sends (no-listener: it did not listen \
+             at that moment, or not on that interface); others come from a firewall or proxy on the way"
+                .to_owned(),
+        ),
+        Why::Beside {
+            name,
+            addresses,
+            lacks,
+            is_reached,
+        } => {
+            let only = match lacks {
+                Some("IPv6") => ", IPv4 only",
+                Some(_) => ", IPv6 only",
+                None => " only",
+            };
+            let reached = if is_reached {
+                ", where connections do get through"
+            } else {
+                ""
+            };
+            (
+                if is_reached { Severity::Info } else { severity },
+                format!("{name} listens at {addresses}{only}{reached}"),
+                match lacks {
+                    Some("IPv6") => format!(
+                        "have {name} listen on IPv6, too ([::]:{port}), or its clients connect over IPv4 (no AAAA record)"
+                    ),
+                    Some(_) => format!(
+                        "have {name} listen on IPv4, too (0.0.0.0:{port}, or [::]:{port} with IPV6_V6ONLY off), or its clients \
+                         connect over IPv6 (no A record)"
+                    ),
+                    None => format!(
+                        "have {name} listen at this address, too, or its clients connect to the one that it listens at"
+                    ),
+                },
+            )
+        }
+    }
+}
+
 pub(super) fn describe(
     window: &Window,
     netns: &Netns,
@@ -76,36 +240,7 @@ pub(super) fn describe(
         (None, Some(port)) => format!(" at port {port}"),
         (None, None) => String::new(),
     };
-    let (severity, meaning, advice) = match why {
-        Why::Nobody => (
-            reset.severity,
-            "nobody listens there".to_owned(),
-            "start the service, or correct address and port",
-        ),
-        Why::Rejected(name) => (
-            reset.severity,
-            format!(
-                "though {name} listens there: a firewall rule rejects them, or it began to listen only now"
-            ),
-            "look for the rule that rejects (nft list ruleset), at the address that was connected to and on the way to it",
-        ),
-        Why::Beside {
-            addresses,
-            is_reached,
-        } => (
-            if is_reached {
-                Severity::Info
-            } else {
-                reset.severity
-            },
-            if is_reached {
-                format!("the service listens at {addresses} only, where connections do get through")
-            } else {
-                format!("the service listens at {addresses} only")
-            },
-            "have the service listen at this address, too, or its clients connect to the one that it listens at",
-        ),
-    };
+    let (severity, meaning, advice) = judged(window, why, worst, reset.severity);
     if hits.is_empty() {
         hits.push(super::somewhere(netns));
     }

@@ -1,3 +1,5 @@
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use crate::{
     diagnose::{fixtures::quiet, window::Window},
     report::{Value, diagnosis::Severity},
@@ -147,9 +149,9 @@ fn one_address_of_two_that_refuses_is_a_note_if_the_other_answers() {
     let event = [
         ("direction", Value::Word("received")),
         ("cause", Value::Word("refused")),
-        ("saddr", Value::Ip(std::net::Ipv6Addr::LOCALHOST.into())),
+        ("saddr", Value::Ip(Ipv6Addr::LOCALHOST.into())),
         ("sport", Value::Unsigned(41_000)),
-        ("daddr", Value::Ip(std::net::Ipv6Addr::LOCALHOST.into())),
+        ("daddr", Value::Ip(Ipv6Addr::LOCALHOST.into())),
         ("dport", Value::Unsigned(6379)),
     ];
     window.event("resets", 50, &event);
@@ -166,6 +168,98 @@ fn one_address_of_two_that_refuses_is_a_note_if_the_other_answers() {
     ];
     window.total("connects", 50, &through);
     assert_eq!(window.findings()[0].severity, Severity::Info);
+}
+
+/// Connections to port 8090 of an address that are refused, of one process.
+fn refused_at(window: &mut Window, address: IpAddr, comm: &str, count: usize) {
+    caused(window, "refused", 8090, count as u64);
+    let ends = [
+        ("saddr", Value::Ip(address)),
+        ("sport", Value::Unsigned(41_000)),
+        ("daddr", Value::Ip(address)),
+        ("dport", Value::Unsigned(8090)),
+        ("comm", Value::Text(comm.into())),
+    ];
+    let with = |more: [(&'static str, Value); 2]| [ends.to_vec(), more.to_vec()].concat();
+    let reset = with([
+        ("direction", Value::Word("received")),
+        ("cause", Value::Word("refused")),
+    ]);
+    window.event("resets", count, &reset);
+    let connect = with([
+        ("outcome", Value::Word("failed")),
+        ("errno", Value::Word("ECONNREFUSED")),
+    ]);
+    window.event("connects", count, &connect);
+}
+
+fn listening_at(address: impl Into<IpAddr>) -> Window {
+    let mut window = quiet();
+    window.listen(8090, 128, &[0; 10]);
+    window.sockets().listeners[0].address = address.into();
+    let now = window.sockets().clone();
+    window.netns().before.sockets = Some(now);
+    window
+}
+
+#[test]
+fn a_wildcard_of_ipv4_refuses_ipv6_and_is_a_note_where_the_same_process_gets_through() {
+    let mut window = listening_at(Ipv4Addr::UNSPECIFIED);
+    refused_at(&mut window, Ipv6Addr::LOCALHOST.into(), "webapp", 60);
+    let found = window.findings().remove(0);
+    let is_told = |text: &str| text.contains("server listens at 0.0.0.0:8090, IPv4 only");
+    assert!(is_told(&found.summary), "{}", found.summary);
+    assert_eq!(found.severity, Severity::Warning);
+    assert!(!format!("{found:?}").contains("firewall"), "{found:?}");
+    let through = [
+        ("outcome", Value::Word("established")),
+        ("daddr", Value::Ip(Ipv4Addr::LOCALHOST.into())),
+        ("dport", Value::Unsigned(8090)),
+        ("comm", Value::Text("webapp".into())),
+    ];
+    window.event("connects", 60, &through);
+    assert_eq!(window.findings()[0].severity, Severity::Info);
+    // Another process that never gets through is none the better for it.
+    refused_at(&mut window, Ipv6Addr::LOCALHOST.into(), "other", 60);
+    assert_eq!(window.findings()[0].severity, Severity::Warning);
+}
+
+#[test]
+fn a_wildcard_of_ipv6_takes_ipv4_unless_it_is_told_not_to() {
+    let mut window = listening_at(Ipv6Addr::UNSPECIFIED);
+    refused_at(&mut window, Ipv4Addr::LOCALHOST.into(), "webapp", 60);
+    let said = |window: &Window, text: &str| window.findings()[0].summary.contains(text);
+    assert!(said(&window, "though server listens there"));
+    window.sockets().listeners[0].is_v6_only = true;
+    assert!(said(&window, "server listens at [::]:8090, IPv6 only"));
+}
+
+#[test]
+fn no_firewall_is_named_where_none_was_seen_to_drop() {
+    let mut window = listening_at(Ipv4Addr::UNSPECIFIED);
+    refused_at(&mut window, Ipv4Addr::LOCALHOST.into(), "webapp", 60);
+    let summary = |window: &Window| window.findings()[0].summary.clone();
+    assert!(summary(&window).contains("no firewall of this machine was seen to drop them"));
+    let before = window.netns().before.sockets.as_mut();
+    before.unwrap().listeners[0].ino += 1;
+    let said = summary(&window);
+    assert!(
+        said.contains("server was restarted meanwhile") && !said.contains("firewall"),
+        "{said}"
+    );
+    let before = window.netns().before.sockets.as_mut();
+    before.unwrap().listeners.clear();
+    assert!(summary(&window).contains("server began to listen there only meanwhile"));
+    let dropped = [
+        ("reason", Value::Word("NETFILTER_DROP")),
+        ("flags", Value::TcpFlags(2)),
+        ("saddr", Value::Ip(Ipv4Addr::LOCALHOST.into())),
+        ("sport", Value::Unsigned(41_000)),
+        ("daddr", Value::Ip(Ipv4Addr::LOCALHOST.into())),
+        ("dport", Value::Unsigned(8090)),
+    ];
+    window.event("drops", 60, &dropped);
+    assert!(summary(&window).contains("a firewall rule of this machine rejects them"));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::super::{
-    Explanation, Rule, Verdict,
+    Explanation, Rule, Verdict, dropped,
     events::Event,
     finding::{finding, somewhere},
     in_each,
@@ -70,8 +70,10 @@ struct Connects {
 
 fn check(window: &Window) -> Verdict {
     let mut all = Vec::new();
+    let scans = dropped::scans(window);
     let verdict = in_each(window, |netns| {
         let again = netns.grown("TcpExt.TCPSynRetrans")?;
+        let again = wanted(window, netns, &scans, again);
         let opened = netns.grown("Tcp.ActiveOpens")? + netns.grown("Tcp.PassiveOpens")?;
         if again >= LEAST && ratio(again, opened + again) >= MUCH {
             all.push(netns.inode);
@@ -80,7 +82,9 @@ fn check(window: &Window) -> Verdict {
     });
     let is_hit = |netns: &&Netns| all.contains(&netns.inode);
     let hit = window.namespaces.iter().filter(is_hit);
-    let hit: Vec<Unanswered<'_>> = hit.map(|netns| Unanswered::of(window, netns)).collect();
+    let hit: Vec<Unanswered<'_>> = hit
+        .map(|netns| Unanswered::of(window, netns, &scans))
+        .collect();
     if hit.is_empty() {
         return verdict;
     }
@@ -98,7 +102,7 @@ fn check(window: &Window) -> Verdict {
 }
 
 impl<'a> Unanswered<'a> {
-    fn of(window: &Window, netns: &'a Netns) -> Self {
+    fn of(window: &Window, netns: &'a Netns, scans: &Scans) -> Self {
         let inode = netns.inode.to_string();
         let [syns, answers] = ["syn", "syn-ack"].map(|cause| {
             let group = [("cause", cause), ("netns", inode.as_str())];
@@ -107,10 +111,15 @@ impl<'a> Unanswered<'a> {
         let cause = if answers > syns { "syn-ack" } else { "syn" };
         Self {
             netns,
-            again: netns.grown("TcpExt.TCPSynRetrans").unwrap_or(0),
+            again: wanted(
+                window,
+                netns,
+                scans,
+                netns.grown("TcpExt.TCPSynRetrans").unwrap_or(0),
+            ),
             syns,
             answers,
-            silent: silent(window, netns, cause),
+            silent: silent(window, netns, scans, cause),
         }
     }
 
@@ -170,11 +179,35 @@ impl Connects {
     }
 }
 
+/// Who tries port after port of an address, and is kept out by a firewall here.
+type Scans = HashSet<(IpAddr, IpAddr)>;
+
+/// Whether a SYN goes to a port that nobody waits for an answer of.
+fn is_of_scan(scans: &Scans, event: &Event) -> bool {
+    let ends = event.ip("saddr").zip(event.ip("daddr"));
+    ends.is_some_and(|ends| scans.contains(&ends))
+}
+
+/// Of so many SYNs and SYN-ACKs, those that are of no scan.
+fn wanted(window: &Window, netns: &Netns, scans: &Scans, again: u64) -> u64 {
+    if scans.is_empty() {
+        return again;
+    }
+    let (mut all, mut rest) = (0_u64, 0_u64);
+    for event in window.events.within("retransmits", netns.inode) {
+        if event.is("cause", "syn") || event.is("cause", "syn-ack") {
+            all += 1;
+            rest += u64::from(!is_of_scan(scans, event));
+        }
+    }
+    (again * rest).checked_div(all).unwrap_or(again)
+}
+
 /// Who does not answer, the worst first: destinations of SYNs, or listeners whose clients are silent.
-fn silent(window: &Window, netns: &Netns, cause: &str) -> Vec<Affected> {
+fn silent(window: &Window, netns: &Netns, scans: &Scans, cause: &str) -> Vec<Affected> {
     let mut silent = BTreeMap::<_, (u32, Option<u32>, Option<String>)>::new();
     for event in window.events.within("retransmits", netns.inode) {
-        if !event.is("cause", cause) {
+        if !event.is("cause", cause) || is_of_scan(scans, event) {
             continue;
         }
         let end = if cause == "syn" {
