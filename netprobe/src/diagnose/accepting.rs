@@ -219,12 +219,24 @@ fn clients(snapshot: &Snapshot, port: u16) -> Option<&Clients> {
     snapshot.sockets.as_ref()?.clients.get(&port)
 }
 
-/// Connection attempts to a port that this machine's own processes ended in the window, in any
-/// namespace: each counts once, however often its SYN was sent again.
+/// Connection attempts to a port that this machine's own processes began in the window, in any
+/// namespace: those that ended in it, and by how many more are open than before. Each counts once,
+/// however often its SYN was sent again.
 pub(super) fn local_attempts(window: &Window, port: u16) -> u64 {
+    let open = |snapshot: &Snapshot| {
+        let table = snapshot.sockets.as_ref();
+        table.map_or(0, |table| {
+            i64::from(table.outgoing.get(&port).copied().unwrap_or(0))
+        })
+    };
+    let namespaces = window.namespaces.iter();
+    let more: i64 = namespaces
+        .map(|netns| open(&netns.after) - open(&netns.before))
+        .sum();
     let port = port.to_string();
     let group = [("role", "client"), ("service_port", port.as_str())];
-    window.events.count("lifetimes", &group)
+    let ended = window.events.count("lifetimes", &group);
+    ended.saturating_add_signed(more)
 }
 
 #[cfg(test)]

@@ -11,6 +11,9 @@ use crate::{
     report::diagnosis::Finding,
 };
 
+/// Workers that are busy for a larger share of the time let a queue grow before them at every burst.
+const BUSY: f64 = 0.8;
+
 /// The processes of a listener, and how they accept.
 pub(super) struct Workers<'a> {
     pub(super) window: &'a Window,
@@ -54,11 +57,13 @@ impl Workers<'_> {
             clippy::cast_sign_loss,
             reason = "a bounded positive number"
         )]
-        let wanted = (arrival_rate * service_s).ceil().clamp(1.0, 1e6) as u64;
+        let wanted = (arrival_rate * service_s / BUSY).ceil().clamp(1.0, 1e6) as u64;
         found.application(
             format!(
                 "give it more workers: {at_most}{arrival_rate:.1} arrivals/s x {service_s:.3} s per connection and \
-                 process, rounded up, = {wanted}, where {workers} process{} now hold{} the listener",
+                 process / {BUSY}, so that they are busy {:.0} % of the time, rounded up, = {wanted}, where {workers} \
+                 process{} now hold{} the listener",
+                BUSY * 100.0,
                 if workers == 1 { "" } else { "es" },
                 if workers == 1 { "s" } else { "" },
             ),

@@ -32,7 +32,7 @@ pub(super) static RULE: Rule = Rule {
                      once, after a pause. Where everybody who waited at some look still waits, nothing was accepted since.",
         fixes: &[
             (
-                "more workers (php-fpm pm.max_children, Apache MaxRequestWorkers, more threads): arrivals/s x service time",
+                "more workers (php-fpm pm.max_children, Apache MaxRequestWorkers, more threads): arrivals/s x service time / 0.8",
                 "each worker takes memory, and perhaps a connection of the database behind it",
             ),
             (
@@ -332,13 +332,14 @@ mod tests {
     fn workers_are_sized_by_littles_law() {
         let mut window = quiet();
         window.listen(9000, 10, &[11, 10, 11, 11, 11, 11, 11, 11, 11, 11]);
-        // One process accepts 20/s, so a connection takes 50 ms; 60/s arrive.
+        // One process accepts 20/s, so a connection takes 50 ms; 60/s arrive, which keeps 3 busy, so that 4 are
+        // busy less than 80 % of the time.
         window.grow(&[("TcpExt.ListenOverflows", 400), ("Tcp.PassiveOpens", 200)]);
         let findings = window.findings();
         assert_eq!(findings[0].id, "application-not-accepting");
         assert_eq!(
             findings[0].fixes[0].set,
-            [("workers".to_owned(), "3".to_owned())]
+            [("workers".to_owned(), "4".to_owned())]
         );
         assert!(findings[0].fixes.iter().all(|fix| {
             fix.set
@@ -434,9 +435,15 @@ mod tests {
         let set = |window: &crate::diagnose::window::Window| {
             window.findings()[0].fixes[0].set[0].1.clone()
         };
-        // 50/s x 0.1 s.
-        assert_eq!(set(&window), "5");
+        // 50/s x 0.1 s / 0.8.
+        assert_eq!(set(&window), "7");
+        // Who has begun and not ended has arrived as well: 60/s.
+        let before = window.netns().before.sockets.as_mut().unwrap();
+        before.outgoing.insert(8080, 20);
+        window.sockets().outgoing.insert(8080, 120);
+        assert_eq!(set(&window), "8");
         window.events.totals.clear();
+        window.sockets().outgoing.clear();
         assert!(window.findings()[0].fixes[0].text.contains("at most"));
     }
 
