@@ -47,14 +47,10 @@ impl Overflow {
         let were = if self.refused == 1 { "was" } else { "were" };
         match self.others {
             0 => format!("{attempts} {were} turned away"),
-            others => format!(
-                "its share of the {attempts} that {were} turned away in this namespace, where {} full as well",
-                if others == 1 {
-                    "another queue was".to_owned()
-                } else {
-                    format!("{others} other queues were")
-                }
-            ),
+            1 => format!("{attempts} {were} turned away by it and another full queue"),
+            others => {
+                format!("{attempts} {were} turned away by it and {others} other full queues")
+            }
         }
     }
 

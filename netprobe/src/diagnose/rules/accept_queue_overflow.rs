@@ -119,10 +119,10 @@ fn describe(window: &Window, netns: &Netns, overflow: &Overflow) -> Finding {
         Severity::Critical,
         confidence,
         format!(
-            "{who}{} is full now and then, and {} in {:.0} s: {why}",
+            "{who}{} is full now and then; in {:.0} s {}: {why}",
             netns.place(),
-            overflow.turned_away(),
-            window.seconds
+            window.seconds,
+            overflow.turned_away()
         ),
     )
     .counted(

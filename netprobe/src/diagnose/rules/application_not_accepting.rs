@@ -418,7 +418,8 @@ mod tests {
         assert_eq!(findings.len(), 2);
         for found in findings {
             let summary = found.summary;
-            assert!(summary.contains("its share of the 781"), "{summary}");
+            let together = "781 attempts were turned away by it and another full queue";
+            assert!(summary.contains(together), "{summary}");
         }
     }
 
