@@ -16,7 +16,7 @@ use crate::{
     observe::{
         namespaces::{self, Namespace},
         processes::{self, Processes},
-        snapshot::{self, Glance, Snapshot},
+        snapshot::{self, Snapshot},
         softnet::{self, Softnet},
         sysctls,
     },
@@ -194,9 +194,10 @@ fn glance_until(mut watched: Vec<Namespaced>, stopped: &Receiver<()>) -> Vec<Nam
     loop {
         let begin = Instant::now();
         for namespaced in &mut watched {
-            let entered = namespaces::enter(&namespaced.namespace);
-            let glance = entered.map_or_else(|_gone| Glance::default(), |()| snapshot::glance());
-            namespaced.glances.add_glance(glance);
+            // One that has gone shows nothing more.
+            if namespaces::enter(&namespaced.namespace).is_ok() {
+                namespaced.glances.add_glance(snapshot::glance());
+            }
         }
         let pause = begin.elapsed().saturating_mul(SHARE);
         let pause = pause.clamp(SHORTEST, LONGEST);

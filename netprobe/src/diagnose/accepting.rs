@@ -1,7 +1,10 @@
 //! How fast the connections of a listener are accepted, and how long they wait for it: from the
 //! ends of its port's connections, its sockets before and after, and its queue in between.
 
-use super::window::{Gap, Netns, Queue, Window, ratio};
+use super::{
+    fifo::{self, Stall},
+    window::{Gap, Netns, Queue, Window, ratio},
+};
 use crate::observe::{diag::Clients, snapshot::Snapshot};
 
 /// Waiting for this long to be accepted is no burst.
@@ -12,6 +15,10 @@ const TOO_LONG_S: f64 = 5.0;
 const LEAST_WAITING: u32 = 3;
 /// Fewer looks do not tell whether a queue is ever empty.
 const LEAST_LOOKS: usize = 4;
+/// A process that is stopped accepts nothing; this is no mere glance of a debugger.
+const STOPPED_S: f64 = 1.0;
+/// Workers are busy all the time if their queue is empty at no more than this share of the looks.
+const IDLE_SHARE: f64 = 0.15;
 
 /// What is known of how a listener's connections are accepted.
 #[derive(Clone, Debug)]
@@ -28,6 +35,10 @@ pub(super) struct Accepting {
     pub(super) growth: f64,
     /// Whether it took in connections, was not empty again, and they wait too long.
     pub(super) waits_long: bool,
+    /// Since when nothing was accepted, if that is too long, but others were accepted before.
+    pub(super) stall: Option<Stall>,
+    /// Connections per second that came, and that were accepted, while the processes were busy.
+    pub(super) busy: Option<(f64, f64)>,
 }
 
 impl Accepting {
@@ -36,21 +47,37 @@ impl Accepting {
         self.accepted == Some(0)
     }
 
-    /// Whether clients have given up by now.
+    /// Whether nothing is accepted any more, though it was before.
+    pub(super) const fn is_stalled(&self) -> bool {
+        self.stall.is_some()
+    }
+
+    /// Whether clients have given up by now, or will.
     pub(super) fn is_hopeless(&self) -> bool {
-        self.is_stuck() || self.waited_s.is_some_and(|waited| waited >= TOO_LONG_S)
+        self.is_stuck()
+            || self.is_stalled()
+            || self.waited_s.is_some_and(|waited| waited >= TOO_LONG_S)
     }
 }
 
 /// How the connections of this queue are accepted.
 pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
     let grown = growth(queue);
-    let (accepted, source) = accepted(window, netns, queue);
+    let stall = fifo::stall(window, netns, queue);
+    let (accepted, source) = match (accepted(window, netns, queue), stall) {
+        ((None, _), Some(stall)) if stall.is_whole => (Some(0), "sock_diag tcp_info"),
+        (known, _) => known,
+    };
     let came = accepted.map(|accepted| accepted.saturating_add_signed(grown));
     let now = clients(&netns.after, queue.listener.port);
     let first_ms = now.and_then(|clients| clients.waiting_ms.iter().copied().max());
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let growth = grown as f64 / window.seconds.max(0.001);
+    let growth = match stall {
+        Some(stall) if stall.seconds >= STOPPED_S && !stall.is_whole => {
+            (f64::from(queue.listener.queue) - f64::from(stall.waited)) / stall.seconds
+        }
+        _ => grown as f64 / window.seconds.max(0.001),
+    };
     let is_never_empty = queue.depths.len() >= LEAST_LOOKS && queue.depths.iter().all(|d| *d > 0);
     let waited_s = first_ms.map(|ms| f64::from(ms) / 1000.0).or_else(|| {
         // Little's law, where the connections themselves could not be asked; a queue that does not
@@ -65,6 +92,11 @@ pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
             let mut waiting = now.waiting_ms.iter();
             waiting.any(|ms| f64::from(*ms) / 1000.0 < window.seconds)
         });
+    let is_long = |stall: &Stall| {
+        stall.seconds >= LONG_S
+            || stall.seconds >= STOPPED_S && state(window, queue) == Some(STOPPED)
+    };
+    let stall = stall.filter(|stall| is_long(stall) && accepted != Some(0));
     Accepting {
         came,
         accepted,
@@ -73,8 +105,38 @@ pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
         growth,
         waits_long: is_used
             && queue.listener.queue >= LEAST_WAITING
-            && waited_s.is_some_and(|waited| waited >= LONG_S),
+            && (stall.is_some() || waited_s.is_some_and(|waited| waited >= LONG_S)),
+        stall,
+        busy: busy(window, netns, queue, came.zip(accepted)),
     }
+}
+
+/// As ps(1) shows it.
+const STOPPED: char = 'T';
+
+/// What all processes of the listener do.
+pub(super) fn state(window: &Window, queue: &Queue) -> Option<char> {
+    let mut states = window
+        .processes
+        .holders(queue.listener.ino)
+        .map(|holder| holder.state);
+    let first = states.next()??;
+    states.all(|state| state == Some(first)).then_some(first)
+}
+
+/// What came and what was accepted each second while the processes were busy: in the whole window, if
+/// somebody waited all the time, or else since the first that still waits came.
+fn busy(
+    window: &Window,
+    netns: &Netns,
+    queue: &Queue,
+    counted: Option<(u64, u64)>,
+) -> Option<(f64, f64)> {
+    let idle = queue.depths.iter().filter(|depth| **depth == 0).count();
+    if ratio(idle as u64, queue.depths.len() as u64) <= IDLE_SHARE {
+        return counted.map(|(came, accepted)| (window.rate(came), window.rate(accepted)));
+    }
+    fifo::lately(window, netns, queue)
 }
 
 /// By how much the queue has grown in the window.
@@ -157,17 +219,24 @@ fn clients(snapshot: &Snapshot, port: u16) -> Option<&Clients> {
     snapshot.sockets.as_ref()?.clients.get(&port)
 }
 
-/// Connection attempts to a port that this machine's own processes ended in the window, in any
-/// namespace: each counts once, however often its SYN was sent again.
+/// Connection attempts to a port that this machine's own processes began in the window, in any
+/// namespace: those that ended in it, and by how many more are open than before. Each counts once,
+/// however often its SYN was sent again.
 pub(super) fn local_attempts(window: &Window, port: u16) -> u64 {
+    let open = |snapshot: &Snapshot| {
+        let table = snapshot.sockets.as_ref();
+        table.map_or(0, |table| {
+            i64::from(table.outgoing.get(&port).copied().unwrap_or(0))
+        })
+    };
+    let namespaces = window.namespaces.iter();
+    let more: i64 = namespaces
+        .map(|netns| open(&netns.after) - open(&netns.before))
+        .sum();
     let port = port.to_string();
     let group = [("role", "client"), ("service_port", port.as_str())];
-    window.events.count("lifetimes", &group)
-}
-
-/// Seconds that one process takes for one connection, if so many accept so many in the window.
-pub(super) fn service_s(window: &Window, processes: usize, accepted: u64) -> f64 {
-    ratio(processes as u64, accepted) * window.seconds
+    let ended = window.events.count("lifetimes", &group);
+    ended.saturating_add_signed(more)
 }
 
 #[cfg(test)]
@@ -213,10 +282,14 @@ mod tests {
 
     #[test]
     fn listeners_of_others_at_the_same_port_are_not_mixed_up() {
-        let accepted = |is_shared: bool| {
+        let accepted = |is_shared: bool, is_stuck: bool| {
             let mut window = quiet();
             window.listen(80, 511, &[10, 40, 70, 100]);
             window.waiting(80, 10, 90);
+            if !is_stuck {
+                let clients = window.sockets().clients.get_mut(&80).unwrap();
+                clients.waiting_ms.iter_mut().for_each(|ms| *ms /= 4);
+            }
             let mut other = window.netns().queues[0].clone();
             other.listener.ino += 1;
             other.listener.address = [127, 0, 0, 1].into();
@@ -235,7 +308,9 @@ mod tests {
             let netns = &window.namespaces[0];
             of(&window, netns, &netns.queues[0]).accepted
         };
-        assert_eq!(accepted(true), Some(500));
-        assert_eq!(accepted(false), None);
+        assert_eq!(accepted(true, false), Some(500));
+        assert_eq!(accepted(false, false), None);
+        // All who waited at the first look still wait: the others accepted those connections.
+        assert_eq!(accepted(false, true), Some(0));
     }
 }

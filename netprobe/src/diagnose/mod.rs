@@ -6,6 +6,7 @@ mod bufferbloat;
 mod causality;
 mod dropped;
 pub mod events;
+mod fifo;
 mod finding;
 mod overflow;
 mod places;

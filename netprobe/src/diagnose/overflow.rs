@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
+    accepting,
     events::port_of,
+    fifo::{self, Emptied},
     sizing::counted,
     window::{Gap, Netns, Queue, Window},
 };
@@ -32,9 +34,8 @@ pub(super) struct Overflow {
     pub(super) others: usize,
     /// Different clients among them at most, where events tell.
     pub(super) clients: Option<u64>,
-    /// The longest time that nothing was accepted, in looks, if the application then takes all
-    /// that waits at once: such a queue looks full all the time, but a longer one would help.
-    pub(super) longest_pause: Option<u32>,
+    /// How its queue is emptied.
+    pub(super) emptied: Emptied,
     /// How sure it is that it is this one.
     pub(super) confidence: Confidence,
 }
@@ -46,20 +47,16 @@ impl Overflow {
         let were = if self.refused == 1 { "was" } else { "were" };
         match self.others {
             0 => format!("{attempts} {were} turned away"),
-            others => format!(
-                "its share of the {attempts} that {were} turned away in this namespace, where {} full as well",
-                if others == 1 {
-                    "another queue was".to_owned()
-                } else {
-                    format!("{others} other queues were")
-                }
-            ),
+            1 => format!("{attempts} {were} turned away by it and another full queue"),
+            others => {
+                format!("{attempts} {were} turned away by it and {others} other full queues")
+            }
         }
     }
 
     /// Whether there were too few looks to tell a short queue from a slow application.
     pub(super) fn is_undecided(&self) -> bool {
-        self.longest_pause.is_none()
+        self.emptied != Emptied::InGulps
             && self
                 .queue
                 .as_ref()
@@ -69,7 +66,7 @@ impl Overflow {
     /// Whether the queue was full whenever one looked, but for what had just been accepted: then
     /// nobody empties it, or only one by one.
     pub(super) fn is_pinned(&self) -> bool {
-        self.longest_pause.is_none()
+        self.emptied != Emptied::InGulps
             && self.queue.as_ref().is_some_and(|queue| {
                 queue.depths.len() >= LEAST_SAMPLES && queue.nearly_full_share() >= ALWAYS
             })
@@ -89,9 +86,9 @@ pub(super) fn of(window: &Window, netns: &Netns) -> Result<Vec<Overflow>, Gap> {
         let overflows = by_port
             .into_iter()
             .map(|(port, (refused, clients))| Overflow {
-                longest_pause: netns
+                emptied: netns
                     .queue(None, port)
-                    .and_then(|queue| pause(netns, queue)),
+                    .map_or(Emptied::Unknown, |queue| emptied(window, netns, queue)),
                 queue: netns.queue(None, port).cloned(),
                 port: Some(port),
                 refused,
@@ -102,11 +99,11 @@ pub(super) fn of(window: &Window, netns: &Netns) -> Result<Vec<Overflow>, Gap> {
             });
         return Ok(overflows.collect());
     }
-    Ok(of_full_queues(netns, refused, at_once))
+    Ok(of_full_queues(window, netns, refused, at_once))
 }
 
 /// Without events: whose queue was seen full, or else is the likely one.
-fn of_full_queues(netns: &Netns, refused: u64, at_once: u64) -> Vec<Overflow> {
+fn of_full_queues(window: &Window, netns: &Netns, refused: u64, at_once: u64) -> Vec<Overflow> {
     let mut full: Vec<&Queue> = netns
         .queues
         .iter()
@@ -126,7 +123,7 @@ fn of_full_queues(netns: &Netns, refused: u64, at_once: u64) -> Vec<Overflow> {
             refused,
             at_once,
             others: 0,
-            longest_pause: None,
+            emptied: Emptied::Unknown,
             clients: None,
             confidence: Confidence::Low,
         }];
@@ -140,7 +137,7 @@ fn of_full_queues(netns: &Netns, refused: u64, at_once: u64) -> Vec<Overflow> {
     let others = full.len() - 1;
     let overflows = full.into_iter().map(|queue| Overflow {
         port: Some(queue.listener.port),
-        longest_pause: pause(netns, queue),
+        emptied: emptied(window, netns, queue),
         queue: Some(queue.clone()),
         refused,
         at_once,
@@ -177,20 +174,8 @@ fn share(number: u64, part: u64, whole: u64) -> u64 {
     (number.saturating_mul(part)).div_ceil(whole.max(1))
 }
 
-/// The longest pause between gulps, if the queue is emptied in gulps: most of the time nothing
-/// comes into it, and when something does, it fills it.
-fn pause(netns: &Netns, queue: &Queue) -> Option<u32> {
-    let admitted = netns.passive_opens.windows(2).map(|pair| pair[1] - pair[0]);
-    let admitted: Vec<i64> = admitted.collect();
-    let gulps = admitted.iter().filter(|count| **count > 0);
-    let (count, sum) = gulps.fold((0, 0), |(count, sum), gulp| (count + 1, sum + gulp));
-    let is_in_gulps = count > 0
-        && admitted.len() >= LEAST_SAMPLES
-        && usize::try_from(count).is_ok_and(|count| count * 2 <= admitted.len())
-        && sum >= count * i64::from(queue.listener.limit);
-    let runs = admitted.split(|count| *count > 0).map(<[i64]>::len);
-    let longest = runs.max().and_then(|longest| u32::try_from(longest).ok());
-    longest.filter(|_| is_in_gulps)
+fn emptied(window: &Window, netns: &Netns, queue: &Queue) -> Emptied {
+    fifo::emptied(window, netns, queue, &accepting::of(window, netns, queue))
 }
 
 /// Refusals and different clients by port, as the probe counted them.

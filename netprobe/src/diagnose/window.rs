@@ -1,6 +1,6 @@
 //! Everything that was seen in a window: the input of the rules, and their only one.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Instant};
 
 use super::events::Events;
 use crate::{
@@ -59,6 +59,8 @@ pub struct Netns {
     pub before: Snapshot,
     /// At the end.
     pub after: Snapshot,
+    /// When one looked at its queues.
+    pub looks: Vec<Instant>,
     /// How full the queue of each listener was, again and again.
     pub queues: Vec<Queue>,
     /// How many entries the conntrack table had, again and again.
@@ -210,6 +212,7 @@ impl Netns {
 
     /// Puts samples into the histories of queues.
     pub fn add_glance(&mut self, glance: Glance) {
+        self.looks.push(glance.at);
         self.conntrack_counts.extend(glance.conntrack_count);
         self.passive_opens.extend(glance.passive_opens);
         self.listen_overflows.extend(glance.listen_overflows);

@@ -11,6 +11,9 @@ use crate::{
     report::diagnosis::Finding,
 };
 
+/// Workers that are busy for a larger share of the time let a queue grow before them at every burst.
+const BUSY: f64 = 0.8;
+
 /// The processes of a listener, and how they accept.
 pub(super) struct Workers<'a> {
     pub(super) window: &'a Window,
@@ -32,27 +35,35 @@ impl Workers<'_> {
                 "none",
             ),
             (holder, Some(0) | None) => wake(found, holder),
-            (_, Some(accepted)) => self.more(found, accepted),
+            (holder, Some(_)) if self.accepting.is_stalled() => wake(found, holder),
+            (holder, Some(accepted)) => match self.accepting.busy {
+                Some(busy) if busy.1 > 0.0 => self.more(found, accepted, busy),
+                _ => wake(found, holder),
+            },
         }
     }
 
-    /// Little's law: workers = arrivals/s x service time, and service time = workers / accepts/s.
-    fn more(&self, found: Finding, accepted: u64) -> Finding {
+    /// Little's law: busy workers = arrivals/s x service time, and service time = workers / accepts/s
+    /// while all are busy.
+    fn more(&self, found: Finding, accepted: u64, (came, taken): (f64, f64)) -> Finding {
         let workers = self.window.processes.holders(self.listener.ino);
         let workers = workers.count().max(1);
         let (arrivals, at_most) = self.arrivals(accepted);
-        let arrival_rate = self.window.rate(arrivals);
-        let service_s = accepting::service_s(self.window, workers, accepted);
+        let arrival_rate = self.window.rate(arrivals).max(came);
+        #[expect(clippy::cast_precision_loss, reason = "a few processes")]
+        let service_s = workers as f64 / taken;
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a bounded positive number"
         )]
-        let wanted = (arrival_rate * service_s).ceil().clamp(1.0, 1e6) as u64;
+        let wanted = (arrival_rate * service_s / BUSY).ceil().clamp(1.0, 1e6) as u64;
         found.application(
             format!(
                 "give it more workers: {at_most}{arrival_rate:.1} arrivals/s x {service_s:.3} s per connection and \
-                 process, rounded up, = {wanted}, where {workers} process{} now hold{} the listener",
+                 process / {BUSY}, so that they are busy {:.0} % of the time, rounded up, = {wanted}, where {workers} \
+                 process{} now hold{} the listener",
+                BUSY * 100.0,
                 if workers == 1 { "" } else { "es" },
                 if workers == 1 { "s" } else { "" },
             ),

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     net::IpAddr,
+    time::Instant,
 };
 
 use super::{
@@ -26,6 +27,8 @@ pub struct Snapshot {
     pub addresses: HashSet<IpAddr>,
     /// Queues in front of interfaces.
     pub qdiscs: Vec<Qdisc>,
+    /// When its sockets were listed.
+    pub listed: Option<Instant>,
     /// Sockets, where the kernel lists them.
     pub sockets: Option<SocketTable>,
     /// A sample of the conntrack table, where it can be read.
@@ -33,8 +36,10 @@ pub struct Snapshot {
 }
 
 /// What is read often: cheap, and gone when one looks later.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Glance {
+    /// When.
+    pub at: Instant,
     /// Listeners with their queues.
     pub listeners: Vec<Listener>,
     /// Entries in the conntrack table.
@@ -53,6 +58,7 @@ pub fn of_this_thread() -> Snapshot {
         interfaces: interfaces::of_this_thread(),
         addresses: interfaces::addresses().unwrap_or_default(),
         qdiscs: interfaces::qdiscs().unwrap_or_default(),
+        listed: Some(Instant::now()),
         sockets: diag::table()
             .inspect_err(|error| log::debug!("sockets are not listed: {error:#}"))
             .ok(),
@@ -72,6 +78,7 @@ pub fn of_the_machine() -> Snapshot {
 /// Looks at the namespace that this thread is in for a moment.
 pub fn glance() -> Glance {
     let listeners = diag::listeners().unwrap_or_default();
+    let at = Instant::now();
     // Where nobody listens nothing comes in.
     let queues = if listeners.is_empty() {
         [None; 2]
@@ -79,6 +86,7 @@ pub fn glance() -> Glance {
         counters::queues()
     };
     Glance {
+        at,
         listeners,
         conntrack_count: sysctls::read("net.netfilter.nf_conntrack_count")
             .and_then(|count| count.parse().ok()),

@@ -2,7 +2,9 @@
 //! between, so a longer one would help.
 
 use super::super::{
-    Explanation, Rule, Verdict, accepting,
+    Explanation, Rule, Verdict,
+    accepting::{self, Accepting},
+    fifo::Emptied,
     finding::{finding, somewhere},
     in_each,
     overflow::{self, Overflow},
@@ -68,13 +70,17 @@ fn elsewhere(window: &Window, netns: &Netns, overflow: &Overflow) -> Option<&'st
     let mut holders = window.processes.holders(queue.listener.ino);
     if overflow.is_pinned() {
         Some("queues overflow, but they are always full: see application-not-accepting")
-    } else if accepting::of(window, netns, queue).waits_long {
+    } else if is_waiting(&accepting::of(window, netns, queue)) {
         Some("queues overflow, but what is in them is not accepted: see application-not-accepting")
     } else if holders.any(Process::has_no_descriptors) {
         Some("queues overflow, but accept() fails for want of file descriptors: see fd-exhaustion")
     } else {
         None
     }
+}
+
+const fn is_waiting(accepting: &Accepting) -> bool {
+    accepting.waits_long || accepting.is_stalled()
 }
 
 #[expect(
@@ -113,10 +119,10 @@ fn describe(window: &Window, netns: &Netns, overflow: &Overflow) -> Finding {
         Severity::Critical,
         confidence,
         format!(
-            "{who}{} is full now and then, and {} in {:.0} s: {why}",
+            "{who}{} is full now and then; in {:.0} s {}: {why}",
             netns.place(),
-            overflow.turned_away(),
-            window.seconds
+            window.seconds,
+            overflow.turned_away()
         ),
     )
     .counted(
@@ -151,10 +157,10 @@ fn describe(window: &Window, netns: &Netns, overflow: &Overflow) -> Finding {
                     "it was full at {:.0} % of {} looks{}",
                     queue.full_share() * 100.0,
                     queue.depths.len(),
-                    match overflow.longest_pause {
-                        Some(_) => ", but taken whole now and then",
-                        None if overflow.is_undecided() => "",
-                        None => ": the application does empty it",
+                    match overflow.emptied {
+                        Emptied::InGulps => ", but taken whole now and then",
+                        _ if overflow.is_undecided() => "",
+                        _ => ": the application does empty it",
                     }
                 ),
                 queue.full_share() * 100.0,

@@ -4,6 +4,7 @@
 use super::super::{
     Explanation, Rule, Verdict,
     accepting::{self, Accepting},
+    fifo::Emptied,
     finding::finding,
     in_each,
     overflow::{self, Overflow},
@@ -27,10 +28,11 @@ pub(super) static RULE: Rule = Rule {
                      first connection waits for 3 s or more and others have come since. It is critical when nothing \
                      is accepted, attempts are turned away, or the wait is 5 s. How many are accepted follows from the \
                      sockets of the port before and after and from those that ended. Bursts that a fast application \
-                     empties in between are accept-queue-overflow instead.",
+                     empties in between are accept-queue-overflow instead, and so is a queue whose connections all came at \
+                     once, after a pause. Where everybody who waited at some look still waits, nothing was accepted since.",
         fixes: &[
             (
-                "more workers (php-fpm pm.max_children, Apache MaxRequestWorkers, more threads): arrivals/s x service time",
+                "more workers (php-fpm pm.max_children, Apache MaxRequestWorkers, more threads): arrivals/s x service time / 0.8",
                 "each worker takes memory, and perhaps a connection of the database behind it",
             ),
             (
@@ -63,7 +65,8 @@ fn check(window: &Window) -> Verdict {
             let is_pinned = overflow.is_some_and(Overflow::is_pinned);
             // Several that share a port are one service.
             let is_told = found.iter().any(|(port, _)| *port == queue.listener.port);
-            if (is_pinned || accepting.waits_long) && !is_told {
+            let is_stalled = overflow.is_some() && accepting.is_stalled();
+            if (is_pinned || is_stalled || accepting.waits_long) && !is_told {
                 let case = Case {
                     window,
                     netns,
@@ -99,13 +102,17 @@ impl Case<'_> {
             Severity::Warning
         };
         // That its own connections wait, or none was accepted, is certain.
-        let is_certain = self.accepting.waits_long || self.accepting.is_stuck();
+        let is_certain =
+            self.accepting.waits_long || self.accepting.is_stuck() || self.accepting.is_stalled();
         let confidence = match self.overflow {
+            Some(overflow) if !is_certain && overflow.emptied == Emptied::Unknown => {
+                lower(overflow.confidence)
+            }
             Some(overflow) if !is_certain => overflow.confidence,
             _ => Confidence::High,
         };
         let found = finding(RULE.id, severity, confidence, self.summary());
-        let found = self.measures(self.depths(found));
+        let found = self.measures(self.stall(self.depths(found)));
         let listener = &self.queue.listener;
         let found = found.hits([self.window.affected_listener(self.netns, listener)]);
         self.fixes(found)
@@ -115,8 +122,12 @@ impl Case<'_> {
         let listener = &self.queue.listener;
         let comm = self.window.holder(listener);
         let comm = comm.map_or("the application", |process| process.comm.as_str());
+        let state = accepting::state(self.window, self.queue).map_or("", does);
         let accepts = match (self.accepting.accepted, self.accepting.came) {
-            (Some(0), _) => "accepts no connections".to_owned(),
+            (Some(0), _) => format!("accepts no connections{state}"),
+            _ if let Some(stall) = self.accepting.stall => {
+                format!("has not accepted for {}{state}", spoken(stall.seconds))
+            }
             (Some(accepted), Some(came)) if came > accepted => format!(
                 "accepts {:.1} connections/s where {:.1} come in",
                 self.window.rate(accepted),
@@ -136,7 +147,7 @@ impl Case<'_> {
             Some(overflow) => format!(
                 "its queue of {} is {} and {}",
                 listener.limit,
-                if overflow.is_pinned() {
+                if overflow.is_pinned() && !self.accepting.is_stalled() {
                     "always full"
                 } else {
                     "full"
@@ -247,6 +258,22 @@ impl Case<'_> {
         )
     }
 
+    /// Since when nothing was accepted.
+    fn stall(&self, found: Finding) -> Finding {
+        let Some(stall) = self.accepting.stall else {
+            return found;
+        };
+        found.measured(
+            format!(
+                "nothing was accepted in the last {:.1} s: all that came since still wait",
+                stall.seconds
+            ),
+            stall.seconds,
+            "s",
+            "sock_diag tcp_info",
+        )
+    }
+
     fn fixes(&self, found: Finding) -> Finding {
         let workers = Workers {
             window: self.window,
@@ -254,14 +281,43 @@ impl Case<'_> {
             accepting: &self.accepting,
             overflow: self.overflow,
         };
-        workers.advise(found).command(
-            if self.overflow.is_some() {
+        let found = workers.advise(found);
+        if self
+            .overflow
+            .is_some_and(|overflow| overflow.is_pinned() && overflow.emptied == Emptied::Unknown)
+        {
+            return found.command(
+                "a longer queue helps only if this one is taken whole now and then (watch Recv-Q of ss -ltn); else \
+                 everybody would only wait longer",
+                "none",
+            );
+        }
+        found.command(
+            if self.overflow.is_some_and(Overflow::is_pinned) {
                 "do not make the queue longer: it is always full, so everybody would only wait longer"
             } else {
                 "do not make the queue longer: everybody would only wait longer"
             },
             "none",
         )
+    }
+}
+
+/// What a process does that runs nothing, to be said after what it does not do.
+const fn does(state: char) -> &'static str {
+    match state {
+        'T' => " (stopped, state T)",
+        't' => " (held by a debugger, state t)",
+        'D' => " (blocked in the kernel, state D)",
+        _ => "",
+    }
+}
+
+/// One less.
+const fn lower(confidence: Confidence) -> Confidence {
+    match confidence {
+        Confidence::High => Confidence::Medium,
+        Confidence::Medium | Confidence::Low => Confidence::Low,
     }
 }
 
@@ -276,13 +332,14 @@ mod tests {
     fn workers_are_sized_by_littles_law() {
         let mut window = quiet();
         window.listen(9000, 10, &[11, 10, 11, 11, 11, 11, 11, 11, 11, 11]);
-        // One process accepts 20/s, so a connection takes 50 ms; 60/s arrive.
+        // One process accepts 20/s, so a connection takes 50 ms; 60/s arrive, which keeps 3 busy, so that 4 are
+        // busy less than 80 % of the time.
         window.grow(&[("TcpExt.ListenOverflows", 400), ("Tcp.PassiveOpens", 200)]);
         let findings = window.findings();
         assert_eq!(findings[0].id, "application-not-accepting");
         assert_eq!(
             findings[0].fixes[0].set,
-            [("workers".to_owned(), "3".to_owned())]
+            [("workers".to_owned(), "4".to_owned())]
         );
         assert!(findings[0].fixes.iter().all(|fix| {
             fix.set
@@ -361,7 +418,8 @@ mod tests {
         assert_eq!(findings.len(), 2);
         for found in findings {
             let summary = found.summary;
-            assert!(summary.contains("its share of the 781"), "{summary}");
+            let together = "781 attempts were turned away by it and another full queue";
+            assert!(summary.contains(together), "{summary}");
         }
     }
 
@@ -378,10 +436,71 @@ mod tests {
         let set = |window: &crate::diagnose::window::Window| {
             window.findings()[0].fixes[0].set[0].1.clone()
         };
-        // 50/s x 0.1 s.
-        assert_eq!(set(&window), "5");
+        // 50/s x 0.1 s / 0.8.
+        assert_eq!(set(&window), "7");
+        // Who has begun and not ended has arrived as well: 60/s.
+        let before = window.netns().before.sockets.as_mut().unwrap();
+        before.outgoing.insert(8080, 20);
+        window.sockets().outgoing.insert(8080, 120);
+        assert_eq!(set(&window), "8");
         window.events.totals.clear();
+        window.sockets().outgoing.clear();
         assert!(window.findings()[0].fixes[0].text.contains("at most"));
+    }
+
+    #[test]
+    fn who_stopped_in_the_middle_of_the_window_needs_no_more_workers() {
+        // 20/s were accepted at once for 6 s, and none since.
+        let mut window = quiet();
+        window.listen(8080, 4096, &[0, 0, 0, 0, 0, 1, 20, 40, 60, 80]);
+        window.waiting(8080, 0, 0);
+        let clients = window.sockets().clients.get_mut(&8080).unwrap();
+        clients.waiting_ms = (0..80).map(|number| number * 50).collect();
+        clients.open = 80;
+        let group = [
+            ("role", Value::Word("server")),
+            ("service_port", Value::Unsigned(8080)),
+        ];
+        window.total("lifetimes", 120, &group);
+        window.processes.by_pid.get_mut(&100).unwrap().state = Some('T');
+        let found = &window.findings()[0];
+        assert_eq!(found.id, "application-not-accepting");
+        assert_eq!(found.severity, Severity::Critical);
+        let said = "has not accepted for 4 s (stopped, state T): 80 connections wait";
+        assert!(found.summary.contains(said), "{}", found.summary);
+        assert!(found.fixes[0].text.contains("kill -CONT 100"));
+        assert!(found.fixes.iter().all(|fix| fix.set.is_empty()));
+        // A short queue is full by then, and still not too short.
+        let queue = &mut window.netns().queues[0];
+        queue.depths = vec![0, 0, 0, 0, 0, 1, 11, 11, 11, 11];
+        (queue.listener.limit, queue.listener.queue) = (10, 11);
+        let clients = window.sockets().clients.get_mut(&8080).unwrap();
+        clients.waiting_ms = (70..81).map(|number| number * 50).collect();
+        clients.open = 11;
+        window.grow(&[("TcpExt.ListenOverflows", 69)]);
+        assert_eq!(window.ids(), ["application-not-accepting"]);
+        assert!(summary_of(&window).contains("has not accepted for 4 s"));
+    }
+
+    #[test]
+    fn the_time_in_which_nobody_came_is_not_work() {
+        // Idle at first; then 20/s come, and 10/s are accepted, each of which takes 100 ms.
+        let mut window = quiet();
+        window.listen(8080, 4096, &[0, 0, 0, 0, 8, 18, 28, 38, 48, 58]);
+        window.waiting(8080, 0, 0);
+        let clients = window.sockets().clients.get_mut(&8080).unwrap();
+        clients.waiting_ms = (0..58).map(|number| number * 60).collect();
+        clients.open = 58;
+        let group = [
+            ("role", Value::Word("server")),
+            ("service_port", Value::Unsigned(8080)),
+        ];
+        window.total("lifetimes", 60, &group);
+        let found = &window.findings()[0];
+        let text = &found.fixes[0].text;
+        // 28 waited 3 s ago, and all of them have been accepted in the 3.4 s since the first came.
+        assert!(text.contains("arrivals/s x 0.1"), "{text}");
+        assert!(!text.contains("x 0.167 s"), "{text}");
     }
 
     #[test]

@@ -147,6 +147,9 @@ pub struct SocketTable {
     pub states: [u64; STATES],
     /// Local ports in use, for connections that were opened here.
     pub ports: HashMap<Destination, Ports>,
+    /// Connections that were opened here, in any state that the kernel still has whole, by port of the
+    /// service.
+    pub outgoing: HashMap<u16, u32>,
     /// Clients by listening port.
     pub clients: HashMap<u16, Clients>,
     /// Round-trip times by remote address.
@@ -280,6 +283,11 @@ impl SocketTable {
         } else {
             ports.open += 1;
         }
+        if socket.info.is_some()
+            && let Some(outgoing) = bounded(&mut self.outgoing, socket.remote_port, 0)
+        {
+            *outgoing += 1;
+        }
         if let (ESTABLISHED, Some(info)) = (socket.state, socket.info) {
             self.add_quietness(socket, info);
         }
@@ -364,6 +372,7 @@ mod tests {
             port: address.port(),
         };
         assert_eq!(table.ports[&destination].open, 3);
+        assert_eq!(table.outgoing[&address.port()], 3);
         let accepted = listener.accept().unwrap();
         std::thread::sleep(std::time::Duration::from_millis(30));
         let table = super::table().unwrap();
