@@ -1,8 +1,10 @@
-//! Processes with sockets: who holds which listener, and how many file descriptors are left.
+//! Processes with sockets: who holds which listener, how many file descriptors are left, and whether those that have none
+//! left speak TCP.
 
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -33,6 +35,10 @@ pub struct Process {
     pub unit: Option<String>,
     /// Inode numbers of the wanted sockets that it holds.
     pub sockets: Vec<u64>,
+    /// Its network namespace, where it has [no descriptors](Self::has_no_descriptors).
+    pub netns: Option<u32>,
+    /// Whether it is seen to hold a TCP socket; looked at only where it has no descriptors.
+    pub has_tcp: bool,
 }
 
 impl Process {
@@ -91,6 +97,7 @@ pub fn scan(wanted: &HashSet<u64>) -> Processes {
             found.are_holders_cut = true;
         } else {
             process.sockets = sockets(&path, wanted);
+            process.has_tcp = process.has_no_descriptors() && has_tcp(&path);
         }
         if process.sockets.is_empty() && process.fds * 2 < process.fd_limit {
             continue;
@@ -138,6 +145,31 @@ fn sockets(process: &Path, wanted: &HashSet<u64>) -> Vec<u64> {
         .collect()
 }
 
+/// Whether one of the descriptors is a TCP socket; of sockets only the kernel is asked, as a file may be on a server
+/// that does not answer.
+fn has_tcp(process: &Path) -> bool {
+    let descriptors = fs::read_dir(process.join("fd")).into_iter().flatten();
+    let paths = descriptors
+        .flatten()
+        .take(LOOKED_AT)
+        .map(|descriptor| descriptor.path());
+    let is_socket = |path: &PathBuf| {
+        let target = fs::read_link(path).unwrap_or_default();
+        target.to_str().and_then(socket).is_some()
+    };
+    let mut sockets = paths.filter(is_socket);
+    sockets.any(|path| {
+        // `sockfs_xattr_get`: the name of the protocol, and a zero byte.
+        let mut name = [0; 32];
+        let length = rustix::fs::getxattr(&path, "system.sockprotoname", &mut name);
+        let name = length.ok().and_then(|length| name.get(..length));
+        name.is_some_and(|name| {
+            let name = name.strip_suffix(b"\0").unwrap_or(name);
+            matches!(name, b"TCP" | b"TCPv6" | b"MPTCP" | b"MPTCPv6")
+        })
+    })
+}
+
 /// Adds who the process is, and what it does.
 fn describe(process: &mut Process, path: &Path) {
     let comm = fs::read(path.join("comm")).unwrap_or_default();
@@ -145,6 +177,10 @@ fn describe(process: &mut Process, path: &Path) {
     let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
     process.state = stat::field(&stat, 3).and_then(|state| state.chars().next());
     process.unit = unit(&fs::read_to_string(path.join("cgroup")).unwrap_or_default());
+    if process.has_no_descriptors() {
+        let netns = fs::metadata(path.join("ns/net"));
+        process.netns = netns.ok().and_then(|netns| netns.ino().try_into().ok());
+    }
 }
 
 /// The number in `socket:[12345]`.
@@ -207,5 +243,19 @@ mod tests {
         let holder = found.holders(ino).next().unwrap();
         assert_eq!(holder.pid, std::process::id());
         assert!(holder.fds > 0 && holder.fd_limit > holder.fds);
+    }
+
+    #[test]
+    fn a_tcp_socket_is_told_from_other_descriptors() {
+        let mut without = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let is_found = has_tcp(&PathBuf::from(format!("/proc/{}", without.id())));
+        without.kill().unwrap();
+        without.wait().unwrap();
+        assert!(!is_found);
+        let _socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(has_tcp(Path::new("/proc/self")));
     }
 }
