@@ -2,7 +2,7 @@
 //! left speak TCP.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -58,7 +58,20 @@ pub struct Processes {
     pub is_cut: bool,
     /// Whether it ran out of time before it had looked what they all are, those of the fullest processes first.
     pub are_holders_cut: bool,
+    looks: Looks,
 }
+
+/// Which descriptors were looked at, so that the next scan need not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Looks {
+    /// The sockets that were wanted.
+    wanted: HashSet<u64>,
+    /// The processes that were looked at, with the numbers of the descriptors that are wanted sockets.
+    held: HashMap<u32, Vec<Held>>,
+}
+
+/// A descriptor of a process, and the socket that it is.
+type Held = (u32, u64);
 
 impl Processes {
     /// The processes that hold a socket, the lowest id first: the parent, as a rule.
@@ -69,10 +82,18 @@ impl Processes {
     }
 }
 
-/// Looks at every process; `wanted` are the inode numbers of the sockets whose holders matter.
+/// Looks at every process; `wanted` are the inode numbers of the sockets whose holders matter. What a scan `before` saw
+/// is not searched for again.
 #[expect(clippy::implicit_hasher, reason = "only ours are asked for")]
-pub fn scan(wanted: &HashSet<u64>) -> Processes {
-    let mut found = Processes::default();
+pub fn scan(wanted: HashSet<u64>, before: Option<&Processes>) -> Processes {
+    let mut found = Processes {
+        looks: Looks {
+            wanted,
+            ..Looks::default()
+        },
+        ..Processes::default()
+    };
+    let before = before.map(|before| &before.looks);
     let begin = thread_cpu();
     let is_late = || thread_cpu().saturating_sub(begin) > PATIENCE;
     let mut processes = Vec::new();
@@ -96,7 +117,9 @@ pub fn scan(wanted: &HashSet<u64>) -> Processes {
         if is_late() {
             found.are_holders_cut = true;
         } else {
-            process.sockets = sockets(&path, wanted);
+            let held = found.looks.held(process.pid, &path, before);
+            process.sockets = held.iter().map(|(_, ino)| *ino).collect();
+            found.looks.held.insert(process.pid, held);
             process.has_tcp = process.has_no_descriptors() && has_tcp(&path);
         }
         if process.sockets.is_empty() && process.fds * 2 < process.fd_limit {
@@ -130,19 +153,38 @@ fn descriptors(folder: &Path) -> Option<u64> {
     Some(fs::read_dir(folder).ok()?.flatten().count() as u64)
 }
 
+impl Looks {
+    /// The wanted sockets that a process holds: those of `before`, if they are still there and nothing else is wanted.
+    fn held(&self, pid: u32, process: &Path, before: Option<&Self>) -> Vec<Held> {
+        let before = before.filter(|before| self.wanted.is_subset(&before.wanted));
+        let known = before.and_then(|before| before.held.get(&pid));
+        let is_there = |(descriptor, ino): &Held| {
+            let target = fs::read_link(process.join(format!("fd/{descriptor}")));
+            target.is_ok_and(|target| target.to_str().and_then(socket) == Some(*ino))
+        };
+        match known {
+            Some(known) if known.iter().all(is_there) => {
+                let mut held = known.clone();
+                held.retain(|(_, ino)| self.wanted.contains(ino));
+                held
+            }
+            _ => sockets(process, &self.wanted),
+        }
+    }
+}
+
 /// The wanted sockets that a process holds.
-fn sockets(process: &Path, wanted: &HashSet<u64>) -> Vec<u64> {
-    let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
-        return Vec::new();
-    };
-    let targets = descriptors
+fn sockets(process: &Path, wanted: &HashSet<u64>) -> Vec<Held> {
+    let descriptors = fs::read_dir(process.join("fd")).into_iter().flatten();
+    let held = descriptors
         .flatten()
         .take(LOOKED_AT)
-        .filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
-    targets
-        .filter_map(|target| socket(target.to_str()?))
-        .filter(|ino| wanted.contains(ino))
-        .collect()
+        .filter_map(|descriptor| {
+            let target = fs::read_link(descriptor.path()).ok()?;
+            let ino = socket(target.to_str()?).filter(|ino| wanted.contains(ino))?;
+            Some((descriptor.file_name().to_str()?.parse().ok()?, ino))
+        });
+    held.collect()
 }
 
 /// Whether one of the descriptors is a TCP socket; of sockets only the kernel is asked, as a file may be on a server
@@ -239,10 +281,36 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
         let ino = socket(link.to_str().unwrap()).unwrap();
-        let found = scan(&HashSet::from([ino]));
+        let found = scan(HashSet::from([ino]), None);
         let holder = found.holders(ino).next().unwrap();
         assert_eq!(holder.pid, std::process::id());
         assert!(holder.fds > 0 && holder.fd_limit > holder.fds);
+    }
+
+    #[test]
+    fn a_scan_knows_of_the_one_before_what_is_still_so() {
+        let [kept, closed] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let ino = |listener: &TcpListener| {
+            let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
+            socket(link.to_str().unwrap()).unwrap()
+        };
+        let (is_kept, is_closed) = (ino(&kept), ino(&closed));
+        let pid = std::process::id();
+        let wanted = HashSet::from([is_kept, is_closed]);
+        let mut before = scan(wanted.clone(), None);
+        let held = |found: &Processes, ino| found.holders(ino).any(|holder| holder.pid == pid);
+        assert!(held(&before, is_kept) && held(&before, is_closed));
+        drop(closed);
+        let after = scan(wanted.clone(), Some(&before));
+        assert!(held(&after, is_kept) && !held(&after, is_closed));
+        // What it held is believed, not searched for: here that it was nothing.
+        before.looks.held.insert(pid, Vec::new());
+        let after = scan(wanted, Some(&before));
+        assert!(!held(&after, is_kept));
+        // Until there is a listener that was not there.
+        let new = TcpListener::bind("127.0.0.1:0").unwrap();
+        let after = scan(HashSet::from([is_kept, ino(&new)]), Some(&before));
+        assert!(held(&after, is_kept) && held(&after, ino(&new)));
     }
 
     #[test]
