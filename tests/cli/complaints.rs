@@ -120,8 +120,10 @@ fn a_missing_folder_for_the_output_is_named_at_once() {
         return;
     }
     let path = "/nonexistent/drops.svg";
-    let output = netprobe(&["flame", "drops", "--duration", "1h", "-o", path]);
-    assert_complaint(&output, 1, path);
+    for graph in [["flame", "drops", "-o"], ["diagnose", "--quiet", "--svg"]] {
+        let output = netprobe(&[&graph[..], &[path, "--duration", "1h"]].concat());
+        assert_complaint(&output, 1, path);
+    }
 }
 
 #[test]

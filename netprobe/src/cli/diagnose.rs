@@ -17,6 +17,7 @@ use netprobe_common::{
 };
 
 use super::{
+    culprit::Graph,
     parse_duration,
     signals::Stop,
     stream::parse_percent,
@@ -148,6 +149,7 @@ async fn watch(options: &Options, inode: Option<u32>) -> Result<bool> {
         // Says that there is no such namespace before anything is loaded.
         namespaces::find(inode)?;
     }
+    let mut graph = options.svg.as_deref().map(Graph::open).transpose()?;
     let mut vigil = Vigil::start(
         &request(inode, options),
         Limits {
@@ -171,12 +173,15 @@ async fn watch(options: &Options, inode: Option<u32>) -> Result<bool> {
             // The next signal does not wait for the verdict.
             Stop::listen()?.second_kills();
         }
-        let diagnosis = vigil.close(is_over, options.svg.as_deref())?;
+        let (diagnosis, drawn) = vigil.close(is_over, graph.take())?;
         is_hit |= options.fail_on.is_some_and(|fail_on| {
             let mut findings = diagnosis.findings.iter();
             findings.any(|finding| finding.severity >= fail_on.severity())
         });
         write(options, &diagnosis)?;
+        if let Some(drawn) = drawn {
+            say(options, &drawn?)?;
+        }
         if is_over {
             break;
         }
@@ -196,6 +201,17 @@ fn write(options: &Options, diagnosis: &Diagnosis) -> Result<()> {
     }
     out.flush()?;
     Ok(())
+}
+
+/// Says what the graph shows: beside JSON, of which there is one object, in the log.
+fn say(options: &Options, drawn: &str) -> Result<()> {
+    if options.json {
+        log::info!("flame graph: {drawn}");
+        return Ok(());
+    }
+    let mut out = io::stdout().lock();
+    writeln!(out, "flame graph: {drawn}")?;
+    Ok(out.flush()?)
 }
 
 /// What the rules ask for. They say nothing about states and accepted connections, of which there are many; and what

@@ -20,6 +20,7 @@ mod explain;
 mod filter;
 mod flame;
 mod generate;
+mod later;
 mod logging;
 mod open;
 mod output;

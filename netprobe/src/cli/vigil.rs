@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashMap,
-    path::Path,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,7 +13,13 @@ use netprobe_common::{
     filter::IS_NOT,
 };
 
-use super::{check, culprit, sample::Reader, signals::Stop, watch::Watch};
+use super::{
+    check,
+    culprit::{self, Graph},
+    sample::Reader,
+    signals::Stop,
+    watch::Watch,
+};
 use crate::{
     aggregate::summary,
     capture::live::LiveRing,
@@ -36,6 +41,9 @@ use crate::{
 const TICK: Duration = Duration::from_millis(100);
 /// How often counters are read again that programs were just writing.
 const TRIES: usize = 8;
+
+/// The verdict on a window; and of its graph, what it shows.
+pub(super) type Verdict = (Diagnosis, Option<Result<String>>);
 
 /// What a vigil may take and must look at.
 #[derive(Clone, Copy, Debug)]
@@ -153,8 +161,8 @@ impl Vigil {
     }
 
     /// Closes the window, reads everything out, and asks the rules. After the last one, the
-    /// programs are gone.
-    pub(super) fn close(&mut self, is_last: bool, svg: Option<&Path>) -> Result<Diagnosis> {
+    /// programs are gone. With the verdict comes what a graph shows, or why it could not be drawn.
+    pub(super) fn close(&mut self, is_last: bool, graph: Option<Graph<'_>>) -> Result<Verdict> {
         let begin = self
             .begin
             .take()
@@ -191,12 +199,16 @@ impl Vigil {
             findings,
             checked,
         };
-        if let Some(path) = svg {
-            let stacks = session.stack_totals()?;
-            culprit::draw(path, &diagnosis, &stacks, &mut self.reader.names)?;
-        }
+        let drawn = graph.map(|graph| {
+            let seen = culprit::Seen {
+                diagnosis: &diagnosis,
+                processes: &window.processes,
+                stacks: &session.stack_totals()?,
+            };
+            culprit::draw(graph, &seen, &mut self.reader.names)
+        });
         self.programs = Programs::Unattended(Box::new(session));
-        Ok(diagnosis)
+        Ok((diagnosis, drawn))
     }
 
     fn session(&mut self) -> Result<Box<Session>> {

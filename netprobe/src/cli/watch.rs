@@ -70,6 +70,7 @@ impl Watch {
                 .iter()
                 .map(|watched| &watched.before)
                 .collect::<Vec<_>>(),
+            None,
         );
         let (stop, stopped) = mpsc::channel();
         let thread = thread::spawn(move || glance_until(watched, &stopped));
@@ -122,7 +123,8 @@ impl Watch {
                 }
             }
         }
-        let processes = scan(&seen.iter().map(|netns| &netns.after).collect::<Vec<_>>());
+        let after: Vec<&Snapshot> = seen.iter().map(|netns| &netns.after).collect();
+        let processes = scan(&after, Some(&self.processes));
         gaps.extend(unseen(&processes));
         let softnet = self.softnet.into_iter().zip(softnet::read());
         let window = Window {
@@ -182,12 +184,12 @@ fn unseen(processes: &Processes) -> Option<String> {
 }
 
 /// Who holds the listeners.
-fn scan(snapshots: &[&Snapshot]) -> Processes {
+fn scan(snapshots: &[&Snapshot], before: Option<&Processes>) -> Processes {
     let tables = snapshots
         .iter()
         .filter_map(|snapshot| snapshot.sockets.as_ref());
     let listeners = tables.flat_map(|table| &table.listeners);
-    processes::scan(&listeners.map(|listener| listener.ino).collect())
+    processes::scan(listeners.map(|listener| listener.ino).collect(), before)
 }
 
 fn glance_until(mut watched: Vec<Namespaced>, stopped: &Receiver<()>) -> Vec<Namespaced> {

@@ -19,3 +19,4 @@ pub mod sockets;
 pub mod softnet;
 pub mod stat;
 pub mod sysctls;
+pub mod threads;

@@ -93,11 +93,14 @@ pub(crate) fn mounts(mountinfo: &str) -> Vec<String> {
 /// Every network namespace that some process is in, or that has a name.
 pub fn all() -> Result<Vec<Namespace>> {
     let mut found = BTreeMap::new();
-    let mut keep = |file: io::Result<File>, name: Option<String>| {
+    let mut keep = |path: PathBuf, name: Option<String>| {
+        // To open one takes longer than to look at it, and most processes share a few.
+        let is_known = inode(fs::metadata(&path)).is_some_and(|inode| found.contains_key(&inode));
         // A process may have ended meanwhile, or be a zombie.
-        let Ok(file) = file else { return };
-        let inode = file.metadata().ok().map(|metadata| metadata.ino());
-        if let Some(inode) = inode.and_then(|inode| u32::try_from(inode).ok()) {
+        let Some(file) = (!is_known).then(|| File::open(path).ok()).flatten() else {
+            return;
+        };
+        if let Some(inode) = inode(file.metadata()) {
             let is_initial = false;
             found.entry(inode).or_insert(Namespace {
                 inode,
@@ -110,14 +113,14 @@ pub fn all() -> Result<Vec<Namespace>> {
     // The folder is not there before the first namespace is named.
     for entry in fs::read_dir(NAMED).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        keep(File::open(entry.path()), Some(name));
+        keep(entry.path(), Some(name));
     }
     for path in mounts(&fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()) {
-        keep(File::open(path), None);
+        keep(path.into(), None);
     }
     for entry in fs::read_dir("/proc").context("list processes")?.flatten() {
         if entry.file_name().as_encoded_bytes()[0].is_ascii_digit() {
-            keep(File::open(entry.path().join("ns/net")), None);
+            keep(entry.path().join("ns/net"), None);
         }
     }
     let initial = fs::metadata("/proc/1/ns/net")
@@ -130,6 +133,10 @@ pub fn all() -> Result<Vec<Namespace>> {
             matches!(&initial, Ok(inode) if *inode == u64::from(namespace.inode));
     }
     Ok(namespaces)
+}
+
+fn inode(metadata: io::Result<fs::Metadata>) -> Option<u32> {
+    metadata.ok()?.ino().try_into().ok()
 }
 
 /// Moves this thread into the namespace, for good.

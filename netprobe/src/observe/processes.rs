@@ -1,8 +1,10 @@
-//! Processes with sockets: who holds which listener, and how many file descriptors are left.
+//! Processes with sockets: who holds which listener, how many file descriptors are left, and whether those that have none
+//! left speak TCP.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -33,6 +35,10 @@ pub struct Process {
     pub unit: Option<String>,
     /// Inode numbers of the wanted sockets that it holds.
     pub sockets: Vec<u64>,
+    /// Its network namespace, where it has [no descriptors](Self::has_no_descriptors).
+    pub netns: Option<u32>,
+    /// Whether it is seen to hold a TCP socket; looked at only where it has no descriptors.
+    pub has_tcp: bool,
 }
 
 impl Process {
@@ -52,7 +58,20 @@ pub struct Processes {
     pub is_cut: bool,
     /// Whether it ran out of time before it had looked what they all are, those of the fullest processes first.
     pub are_holders_cut: bool,
+    looks: Looks,
 }
+
+/// Which descriptors were looked at, so that the next scan need not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Looks {
+    /// The sockets that were wanted.
+    wanted: HashSet<u64>,
+    /// The processes that were looked at, with the numbers of the descriptors that are wanted sockets.
+    held: HashMap<u32, Vec<Held>>,
+}
+
+/// A descriptor of a process, and the socket that it is.
+type Held = (u32, u64);
 
 impl Processes {
     /// The processes that hold a socket, the lowest id first: the parent, as a rule.
@@ -63,10 +82,18 @@ impl Processes {
     }
 }
 
-/// Looks at every process; `wanted` are the inode numbers of the sockets whose holders matter.
+/// Looks at every process; `wanted` are the inode numbers of the sockets whose holders matter. What a scan `before` saw
+/// is not searched for again.
 #[expect(clippy::implicit_hasher, reason = "only ours are asked for")]
-pub fn scan(wanted: &HashSet<u64>) -> Processes {
-    let mut found = Processes::default();
+pub fn scan(wanted: HashSet<u64>, before: Option<&Processes>) -> Processes {
+    let mut found = Processes {
+        looks: Looks {
+            wanted,
+            ..Looks::default()
+        },
+        ..Processes::default()
+    };
+    let before = before.map(|before| &before.looks);
     let begin = thread_cpu();
     let is_late = || thread_cpu().saturating_sub(begin) > PATIENCE;
     let mut processes = Vec::new();
@@ -90,7 +117,10 @@ pub fn scan(wanted: &HashSet<u64>) -> Processes {
         if is_late() {
             found.are_holders_cut = true;
         } else {
-            process.sockets = sockets(&path, wanted);
+            let held = found.looks.held(process.pid, &path, before);
+            process.sockets = held.iter().map(|(_, ino)| *ino).collect();
+            found.looks.held.insert(process.pid, held);
+            process.has_tcp = process.has_no_descriptors() && has_tcp(&path);
         }
         if process.sockets.is_empty() && process.fds * 2 < process.fd_limit {
             continue;
@@ -123,19 +153,63 @@ fn descriptors(folder: &Path) -> Option<u64> {
     Some(fs::read_dir(folder).ok()?.flatten().count() as u64)
 }
 
+impl Looks {
+    /// The wanted sockets that a process holds: those of `before`, if they are still there and nothing else is wanted.
+    fn held(&self, pid: u32, process: &Path, before: Option<&Self>) -> Vec<Held> {
+        let before = before.filter(|before| self.wanted.is_subset(&before.wanted));
+        let known = before.and_then(|before| before.held.get(&pid));
+        let is_there = |(descriptor, ino): &Held| {
+            let target = fs::read_link(process.join(format!("fd/{descriptor}")));
+            target.is_ok_and(|target| target.to_str().and_then(socket) == Some(*ino))
+        };
+        match known {
+            Some(known) if known.iter().all(is_there) => {
+                let mut held = known.clone();
+                held.retain(|(_, ino)| self.wanted.contains(ino));
+                held
+            }
+            _ => sockets(process, &self.wanted),
+        }
+    }
+}
+
 /// The wanted sockets that a process holds.
-fn sockets(process: &Path, wanted: &HashSet<u64>) -> Vec<u64> {
-    let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
-        return Vec::new();
-    };
-    let targets = descriptors
+fn sockets(process: &Path, wanted: &HashSet<u64>) -> Vec<Held> {
+    let descriptors = fs::read_dir(process.join("fd")).into_iter().flatten();
+    let held = descriptors
         .flatten()
         .take(LOOKED_AT)
-        .filter_map(|descriptor| fs::read_link(descriptor.path()).ok());
-    targets
-        .filter_map(|target| socket(target.to_str()?))
-        .filter(|ino| wanted.contains(ino))
-        .collect()
+        .filter_map(|descriptor| {
+            let target = fs::read_link(descriptor.path()).ok()?;
+            let ino = socket(target.to_str()?).filter(|ino| wanted.contains(ino))?;
+            Some((descriptor.file_name().to_str()?.parse().ok()?, ino))
+        });
+    held.collect()
+}
+
+/// Whether one of the descriptors is a TCP socket; of sockets only the kernel is asked, as a file may be on a server
+/// that does not answer.
+fn has_tcp(process: &Path) -> bool {
+    let descriptors = fs::read_dir(process.join("fd")).into_iter().flatten();
+    let paths = descriptors
+        .flatten()
+        .take(LOOKED_AT)
+        .map(|descriptor| descriptor.path());
+    let is_socket = |path: &PathBuf| {
+        let target = fs::read_link(path).unwrap_or_default();
+        target.to_str().and_then(socket).is_some()
+    };
+    let mut sockets = paths.filter(is_socket);
+    sockets.any(|path| {
+        // `sockfs_xattr_get`: the name of the protocol, and a zero byte.
+        let mut name = [0; 32];
+        let length = rustix::fs::getxattr(&path, "system.sockprotoname", &mut name);
+        let name = length.ok().and_then(|length| name.get(..length));
+        name.is_some_and(|name| {
+            let name = name.strip_suffix(b"\0").unwrap_or(name);
+            matches!(name, b"TCP" | b"TCPv6" | b"MPTCP" | b"MPTCPv6")
+        })
+    })
 }
 
 /// Adds who the process is, and what it does.
@@ -145,6 +219,10 @@ fn describe(process: &mut Process, path: &Path) {
     let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
     process.state = stat::field(&stat, 3).and_then(|state| state.chars().next());
     process.unit = unit(&fs::read_to_string(path.join("cgroup")).unwrap_or_default());
+    if process.has_no_descriptors() {
+        let netns = fs::metadata(path.join("ns/net"));
+        process.netns = netns.ok().and_then(|netns| netns.ino().try_into().ok());
+    }
 }
 
 /// The number in `socket:[12345]`.
@@ -203,9 +281,49 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
         let ino = socket(link.to_str().unwrap()).unwrap();
-        let found = scan(&HashSet::from([ino]));
+        let found = scan(HashSet::from([ino]), None);
         let holder = found.holders(ino).next().unwrap();
         assert_eq!(holder.pid, std::process::id());
         assert!(holder.fds > 0 && holder.fd_limit > holder.fds);
+    }
+
+    #[test]
+    fn a_scan_knows_of_the_one_before_what_is_still_so() {
+        let [kept, closed] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let ino = |listener: &TcpListener| {
+            let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
+            socket(link.to_str().unwrap()).unwrap()
+        };
+        let (is_kept, is_closed) = (ino(&kept), ino(&closed));
+        let pid = std::process::id();
+        let wanted = HashSet::from([is_kept, is_closed]);
+        let mut before = scan(wanted.clone(), None);
+        let held = |found: &Processes, ino| found.holders(ino).any(|holder| holder.pid == pid);
+        assert!(held(&before, is_kept) && held(&before, is_closed));
+        drop(closed);
+        let after = scan(wanted.clone(), Some(&before));
+        assert!(held(&after, is_kept) && !held(&after, is_closed));
+        // What it held is believed, not searched for: here that it was nothing.
+        before.looks.held.insert(pid, Vec::new());
+        let after = scan(wanted, Some(&before));
+        assert!(!held(&after, is_kept));
+        // Until there is a listener that was not there.
+        let new = TcpListener::bind("127.0.0.1:0").unwrap();
+        let after = scan(HashSet::from([is_kept, ino(&new)]), Some(&before));
+        assert!(held(&after, is_kept) && held(&after, ino(&new)));
+    }
+
+    #[test]
+    fn a_tcp_socket_is_told_from_other_descriptors() {
+        let mut without = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let is_found = has_tcp(&PathBuf::from(format!("/proc/{}", without.id())));
+        without.kill().unwrap();
+        without.wait().unwrap();
+        assert!(!is_found);
+        let _socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(has_tcp(Path::new("/proc/self")));
     }
 }

@@ -52,18 +52,36 @@ pub struct Glance {
 
 /// Reads everything of the namespace that this thread is in.
 pub fn of_this_thread() -> Snapshot {
+    let counters = counters::of_this_thread();
+    let listed = Some(Instant::now());
+    // To list nothing takes long as well: the kernel looks through the sockets of all namespaces.
+    let sockets = if has_no_sockets(&counters) {
+        Some(SocketTable::default())
+    } else {
+        let table = diag::table();
+        table
+            .inspect_err(|error| log::debug!("sockets are not listed: {error:#}"))
+            .ok()
+    };
     Snapshot {
-        counters: counters::of_this_thread(),
+        counters,
         sysctls: sysctls::of_this_thread(),
         interfaces: interfaces::of_this_thread(),
         addresses: interfaces::addresses().unwrap_or_default(),
         qdiscs: interfaces::qdiscs().unwrap_or_default(),
-        listed: Some(Instant::now()),
-        sockets: diag::table()
-            .inspect_err(|error| log::debug!("sockets are not listed: {error:#}"))
-            .ok(),
+        listed,
+        sockets,
         conntrack: conntrack::of_this_thread(),
     }
+}
+
+/// Whether the kernel counts no TCP socket, be it open or in TIME_WAIT. One that is half open has a listener.
+fn has_no_sockets(counters: &Counters) -> bool {
+    let count = |name| counters.get(name).copied();
+    count("sockstat.TCP.inuse") == Some(0)
+        && count("sockstat.TCP.tw") == Some(0)
+        // A kernel without IPv6 does not count it.
+        && count("sockstat6.TCP6.inuse").unwrap_or(0) == 0
 }
 
 /// Reads the counters and settings of the namespace that this thread is in, and nothing long.
@@ -92,5 +110,26 @@ pub fn glance() -> Glance {
             .and_then(|count| count.parse().ok()),
         passive_opens: queues[0],
         listen_overflows: queues[1],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_namespace_whose_counts_are_all_zero_has_no_sockets() {
+        let none = [("sockstat.TCP.inuse", 0), ("sockstat.TCP.tw", 0)];
+        assert!(has_no_sockets(&none.into()));
+        for (name, count) in [
+            ("sockstat.TCP.inuse", 1),
+            ("sockstat.TCP.tw", 1),
+            ("sockstat6.TCP6.inuse", 1),
+        ] {
+            let mut counters = Counters::from(none);
+            counters.insert(name, count);
+            assert!(!has_no_sockets(&counters), "{name}");
+        }
+        assert!(!has_no_sockets(&Counters::new()));
     }
 }

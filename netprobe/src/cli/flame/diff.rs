@@ -10,11 +10,9 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::{
-    draw::{Look, must_be_readable},
-    later::Later,
-};
+use super::draw::{Look, must_be_readable};
 use crate::{
+    cli::later::Later,
     render::{flamegraph, folded, pprof},
     report::{Folded, Palette},
 };

@@ -9,8 +9,8 @@ use std::{
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use super::later::Later;
 use crate::{
+    cli::later::Later,
     render::{flame_json, flamegraph, folded, pprof},
     report::{Flame, Palette},
 };

@@ -25,7 +25,6 @@ mod draw;
 mod events;
 mod graph;
 mod held;
-mod later;
 mod naming;
 mod progress;
 mod room;

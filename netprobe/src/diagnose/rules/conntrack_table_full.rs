@@ -216,32 +216,43 @@ fn fixes(
 ) -> Finding {
     let opened =
         netns.grown("Tcp.PassiveOpens").unwrap_or(0) + netns.grown("Tcp.ActiveOpens").unwrap_or(0);
-    let arrivals = window.rate(opened + dropped);
+    // What a router forwards opens nothing here, but fills the table.
+    let growth = u64::try_from(table.growth).unwrap_or(0);
+    let arrivals = window.rate((opened + dropped).max(growth));
     let keep_s = netns
         .sysctl("net.netfilter.nf_conntrack_tcp_timeout_time_wait")
         .unwrap_or(120);
+    let buckets = netns.sysctl("net.netfilter.nf_conntrack_buckets");
     #[expect(clippy::cast_precision_loss, reason = "a size")]
-    let needed = (arrivals * keep_s as f64).max(table.max as f64);
-    let wanted = roomy(needed);
+    let (demand, max) = (arrivals * keep_s as f64, table.max as f64);
+    let measured = roomy(demand.max(max));
+    // The kernel makes as many buckets as its memory has room for entries.
+    let room = buckets.filter(|buckets| dropped > 0 && *buckets > measured);
+    let wanted = room.map_or(measured, u64::next_power_of_two);
     let memory = window.conntrack_entry_bytes.map_or(String::new(), |size| {
         format!(", {} at {size} bytes each", bytes(wanted * size))
     });
     let mut set = vec![("net.netfilter.nf_conntrack_max", wanted.to_string())];
-    if netns
-        .sysctl("net.netfilter.nf_conntrack_buckets")
-        .is_some_and(|buckets| buckets * 4 < wanted)
-    {
+    if buckets.is_some_and(|buckets| buckets * 4 < wanted) {
         set.push((
             "net.netfilter.nf_conntrack_buckets",
             (wanted / 4).to_string(),
         ));
     }
+    let waiting = if dropped > 0 {
+        " (of clients that wait for the full table: more come once it has room)"
+    } else {
+        ""
+    };
+    let why = if room.is_some() {
+        "so as many as it has buckets for".to_owned()
+    } else {
+        format!("at least the {} of now, and half as much again", table.max)
+    };
     let found = found.sysctl(
         format!(
-            "raise nf_conntrack_max to {wanted}: {arrivals:.0} new connections/s x {keep_s} s in TIME_WAIT = {:.0}, at \
-             least the {} of now, and half as much again{memory}; {PERSIST}",
-            arrivals * f64::from(u32::try_from(keep_s).unwrap_or(u32::MAX)),
-            table.max
+            "raise nf_conntrack_max to {wanted}: {arrivals:.0} new connections/s{waiting} x {keep_s} s in TIME_WAIT = \
+             {demand:.0}, {why}{memory}; {PERSIST}"
         ),
         &set,
         "kernel memory that cannot be swapped; writable in the initial namespace only",
@@ -344,6 +355,40 @@ mod tests {
             (name.as_str(), value.as_str()),
             ("net.netfilter.nf_conntrack_max", "32768")
         );
+    }
+
+    #[test]
+    fn the_rate_of_clients_that_wait_for_a_full_table_is_no_measure_of_its_size() {
+        let mut window = full();
+        // 3 attempts/s come through the table of 200; many more wait.
+        window.grow(&[("nf_conntrack.drop", -970)]);
+        window.set("net.netfilter.nf_conntrack_buckets", "8192");
+        let size = |window: &crate::diagnose::window::Window| {
+            let fix = window.findings()[0].fixes[0].clone();
+            (fix.set[0].1.clone(), fix.text)
+        };
+        let (value, text) = size(&window);
+        assert_eq!(value, "8192", "{text}");
+        let said = "3 new connections/s (of clients that wait for the full table: more come once it has room)";
+        assert!(text.contains(said), "{text}");
+        assert!(
+            text.contains("= 360, so as many as it has buckets for"),
+            "{text}"
+        );
+        // What is measured to be more than that counts.
+        window.set("net.netfilter.nf_conntrack_buckets", "256");
+        assert_eq!(size(&window).0, "1024");
+    }
+
+    #[test]
+    fn a_table_that_fills_with_what_is_forwarded_is_sized_by_its_growth() {
+        let mut window = quiet();
+        window.set("net.netfilter.nf_conntrack_max", "1000");
+        window.set("net.netfilter.nf_conntrack_count", "800");
+        window.netns().conntrack_counts = vec![300, 800];
+        // 50/s x 120 s = 6000, and half as much again.
+        let findings = window.findings();
+        assert_eq!(findings[0].fixes[0].set[0].1, "16384");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! A process, or the machine, has no file descriptors left: accept() fails and the queue fills.
+//! A process, or the machine, has no file descriptors left: accept() fails and the queue fills, or
+//! nothing can be connected to.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,13 +19,16 @@ pub(super) static RULE: Rule = Rule {
     title: "file descriptors are used up",
     check,
     explanation: Explanation {
-        symptom: "\"Too many open files\" in the log of a server; new clients hang while old ones work.",
+        symptom: "\"Too many open files\" in the log of a server or a client; new connections hang or fail while old \
+                  ones work.",
         cause: "accept4(), socket() and open() take a descriptor (__alloc_fd(), alloc_fd()); above RLIMIT_NOFILE of the \
                 process they return -EMFILE, above fs.file-max of the machine -ENFILE. accept4() fails without taking \
                 the connection, so the accept queue fills up behind it.",
         recognised: "A process that holds a listener has as many descriptors open as its limit allows. It is critical \
                      when connections wait in its queue meanwhile. From 90 % on it is a warning. Processes that hold \
-                     the same listeners, as preforked workers do, are one finding.",
+                     the same listeners, as preforked workers do, are one finding. A process that only connects is \
+                     weighed when it holds a TCP socket or was seen to connect: a warning when it is at its limit, \
+                     as nothing shows that it wants more.",
         fixes: &[
             (
                 "raise LimitNOFILE= of the unit (systemctl edit), then restart; prlimit --nofile for a running process",
@@ -70,14 +74,28 @@ fn waiting<'a>(window: &'a Window, holder: &Process) -> Option<(&'a Netns, u16, 
         .max_by_key(|(_, _, waiting)| *waiting)
 }
 
-/// The processes that are near their limit, those together that hold the same listeners: preforked
-/// workers are one service. The fullest comes first.
+/// What processes have in common that are one service: their listeners, or where they have none their name and place.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Service<'a> {
+    Of(BTreeSet<u64>),
+    Client(&'a str, Option<u32>),
+}
+
+/// The processes that are near their limit, or at it where they hold no listener; those of one service, such as
+/// preforked workers, together. The fullest comes first.
 fn services(window: &Window) -> Vec<Vec<&Process>> {
-    let mut services: BTreeMap<BTreeSet<u64>, Vec<&Process>> = BTreeMap::new();
+    let mut services: BTreeMap<Service<'_>, Vec<&Process>> = BTreeMap::new();
     for process in window.processes.by_pid.values() {
-        if !process.sockets.is_empty() && ratio(process.fds, process.fd_limit) >= NEARLY {
-            let listeners = process.sockets.iter().copied().collect();
-            services.entry(listeners).or_default().push(process);
+        let service = if !process.sockets.is_empty() {
+            let is_near = ratio(process.fds, process.fd_limit) >= NEARLY;
+            is_near.then(|| Service::Of(process.sockets.iter().copied().collect()))
+        } else if process.fds >= process.fd_limit && connects(window, process) {
+            Some(Service::Client(&process.comm, process.netns))
+        } else {
+            None
+        };
+        if let Some(service) = service {
+            services.entry(service).or_default().push(process);
         }
     }
     let mut services: Vec<_> = services.into_values().collect();
@@ -87,18 +105,28 @@ fn services(window: &Window) -> Vec<Vec<&Process>> {
     services
 }
 
+/// Whether a process without a listener needs its descriptors for TCP, in a namespace that is watched.
+fn connects(window: &Window, process: &Process) -> bool {
+    let mut connects = window.events.of("connects").iter();
+    home(window, process).is_some()
+        && (process.has_tcp || connects.any(|connect| connect.small("pid") == Some(process.pid)))
+}
+
 #[expect(
     clippy::too_many_lines,
     reason = "a straight list of evidence and fixes"
 )]
 fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
     let holder = *holders.first()?;
+    let is_client = holder.sockets.is_empty();
     let is_full = holder.fds + 1 >= holder.fd_limit;
     let waiting = waiting(window, holder);
     let queued = waiting.map_or(0, |(_, _, queued)| queued);
-    let place = waiting.map_or(String::new(), |(netns, port, _)| {
-        format!(" at port {port}{}", netns.place())
-    });
+    let place = match waiting {
+        Some((netns, port, _)) => format!(" at port {port}{}", netns.place()),
+        None if is_client => home(window, holder).map_or(String::new(), Netns::place),
+        None => String::new(),
+    };
     let who = match holders.len() {
         1 => format!("{} (pid {})", holder.comm, holder.pid),
         count => format!("{count} processes of {}", holder.comm),
@@ -109,7 +137,9 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
         Severity::Warning
     };
     let open = format!("{} of {} are open", holder.fds, holder.fd_limit);
-    let what = if is_full {
+    let what = if is_client {
+        format!("no file descriptors left ({open}): it can open no connection (EMFILE)")
+    } else if is_full {
         format!(
             "no file descriptors left ({open}); {} to be accepted",
             sizing::waiting(queued)
@@ -139,35 +169,47 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
         holder.fds,
         "descriptors",
         "/proc/PID/fd, RLIMIT_NOFILE",
-    )
-    .counted(
-        format!("{} in the accept queue", sizing::waiting(queued)),
-        queued.into(),
-        "connections",
-        "sock_diag",
-    )
-    .hits([hit(holder, waiting)])
-    .hits(waiting.map(|(netns, port, _)| {
-        let mut listener = named("listener", format!("port {port}"), Some(netns.inode));
-        listener.port = Some(port);
-        listener.pid = Some(holder.pid);
-        listener.comm = Some(holder.comm.clone());
-        listener
-    }))
-    .hits(
-        holders
-            .iter()
-            .take(MOST_NAMED)
-            .skip(1)
-            .map(|holder| hit(holder, waiting)),
     );
+    let found = if is_client {
+        found
+    } else {
+        found.counted(
+            format!("{} in the accept queue", sizing::waiting(queued)),
+            queued.into(),
+            "connections",
+            "sock_diag",
+        )
+    };
+    let found = found
+        .hits([hit(holder, waiting)])
+        .hits(waiting.map(|(netns, port, _)| {
+            let mut listener = named("listener", format!("port {port}"), Some(netns.inode));
+            listener.port = Some(port);
+            listener.pid = Some(holder.pid);
+            listener.comm = Some(holder.comm.clone());
+            listener
+        }))
+        .hits(
+            holders
+                .iter()
+                .take(MOST_NAMED)
+                .skip(1)
+                .map(|holder| hit(holder, waiting)),
+        );
     let pids: Vec<u32> = holders.iter().map(|holder| holder.pid).collect();
     Some(fixes(found, holder, &pids, queued))
 }
 
-/// A process that is hit, in the namespace of its listener.
+/// The namespace of a process, if it is watched.
+fn home<'a>(window: &'a Window, process: &Process) -> Option<&'a Netns> {
+    let mut namespaces = window.namespaces.iter();
+    namespaces.find(|netns| process.netns == Some(netns.inode))
+}
+
+/// A process that is hit, in the namespace of its listener, or its own where it has none.
 fn hit(holder: &Process, waiting: Option<(&Netns, u16, u32)>) -> Affected {
-    let netns = waiting.map(|(netns, ..)| netns.inode);
+    let own = holder.netns.filter(|_| holder.sockets.is_empty());
+    let netns = waiting.map_or(own, |(netns, ..)| Some(netns.inode));
     process(Some(holder.pid), Some(holder.comm.clone()), netns)
 }
 
@@ -193,10 +235,16 @@ fn fixes(found: Finding, holder: &Process, pids: &[u32], queued: u32) -> Finding
         .unit
         .as_deref()
         .map_or("its unit".to_owned(), str::to_owned);
-    found
+    let is_client = holder.sockets.is_empty();
+    let waiting = if is_client {
+        String::new()
+    } else {
+        format!(" + {queued} waiting")
+    };
+    let found = found
         .application(
             format!(
-                "set LimitNOFILE={wanted} in {unit} ({} open + {queued} waiting, and half as much again, \
+                "set LimitNOFILE={wanted} in {unit} ({} open{waiting}, and half as much again, \
                  rounded up to a power of two and to no less than {LEAST_WANTED}) and restart it",
                 holder.fds
             ),
@@ -206,10 +254,24 @@ fn fixes(found: Finding, holder: &Process, pids: &[u32], queued: u32) -> Finding
         .command(
             format!(
                 "without a restart: {each}{}",
-                if pids.len() > MOST_NAMED { "; and so on for the others" } else { "" }
+                if pids.len() > MOST_NAMED {
+                    "; and so on for the others"
+                } else {
+                    ""
+                }
             ),
             "gone when it restarts",
-        )
+        );
+    if !is_client {
+        return found;
+    }
+    found.command(
+        format!(
+            "see whether it closes what it opens, as no limit is enough for a leak: ls -l /proc/{}/fd",
+            holder.pid
+        ),
+        "none",
+    )
 }
 
 fn machine(window: &Window) -> Option<Finding> {
@@ -249,7 +311,14 @@ fn machine(window: &Window) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use crate::{diagnose::fixtures::quiet, report::diagnosis::Severity};
+    use crate::{
+        diagnose::{
+            fixtures::{NETNS, quiet},
+            window::Window,
+        },
+        observe::processes::Process,
+        report::{Value, diagnosis::Severity},
+    };
 
     #[test]
     fn a_server_without_descriptors_comes_before_its_full_queue() {
@@ -305,6 +374,57 @@ mod tests {
             "{summary}"
         );
         assert!(findings[0].fixes[1].text.contains("--pid 103"));
+    }
+
+    fn client(window: &mut Window) -> &mut Process {
+        window.processes.by_pid.entry(300).or_insert(Process {
+            pid: 300,
+            comm: "poolapp".to_owned(),
+            fds: 64,
+            fd_limit: 64,
+            fd_hard_limit: 64,
+            netns: Some(NETNS),
+            has_tcp: true,
+            ..Process::default()
+        })
+    }
+
+    #[test]
+    fn a_client_without_descriptors_is_found_where_it_speaks_tcp() {
+        let mut window = quiet();
+        client(&mut window);
+        let findings = window.findings();
+        let [found] = findings.as_slice() else {
+            panic!("{findings:?}");
+        };
+        assert_eq!(
+            (found.id, found.severity),
+            ("fd-exhaustion", Severity::Warning)
+        );
+        let summary = &found.summary;
+        assert!(
+            summary.contains("poolapp (pid 300) has no file descriptors left (64 of 64 are open)"),
+            "{summary}"
+        );
+        assert_eq!(found.affected[0].netns, Some(NETNS));
+        let evidence = found.evidence.iter();
+        assert!(!evidence.into_iter().any(|said| said.text.contains("queue")));
+
+        // What it holds is no socket, but it was seen to connect.
+        client(&mut window).has_tcp = false;
+        assert_eq!(window.ids(), [""; 0]);
+        window.event("connects", 1, &[("pid", Value::Unsigned(300))]);
+        assert_eq!(window.ids(), ["fd-exhaustion"]);
+    }
+
+    #[test]
+    fn a_client_with_a_descriptor_left_or_elsewhere_is_in_order() {
+        let mut window = quiet();
+        client(&mut window).fds = 63;
+        assert_eq!(window.ids(), [""; 0]);
+        client(&mut window).fds = 64;
+        client(&mut window).netns = Some(7);
+        assert_eq!(window.ids(), [""; 0]);
     }
 
     #[test]

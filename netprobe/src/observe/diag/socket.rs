@@ -8,10 +8,9 @@ use super::super::netlink::{self, attributes, u32_at};
 use super::{CLOSE_WAIT, ESTABLISHED, LISTEN};
 
 const NETLINK_SOCK_DIAG: isize = 4;
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// Lists both families in one walk over the hash table, which all namespaces share: as ss(8) does.
+const TCPDIAG_GETSOCK: u16 = 18;
 const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-const IPPROTO_TCP: u8 = 6;
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_SKV6ONLY: u16 = 11;
 /// Length of `struct inet_diag_msg`, after which attributes begin.
@@ -67,33 +66,30 @@ pub(super) struct Info {
 
 /// Hands over every socket of both families in one of the `states`.
 pub(super) fn visit(states: u32, mut each: impl FnMut(&Socket)) -> Result<()> {
-    for family in [AF_INET, AF_INET6] {
-        netlink::list(
-            NETLINK_SOCK_DIAG,
-            SOCK_DIAG_BY_FAMILY,
-            &request(family, states),
-            |message| {
-                if let Some(socket) = parse(message) {
-                    each(&socket);
-                }
-            },
-        )?;
-    }
-    Ok(())
+    netlink::list(
+        NETLINK_SOCK_DIAG,
+        TCPDIAG_GETSOCK,
+        &request(states),
+        |message| {
+            if let Some(socket) = parse(message) {
+                each(&socket);
+            }
+        },
+    )
 }
 
-/// `struct inet_diag_req_v2`
-fn request(family: u8, states: u32) -> Vec<u8> {
+/// `struct inet_diag_req`
+fn request(states: u32) -> Vec<u8> {
     let extensions = if states == 1 << LISTEN {
         0
     } else {
         1 << (INET_DIAG_INFO - 1)
     };
-    let mut request = vec![family, IPPROTO_TCP, extensions, 0];
+    // No family, no lengths of addresses, and no address or port.
+    let mut request = vec![0, 0, 0, extensions];
+    request.extend([0; 48]);
     request.extend(states.to_ne_bytes());
-    request.extend([0; 40]);
-    // INET_DIAG_NOCOOKIE
-    request.extend([0xff; 8]);
+    request.extend([0; 4]);
     request
 }
 
