@@ -97,6 +97,8 @@ fields! {
     SkbProtocol = Member("sk_buff.protocol");
     SkbNetworkHeader = Member("sk_buff.network_header");
     SkbHead = Member("sk_buff.head");
+    SkbDst = Member("sk_buff._skb_refdst");
+    DstDev = Member("dst_entry.dev");
     SkbIif = Member("sk_buff.skb_iif");
     SkbTcpSeq = Nested("sk_buff.cb", "tcp_skb_cb.seq");
     SkbTcpGsoSegs = Nested("sk_buff.cb", "tcp_skb_cb.tcp_gso_segs");

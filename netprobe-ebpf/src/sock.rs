@@ -127,11 +127,16 @@ impl<L: Load> Sock<L> {
         cast.unwrap_or(self.address)
     }
 
+    /// Address of its network namespace.
+    #[inline(always)]
+    pub(crate) fn net(self) -> u64 {
+        self.load.field(self.untrusted(), Field::SkcNet)
+    }
+
     /// Inode number of its network namespace.
     #[inline(always)]
     pub(crate) fn netns(self) -> u32 {
-        let net: u64 = self.load.field(self.untrusted(), Field::SkcNet);
-        self.load.field(net, Field::NetInum)
+        self.load.field(self.net(), Field::NetInum)
     }
 
     /// Fills in both ends, the local one as source.

@@ -119,6 +119,27 @@ fn what_is_dropped_at_ingress_is_dropped_where_it_came_in() {
     }
 }
 
+/// Where netfilter sees it, what is on its way out has a route but no device yet; the kernel's own answers over IPv6
+/// have no socket either.
+#[test]
+fn resets_dropped_on_output_say_where_they_were_to_leave() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let resets = format!("tcp sport {PORT} tcp flags & rst == rst");
+    let firewall = cable.server.firewall("output", &resets);
+    let probe = Probe::of(&cable.server, "drops");
+    send(&cable, |_| {});
+    wait_until("all were dropped", || firewall.dropped() == SENT);
+    let run = probe.stop();
+    assert_eq!(run.count("sport", PORT), firewall.dropped());
+    for event in run.with("sport", PORT) {
+        assert_eq!(text(event, "iface"), INTERFACE, "{event:?}");
+        assert_eq!(number(event, "netns"), u64::from(cable.server.inum()));
+    }
+}
+
 #[test]
 fn segments_for_nobody_equal_the_resets_that_answer_them() {
     if !has_hooks("drops", &[]) {
