@@ -152,6 +152,17 @@ impl<L: Load> Sock<L> {
         flow.daddr = self.peer_address(flow.family);
     }
 
+    /// Gives a packet of this socket, which names its own ends, their addresses as the socket has them: an IPv6 socket
+    /// has IPv4 addresses mapped.
+    #[inline(always)]
+    pub(crate) fn adopt(self, flow: &mut Flow) {
+        if flow.family == AF_INET && self.family() == AF_INET6 {
+            flow.family = AF_INET6;
+            flow.saddr = map_v4(&flow.saddr);
+            flow.daddr = map_v4(&flow.daddr);
+        }
+    }
+
     /// As [`Sock::flow`] for a full socket that may be closed already: then only `inet_sport`
     /// still knows the local port.
     #[inline(always)]
@@ -245,5 +256,5 @@ pub(crate) fn join(halves: [u64; 2]) -> [u8; 16] {
 #[inline(always)]
 pub(crate) fn map_v4(address: &[u8; 16]) -> [u8; 16] {
     let [a, b, c, d, ..] = *address;
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+    join([0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d])])
 }

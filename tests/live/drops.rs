@@ -141,6 +141,36 @@ fn resets_dropped_on_output_say_where_they_were_to_leave() {
 }
 
 #[test]
+fn packets_of_an_ipv6_socket_over_ipv4_are_mapped() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let netns = cable.client.inum().to_string();
+    let _firewall = cable.client.firewall("output", "tcp dport 7001-7003");
+    let mut probe = Probe::of(&cable.client, "drops");
+    let mut ipv6 = Probe::start(&["drops", "--json", "--netns", &netns, "-6"]);
+    let clients =
+        Family::OF_SOCKETS.map(|family| cable.client.run(|| family.begin(family.port(PORT))));
+    probe.wait_for("each SYN", |events| events.len() >= clients.len());
+    ipv6.wait_for("two SYNs", |events| events.len() >= 2);
+    let (run, ipv6) = (probe.stop(), ipv6.stop());
+    drop(clients);
+    for family in Family::OF_SOCKETS {
+        let events = run.with("dport", family.port(PORT));
+        assert!(!events.is_empty(), "{family:?}: {:?}", run.events);
+        for event in events {
+            assert_eq!(text(event, "family"), family.name());
+            assert_eq!(text(event, "saddr"), family.shown(CLIENT));
+            assert_eq!(text(event, "daddr"), family.shown(SERVER));
+            assert_eq!(text(event, "iface"), INTERFACE);
+        }
+        let is_shown = ipv6.count("family", family.name()) > 0;
+        assert_eq!(is_shown, family != Family::V4, "{:?}", ipv6.events);
+    }
+}
+
+#[test]
 fn segments_for_nobody_equal_the_resets_that_answer_them() {
     if !has_hooks("drops", &[]) {
         return;

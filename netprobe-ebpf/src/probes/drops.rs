@@ -169,6 +169,7 @@ fn locate(flow: &mut Flow, sock: Option<Sock<Typed>>, skb: u64) -> Place {
         }
         return stand_at(flow, device);
     };
+    sock.adopt(flow);
     flow.netns = sock.netns();
     flow.ifindex = Typed.field(skb, Field::SkbIif);
     if flow.ifindex == 0 {
