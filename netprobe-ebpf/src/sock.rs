@@ -127,11 +127,16 @@ impl<L: Load> Sock<L> {
         cast.unwrap_or(self.address)
     }
 
+    /// Address of its network namespace.
+    #[inline(always)]
+    pub(crate) fn net(self) -> u64 {
+        self.load.field(self.untrusted(), Field::SkcNet)
+    }
+
     /// Inode number of its network namespace.
     #[inline(always)]
     pub(crate) fn netns(self) -> u32 {
-        let net: u64 = self.load.field(self.untrusted(), Field::SkcNet);
-        self.load.field(net, Field::NetInum)
+        self.load.field(self.net(), Field::NetInum)
     }
 
     /// Fills in both ends, the local one as source.
@@ -145,6 +150,17 @@ impl<L: Load> Sock<L> {
         flow.dport = self.load.field(self.address, Field::SkcDport);
         flow.saddr = self.local_address(flow.family);
         flow.daddr = self.peer_address(flow.family);
+    }
+
+    /// Gives a packet of this socket, which names its own ends, their addresses as the socket has them: an IPv6 socket
+    /// has IPv4 addresses mapped.
+    #[inline(always)]
+    pub(crate) fn adopt(self, flow: &mut Flow) {
+        if flow.family == AF_INET && self.family() == AF_INET6 {
+            flow.family = AF_INET6;
+            flow.saddr = map_v4(&flow.saddr);
+            flow.daddr = map_v4(&flow.daddr);
+        }
     }
 
     /// As [`Sock::flow`] for a full socket that may be closed already: then only `inet_sport`
@@ -240,5 +256,5 @@ pub(crate) fn join(halves: [u64; 2]) -> [u8; 16] {
 #[inline(always)]
 pub(crate) fn map_v4(address: &[u8; 16]) -> [u8; 16] {
     let [a, b, c, d, ..] = *address;
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+    join([0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d])])
 }

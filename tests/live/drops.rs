@@ -10,7 +10,7 @@ use netprobe_tests::{
     skip::has_hooks,
     traffic::{
         CLIENT, Family, SERVER,
-        packet::{Packet, Wire, flags},
+        packet::{Packet, Shape, Wire, flags},
     },
     wait_until,
 };
@@ -116,6 +116,110 @@ fn what_is_dropped_at_ingress_is_dropped_where_it_came_in() {
     for event in run.all() {
         assert_eq!(number(event, "netns"), u64::from(cable.server.inum()));
         assert_eq!(text(event, "iface"), INTERFACE);
+    }
+}
+
+/// Where netfilter sees it, what is on its way out has a route but no device yet; the kernel's own answers over IPv6
+/// have no socket either.
+#[test]
+fn resets_dropped_on_output_say_where_they_were_to_leave() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let resets = format!("tcp sport {PORT} tcp flags & rst == rst");
+    let firewall = cable.server.firewall("output", &resets);
+    let probe = Probe::of(&cable.server, "drops");
+    send(&cable, |_| {});
+    wait_until("all were dropped", || firewall.dropped() == SENT);
+    let run = probe.stop();
+    assert_eq!(run.count("sport", PORT), firewall.dropped());
+    for event in run.with("sport", PORT) {
+        assert_eq!(text(event, "iface"), INTERFACE, "{event:?}");
+        assert_eq!(number(event, "netns"), u64::from(cable.server.inum()));
+    }
+}
+
+#[test]
+fn packets_of_an_ipv6_socket_over_ipv4_are_mapped() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let netns = cable.client.inum().to_string();
+    let _firewall = cable.client.firewall("output", "tcp dport 7001-7003");
+    let mut probe = Probe::of(&cable.client, "drops");
+    let mut ipv6 = Probe::start(&["drops", "--json", "--netns", &netns, "-6"]);
+    let clients =
+        Family::OF_SOCKETS.map(|family| cable.client.run(|| family.begin(family.port(PORT))));
+    probe.wait_for("each SYN", |events| events.len() >= clients.len());
+    ipv6.wait_for("two SYNs", |events| events.len() >= 2);
+    let (run, ipv6) = (probe.stop(), ipv6.stop());
+    drop(clients);
+    for family in Family::OF_SOCKETS {
+        let events = run.with("dport", family.port(PORT));
+        assert!(!events.is_empty(), "{family:?}: {:?}", run.events);
+        for event in events {
+            assert_eq!(text(event, "family"), family.name());
+            assert_eq!(text(event, "saddr"), family.shown(CLIENT));
+            assert_eq!(text(event, "daddr"), family.shown(SERVER));
+            assert_eq!(text(event, "iface"), INTERFACE);
+        }
+        let is_shown = ipv6.count("family", family.name()) > 0;
+        assert_eq!(is_shown, family != Family::V4, "{:?}", ipv6.events);
+    }
+}
+
+/// Data of a later fragment stands where the first one has the TCP header.
+#[test]
+fn only_the_first_fragment_has_ports_and_flags() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    for (family, rule) in [
+        (Family::V4, "ip frag-off & 0x3fff != 0"),
+        (Family::V6, "exthdr frag exists"),
+    ] {
+        let cable = Cable::new();
+        let firewall = cable.server.firewall("prerouting", rule);
+        let probe = Probe::of(&cable.server, "drops");
+        cable.client.run(|| {
+            for shape in [Shape::First, Shape::Later] {
+                let packet = Packet::new(family, flags::SYN, PORT);
+                Wire::open().send(&Packet { shape, ..packet });
+            }
+        });
+        wait_until("both were dropped", || firewall.dropped() == 2);
+        let run = probe.stop();
+        let [first, later] = run.all() else {
+            panic!("two were expected: {:?}", run.events);
+        };
+        for event in [first, later] {
+            assert_eq!(text(event, "saddr"), family.shown(CLIENT));
+            assert_eq!(text(event, "family"), family.name());
+        }
+        assert_eq!(number(first, "dport"), u64::from(PORT));
+        assert_eq!(text(first, "flags"), "SYN");
+        for column in ["sport", "dport", "flags", "seq"] {
+            assert_eq!(*column_of(later, column), Value::Null, "{column}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_read_from_beyond_the_end_of_a_packet() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let mut probe = Probe::of(&cable.server, "drops");
+    send(&cable, |packet| packet.shape = Shape::Cut(10));
+    probe.wait_for("all are dropped", |events| events.len() as u64 >= SENT);
+    let run = probe.stop();
+    for family in Family::OF_PACKETS {
+        for event in sent_by(&run, family) {
+            assert_eq!(*column_of(event, "flags"), Value::Null);
+        }
     }
 }
 

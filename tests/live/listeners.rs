@@ -88,6 +88,7 @@ fn assert_refusals(run: &Run, cable: &Cable, family: Family) {
     assert!(!events.is_empty(), "{family:?}: {:?}", run.events);
     for event in events {
         assert_eq!(text(event, "listener"), family.listener_shown());
+        assert_eq!(text(event, "family"), family.name());
         assert_eq!(text(event, "saddr"), family.shown(CLIENT));
         assert_eq!(text(event, "daddr"), family.shown(SERVER));
         assert_eq!(number(event, "dport"), u64::from(port));

@@ -17,7 +17,7 @@ use crate::{
     cgroups,
     emit::{Filtered, Sighting, account, publish},
     filter,
-    load::{Load, Typed, has},
+    load::{Load, Probed, Typed, has},
     maps::{CONFIG, frozen},
     owners, packet,
     probes::arguments::argument,
@@ -53,22 +53,21 @@ fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
     }
     let skb: u64 = ctx.arg(0);
     let mut flow = Flow::zeroed();
-    let tcp = packet::read(Typed, skb, &mut flow).ok_or(Filtered)?;
+    let tcp = packet::read_any(Typed, skb, &mut flow).ok_or(Filtered)?;
     let sock = socket(ctx, skb);
-    let device: u64 = Typed.field(skb, Field::SkbDev);
-    locate(&mut flow, sock, skb, device);
+    let place = locate(&mut flow, sock, skb);
     let state = sock.map_or(0, Sock::state);
     let subject = sock.filter(|_| Sock::<Typed>::is_full(state));
     if !filter::admits(&flow)
         || !filter::admits_state(state)
         || !cgroups::admits(subject)
-        || !filter::admits_interface(|| interface(&flow, device))
+        || !filter::admits_interface(|| place.interface())
     {
         return Err(Filtered);
     }
 
     let location: u64 = ctx.arg(1);
-    let len: u32 = Typed.field(skb, Field::SkbLen);
+    let len = packet::length(Typed, skb);
     let key = CountKey {
         kind: Kind::Drops as u32,
         code: reason,
@@ -91,8 +90,9 @@ fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
         record.len = len;
         record.seq = tcp.seq;
         record.tcp_flags = tcp.flags;
+        record.lacks = tcp.lacks;
         record.stack = stack;
-        record.iface = interface(&flow, device);
+        record.iface = place.interface();
         record.state = state;
         if let Some(sock) = subject {
             owners::of(sock, &mut record.owner);
@@ -131,43 +131,97 @@ fn is_inet(sock: Sock<Typed>) -> bool {
     (family == AF_INET || family == AF_INET6) && (is_small || sock.is_tcp())
 }
 
+/// The device that a packet came from or goes to.
+#[derive(Clone, Copy)]
+enum Place {
+    /// Not known.
+    Nowhere,
+    /// The packet's own.
+    Device(u64),
+    /// That of its route, whose pointer has no type.
+    Route(u64),
+}
+
+impl Place {
+    /// The interface's name; empty where none is known.
+    #[inline(always)]
+    fn interface(self) -> [u8; 16] {
+        let name = u64::from(crate::load::offset_of(Field::DevName));
+        match self {
+            Self::Nowhere => [0; 16],
+            Self::Device(device) => {
+                crate::sock::join([Typed.at(device, name), Typed.at(device, name + 8)])
+            }
+            Self::Route(device) => Probed.at(device, name),
+        }
+    }
+}
+
 /// Namespace and interface. The socket knows its namespace for sure; `skb->dev` shares its
 /// place with queue links while the buffer sits in a socket's queue. But until `ip_rcv` a packet that came over
 /// a veth pair still has the socket of its sender, in another namespace: there the interface is the one
 /// that received it.
 #[inline(always)]
-fn locate(flow: &mut Flow, sock: Option<Sock<Typed>>, skb: u64, device: u64) {
-    let received: u32 = Typed.field(skb, Field::SkbIif);
-    if let Some(sock) = sock {
-        flow.netns = sock.netns();
-        flow.ifindex = received;
-        if received == 0 {
-            return;
+fn locate(flow: &mut Flow, sock: Option<Sock<Typed>>, skb: u64) -> Place {
+    let device: u64 = Typed.field(skb, Field::SkbDev);
+    let Some(sock) = sock else {
+        if device == 0 {
+            return route(flow, skb);
         }
+        return stand_at(flow, device);
+    };
+    sock.adopt(flow);
+    flow.netns = sock.netns();
+    flow.ifindex = Typed.field(skb, Field::SkbIif);
+    if flow.ifindex == 0 {
+        return leave(flow, sock, skb, device);
     }
-    if device == 0 {
-        return;
+    if device != 0 && Typed.field::<u32>(device, Field::DevIfindex) == flow.ifindex {
+        return stand_at(flow, device);
     }
-    let interface: u32 = Typed.field(device, Field::DevIfindex);
-    if sock.is_some() && interface != received {
-        return;
-    }
+    Place::Nowhere
+}
+
+/// A packet that its device names the place of.
+#[inline(always)]
+fn stand_at(flow: &mut Flow, device: u64) -> Place {
     let net: u64 = Typed.field(device, Field::DevNet);
     let netns: u32 = Typed.field(net, Field::NetInum);
     if netns != 0 {
         flow.netns = netns;
     }
-    flow.ifindex = interface;
+    flow.ifindex = Typed.field(device, Field::DevIfindex);
+    Place::Device(device)
 }
 
-/// The interface's name; empty where none is known.
+/// A packet on its way out of a socket: at the queues it has a device, of the socket's namespace like its route, and
+/// before that what stands there may be a queue link.
 #[inline(always)]
-fn interface(flow: &Flow, device: u64) -> [u8; 16] {
-    if flow.ifindex == 0 || device == 0 {
-        return [0; 16];
+fn leave(flow: &mut Flow, sock: Sock<Typed>, skb: u64, device: u64) -> Place {
+    if device != 0 && Typed.field::<u64>(device, Field::DevNet) == sock.net() {
+        flow.ifindex = Typed.field(device, Field::DevIfindex);
+        return Place::Device(device);
     }
-    let name = u64::from(crate::load::offset_of(Field::DevName));
-    crate::sock::join([Typed.at(device, name), Typed.at(device, name + 8)])
+    route(flow, skb)
+}
+
+/// A packet that the IP layer has a route for and has not given to its device yet, as in the output chains of
+/// netfilter. Answers of the kernel over IPv6 have no socket there either.
+#[inline(always)]
+fn route(flow: &mut Flow, skb: u64) -> Place {
+    /// `SKB_DST_NOREF`
+    const BORROWED: u64 = 1;
+    let route: u64 = Typed.field(skb, Field::SkbDst);
+    let device: u64 = Probed.field(route & !BORROWED, Field::DstDev);
+    let net: u64 = Probed.field(device, Field::DevNet);
+    let netns: u32 = Probed.field(net, Field::NetInum);
+    // In a socket's queue a link may stand there too.
+    if netns == 0 || (flow.netns != 0 && flow.netns != netns) {
+        return Place::Nowhere;
+    }
+    flow.netns = netns;
+    flow.ifindex = Probed.field(device, Field::DevIfindex);
+    Place::Route(device)
 }
 
 #[inline(always)]

@@ -300,6 +300,7 @@ fn refuse<L: Load, C: StackIdContext>(
     let mut flow = Flow::zeroed();
     // Packet of the client; without it the listener's own end still names the victim.
     let _unreadable = packet::read(sock.load, skb, &mut flow);
+    sock.adopt(&mut flow);
     flow.netns = sock.netns();
     if !filter::admits(&flow) || !cgroups::admits(Some(sock)) {
         return Err(Filtered);

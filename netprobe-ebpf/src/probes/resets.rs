@@ -141,6 +141,7 @@ fn try_sent(
         }
         packet::read(Typed, skb, &mut flow).ok_or(Filtered)?;
         turn(&mut flow);
+        sock.adopt(&mut flow);
         flow.netns = sock.netns();
     } else {
         sock.last_flow(&mut flow);
@@ -210,6 +211,7 @@ fn try_answer<L: Load, C: StackIdContext>(
     }
     turn(&mut flow);
     flow.netns = if let Some(sock) = sock {
+        sock.adopt(&mut flow);
         sock.netns()
     } else {
         let device: u64 = load.field(skb, Field::SkbDev);

@@ -18,6 +18,8 @@ pub struct Attached {
     pub hook: &'static Hook,
     /// The way that works, or why none does.
     pub result: Result<&'static [Attach], String>,
+    /// Which loading of its module it is attached to, if it is in one.
+    pub instance: Option<u64>,
 }
 
 impl Attached {
@@ -26,6 +28,7 @@ impl Attached {
         Self {
             hook,
             result: Err(why),
+            instance: None,
         }
     }
 
@@ -34,6 +37,7 @@ impl Attached {
         Self {
             hook,
             result: Ok(hook.ways[0]),
+            instance: None,
         }
     }
 
@@ -181,6 +185,7 @@ fn first_way(
                 return Attached {
                     hook,
                     result: Ok(way),
+                    instance: None,
                 };
             }
             Err(error) => reasons.push(format!("{error:#}")),
@@ -189,6 +194,7 @@ fn first_way(
     Attached {
         hook,
         result: Err(reasons.join("; ")),
+        instance: None,
     }
 }
 

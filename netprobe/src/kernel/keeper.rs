@@ -56,8 +56,8 @@ fn keep(mut session: Session, stopped: &Receiver<()>, limit: f64) -> (Session, C
         session.flush_log();
         if Instant::now() >= next_modules {
             next_modules += MODULES;
-            if session.attach_modules() {
-                log::info!("a module was loaded; its probes are attached");
+            for change in session.attach_modules() {
+                log::log!(change.level(), "{change}");
             }
         }
         windows.open_if_due(&mut session, stopped);

@@ -1,6 +1,6 @@
 //! One run's programs in the kernel: loaded, attached, read out, and gone when it is dropped.
 
-use std::{collections::HashSet, path::Path, time::Instant};
+use std::{collections::HashSet, time::Instant};
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
@@ -37,14 +37,14 @@ use crate::{
     probes::{self, Hook, PROBES, ProbeSpec},
 };
 
+mod modules;
 mod readout;
 mod request;
 
 pub use self::request::Request;
 use self::request::attaches;
 
-const CONNTRACK: &str = "nf_conntrack";
-/// Where it is built in, this is among the kernel's own functions.
+/// Where conntrack is built in, this is among the kernel's own functions.
 const CONNTRACK_FUNCTION: &str = "nf_conntrack_in";
 
 /// Counts the runs that the kernel's guard against recursion has refused. Where it can be named,
@@ -151,35 +151,6 @@ impl Session {
         attach::prepare(&mut self.ebpf, self.btf.as_ref(), &mut self.ways, hook)
     }
 
-    fn attach(&mut self, hook: &'static Hook) -> Attached {
-        if let Some(module) = hook.module
-            && !self.is_loaded(module)
-        {
-            return Attached::refused(hook, format!("module {module} is not loaded"));
-        }
-        attach::attach(&mut self.ebpf, self.btf.as_ref(), &mut self.ways, hook)
-    }
-
-    /// Tries again to attach what waits for a module; true if anything changed.
-    pub fn attach_modules(&mut self) -> bool {
-        let mut changed = false;
-        for probe in 0..self.probes.len() {
-            for index in 0..self.probes[probe].1.len() {
-                let Attached { hook, result } = &self.probes[probe].1[index];
-                let hook = *hook;
-                let Some(module) = hook.module.filter(|_| result.is_err()) else {
-                    continue;
-                };
-                if self.is_loaded(module) {
-                    let attached = self.attach(hook);
-                    changed |= attached.result.is_ok();
-                    self.probes[probe].1[index] = attached;
-                }
-            }
-        }
-        changed
-    }
-
     /// Passes on what the programs have logged about rare errors.
     pub fn flush_log(&mut self) {
         if let Some(logger) = &mut self.logger {
@@ -198,6 +169,7 @@ impl Session {
             Some(Attached {
                 hook,
                 result: Ok(way),
+                ..
             }) => (*hook, *way),
             Some(Attached {
                 result: Err(why), ..
@@ -237,12 +209,6 @@ impl Session {
     /// Names of this kernel's reset reasons.
     pub const fn reset_reasons(&self) -> &ResetReasons {
         &self.reset_reasons
-    }
-
-    /// Whether a module is there, as module or built in.
-    fn is_loaded(&self, module: &str) -> bool {
-        (module == CONNTRACK && self.has_builtin_conntrack)
-            || Path::new("/sys/module").join(module).exists()
     }
 
     /// For aya-log and the CPU sampler, which aya hands programs and maps itself.
