@@ -96,8 +96,6 @@ fields! {
     SkbLen = Member("sk_buff.len");
     SkbProtocol = Member("sk_buff.protocol");
     SkbNetworkHeader = Member("sk_buff.network_header");
-    SkbTail = Member("sk_buff.tail");
-    SkbData = Member("sk_buff.data");
     SkbHead = Member("sk_buff.head");
     SkbDst = Member("sk_buff._skb_refdst");
     DstDev = Member("dst_entry.dev");

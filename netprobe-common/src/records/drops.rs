@@ -27,11 +27,8 @@ record! {
         pub tcp_flags: u8,
         /// TCP state of the socket; 0 where there was none.
         pub state: u8,
-        /// Bytes of the TCP header that the packet does not have: 0 of a whole one, [`TCP_HEADER`] of
-        /// a later fragment. What would be there is zero.
-        pub lacks: u8,
         /// Reserved, zero.
-        pub reserved: [u8; 5],
+        pub reserved: [u8; 6],
         /// Interface name, NUL padded; empty is unknown.
         pub iface: [u8; 16],
     }
@@ -49,20 +46,6 @@ record! {
 
 impl Event for DropPacket {
     const KIND: Kind = Kind::Drops;
-}
-
-/// Bytes of a TCP header without options.
-pub const TCP_HEADER: u8 = 20;
-/// Where its ports end.
-pub const PORTS_END: u8 = 4;
-/// Where its sequence number ends.
-pub const SEQ_END: u8 = 8;
-/// Where its flags end.
-pub const FLAGS_END: u8 = 14;
-
-/// Whether a TCP header without its last `lacks` bytes has what ends at `end`.
-pub const fn reaches(lacks: u8, end: u8) -> bool {
-    lacks <= TCP_HEADER - end
 }
 
 /// Bytes that are kept of a packet: the longest headers of IPv4 and TCP.

@@ -53,7 +53,7 @@ fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
     }
     let skb: u64 = ctx.arg(0);
     let mut flow = Flow::zeroed();
-    let tcp = packet::read_any(Typed, skb, &mut flow).ok_or(Filtered)?;
+    let tcp = packet::read(Typed, skb, &mut flow).ok_or(Filtered)?;
     let sock = socket(ctx, skb);
     let place = locate(&mut flow, sock, skb);
     let state = sock.map_or(0, Sock::state);
@@ -67,7 +67,7 @@ fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
     }
 
     let location: u64 = ctx.arg(1);
-    let len = packet::length(Typed, skb);
+    let len: u32 = Typed.field(skb, Field::SkbLen);
     let key = CountKey {
         kind: Kind::Drops as u32,
         code: reason,
@@ -90,7 +90,6 @@ fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
         record.len = len;
         record.seq = tcp.seq;
         record.tcp_flags = tcp.flags;
-        record.lacks = tcp.lacks;
         record.stack = stack;
         record.iface = place.interface();
         record.state = state;

@@ -7,11 +7,12 @@ use netprobe_common::{
     counters::{CountKey, OTHER},
     header::Kind,
     offsets::Field,
-    records::drops::{Drop, DropPacket, FLAGS_END, NO_REASON, PORTS_END, SEQ_END, reaches},
+    records::drops::{Drop, DropPacket, NO_REASON},
 };
 
 use super::{
-    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, cgroup, family, flow, owner, record, tcp_state,
+    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, cgroup, family, flow, owner, port, record,
+    tcp_state,
 };
 use crate::{
     decode::{DecodeError, Names},
@@ -47,7 +48,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Column::number("pid", "PID", 7, "process that owns the socket"),
         Column::text("comm", "COMM", 15, "name of that process"),
         Column::text("saddr", "SADDR", 15, "source address of the packet"),
-        Column::number("sport", "SPORT", 5, "source port of the packet; only the first of its fragments has one"),
+        Column::number("sport", "SPORT", 5, "source port of the packet"),
         Column::text("daddr", "DADDR", 15, "destination address of the packet"),
         Column::number("dport", "DPORT", 5, "destination port of the packet"),
         Column::text("state", "STATE", 9, "TCP state of the socket, as in ss(8)"),
@@ -129,21 +130,10 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
     let drop: Drop = record(bytes)?;
     let [pid, comm, ino] = owner(&drop.owner, names);
     values.extend([pid, comm]);
-    let known = |end, value| {
-        if reaches(drop.lacks, end) {
-            value
-        } else {
-            Value::Unknown
-        }
-    };
-    let [saddr, sport, daddr, dport] = flow(&drop.flow);
+    values.extend(flow(&drop.flow));
     values.extend([
-        saddr,
-        known(PORTS_END, sport),
-        daddr,
-        known(PORTS_END, dport),
         tcp_state(drop.state),
-        known(FLAGS_END, Value::TcpFlags(drop.tcp_flags)),
+        Value::TcpFlags(drop.tcp_flags),
         code(drop.reason, names),
         names.symbol(drop.location),
         Value::name(drop.iface),
@@ -154,7 +144,7 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
             NO_REASON => Value::Unknown,
             reason => Value::Unsigned(u64::from(reason)),
         },
-        known(SEQ_END, Value::Unsigned(u64::from(drop.seq))),
+        Value::Unsigned(u64::from(drop.seq)),
         family(&drop.flow),
         Value::nonzero(drop.flow.ifindex),
         ino,
@@ -174,8 +164,7 @@ fn group(key: &CountKey, names: &mut dyn Names) -> Vec<(&'static str, Value)> {
                 names.symbol(key.location)
             },
         ),
-        // No packet is for port 0; those of fragments are not known.
-        ("dport", Value::nonzero(u16::from_be_bytes(key.port))),
+        ("dport", port(key.port)),
         ("netns", Value::nonzero(key.netns)),
     ]
 }
