@@ -52,22 +52,30 @@ pub struct Arrival {
     pub opened_ns: Option<u64>,
 }
 
-/// Looks up what the kernel sends as numbers.
+/// Looks up what the kernel sends as numbers. What is not looked up stays a number, or unknown.
 pub trait Names {
     /// What is asked next is asked of this time, by `CLOCK_MONOTONIC`; `None` is now.
     fn at(&mut self, _monotonic_ns: Option<u64>) {}
     /// Name of a drop reason, without its `SKB_DROP_REASON_`.
-    fn drop_reason(&mut self, code: u32) -> Value;
+    fn drop_reason(&mut self, code: u32) -> Value {
+        Value::Text(Arc::from(code.to_string()))
+    }
     /// Name of a reset reason, without its `SK_RST_REASON_`; the number if it is not known.
     fn reset_reason(&mut self, code: u32) -> Value {
         Value::Text(Arc::from(code.to_string()))
     }
     /// `function+0xoffset` of an address in the kernel's text.
-    fn symbol(&mut self, address: u64) -> Value;
+    fn symbol(&mut self, address: u64) -> Value {
+        Value::Text(Arc::from(format!("{address:#x}")))
+    }
     /// Functions of a kernel stack, innermost first.
-    fn stack(&mut self, id: i32) -> Value;
+    fn stack(&mut self, _id: i32) -> Value {
+        Value::Unknown
+    }
     /// Process that owns a socket.
-    fn owner(&mut self, owner: &Owner) -> Option<(u32, [u8; 16])>;
+    fn owner(&mut self, owner: &Owner) -> Option<(u32, [u8; 16])> {
+        (owner.pid != 0).then_some((owner.pid, owner.comm))
+    }
     /// Path of the control group of a socket, from the root of version 2.
     fn cgroup(&mut self, owner: &Owner) -> Value {
         match owner.cgroup {
@@ -81,34 +89,16 @@ pub trait Names {
         None
     }
     /// Offset from `CLOCK_MONOTONIC` to Unix time, in nanoseconds.
-    fn clock_offset_ns(&self) -> i64;
+    fn clock_offset_ns(&self) -> i64 {
+        0
+    }
 }
 
 /// Knows nothing; numbers stay numbers.
 #[derive(Clone, Copy, Debug)]
 pub struct NoNames;
 
-impl Names for NoNames {
-    fn drop_reason(&mut self, code: u32) -> Value {
-        Value::Text(Arc::from(code.to_string()))
-    }
-
-    fn symbol(&mut self, address: u64) -> Value {
-        Value::Text(Arc::from(format!("{address:#x}")))
-    }
-
-    fn stack(&mut self, _id: i32) -> Value {
-        Value::Unknown
-    }
-
-    fn owner(&mut self, owner: &Owner) -> Option<(u32, [u8; 16])> {
-        (owner.pid != 0).then_some((owner.pid, owner.comm))
-    }
-
-    fn clock_offset_ns(&self) -> i64 {
-        0
-    }
-}
+impl Names for NoNames {}
 
 /// The kind of a record, if it is one at all.
 pub fn kind(bytes: &[u8]) -> Result<Kind, DecodeError> {

@@ -104,10 +104,6 @@ impl Names for Known {
         self.place.clone()
     }
 
-    fn stack(&mut self, _id: i32) -> Value {
-        Value::Unknown
-    }
-
     fn owner(&mut self, owner: &Owner) -> Option<(u32, [u8; 16])> {
         Some((owner.pid, owner.comm))
     }

@@ -1,10 +1,6 @@
 //! `netprobe lifetimes --open`: connections that are open now, also those from before us.
 
-use std::{
-    io::Write,
-    process::ExitCode,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 
@@ -13,7 +9,7 @@ use crate::{
     filter::{check_columns, contradiction, matcher::Matcher},
     observe::{
         cgroups::{self, Paths},
-        clock::now_ns,
+        clock::{now_ns, unix_ns},
         owners::{Holder, Owners},
         seniority::{self, Numbers},
         sockets::{self, OpenConnection},
@@ -88,7 +84,7 @@ pub(super) fn run(options: &stream::Options, is_longest: bool) -> Result<ExitCod
         cgroups: Paths::default(),
         have_classes: cgroups::have_classes(),
     };
-    let unix_ns = now();
+    let unix_ns = unix_ns();
     for connection in &connections {
         if let Some(row) = wanted_row(unix_ns, connection, &mut holders, &matcher) {
             format.row(&mut out, &row)?;
@@ -202,13 +198,6 @@ fn row(
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-pub(super) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-    })
 }
 
 #[cfg(test)]

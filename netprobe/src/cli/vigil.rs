@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, anyhow};
@@ -30,7 +30,7 @@ use crate::{
         names::LiveNames,
         session::{Request, Session},
     },
-    observe::namespaces::Namespace,
+    observe::{clock::unix_ns, namespaces::Namespace},
     report::{
         Cost as Spent, Probe,
         diagnosis::{Cost, Diagnosis, Host},
@@ -127,10 +127,9 @@ impl Vigil {
         session.forget_totals()?;
         let before = Tally::of(&session)?;
         let watch = Watch::start(namespaces, self.limits.is_narrowed)?;
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
         self.begin = Some(Begin {
             at: Instant::now(),
-            unix_ns: unix.map_or(0, |unix| i64::try_from(unix.as_nanos()).unwrap_or(i64::MAX)),
+            unix_ns: unix_ns(),
             before,
             watch,
         });

@@ -248,6 +248,15 @@ impl Window {
         (super::rule(id).unwrap().check)(self)
     }
 
+    /// The ids of all findings, in order, and what each stands behind.
+    pub(super) fn told(&self) -> Vec<(&'static str, Option<&'static str>)> {
+        let findings = self.findings();
+        findings
+            .iter()
+            .map(|finding| (finding.id, finding.behind))
+            .collect()
+    }
+
     /// The ids of all findings, in order.
     pub(super) fn ids(&self) -> Vec<&'static str> {
         self.findings().iter().map(|finding| finding.id).collect()

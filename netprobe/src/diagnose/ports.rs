@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     events::Event,
-    window::{Netns, Window},
+    window::{Netns, Window, ratio},
 };
 use crate::observe::{
     diag::{Destination, Ports},
@@ -42,8 +42,50 @@ impl Range {
     }
 }
 
+/// What a destination holds, in a namespace.
+pub(super) struct Place<'a> {
+    pub(super) window: &'a Window,
+    pub(super) netns: &'a Netns,
+    pub(super) range: Range,
+    pub(super) destination: Destination,
+    pub(super) ports: Ports,
+}
+
+impl<'a> Place<'a> {
+    /// Every destination, the fullest first.
+    pub(super) fn all(
+        window: &'a Window,
+        netns: &'a Netns,
+        range: Range,
+    ) -> impl Iterator<Item = Self> {
+        let held = held(netns).into_iter();
+        held.map(move |(destination, ports)| Self {
+            window,
+            netns,
+            range,
+            destination,
+            ports,
+        })
+    }
+
+    /// The share of the range that it holds.
+    pub(super) fn share(&self) -> f64 {
+        ratio(self.ports.used().into(), self.range.usable().into())
+    }
+
+    /// The connects to it that were seen.
+    pub(super) fn connects(&self) -> impl Iterator<Item = &'a Event> {
+        let (window, destination) = (self.window, self.destination);
+        let events = window.events.within("connects", self.netns.inode);
+        events.filter(move |event| {
+            event.small("dport") == Some(destination.port)
+                && event.ip("daddr") == Some(destination.remote)
+        })
+    }
+}
+
 /// What each destination holds, the more at the beginning or the end of the window counting; the fullest first.
-pub(super) fn held(netns: &Netns) -> Vec<(Destination, Ports)> {
+fn held(netns: &Netns) -> Vec<(Destination, Ports)> {
     let tables = [&netns.after, &netns.before].map(|snapshot| snapshot.sockets.as_ref());
     let mut most = BTreeMap::<Destination, Ports>::new();
     for table in tables.into_iter().flatten() {
@@ -62,11 +104,6 @@ pub(super) fn held(netns: &Netns) -> Vec<(Destination, Ports)> {
 /// The destination that holds most.
 pub(super) fn fullest(netns: &Netns) -> Option<(Destination, Ports)> {
     held(netns).into_iter().next()
-}
-
-/// Whether an event is of a connect to this destination.
-pub(super) fn is_to(event: &Event, destination: &Destination) -> bool {
-    event.small("dport") == Some(destination.port) && event.ip("daddr") == Some(destination.remote)
 }
 
 /// Whether connect() may take a port again that has been in TIME_WAIT for a second.

@@ -33,22 +33,6 @@ impl Names for Known {
             None => Value::Unsigned(u64::from(code)),
         }
     }
-
-    fn symbol(&mut self, _address: u64) -> Value {
-        Value::Unknown
-    }
-
-    fn stack(&mut self, _id: i32) -> Value {
-        Value::Unknown
-    }
-
-    fn owner(&mut self, owner: &Owner) -> Option<(u32, [u8; 16])> {
-        (owner.pid != 0).then_some((owner.pid, owner.comm))
-    }
-
-    fn clock_offset_ns(&self) -> i64 {
-        0
-    }
 }
 
 struct Table;

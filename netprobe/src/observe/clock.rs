@@ -14,10 +14,15 @@ pub fn asleep_ns() -> u64 {
     nanos(ClockId::Boottime).saturating_sub(now_ns())
 }
 
+/// `CLOCK_REALTIME`, the time of day, in nanoseconds since 1970.
+pub fn unix_ns() -> i64 {
+    nanos(ClockId::Realtime).cast_signed()
+}
+
 /// What to add to `CLOCK_MONOTONIC` for the time of day, in nanoseconds since 1970.
 pub fn wall_offset_ns() -> i64 {
     let monotonic = now_ns().cast_signed();
-    nanos(ClockId::Realtime).cast_signed() - monotonic
+    unix_ns() - monotonic
 }
 
 /// CPU time of this thread so far: on a machine under load work takes longer, but not more.

@@ -217,7 +217,7 @@ fn describe(process: &mut Process, path: &Path) {
     let comm = fs::read(path.join("comm")).unwrap_or_default();
     process.comm = String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into_owned();
     let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
-    process.state = stat::field(&stat, 3).and_then(|state| state.chars().next());
+    process.state = stat::state(&stat);
     process.unit = unit(&fs::read_to_string(path.join("cgroup")).unwrap_or_default());
     if process.has_no_descriptors() {
         let netns = fs::metadata(path.join("ns/net"));

@@ -6,6 +6,11 @@ pub fn field(stat: &str, number: usize) -> Option<&str> {
     fields.split_ascii_whitespace().nth(number.checked_sub(3)?)
 }
 
+/// What the task does, as in ps(1): `R`, `S`, `D`, `T` …
+pub fn state(stat: &str) -> Option<char> {
+    field(stat, 3)?.chars().next()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -14,6 +19,7 @@ mod tests {
     fn fields_are_those_behind_the_name() {
         let stat = "77 (a ) R b) T 1 77\n";
         assert_eq!(field(stat, 3), Some("T"));
+        assert_eq!(state(stat), Some('T'));
         assert_eq!(field(stat, 5), Some("77"));
         assert_eq!(field(stat, 6), None);
         assert_eq!(field(stat, 2), None);

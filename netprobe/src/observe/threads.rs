@@ -31,7 +31,7 @@ pub fn of(pid: u32) -> Vec<Thread> {
         Some(Thread {
             comm: String::from_utf8_lossy(comm).into_owned(),
             functions: functions(&stack),
-            state: stat::field(&stat, 3).and_then(|state| state.chars().next()),
+            state: stat::state(&stat),
         })
     });
     threads.collect()

@@ -23,29 +23,9 @@ impl Names for Listens {
         self.at_ns = monotonic_ns;
     }
 
-    fn drop_reason(&mut self, _code: u32) -> Value {
-        Value::Unknown
-    }
-
-    fn symbol(&mut self, _address: u64) -> Value {
-        Value::Unknown
-    }
-
-    fn stack(&mut self, _id: i32) -> Value {
-        Value::Unknown
-    }
-
-    fn owner(&mut self, owner: &Owner) -> Option<(u32, [u8; 16])> {
-        (owner.pid != 0).then_some((owner.pid, owner.comm))
-    }
-
     fn listener(&mut self, arrival: &Arrival) -> Option<(u32, [u8; 16])> {
         self.arrivals.push(*arrival);
         Some((815, [b'x'; 16]))
-    }
-
-    fn clock_offset_ns(&self) -> i64 {
-        0
     }
 }
 

@@ -3,10 +3,7 @@
 //! Two kinds of graphs are collected here: [`events`] are counted by the stack in which the kernel
 //! saw them, [`tasks`] by what tasks were doing, sampled or blocked. Both end in [`draw`].
 
-use std::{
-    process::ExitCode,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
@@ -15,6 +12,7 @@ use netprobe_common::header::Kind;
 use super::{Global, filter, parse_duration, parse_time};
 use crate::{
     kernel::{cost::Meter, privileges, session::Session},
+    observe::clock::unix_ns,
     report::Profile,
 };
 
@@ -240,14 +238,11 @@ fn host() -> String {
 
 /// What was measured in a window that ends now.
 fn profile(name: &'static str, unit: &'static str, elapsed: Duration) -> Profile {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
     Profile {
         name,
         unit,
         elapsed,
-        unix_ns: since.map_or(0, |since| {
-            i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-        }),
+        unix_ns: unix_ns(),
         period_ns: 0,
     }
 }

@@ -30,6 +30,7 @@ use crate::{
         session::{Request, Session},
         totals::Tally,
     },
+    observe::clock::unix_ns,
     probes::ProbeSpec,
     render,
     report::{Interval, Summary, Total},
@@ -218,7 +219,7 @@ impl Board<'_> {
         let elapsed = self.shown_at.elapsed();
         self.shown_at += elapsed;
         let interval = Interval {
-            unix_ns: super::super::open::now(),
+            unix_ns: unix_ns(),
             elapsed,
             totals: &totals,
         };

@@ -4,12 +4,12 @@ use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, somewhere},
     in_each,
-    ports::{Range, connects, held, is_to, reuses},
+    ports::{Place, Range, connects, reuses},
     sizing::PERSIST,
     window::{Gap, Netns, Window, endpoint, ratio},
 };
 use crate::{
-    observe::diag::{Destination, Ports},
+    observe::diag::Destination,
     report::diagnosis::{Confidence, Finding, Severity},
 };
 
@@ -52,7 +52,8 @@ const LEAST: usize = 10;
 
 fn check(window: &Window) -> Verdict {
     in_each(window, |netns| {
-        let Some(place) = Range::of(netns).and_then(|range| busiest(window, netns, range)) else {
+        let busiest = Range::of(netns).and_then(|range| busiest(window, netns, range));
+        let Some((place, mut times)) = busiest else {
             return Ok(Vec::new());
         };
         let Place {
@@ -65,7 +66,6 @@ fn check(window: &Window) -> Verdict {
         if window.rate(searches) < MANY {
             return Ok(Vec::new());
         }
-        let mut times = searched(window, netns, &destination);
         if times.len() < LEAST {
             let of_parity = ports.odd.max(ports.used() - ports.odd);
             // Ports that may be taken again end a search as free ones do.
@@ -91,41 +91,25 @@ fn check(window: &Window) -> Verdict {
     })
 }
 
-/// A destination that holds many ports, and is searched for.
-struct Place<'a> {
+/// Of the destinations that hold many ports, the one whose connects searched longest in all, with the time of each search
+/// that was seen, in nanoseconds; where that is not known, the one with the most connects.
+fn busiest<'a>(
     window: &'a Window,
     netns: &'a Netns,
     range: Range,
-    destination: Destination,
-    ports: Ports,
-}
-
-/// Of the destinations that hold many ports, the one whose connects searched longest in all; where that is not known,
-/// the one with the most connects.
-fn busiest<'a>(window: &'a Window, netns: &'a Netns, range: Range) -> Option<Place<'a>> {
-    let all = held(netns).into_iter();
-    let full = all.filter(|(_, ports)| ratio(ports.used().into(), range.usable().into()) >= HELD);
-    let (destination, ports) = full.max_by_key(|(destination, ports)| {
-        let searched: u64 = searched(window, netns, destination).iter().sum();
-        let (connects, _) = connects(window, netns, destination.port);
-        (searched, connects, ports.used())
-    })?;
-    Some(Place {
-        window,
-        netns,
-        range,
-        destination,
-        ports,
+) -> Option<(Place<'a>, Vec<u64>)> {
+    let full = Place::all(window, netns, range).filter(|place| place.share() >= HELD);
+    let searched = full.map(|place| {
+        let times = place
+            .connects()
+            .filter_map(|event| event.number("search_ns"));
+        let times = times.collect();
+        (place, times)
+    });
+    searched.max_by_key(|(place, times): &(Place<'_>, Vec<u64>)| {
+        let (connects, _) = connects(window, netns, place.destination.port);
+        (times.iter().sum::<u64>(), connects, place.ports.used())
     })
-}
-
-/// How long each search for it took that was seen, in nanoseconds.
-fn searched(window: &Window, netns: &Netns, destination: &Destination) -> Vec<u64> {
-    let events = window.events.within("connects", netns.inode);
-    let events = events.filter(|event| is_to(event, destination));
-    events
-        .filter_map(|event| event.number("search_ns"))
-        .collect()
 }
 
 impl Place<'_> {
@@ -153,7 +137,7 @@ impl Place<'_> {
         let ports = self.ports;
         format!(
             "{:.0} % of the ports for {} are held: {} odd, {} even, {} of them in TIME_WAIT",
-            ratio(ports.used().into(), self.range.usable().into()) * 100.0,
+            self.share() * 100.0,
             endpoint(self.destination.remote, self.destination.port),
             ports.odd,
             ports.used() - ports.odd,
@@ -162,12 +146,10 @@ impl Place<'_> {
     }
 
     fn describe(&self, median: u64, longest: u64) -> Finding {
-        let events = self.window.events.within("connects", self.netns.inode);
-        let events = events.filter(|event| is_to(event, &self.destination));
-        let tried = events
-            .filter_map(|event| event.number("candidates"))
-            .max()
-            .unwrap_or(0);
+        let candidates = self
+            .connects()
+            .filter_map(|event| event.number("candidates"));
+        let tried = candidates.max().unwrap_or(0);
         let held = self.held();
         let found = finding(
             RULE.id,

@@ -223,12 +223,7 @@ impl Session {
 
     /// Opens (a number above 0) or closes (0) a window in which port candidates are counted.
     pub fn set_window(&mut self, number: u64) -> Result<()> {
-        let map = self
-            .ebpf
-            .map_mut("WINDOW")
-            .ok_or_else(|| anyhow!("no map WINDOW"))?;
-        let mut map: Array<_, u64> = Array::try_from(map)?;
-        map.set(0, number, 0).context("write WINDOW")
+        self.set("WINDOW", number)
     }
 
     /// The settings of the programs.
@@ -238,12 +233,18 @@ impl Session {
 
     /// Tells the programs what to leave out, see `netprobe_common::config`.
     pub fn set_level(&mut self, level: u32) -> Result<()> {
+        self.set("LEVEL", level)
+    }
+
+    /// Sets the only value of a map that the programs look at as they run.
+    fn set(&mut self, name: &str, value: impl aya::Pod) -> Result<()> {
         let map = self
             .ebpf
-            .map_mut("LEVEL")
-            .ok_or_else(|| anyhow!("no map LEVEL"))?;
-        let mut map: Array<_, u32> = Array::try_from(map)?;
-        map.set(0, level, 0).context("write LEVEL")
+            .map_mut(name)
+            .ok_or_else(|| anyhow!("no map {name}"))?;
+        let mut map = Array::try_from(map)?;
+        map.set(0, value, 0)
+            .with_context(|| format!("write {name}"))
     }
 
     /// Takes every program out of the kernel, so that the maps hold still. Returns for each probe

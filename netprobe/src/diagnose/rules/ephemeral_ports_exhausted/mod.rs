@@ -7,9 +7,9 @@ use super::super::{
     events::Event,
     finding::{finding, process},
     in_each,
-    ports::{Range, connects, held, is_to, reuses},
+    ports::{Place, Range, connects, reuses},
     sizing::{PERSIST, seconds_left, spoken},
-    window::{Gap, Netns, Window, endpoint, ratio},
+    window::{Gap, Window, endpoint, ratio},
 };
 use crate::{
     observe::diag::{Destination, Ports},
@@ -69,8 +69,10 @@ fn check(window: &Window) -> Verdict {
         let inode = netns.inode.to_string();
         let group = [("errno", EADDRNOTAVAIL), ("netns", inode.as_str())];
         let failed = window.events.count("connects", &group);
-        let held = held(netns);
-        let (Some(range), Some((_, most))) = (Range::of(netns), held.first()) else {
+        let range = Range::of(netns);
+        let places: Option<Vec<_>> = range.map(|range| Place::all(window, netns, range).collect());
+        let places = places.unwrap_or_default();
+        let Some(most) = places.first() else {
             return if failed > 0 {
                 Err(Gap(format!(
                     "{failed} connects failed with EADDRNOTAVAIL, but ports in use cannot be counted"
@@ -79,34 +81,24 @@ fn check(window: &Window) -> Verdict {
                 Ok(Vec::new())
             };
         };
-        let share = |ports: &Ports| ratio(ports.used().into(), range.usable().into());
-        if failed > 0 && share(most) < NEARLY {
+        if failed > 0 && most.share() < NEARLY {
             return Err(Gap(format!(
                 "{failed} connects failed with EADDRNOTAVAIL, but no destination holds more than {} of {} ports: \
                  perhaps there is no usable local address",
-                most.used(),
-                range.usable()
+                most.ports.used(),
+                most.range.usable()
             )));
         }
-        let places = held.iter().map(|(destination, ports)| Place {
-            window,
-            netns,
-            range,
-            destination: *destination,
-            ports: *ports,
-        });
         if failed > 0 {
-            let full = places.filter(|place| share(&place.ports) >= NEARLY);
-            return Ok(exhausted(&full.collect::<Vec<_>>(), failed));
+            let full = places.partition_point(|place| place.share() >= NEARLY);
+            return Ok(exhausted(&places[..full], failed));
         }
-        if most.used() >= range.usable() {
+        if most.ports.used() >= most.range.usable() {
             // The probe must have seen the failures, if there were any.
             window.watched_required("connects")?;
         }
-        Ok(places
-            .filter_map(|place| place.filling(share(&place.ports)))
-            .take(MOST_NAMED)
-            .collect())
+        let filling = places.iter().filter_map(Place::filling);
+        Ok(filling.take(MOST_NAMED).collect())
     })
 }
 
@@ -127,14 +119,6 @@ fn exhausted(full: &[Place<'_>], failed: u64) -> Vec<Finding> {
     findings
         .map(|(count, place)| place.exhausted(count))
         .collect()
-}
-
-struct Place<'a> {
-    window: &'a Window,
-    netns: &'a Netns,
-    range: Range,
-    destination: Destination,
-    ports: Ports,
 }
 
 impl Place<'_> {
@@ -162,8 +146,8 @@ impl Place<'_> {
 
     /// What was seen of them.
     fn failed_events(&self) -> impl Iterator<Item = &Event> {
-        let events = self.window.events.within("connects", self.netns.inode);
-        events.filter(|event| event.is("errno", EADDRNOTAVAIL) && is_to(event, &self.destination))
+        let connects = self.connects();
+        connects.filter(|event| event.is("errno", EADDRNOTAVAIL))
     }
 
     fn exhausted(&self, failed: u64) -> Finding {
@@ -199,11 +183,11 @@ impl Place<'_> {
         self.fixes(found)
     }
 
-    fn filling(&self, held: f64) -> Option<Finding> {
+    fn filling(&self) -> Option<Finding> {
         // Ports that may be taken again run out only when they are in use.
         let is_reused = reuses(self.netns, &self.destination)
             && ratio(self.ports.open.into(), self.range.usable().into()) < FILLING;
-        if held < FILLING || is_reused {
+        if self.share() < FILLING || is_reused {
             return None;
         }
         let before = self.netns.before.sockets.as_ref()?;

@@ -192,12 +192,8 @@ fn one_client_of_this_machine_that_is_kept_out_is_the_verdict_though_others_get_
     assert_eq!(window.findings()[0].severity, Severity::Info);
     unanswered(&mut window, BANNED, ([10, 0, 0, 1], 80), 30);
     let findings = window.findings();
-    let told: Vec<_> = findings
-        .iter()
-        .map(|found| (found.id, found.behind))
-        .collect();
     assert_eq!(
-        told,
+        window.told(),
         [
             ("firewall-drops", None),
             ("syn-retransmits", Some("firewall-drops"))
@@ -340,12 +336,8 @@ fn refused_clients_tell_that_a_rule_rejects() {
         "{}",
         findings[0].summary
     );
-    let behind: Vec<_> = findings
-        .iter()
-        .map(|found| (found.id, found.behind))
-        .collect();
     assert_eq!(
-        behind,
+        window.told(),
         [("firewall-drops", None), ("resets", Some("firewall-drops"))]
     );
     assert!(

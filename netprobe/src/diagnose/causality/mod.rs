@@ -1,0 +1,270 @@
+//! Which finding must be fixed first: what stops connections earliest in their life comes first,
+//! and what is only its consequence, or will show once it is fixed, stands behind it.
+
+use std::net::IpAddr;
+
+use super::{RULES, window::Window};
+use crate::report::diagnosis::{Affected, Checked, Finding, Severity};
+
+/// Causes, and what follows from each where it hits the same namespace or port.
+const FOLLOWS: &[(&str, &[&str])] = &[
+    (
+        "neighbour-table-full",
+        &["syn-retransmits", "path-loss", "resets"],
+    ),
+    ("route-cache-full", &["syn-retransmits", "path-loss"]),
+    (
+        "conntrack-table-full",
+        &[
+            "conntrack-stale-entries",
+            "syn-retransmits",
+            "path-loss",
+            "half-open-established",
+        ],
+    ),
+    (
+        "firewall-drops",
+        &[
+            "syn-retransmits",
+            "path-loss",
+            "half-open-established",
+            "resets",
+        ],
+    ),
+    (
+        "receive-path-drops",
+        &["path-loss", "syn-retransmits", "small-packet-load"],
+    ),
+    (
+        "fd-exhaustion",
+        &[
+            "application-not-accepting",
+            "accept-queue-overflow",
+            "half-open-established",
+            "syn-backlog-full",
+            "syn-retransmits",
+            "path-loss",
+            "resets",
+        ],
+    ),
+    (
+        "application-not-accepting",
+        &[
+            "accept-queue-overflow",
+            "half-open-established",
+            "syn-backlog-full",
+            "syn-retransmits",
+            "path-loss",
+            "long-held-connections",
+            "resets",
+        ],
+    ),
+    (
+        "accept-queue-overflow",
+        &[
+            "half-open-established",
+            "syn-backlog-full",
+            "syn-retransmits",
+            "path-loss",
+            "resets",
+        ],
+    ),
+    (
+        "syn-backlog-full",
+        &["syn-retransmits", "half-open-established"],
+    ),
+    (
+        "ephemeral-ports-exhausted",
+        &[
+            "port-search-cost",
+            "time-wait-buildup",
+            "short-lived-connections",
+        ],
+    ),
+    (
+        "port-search-cost",
+        &["time-wait-buildup", "short-lived-connections"],
+    ),
+    ("time-wait-overflow", &["time-wait-buildup"]),
+    ("time-wait-buildup", &["short-lived-connections"]),
+    (
+        "tcp-memory-pressure",
+        &["orphan-overflow", "resets", "path-loss"],
+    ),
+    ("egress-queue-drops", &["path-loss", "syn-retransmits"]),
+    ("idle-reset", &["resets"]),
+];
+
+/// What fills a table, and the table: until it is full and stops connections itself, the reason comes first.
+const FILLS: &[(&str, &str)] = &[("conntrack-stale-entries", "conntrack-table-full")];
+
+/// What goes wrong at single services: nothing follows from it at others, however near they are.
+const AT_SERVICES: &[&str] = &[
+    "firewall-drops",
+    "fd-exhaustion",
+    "application-not-accepting",
+    "accept-queue-overflow",
+    "syn-backlog-full",
+    "idle-reset",
+];
+
+/// What stops nothing until it is critical: before, it is a forecast.
+const FORECASTS: &[&str] = &["conntrack-table-full", "fd-exhaustion"];
+
+/// What keeps connections from getting further, so that what comes later shows nothing.
+const GATES: &[&str] = &[
+    "neighbour-table-full",
+    "route-cache-full",
+    "conntrack-table-full",
+    "fd-exhaustion",
+    "application-not-accepting",
+    "accept-queue-overflow",
+    "ephemeral-ports-exhausted",
+];
+
+/// Sorts findings and marks those that stand behind another.
+pub(super) fn order(findings: &mut [Finding], window: &Window) {
+    for index in 0..findings.len() {
+        let behind = cause(&findings[index], findings, window);
+        findings[index].behind = behind;
+    }
+    findings.sort_by_key(|finding| {
+        (
+            finding.severity < Severity::Warning,
+            finding.behind.is_some(),
+            std::cmp::Reverse(finding.severity),
+            rank(finding.id),
+        )
+    });
+}
+
+/// What all of an effect follows from: the first cause, where there are several.
+fn cause(effect: &Finding, findings: &[Finding], window: &Window) -> Option<&'static str> {
+    let causes = FOLLOWS.iter().filter(|(_, all)| all.contains(&effect.id));
+    let fills = FILLS.iter().filter(|(_, table)| *table == effect.id);
+    let ids = fills
+        .map(|(reason, _)| *reason)
+        .chain(causes.map(|(cause, _)| *cause));
+    let possible = |id| {
+        findings
+            .iter()
+            .filter(move |finding| finding.id == id && may_explain(finding, effect))
+    };
+    let causes: Vec<&Finding> = ids.flat_map(possible).collect();
+    let hit: Vec<&Affected> = services(effect).collect();
+    if hit.is_empty() {
+        let mut meeting = causes.iter().filter(|cause| meet(cause, effect));
+        return meeting.next().map(|cause| cause.id);
+    }
+    let explains = |cause: &Finding, hit: &Affected| {
+        if AT_SERVICES.contains(&cause.id) && services(cause).next().is_some() {
+            return services(cause).any(|service| is_same(service, hit, window));
+        }
+        meet(cause, effect)
+            || services(cause).any(|service| is_same(service, hit, window))
+            || is_in(hit, cause, window)
+    };
+    let by_hit = hit
+        .iter()
+        .map(|hit| causes.iter().find(|cause| explains(cause, hit)));
+    let by_hit: Option<Vec<_>> = by_hit.collect();
+    Some(by_hit?.first()?.id)
+}
+
+/// Whether a finding that may be the cause of another is bad enough for that.
+fn may_explain(cause: &Finding, effect: &Finding) -> bool {
+    let is_filling = |reason: &Finding, table: &Finding| {
+        FILLS.contains(&(reason.id, table.id)) && table.severity < Severity::Critical
+    };
+    let is_filled = FILLS.contains(&(cause.id, effect.id)) && !is_filling(cause, effect);
+    let is_forecast = FORECASTS.contains(&cause.id) && cause.severity < Severity::Critical;
+    cause.severity >= Severity::Warning && !is_forecast && !is_filled && !is_filling(effect, cause)
+}
+
+/// The services that a finding names.
+fn services(finding: &Finding) -> impl Iterator<Item = &Affected> {
+    finding.affected.iter().filter(|hit| hit.port.is_some())
+}
+
+/// Whether two are one service: a listener and a destination of its clients, who may be in another namespace, or twice
+/// the same.
+fn is_same(one: &Affected, other: &Affected, window: &Window) -> bool {
+    if one.port != other.port {
+        return false;
+    }
+    let is_at = |listener: &Affected, address: IpAddr| match listener.address {
+        Some(own) if !own.is_unspecified() => {
+            own == address && (!own.is_loopback() || listener.netns == other.netns)
+        }
+        Some(any) if any.is_ipv4() && address.is_ipv6() => false,
+        _ => is_local(address, listener.netns, other.netns, window),
+    };
+    match (one.address, other.address) {
+        (_, Some(address)) if !address.is_unspecified() => is_at(one, address),
+        (Some(address), _) if !address.is_unspecified() => is_at(other, address),
+        _ => one.netns == other.netns,
+    }
+}
+
+/// Whether a service is one of the namespaces that a cause hits.
+fn is_in(service: &Affected, cause: &Finding, window: &Window) -> bool {
+    let Some(address) = service.address else {
+        return false;
+    };
+    let mut places = cause.affected.iter().filter(|hit| hit.netns.is_some());
+    places.any(|hit| is_local(address, hit.netns, service.netns, window))
+}
+
+/// Whether an address that was seen in a namespace is one of namespace `owner`. Where its addresses are not known, it is
+/// that which it was seen in.
+fn is_local(address: IpAddr, owner: Option<u32>, seen_in: Option<u32>, window: &Window) -> bool {
+    let mut all = window.namespaces.iter();
+    let known = all.find(|netns| Some(netns.inode) == owner);
+    match known.map(|netns| &netns.after.addresses) {
+        Some(addresses) if !addresses.is_empty() && !address.is_loopback() => {
+            addresses.contains(&address)
+        }
+        _ => owner == seen_in,
+    }
+}
+
+/// Whether two findings hit the same namespace, or one of them hits the whole machine.
+fn meet(a: &Finding, b: &Finding) -> bool {
+    let shares = |x: &Affected| {
+        let mut others = b.affected.iter();
+        x.netns.is_some() && others.any(|y| x.netns == y.netns)
+    };
+    a.affected.iter().any(shares)
+        || b.affected.is_empty()
+        || a.affected.iter().all(|x| x.netns.is_none())
+}
+
+/// The place in the list of rules, which is the order in which connections are stopped.
+fn rank(id: &str) -> usize {
+    RULES
+        .iter()
+        .position(|rule| rule.id == id)
+        .unwrap_or(RULES.len())
+}
+
+/// Says of rules that found nothing when an earlier failure may keep them from seeing anything.
+pub(super) fn mark_hidden(findings: &[Finding], checked: &mut [Checked]) {
+    let gate = findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Critical)
+        .filter(|finding| GATES.contains(&finding.id))
+        .min_by_key(|finding| rank(finding.id));
+    let Some(gate) = gate else { return };
+    for check in checked {
+        let is_later = rank(check.id) > rank(gate.id);
+        if check.verdict == "ok" && check.why.is_empty() && is_later {
+            check.why = format!(
+                "not seen; may still show once {} is fixed, which stops connections earlier",
+                gate.id
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

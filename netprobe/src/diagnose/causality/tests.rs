@@ -1,0 +1,239 @@
+//! What stands first and what behind it: findings that are made up, and the stages of the lab.
+
+use std::net::SocketAddr;
+
+use super::*;
+use crate::{
+    diagnose::{
+        finding::{finding, named},
+        fixtures::quiet,
+    },
+    report::diagnosis::Confidence,
+};
+
+fn found(id: &'static str, severity: Severity, netns: u32) -> Finding {
+    finding(id, severity, Confidence::High, String::new()).hits([named("netns", "x", Some(netns))])
+}
+
+#[test]
+fn what_stops_connections_first_comes_first_and_the_rest_stands_behind_it() {
+    use Severity::{Critical, Info, Warning};
+    let mut findings = vec![
+        found("short-lived-connections", Info, 1),
+        found("syn-retransmits", Critical, 1),
+        found("accept-queue-overflow", Critical, 1),
+        found("time-wait-buildup", Warning, 2),
+        found("conntrack-table-full", Critical, 1),
+        found("path-loss", Warning, 3),
+    ];
+    order(&mut findings, &Window::default());
+    let shown: Vec<_> = findings
+        .iter()
+        .map(|finding| (finding.id, finding.behind))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("conntrack-table-full", None),
+            ("accept-queue-overflow", None),
+            ("time-wait-buildup", None),
+            ("path-loss", None),
+            ("syn-retransmits", Some("conntrack-table-full")),
+            ("short-lived-connections", None),
+        ]
+    );
+}
+
+/// A listener or destination in a namespace.
+fn service(netns: u32, end: &str) -> Affected {
+    let end: SocketAddr = end.parse().unwrap();
+    Affected {
+        address: Some(end.ip()),
+        port: Some(end.port()),
+        ..named("destination", end.to_string(), Some(netns))
+    }
+}
+
+/// Behind what the last of these findings stands: id, whether it is critical, and the service that is hit. Namespace
+/// 1 is that of 10.9.0.1.
+fn behind(all: &[(&'static str, bool, Affected)]) -> Option<&'static str> {
+    let mut window = quiet();
+    window.netns().inode = 1;
+    window.netns().after.addresses = [[10, 9, 0, 1].into()].into();
+    let mut findings: Vec<Finding> = all
+        .iter()
+        .map(|(id, is_critical, hit)| {
+            let severity = [Severity::Warning, Severity::Critical][usize::from(*is_critical)];
+            finding(id, severity, Confidence::High, String::new()).hits([hit.clone()])
+        })
+        .collect();
+    order(&mut findings, &window);
+    let (last, ..) = all.last().unwrap();
+    findings.iter().find(|found| found.id == *last)?.behind
+}
+
+#[test]
+fn one_service_is_not_behind_what_is_wrong_with_another() {
+    let dead = |end| ("syn-retransmits", true, service(2, end));
+    let rule = ("firewall-drops", true, service(2, "10.9.0.1:25"));
+    assert_eq!(behind(&[rule.clone(), dead("10.9.0.77:5432")]), None);
+    assert_eq!(behind(&[rule, dead("10.9.0.1:25")]), Some("firewall-drops"));
+    let full = ("accept-queue-overflow", true, service(1, "0.0.0.0:8080"));
+    assert_eq!(behind(&[full.clone(), dead("10.9.0.77:8080")]), None);
+    assert_eq!(
+        behind(&[full.clone(), dead("10.9.0.1:8080")]),
+        Some("accept-queue-overflow")
+    );
+    assert_eq!(behind(&[full, dead("[fd09::1]:8080")]), None);
+    let poor = ("fd-exhaustion", true, service(1, "0.0.0.0:9001"));
+    let slow = (
+        "application-not-accepting",
+        true,
+        service(1, "0.0.0.0:8002"),
+    );
+    assert_eq!(behind(&[poor, slow]), None);
+}
+
+#[test]
+fn an_effect_with_another_service_beside_the_one_that_is_explained_stands_for_itself() {
+    let full = finding(
+        "accept-queue-overflow",
+        Severity::Critical,
+        Confidence::High,
+        String::new(),
+    );
+    let mut findings = vec![full.hits([service(1, "10.9.0.1:80")])];
+    let silent = finding(
+        "syn-retransmits",
+        Severity::Critical,
+        Confidence::High,
+        String::new(),
+    );
+    findings.push(silent.hits([service(1, "10.9.0.1:80"), service(1, "10.9.0.77:80")]));
+    order(&mut findings, &quiet());
+    assert!(findings.iter().all(|found| found.behind.is_none()));
+}
+
+#[test]
+fn a_full_table_stops_those_who_come_from_elsewhere_and_one_that_will_be_full_nobody() {
+    for (end, is_full, expected) in [
+        ("10.9.0.1:8080", true, Some("conntrack-table-full")),
+        ("10.9.0.1:8080", false, None),
+        ("10.9.0.77:8080", true, None),
+    ] {
+        let table = (
+            "conntrack-table-full",
+            is_full,
+            named("netns", "x", Some(1)),
+        );
+        let silent = ("syn-retransmits", true, service(2, end));
+        assert_eq!(behind(&[table, silent]), expected, "{end} {is_full}");
+    }
+    let table = ("conntrack-table-full", true, named("netns", "x", Some(1)));
+    let rule = ("firewall-drops", true, service(1, "10.9.0.1:9000"));
+    assert_eq!(behind(&[table, rule]), None);
+}
+
+#[test]
+fn what_fills_a_table_comes_first_until_the_table_is_full() {
+    use Severity::{Critical, Warning};
+    let (table, stale) = ("conntrack-table-full", "conntrack-stale-entries");
+    for (severity, first, second) in [(Warning, stale, table), (Critical, table, stale)] {
+        let mut findings = vec![found(table, severity, 1), found(stale, Warning, 1)];
+        order(&mut findings, &Window::default());
+        assert_eq!(findings[0].id, first);
+        assert_eq!(findings[0].behind, None);
+        assert_eq!(findings[1].id, second);
+        assert_eq!(findings[1].behind, Some(first));
+    }
+}
+
+#[test]
+fn every_id_of_the_tables_is_a_rule() {
+    let causes = FOLLOWS.iter().map(|(cause, _)| *cause);
+    let effects = FOLLOWS
+        .iter()
+        .flat_map(|(_, effects)| effects.iter().copied());
+    let fills = FILLS.iter().flat_map(|(reason, table)| [*reason, *table]);
+    let gates = GATES.iter().copied();
+    for id in causes.chain(effects).chain(fills).chain(gates) {
+        assert!(super::super::rule(id).is_some(), "{id}");
+    }
+}
+
+/// The lab of the incidents: each fix uncovers the next failure, and what is still hidden is
+/// said to be.
+#[test]
+#[expect(clippy::too_many_lines, reason = "one story, stage by stage")]
+fn the_chain_of_the_lab_is_told_stage_by_stage() {
+    use crate::{
+        diagnose::{diagnose, events::Events, fixtures::quiet},
+        report::Value,
+    };
+    let mut window = quiet();
+    window.listen(80, 10, &[0, 11, 0, 3, 11, 0, 0, 11, 0, 0]);
+    window.listen(9000, 10, &[11; 10]);
+    // Stage 1: the table is full; nothing gets further.
+    window.set("net.netfilter.nf_conntrack_max", "200");
+    window.set("net.netfilter.nf_conntrack_count", "200");
+    window.grow(&[("nf_conntrack.drop", 900), ("TcpExt.TCPSynRetrans", 300)]);
+    let (findings, checked) = diagnose(&window);
+    assert_eq!(findings[0].id, "conntrack-table-full");
+    assert_eq!(findings[1].behind, Some("conntrack-table-full"));
+    let accept = checked
+        .iter()
+        .find(|check| check.id == "accept-queue-overflow");
+    assert!(accept.is_some_and(|check| check.why.contains("once conntrack-table-full")));
+    // Stage 2: the table has room; both queues overflow, one because nobody accepts.
+    window.set("net.netfilter.nf_conntrack_max", "262144");
+    window.grow(&[("nf_conntrack.drop", -900)]);
+    window.grow(&[("TcpExt.ListenOverflows", 800)]);
+    for (port, events) in [(80, 300), (9000, 500)] {
+        let group = [
+            ("stage", Value::Word("syn-accept-queue")),
+            ("listener_port", Value::Unsigned(port)),
+        ];
+        window.total("listeners", events, &group);
+    }
+    let stage2 = window.ids();
+    assert_eq!(
+        stage2,
+        [
+            "application-not-accepting",
+            "accept-queue-overflow",
+            "syn-retransmits"
+        ]
+    );
+    // Stage 3: queues and workers are larger; nginx finds no port to its upstream.
+    window.grow(&[
+        ("TcpExt.ListenOverflows", -800),
+        ("TcpExt.TCPSynRetrans", -300),
+    ]);
+    window.events = Events::default();
+    window.set("net.ipv4.ip_local_port_range", "20000 20050");
+    window.set("net.ipv4.tcp_tw_reuse", "0");
+    window.hold_ports(9000, 50, 1, 25);
+    let group = [
+        ("errno", Value::Word("EADDRNOTAVAIL")),
+        ("dport", Value::Unsigned(9000)),
+    ];
+    window.total("connects", 400, &group);
+    let search = [
+        ("search_ns", Value::Unsigned(700_000)),
+        ("daddr", Value::Ip([10, 0, 0, 2].into())),
+        ("dport", Value::Unsigned(9000)),
+    ];
+    window.event("connects", 40, &search);
+    assert_eq!(
+        window.told(),
+        [
+            ("ephemeral-ports-exhausted", None),
+            ("port-search-cost", Some("ephemeral-ports-exhausted")),
+            ("time-wait-buildup", Some("ephemeral-ports-exhausted")),
+        ]
+    );
+    // Stage 4: nothing fails any more.
+    window.sockets().ports.clear();
+    window.events = Events::default();
+    assert!(window.ids().is_empty());
+}
