@@ -1,7 +1,10 @@
 //! `netprobe diagnose` on every kernel of the matrix: it sees what happens, and finds nothing where nothing
 //! does. The incidents are in `tests/scenarios`.
 
+use std::time::{Duration, Instant};
+
 use netprobe_tests::{
+    bpf::{RunTime, Statistics},
     netns::{Cable, Netns},
     ready::Diagnosing,
     skip,
@@ -54,4 +57,31 @@ fn an_idle_namespace_has_no_finding() {
         "{diagnosis:#}"
     );
     assert_eq!(diagnosis["checked"].as_array().map(Vec::len), Some(26));
+}
+
+#[test]
+fn its_price_includes_what_its_programs_take_in_the_kernel() {
+    if !skip::is_root() {
+        return;
+    }
+    const WINDOW: Duration = Duration::from_secs(3);
+    const SEEN: Duration = Duration::from_millis(2500);
+    let statistics = Statistics::enable();
+    let cable = Cable::new();
+    let listener = cable.server.run(|| Family::V4.listen(PORT, 128));
+    let diagnosing = Diagnosing::start(&cable.server, 3);
+    let began = Instant::now();
+    while began.elapsed() < SEEN {
+        drop(Family::V4.pair(&cable.client, &listener));
+    }
+    let in_kernel = RunTime::of(diagnosing.id()).ns;
+    let diagnosis = diagnosing.verdict();
+    drop(statistics);
+    let cpu_percent = diagnosis["cost"]["cpu_percent"].as_f64();
+    let told = WINDOW.mul_f64(cpu_percent.expect("a number") / 100.0);
+    assert!(
+        told >= Duration::from_nanos(in_kernel / 2),
+        "{told:?}, and {in_kernel} ns of programs: {}",
+        diagnosis["cost"]
+    );
 }

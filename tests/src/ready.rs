@@ -74,6 +74,11 @@ impl Diagnosing {
         Self { child, complaints }
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it has ended.
     #[track_caller]
     pub fn is_over(&mut self) -> bool {

@@ -92,12 +92,11 @@ impl Session {
     pub fn run_time(&self) -> Option<(Duration, u64)> {
         let attached = self.probes.iter().flat_map(|(_, hooks)| hooks);
         let programs = attached.chain(&self.windowed).flat_map(Attached::programs);
-        let mut fds = programs
-            .map(|name| self.ebpf.program(name)?.fd().ok())
-            .collect::<Option<Vec<_>>>()?;
-        let sampler = self.ebpf.program(sampler::PROGRAM);
-        // It is loaded for graphs of what the CPUs do only.
-        fds.extend(sampler.and_then(|program| program.fd().ok()));
+        // The sampler is loaded for graphs of what the CPUs do only; and where another probe's program does the work of
+        // a hook, its own is not loaded.
+        let fds = programs
+            .chain([sampler::PROGRAM])
+            .filter_map(|name| self.ebpf.program(name)?.fd().ok());
         let mut sum = (Duration::ZERO, 0);
         for fd in fds {
             let info = FdInfo::read(fd.as_fd()).ok()?;
