@@ -22,7 +22,9 @@ use netprobe_common::{
 
 use crate::{
     groups::count_group,
-    maps::{CONFIG, EVENTS, SENT, add, add_alone, counters, frozen, is_alone, level, value},
+    maps::{
+        CONFIG, EVENTS, REMEMBERED, SENT, add, add_alone, counters, frozen, is_alone, level, value,
+    },
     stacks,
     subgroups::{self, Subject},
 };
@@ -122,12 +124,28 @@ fn is_left_out(kind: Kind, key: &CountKey, level: u32, before: u64) -> bool {
         return is_sampled && (level >= LEVEL_COUNTERS || !before.is_multiple_of(SAMPLE_OF));
     }
     if is_sampled {
-        return is_enough(kind, TRICKLE_EVENTS);
+        return is_enough(kind as u32, TRICKLE_EVENTS);
     }
-    let is_sparse = frozen(&CONFIG.sparse) & (1 << kind as u32) != 0;
     // Connects that fail are looked at one by one.
     let is_failure = matches!(kind, Kind::Connects) && key.code != 0;
-    is_sparse && !is_failure && is_enough(kind, SPARSE_EVENTS)
+    is_sparse(kind) && !is_failure && is_enough(kind as u32, SPARSE_EVENTS)
+}
+
+/// Whether only a sample of a kind is sent, however little it costs.
+#[inline(always)]
+pub(crate) fn is_sparse(kind: Kind) -> bool {
+    frozen(&CONFIG.sparse) & (1 << kind as u32) != 0
+}
+
+/// Whether as many connections were remembered in this slice of time on this CPU as their ends are sent.
+#[inline(always)]
+pub(crate) fn is_enough_remembered() -> bool {
+    let most = if level() >= LEVEL_SAMPLED {
+        TRICKLE_EVENTS
+    } else {
+        SPARSE_EVENTS
+    };
+    is_enough(REMEMBERED, most)
 }
 
 /// Room for the events of a slice of time.
@@ -135,12 +153,12 @@ const SPARSE_BITS: u32 = 24;
 
 /// Whether `most` events of a kind were sent in this slice of time on this CPU.
 #[inline(always)]
-fn is_enough(kind: Kind, most: u64) -> bool {
-    let Some(sent) = value(SENT.get_ptr_mut(kind as u32)) else {
+fn is_enough(kind: u32, most: u64) -> bool {
+    let Some(sent) = value(SENT.get_ptr_mut(kind)) else {
         return false;
     };
     // The slice in the upper bits, what was sent in it in the lower ones.
-    let slice = now() >> SPARSE_SHIFT << SPARSE_BITS;
+    let slice = coarse_now() >> SPARSE_SHIFT << SPARSE_BITS;
     if *sent < slice {
         *sent = slice;
     }
@@ -195,6 +213,12 @@ pub(crate) fn now() -> u64 {
 pub(crate) fn ticks() -> u64 {
     // SAFETY: no arguments, no effects.
     unsafe { bpf_jiffies64() }
+}
+
+/// Nanoseconds of a clock that goes on with every tick, and costs a load.
+#[inline(always)]
+pub(crate) fn coarse_now() -> u64 {
+    ticks() * u64::from(frozen(&CONFIG.tick_ns))
 }
 
 /// Nanoseconds since `jiffies`, the lower half of the kernel's count of clock ticks.

@@ -12,6 +12,7 @@ use netprobe_common::{
 };
 
 use crate::{
+    emit::{is_enough_remembered, is_sparse},
     load::{Load, Typed},
     maps::{CONFIG, LIVES, add, counters, frozen, value},
     owners::{caller, is_aborted},
@@ -44,9 +45,13 @@ pub(crate) fn track(kind: Kind, sock: Sock<Typed>, old: u8, new: u8) {
         return;
     }
     if new == TCP_SYN_SENT {
-        begin(kind, sock, Role::Client, caller(sock));
+        if has_room(sock) {
+            begin(kind, sock, Role::Client, caller(sock));
+        }
     } else if new == TCP_SYN_RECV && old == TCP_LISTEN {
-        begin(kind, sock, Role::Server, Owner::zeroed());
+        if has_room(sock) {
+            begin(kind, sock, Role::Server, Owner::zeroed());
+        }
     } else if new == TCP_LISTEN
         || ((new == TCP_FIN_WAIT1 || new == TCP_LAST_ACK) && old != TCP_SYN_RECV)
     {
@@ -56,7 +61,12 @@ pub(crate) fn track(kind: Kind, sock: Sock<Typed>, old: u8, new: u8) {
         if is_aborted(sock, old) {
             claim(kind, sock);
         }
-        if let Some(life) = entry(kind, sock) {
+        let life = if is_sparse(Kind::Lifetimes) {
+            of(sock.address)
+        } else {
+            entry(kind, sock)
+        };
+        if let Some(life) = life {
             life.last_state = u32::from(old);
         }
     }
@@ -81,9 +91,17 @@ pub(crate) fn entry<L: Load>(kind: Kind, sock: Sock<L>) -> Option<&'static mut L
 /// The socket is destroyed.
 #[inline(always)]
 pub(crate) fn forget(kind: Kind, sk: u64) {
-    if frozen(&CONFIG.lives_kept_by) == kind as u32 {
+    // A lookup takes no lock.
+    if frozen(&CONFIG.lives_kept_by) == kind as u32 && of(sk).is_some() {
         let _unknown = LIVES.remove(sk);
     }
+}
+
+/// Whether `sock` is remembered, or may be: where the ends of connections are sent sparsely, so many are remembered as
+/// are sent.
+#[inline(always)]
+fn has_room(sock: Sock<Typed>) -> bool {
+    !is_sparse(Kind::Lifetimes) || of(sock.address).is_some() || !is_enough_remembered()
 }
 
 /// Whether `sock` opened its connection or accepted it.
@@ -130,7 +148,7 @@ fn begin(kind: Kind, sock: Sock<Typed>, role: Role, owner: Owner) {
 /// closes for somebody else (MPTCP).
 #[inline(always)]
 fn claim(kind: Kind, sock: Sock<Typed>) {
-    if task::is_kernel_thread() {
+    if task::is_kernel_thread() || !has_room(sock) {
         return;
     }
     if let Some(life) = entry(kind, sock)

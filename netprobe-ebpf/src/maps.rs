@@ -135,9 +135,13 @@ pub(crate) static CANDIDATES: PerCpuArray<Candidates> = PerCpuArray::with_max_en
 #[map]
 pub(crate) static WINDOW: Array<u64> = Array::with_max_entries(1, 0);
 
-/// Events of a kind that were sent on this CPU in a slice of time, where only a sample is. Cannot be full.
+/// Events of a kind that were sent on this CPU in a slice of time, where only a sample is; and after them, connections
+/// that were remembered. Cannot be full.
 #[map]
-pub(crate) static SENT: PerCpuArray<u64> = PerCpuArray::with_max_entries(Kind::ALL.len() as u32, 0);
+pub(crate) static SENT: PerCpuArray<u64> = PerCpuArray::with_max_entries(REMEMBERED + 1, 0);
+
+/// Where that is in `SENT`.
+pub(crate) const REMEMBERED: u32 = Kind::ALL.len() as u32;
 
 /// What is left out to keep the cost low, see `netprobe_common::config`. Cannot be full.
 #[map]

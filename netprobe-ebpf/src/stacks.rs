@@ -10,7 +10,7 @@ use netprobe_common::{
 };
 
 use crate::{
-    emit::{Sighting, ticks},
+    emit::{Sighting, coarse_now},
     maps::{CONFIG, SAMPLED, STACK_COUNTS, STACKS, add, add_alone, frozen, is_alone, value},
 };
 
@@ -174,7 +174,7 @@ fn place_of<S>(
 fn is_due(place: &mut SampledPlace) -> bool {
     let interval = u64::from(frozen(&CONFIG.stack_interval_ns));
     // Ticks are exact enough for a budget, and cost less than the clock.
-    let now = ticks() * u64::from(frozen(&CONFIG.tick_ns));
+    let now = coarse_now();
     let earliest = now.wrapping_sub(BURST * interval);
     // Of time since boot, which may be shorter than the burst.
     if now >= BURST * interval && place.due_ns < earliest {
