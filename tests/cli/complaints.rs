@@ -189,11 +189,22 @@ fn a_full_disk_is_a_failure_of_a_stream() {
 
 #[test]
 fn a_closed_pipe_ends_everything_quietly() {
-    let cases: [(&[&str], bool); 4] = [
+    let cases: [(&[&str], bool); 5] = [
         (&["--help"], false),
         (&["drops", "--help"], false),
         (&["check", "--json"], true),
         (&["-q", "drops", "--json", "--duration", "10ms"], true),
+        // Although it has nothing to write.
+        (
+            &[
+                "-q",
+                "drops",
+                "--json",
+                "--filter",
+                "sport = 1 and dport = 1",
+            ],
+            true,
+        ),
     ];
     for (arguments, needs_root) in cases {
         if needs_root && !is_root() {

@@ -1,7 +1,8 @@
 //! The books balance: in a storm, with a slow reader, with two readers, and nothing stays behind.
 
 use std::{
-    process::{Command, Stdio},
+    io::{self, Read},
+    process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -13,6 +14,7 @@ use netprobe_tests::{
     netns::{Cable, Firewall, INTERFACE, Netns},
     probe::Probe,
     program::binary,
+    ready::await_ready,
     skip::has_hooks,
     traffic::{
         Family,
@@ -21,7 +23,7 @@ use netprobe_tests::{
     },
     wait_until,
 };
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 const PORT: u16 = 7401;
 const STORM: Duration = Duration::from_secs(2);
@@ -165,6 +167,66 @@ fn two_at_once_are_both_exact() {
     for run in probes.map(Probe::stop) {
         assert_eq!(run.all().len() as u64, dropped);
     }
+}
+
+/// A `netprobe drops` that waits for a reader of its output who reads nothing.
+fn unread(cable: &Cable, arguments: &[&str]) -> Child {
+    let mut netprobe = Command::new(binary())
+        .args(["drops", "--json", "--netns"])
+        .arg(cable.server.inum().to_string())
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start netprobe");
+    let mut complaints = await_ready(&mut netprobe);
+    let _firewall = cable.server.firewall("input", &format!("tcp dport {PORT}"));
+    let packet = Packet::new(Family::V4, flags::SYN, PORT);
+    cable.client.run(|| Wire::open().flood(&packet, 2000));
+    thread::spawn(move || io::copy(&mut complaints, &mut io::stderr()));
+    netprobe
+}
+
+#[test]
+fn a_reader_that_reads_nothing_does_not_hold_up_a_signal() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    let mut netprobe = unread(&Cable::new(), &[]);
+    thread::sleep(Duration::from_millis(500));
+    kill_process(Pid::from_child(&netprobe), Signal::INT).expect("it is there");
+    let asked = Instant::now();
+    let output = netprobe.stdout.take();
+    let status = netprobe.wait().expect("it ends");
+    assert!(asked.elapsed() < Duration::from_secs(5), "{asked:?}");
+    assert_eq!(status.code(), Some(1));
+    drop(output);
+}
+
+#[test]
+fn a_reader_that_reads_nothing_does_not_keep_the_programs_there() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    let mut netprobe = unread(&Cable::new(), &["--duration", "1s"]);
+    let held = bpf::held_by(netprobe.id());
+    let programs = || held.iter().filter(|object| object.is_program());
+    assert!(programs().count() > 0);
+    wait_until("the programs were gone", || {
+        !programs().any(|program| program.exists())
+    });
+    let is_there = netprobe.try_wait().expect("it can be waited for").is_none();
+    assert!(is_there, "it waits for its reader");
+    // Who reads in the end gets everything.
+    let mut text = String::new();
+    let output = netprobe.stdout.take();
+    let read = output.expect("it is a pipe").read_to_string(&mut text);
+    read.expect("it is text");
+    assert!(netprobe.wait().expect("it ends").success());
+    let summary = text.lines().last().expect("a summary");
+    let shown = text.lines().filter(|line| line.starts_with("{\"kind\":\"drops\""));
+    assert!(summary.contains("\"kind\":\"summary\""), "{summary}");
+    assert_eq!(shown.count(), 2000, "{summary}");
 }
 
 #[test]

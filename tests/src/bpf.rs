@@ -82,6 +82,11 @@ fn object(line: &str) -> Option<Object> {
 }
 
 impl Object {
+    /// Whether it is a program.
+    pub const fn is_program(self) -> bool {
+        self.command == PROG_GET_FD_BY_ID
+    }
+
     /// Whether the kernel still has it.
     pub fn exists(self) -> bool {
         let mut attributes = [0_u8; 64];

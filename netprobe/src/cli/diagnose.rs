@@ -19,7 +19,7 @@ use netprobe_common::{
 use super::{
     culprit::Graph,
     parse_duration,
-    signals::Stop,
+    signals::{self, Stop},
     stream::parse_percent,
     vigil::{Limits, Vigil},
 };
@@ -171,7 +171,7 @@ async fn watch(options: &Options, inode: Option<u32>) -> Result<bool> {
             || ends.is_some_and(|ends| Instant::now() >= ends);
         if is_over {
             // The next signal does not wait for the verdict.
-            Stop::listen()?.second_kills();
+            signals::second_kills();
         }
         let (diagnosis, drawn) = vigil.close(is_over, graph.take())?;
         is_hit |= options.fail_on.is_some_and(|fail_on| {

@@ -5,11 +5,22 @@ use std::{
     fmt,
     fs::{File, OpenOptions},
     io::{self, BufWriter, IsTerminal, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::{
+        fd::AsFd,
+        unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+    },
     path::Path,
+    time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    process::geteuid,
+};
+
+use super::signals;
 
 /// Opens a file to be written anew: as root in a directory of somebody else, so it follows no symbolic link, and what it
 /// makes only its owner may read.
@@ -27,7 +38,6 @@ fn open(path: &Path, truncate: bool) -> Result<File> {
     let opened = OpenOptions::new()
         .write(true)
         .create(true)
-        .truncate(truncate)
         .mode(0o600)
         .custom_flags(libc::O_NOFOLLOW)
         .open(path);
@@ -38,15 +48,28 @@ fn open(path: &Path, truncate: bool) -> Result<File> {
         ),
         _ => format!("write {}", path.display()),
     };
-    opened.map_err(|error| {
+    let file = opened.map_err(|error| {
         let why = why(&error);
         anyhow::Error::new(error).context(why)
-    })
+    })?;
+    let data = file.metadata()?;
+    // Who has made it beforehand would read along.
+    if data.is_file() && data.uid() != geteuid().as_raw() {
+        bail!(
+            "write {}: it belongs to another user (uid {}): remove it, or name another file",
+            path.display(),
+            data.uid()
+        );
+    }
+    if truncate && data.is_file() {
+        file.set_len(0)?;
+    }
+    Ok(file)
 }
 
 /// The output of a command.
 pub(super) struct Output {
-    writer: BufWriter<Box<dyn Write>>,
+    writer: BufWriter<Patient>,
     name: String,
     width: Option<usize>,
 }
@@ -55,33 +78,43 @@ impl Output {
     /// A file that is written anew, or standard output for none and for `-`.
     pub(super) fn open(path: Option<&Path>) -> Result<Self> {
         let Some(path) = path.filter(|path| path.as_os_str() != "-") else {
-            return Ok(Self::stdout());
+            return Self::stdout();
         };
         let file = create(path)?;
         Ok(Self {
-            writer: BufWriter::with_capacity(1 << 16, Box::new(file)),
+            writer: BufWriter::with_capacity(1 << 16, Patient::new(file)),
             name: path.display().to_string(),
             width: None,
         })
     }
 
-    fn stdout() -> Self {
+    fn stdout() -> Result<Self> {
         let out = io::stdout();
+        let file = File::from(
+            out.as_fd()
+                .try_clone_to_owned()
+                .context("write standard output")?,
+        );
         let width = out
             .is_terminal()
             .then(|| rustix::termios::tcgetwinsize(&out).ok())
             .flatten()
             .map(|size| usize::from(size.ws_col));
-        Self {
-            writer: BufWriter::with_capacity(1 << 16, Box::new(out)),
+        Ok(Self {
+            writer: BufWriter::with_capacity(1 << 16, Patient::new(file)),
             name: "standard output".to_owned(),
             width,
-        }
+        })
     }
 
     /// Characters per line, if it is a terminal.
     pub(super) const fn width(&self) -> Option<usize> {
         self.width
+    }
+
+    /// Fails if whoever read along has seen enough.
+    pub(super) fn check_reader(&self) -> io::Result<()> {
+        self.writer.get_ref().check()
     }
 
     /// Whether somebody watches.
@@ -99,6 +132,84 @@ impl Write for Output {
     fn flush(&mut self) -> io::Result<()> {
         let flushed = self.writer.flush();
         flushed.map_err(|error| Failure::of(&self.name, error))
+    }
+}
+
+/// A file whose reader may be slow, or have stopped: it is waited for, but not when the program is to end.
+struct Patient {
+    file: File,
+    /// Whether somebody must read what is written: a pipe, a terminal, a socket.
+    has_reader: bool,
+    has_given_up: bool,
+}
+
+impl Patient {
+    /// A write of so much does not wait where poll(2) says that there is room (`PIPE_BUF`).
+    const AT_ONCE: usize = 4096;
+    /// How often it is asked whether the program is to end.
+    const LOOK: Duration = Duration::from_millis(100);
+    /// How long a reader may take nothing once it is.
+    const GRACE: Duration = Duration::from_secs(1);
+
+    fn new(file: File) -> Self {
+        let kind = file.metadata().map(|data| data.file_type());
+        let is_pipe = kind.is_ok_and(|kind| kind.is_fifo() || kind.is_socket());
+        Self {
+            has_reader: is_pipe || file.is_terminal(),
+            file,
+            has_given_up: false,
+        }
+    }
+
+    /// Fails if the reader has gone, although there is nothing to write.
+    fn check(&self) -> io::Result<()> {
+        let mut ends = [PollFd::new(&self.file, PollFlags::empty())];
+        let at_once = Timespec::default();
+        if self.has_reader
+            && poll(&mut ends, Some(&at_once)).is_ok()
+            && ends[0].revents().contains(PollFlags::ERR)
+        {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
+
+    /// Waits until there is room.
+    fn await_room(&mut self) -> io::Result<()> {
+        let mut waited = Duration::ZERO;
+        while !self.has_given_up {
+            let mut room = [PollFd::new(&self.file, PollFlags::OUT)];
+            let look = Timespec::try_from(Self::LOOK).ok();
+            match poll(&mut room, look.as_ref()) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+            if signals::has_come() {
+                signals::second_kills();
+                waited += Self::LOOK;
+                self.has_given_up = waited > Self::GRACE;
+            }
+        }
+        Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "its reader takes nothing",
+        ))
+    }
+}
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.has_reader {
+            return self.file.write(bytes);
+        }
+        self.await_room()?;
+        let length = bytes.len().min(Self::AT_ONCE);
+        self.file.write(&bytes[..length])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -132,6 +243,34 @@ impl Error for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_somebody_else_made_is_not_written() {
+        if !geteuid().is_root() {
+            println!("SKIP this needs root");
+            return;
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "theirs").unwrap();
+        assert!(create(file.path()).is_ok());
+        std::fs::write(file.path(), "theirs").unwrap();
+        std::os::unix::fs::chown(file.path(), Some(65_534), None).unwrap();
+        let error = create(file.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("belongs to another user (uid 65534)"),
+            "{error}"
+        );
+        assert_eq!(std::fs::read(file.path()).unwrap(), b"theirs");
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_noticed_without_a_write() {
+        let (reader, writer) = io::pipe().unwrap();
+        let out = Patient::new(File::from(std::os::fd::OwnedFd::from(writer)));
+        assert!(out.check().is_ok());
+        drop(reader);
+        assert_eq!(out.check().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
 
     #[test]
     fn a_full_disk_names_the_file() {

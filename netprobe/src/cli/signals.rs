@@ -1,12 +1,39 @@
 //! Ctrl-C: the first ends the run in order, the second at once. A lost terminal ends it in order, too.
 
-use std::fs;
+use std::{
+    ffi::c_int,
+    fs,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use anyhow::{Context, Result};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    flag,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What the shell expects of a program that Ctrl-C ended.
-const INTERRUPTED: i32 = 130;
+const INTERRUPTED: c_int = 130;
+
+/// A signal has come. The handler says so itself: whoever would be told may be waiting for the reader of the output.
+static CAME: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+/// The next SIGINT or SIGTERM ends the program at once.
+static KILLS: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// Whether a signal has asked this program to end.
+pub(super) fn has_come() -> bool {
+    CAME.load(Ordering::Relaxed)
+}
+
+/// From here on the next signal ends the program at once: somebody is impatient. A lost terminal sends more than one
+/// SIGHUP, and nobody is.
+pub(super) fn second_kills() {
+    KILLS.store(true, Ordering::Relaxed);
+}
 
 /// Waits for SIGINT, SIGTERM, or SIGHUP unless that was to be ignored (nohup).
 pub(super) struct Stop {
@@ -16,12 +43,23 @@ pub(super) struct Stop {
 }
 
 impl Stop {
-    /// From here on the signals do not kill.
+    /// From here on the signals do not kill. Once in a run.
     pub(super) fn listen() -> Result<Self> {
+        let listens_to_hangup = !ignores_hangup();
+        for number in [SIGINT, SIGTERM] {
+            flag::register_conditional_shutdown(number, INTERRUPTED, Arc::clone(&KILLS))
+                .context("listen for signals")?;
+        }
+        for number in [SIGINT, SIGTERM]
+            .into_iter()
+            .chain(listens_to_hangup.then_some(SIGHUP))
+        {
+            flag::register(number, Arc::clone(&CAME)).context("listen for signals")?;
+        }
         Ok(Self {
             interrupt: signal(SignalKind::interrupt()).context("listen for SIGINT")?,
             terminate: signal(SignalKind::terminate()).context("listen for SIGTERM")?,
-            hangup: (!ignores_hangup())
+            hangup: listens_to_hangup
                 .then(|| signal(SignalKind::hangup()))
                 .transpose()
                 .context("listen for SIGHUP")?,
@@ -41,16 +79,6 @@ impl Stop {
             _ = self.terminate.recv() => {}
             _ = hangup => {}
         }
-    }
-
-    /// From here on the next signal ends the program at once: somebody is impatient. A lost terminal sends more than one
-    /// SIGHUP, and nobody is.
-    pub(super) fn second_kills(mut self) {
-        self.hangup = None;
-        tokio::spawn(async move {
-            self.wait().await;
-            std::process::exit(INTERRUPTED);
-        });
     }
 }
 
@@ -93,10 +121,10 @@ mod tests {
             kill_process(getpid(), Number::HUP).unwrap();
             let stopped = tokio::time::timeout(Duration::from_secs(5), stop.wait());
             stopped.await.unwrap();
+            assert!(has_come());
             // What follows it does not kill.
-            stop.second_kills();
+            second_kills();
             kill_process(getpid(), Number::HUP).unwrap();
-            tokio::task::yield_now().await;
         });
     }
 }

@@ -133,7 +133,7 @@ impl Vigil {
             before,
             watch,
         });
-        self.programs = Programs::Kept(Keeper::start(*session, self.limits.overhead));
+        self.programs = Programs::Kept(Keeper::start(*session, self.limits.overhead, None));
         Ok(())
     }
 

@@ -175,10 +175,11 @@ impl Meter {
         self.latest
     }
 
-    /// The cost of the run.
-    pub fn cost(&self) -> Cost {
+    /// The cost of the run, in which the programs ran `fired` times at least.
+    pub fn cost(&self, fired: u64) -> Cost {
         let slices = self.slices;
-        let is_known = self.kernel.elapsed_s > 0.0;
+        // Slices that saw no run say nothing of the runs between them.
+        let is_known = self.kernel.elapsed_s > 0.0 && (slices.runs > 0 || fired == 0);
         let kernel_cpus = self.kernel.cpu_s / self.kernel.elapsed_s;
         #[expect(clippy::cast_precision_loss, reason = "a mean")]
         let ns_per_run =

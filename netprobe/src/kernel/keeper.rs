@@ -18,6 +18,8 @@ use super::{
 };
 use crate::report::Cost;
 
+/// So long after its end nobody has come for the session.
+const FORGOTTEN: Duration = Duration::from_secs(1);
 /// How often modules are looked for.
 const MODULES: Duration = Duration::from_secs(1);
 
@@ -31,11 +33,12 @@ pub struct Keeper {
 impl Keeper {
     /// Hands the session to the thread. What netprobe costs is kept below `limit`, a share of the
     /// machine, if the programs were told that they are governed. From here on this process has
-    /// only the privileges that it still needs.
-    pub fn start(session: Session, limit: f64) -> Self {
+    /// only the privileges that it still needs. Soon after `ends` it takes the programs out, if nobody has come for them:
+    /// then the output waits for its reader.
+    pub fn start(session: Session, limit: f64, ends: Option<Instant>) -> Self {
         privileges::reduce();
         let (stop, stopped) = mpsc::channel();
-        let thread = thread::spawn(move || keep(session, &stopped, limit));
+        let thread = thread::spawn(move || keep(session, &stopped, limit, ends));
         Self { stop, thread }
     }
 
@@ -48,10 +51,16 @@ impl Keeper {
     }
 }
 
-fn keep(mut session: Session, stopped: &Receiver<()>, limit: f64) -> (Session, Cost) {
+fn keep(
+    mut session: Session,
+    stopped: &Receiver<()>,
+    limit: f64,
+    ends: Option<Instant>,
+) -> (Session, Cost) {
     let mut meter = Meter::new(limit, &session);
     let mut windows = Windows::of(&session, limit);
     let mut next_modules = Instant::now();
+    let mut losses = Losses::default();
     loop {
         session.flush_log();
         if Instant::now() >= next_modules {
@@ -64,12 +73,43 @@ fn keep(mut session: Session, stopped: &Receiver<()>, limit: f64) -> (Session, C
         let wait = windows.wait().min(cost::INTERVAL);
         match stopped.recv_timeout(wait) {
             Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => return (session, meter.cost()),
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return end(session, &meter),
         }
+        if ends.is_some_and(|ends| ends.elapsed() >= FORGOTTEN) {
+            session.detach();
+            let _ended = stopped.recv();
+            return end(session, &meter);
+        }
+        losses.tell(&session);
         // Ends early when the run does.
         meter.measure(&mut session, |slice| {
             let _stopping = stopped.recv_timeout(slice);
         });
+    }
+}
+
+fn end(session: Session, meter: &Meter) -> (Session, Cost) {
+    let cost = meter.cost(session.all_counters().fired);
+    (session, cost)
+}
+
+/// Says when the ring had no room, once it happens, and again whenever that has doubled.
+#[derive(Debug, Default)]
+struct Losses {
+    told: u64,
+}
+
+impl Losses {
+    fn tell(&mut self, session: &Session) {
+        // Who watches sparsely says at the end what that means.
+        if session.config().sparse != 0 {
+            return;
+        }
+        let lost = session.all_counters().reserve_failed;
+        if lost >= self.told.saturating_mul(2).max(1) {
+            self.told = lost;
+            log::warn!("LOST: the ring had no room for {lost} events so far, which are counted");
+        }
     }
 }
 

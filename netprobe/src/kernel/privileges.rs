@@ -1,8 +1,9 @@
 //! Whether we may do what we are about to do, asked before the kernel answers with EPERM.
 
-use std::{fmt, fs, io};
+use std::{fmt, fs, io, os::unix::fs::MetadataExt};
 
 use caps::{CapSet, Capability};
+use rustix::process::{Resource, getrlimit};
 
 /// Why this environment cannot run what was asked; the program ends with exit code 3.
 #[derive(Debug)]
@@ -72,20 +73,47 @@ fn check_lockdown() -> Result<(), CannotRun> {
     Ok(())
 }
 
-/// Adds the reason to an error if the kernel refused memory that counts as locked before 5.11.
+/// Adds the reason to an error if the kernel refused to make a map.
 pub fn explain(error: anyhow::Error) -> anyhow::Error {
-    use rustix::process::{Resource, getrlimit};
     let is_refused = error.chain().any(|cause| {
         let errno = cause.downcast_ref::<io::Error>();
         errno.is_some_and(|errno| errno.kind() == io::ErrorKind::PermissionDenied)
     });
+    if !is_refused {
+        return error;
+    }
+    let namespace = fs::metadata("/proc/self/ns/user").map(|data| data.ino());
+    if namespace.is_ok_and(|inode| inode != INITIAL_USER_NAMESPACE) {
+        return error.context(CannotRun::new(
+            "this is a user namespace (a rootless container, unshare -U), in which CAP_BPF counts for nothing: run it \
+             outside, as root of the host",
+        ));
+    }
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
     match getrlimit(Resource::Memlock).current {
-        Some(limit) if is_refused => error.context(CannotRun::new(format!(
+        Some(limit) if counts_as_locked(&release) => error.context(CannotRun::new(format!(
             "this kernel counts BPF maps as locked memory, of which the limit allows {} KiB \
              (memlock): run `ulimit -l unlimited` first, or with CAP_SYS_RESOURCE",
             limit >> 10
         ))),
         _ => error,
+    }
+}
+
+/// `PROC_USER_INIT_INO`.
+const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
+
+/// Whether the memory of maps is locked memory of the user: before 5.11.
+fn counts_as_locked(release: &str) -> bool {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (5, 11),
+        _ => true,
     }
 }
 
@@ -136,5 +164,19 @@ pub fn lift_memlock() {
     };
     if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
         log::debug!("RLIMIT_MEMLOCK stays as it is: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_were_locked_memory_before_5_11() {
+        assert!(counts_as_locked("5.10.0-30-amd64"));
+        assert!(counts_as_locked("4.19.2"));
+        for release in ["5.11.0", "6.1.0-13-amd64", "7.2-rc1"] {
+            assert!(!counts_as_locked(release), "{release}");
+        }
     }
 }

@@ -105,6 +105,15 @@ pub fn footer(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
     }
 }
 
+/// What of each probe was lost, in words: also who wants to hear nothing else must know.
+pub fn losses(summary: &Summary) -> impl Iterator<Item = String> {
+    let lossy = |probe: &&Probe| {
+        probe.lost() + probe.missed.unwrap_or(0) > 0 || probe.counters.unexplained() != 0
+    };
+    let probes = summary.probes.iter().filter(lossy);
+    probes.map(|probe| format!("{}: {}", probe.name, account(probe)))
+}
+
 /// What netprobe itself cost, in words.
 pub fn price(cost: &Cost) -> String {
     let mut line = format!("cost {:.2} % of the machine", cost.percent());

@@ -149,9 +149,7 @@ fn finish(
         render::summary::totals(out, &summary)?;
     }
     out.flush()?;
-    if !global.quiet {
-        render::summary::footer(&mut anstream::stderr(), &summary)?;
-    }
+    stream::account(&summary, global);
     Ok(())
 }
 

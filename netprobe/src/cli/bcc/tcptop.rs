@@ -27,7 +27,7 @@ use crate::{
     decode,
     kernel::{names::LiveNames, privileges, session::Session},
     observe::{clock::now_ns, owners::Owners, sockets},
-    probes, render,
+    probes,
     report::{Row, Summary},
 };
 
@@ -128,16 +128,14 @@ async fn watch(global: &Global, options: &Options) -> Result<ExitCode> {
         left = left.map(|left| left - 1);
     }
     let missed = session.detach();
-    if !global.quiet {
-        let summary = Summary {
-            cost: None,
-            elapsed: started.elapsed(),
-            probes: check::probes(&session, top.decode_errors, &missed)?,
-            totals: Vec::new(),
-            connects: None,
-        };
-        render::summary::footer(&mut anstream::stderr(), &summary)?;
-    }
+    let summary = Summary {
+        cost: None,
+        elapsed: started.elapsed(),
+        probes: check::probes(&session, top.decode_errors, &missed)?,
+        totals: Vec::new(),
+        connects: None,
+    };
+    stream::account(&summary, global);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -13,7 +13,7 @@ use netprobe_common::{
 use super::{
     super::{
         Global, filter,
-        signals::Stop,
+        signals::{self, Stop},
         stream::{require, start},
     },
     host, measure, profile,
@@ -69,13 +69,13 @@ pub(super) async fn collect(
             String::new()
         })
         .await;
-    stop.second_kills();
+    signals::second_kills();
     let elapsed = window.elapsed();
     session.detach();
     let counts = session.stack_totals()?;
     let map_full = session.counters(probes::of(kind))?.map_full;
     let flame = fold(kind, &counts, &mut names, elapsed, map_full);
-    log::info!("{}", price(&meter.cost()));
+    log::info!("{}", price(&meter.cost(session.all_counters().fired)));
     Ok(flame)
 }
 

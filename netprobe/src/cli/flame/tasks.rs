@@ -14,7 +14,10 @@ use netprobe_common::{
 };
 
 use super::{
-    super::{Global, signals::Stop},
+    super::{
+        Global,
+        signals::{self, Stop},
+    },
     complaints::Copying,
     graph::{Graph, Source},
     host, measure,
@@ -82,7 +85,7 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
             }
         })
         .await;
-    stop.second_kills();
+    signals::second_kills();
     let elapsed = window.elapsed();
     let ended = Instant::now();
     let ended_ns = now_ns();
@@ -103,7 +106,7 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
         },
     );
     log::debug!("folded {:?} after the end", ended.elapsed());
-    log::info!("{}", price(&meter.cost()));
+    log::info!("{}", price(&meter.cost(session.all_counters().fired)));
     Ok(flame)
 }
 

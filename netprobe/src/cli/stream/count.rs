@@ -1,7 +1,7 @@
 //! `--count`: totals that the kernel counts, at the end or while they grow.
 
 use std::{
-    io::{self, Write},
+    io::Write,
     time::{Duration, Instant},
 };
 
@@ -12,8 +12,12 @@ use netprobe_common::{
 };
 
 use super::{
-    super::{Global, check, filter, is_closed_pipe, output::Output, signals::Stop},
-    Options, require, start,
+    super::{
+        Global, check, filter, is_closed_pipe,
+        output::Output,
+        signals::{self, Stop},
+    },
+    Options, account, end_line, require, start,
     watch::announce,
 };
 use crate::{
@@ -119,9 +123,10 @@ impl<'a> Counting<'a> {
         board.names.learn_owners();
         let started = Instant::now();
         board.shown_at = started;
-        let keeper = Keeper::start(session, self.options.max_overhead);
-        let ended = board.until(&mut stop, started).await;
-        stop.second_kills();
+        let deadline = self.options.duration.map(|duration| started + duration);
+        let keeper = Keeper::start(session, self.options.max_overhead, deadline);
+        let ended = board.until(&mut stop, deadline).await;
+        signals::second_kills();
         let (mut session, cost) = keeper.finish()?;
         let missed = session.detach();
         let reading = board.read()?;
@@ -129,7 +134,8 @@ impl<'a> Counting<'a> {
             Some(_) => board.show(&reading),
             None => Ok(()),
         });
-        let mut summary = board.summarize(&session, reading, started.elapsed(), &missed)?;
+        let mut summary =
+            board.summarize(&session, reading, session.watched_since(started), &missed)?;
         summary.cost = Some(cost);
         let written = shown.and_then(|()| board.end(&summary));
         if !matches!(&written, Err(error) if is_closed_pipe(error)) {
@@ -171,9 +177,11 @@ struct Board<'a> {
 
 impl Board<'_> {
     /// Shows what each whole interval has added, until the time is over or a signal comes.
-    async fn until(&mut self, stop: &mut Stop, started: Instant) -> Result<()> {
-        let deadline = self.options.duration.map(|duration| started + duration);
-        let mut next = self.options.interval.map(|interval| started + interval);
+    async fn until(&mut self, stop: &mut Stop, deadline: Option<Instant>) -> Result<()> {
+        let mut next = self
+            .options
+            .interval
+            .map(|interval| self.shown_at + interval);
         loop {
             tokio::select! {
                 biased;
@@ -261,14 +269,8 @@ impl Board<'_> {
 
     /// Writes the accounting to standard error.
     fn account(&self, summary: &Summary, global: &Global) {
-        if !global.quiet {
-            if self.out.is_terminal() {
-                // The terminal shows ^C at the end of a line of its own.
-                let _closed = writeln!(io::stderr());
-            }
-            // Nobody is left to tell when the terminal is gone.
-            let _closed = render::summary::footer(&mut anstream::stderr(), summary);
-        }
+        end_line(&self.out, global);
+        account(summary, global);
     }
 }
 

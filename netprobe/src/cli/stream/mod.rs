@@ -1,6 +1,11 @@
 //! `netprobe drops`, `retransmits`, `connects`, `listeners` and so on: events as they happen.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -13,6 +18,7 @@ use crate::{
     observe::clock::now_ns,
     probes::{self, ProbeSpec},
     render::{
+        self,
         csv::Csv,
         format::Format,
         jsonl::Lines,
@@ -273,4 +279,23 @@ pub(super) fn layout(spec: &ProbeSpec) -> Layout {
         kind: spec.name(),
         columns: spec.columns,
     }
+}
+
+/// The terminal shows ^C at the end of a line of its own.
+fn end_line(out: &Output, global: &Global) {
+    if out.is_terminal() && !global.quiet {
+        let _closed = writeln!(io::stderr());
+    }
+}
+
+/// Writes to standard error what became of all events; of the quiet, what was lost.
+pub(super) fn account(summary: &Summary, global: &Global) {
+    if global.quiet {
+        for loss in render::summary::losses(summary) {
+            log::error!("{loss}");
+        }
+        return;
+    }
+    // Nobody is left to tell when the terminal is gone.
+    let _closed = render::summary::footer(&mut anstream::stderr(), summary);
 }

@@ -1,10 +1,13 @@
 //! From records to the output: decoded, filtered, written in a format.
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use anyhow::Result;
 
-use super::super::{Global, output::Output};
+use super::{
+    super::{Global, output::Output},
+    account, end_line,
+};
 use crate::{
     aggregate::connects::Connects,
     capture::live::{Batch, LiveRing},
@@ -66,6 +69,7 @@ impl Screen {
         if batch.is_empty() {
             self.names.refresh_clock();
             self.format.idle(&mut self.out)?;
+            self.out.check_reader()?;
         }
         for record in batch.records() {
             if let Err(error) = decode::decode(record, &mut self.names, &mut self.row) {
@@ -117,16 +121,11 @@ impl Screen {
 
     /// Writes the accounting to standard error.
     pub(super) fn account(&self, summary: &Summary, global: &Global) {
-        if !global.quiet {
-            if self.out.is_terminal() {
-                // The terminal shows ^C at the end of a line of its own.
-                let _closed = writeln!(io::stderr());
-            }
-            // Nobody is left to tell when the terminal is gone.
-            if let Some(view) = &summary.connects {
-                let _closed = render::connects::write(&mut anstream::stderr(), view);
-            }
-            let _closed = render::summary::footer(&mut anstream::stderr(), summary);
+        end_line(&self.out, global);
+        // Nobody is left to tell when the terminal is gone.
+        if let Some(view) = summary.connects.as_ref().filter(|_| !global.quiet) {
+            let _closed = render::connects::write(&mut anstream::stderr(), view);
         }
+        account(summary, global);
     }
 }

@@ -6,7 +6,11 @@ use anyhow::{Context, Result};
 use netprobe_common::config::Config;
 
 use super::{
-    super::{Global, check, filter, is_closed_pipe, output::Output, signals::Stop},
+    super::{
+        Global, check, filter, is_closed_pipe,
+        output::Output,
+        signals::{self, Stop},
+    },
     count::at,
     screen::Screen,
 };
@@ -71,16 +75,17 @@ impl Watch {
         screen.names.learn_owners();
 
         let started = Instant::now();
-        let keeper = Keeper::start(session, self.max_overhead);
         let deadline = self.duration.map(|duration| started + duration);
+        let keeper = Keeper::start(session, self.max_overhead, deadline);
         let ended = until(&mut stop, deadline, &mut ring, &mut screen).await;
-        stop.second_kills();
+        signals::second_kills();
 
         let (mut session, cost) = keeper.finish()?;
         let missed = session.detach();
         // A write error ends the run, but what was seen is still accounted for.
+        let elapsed = session.watched_since(started);
         let drained = ended.and_then(|()| screen.drain(&mut ring));
-        let mut summary = summarize(&session, &mut screen, started.elapsed(), &missed)?;
+        let mut summary = summarize(&session, &mut screen, elapsed, &missed)?;
         summary.cost = Some(cost);
         if drained.is_err() {
             for probe in &mut summary.probes {

@@ -1,6 +1,9 @@
 //! One run's programs in the kernel: loaded, attached, read out, and gone when it is dropped.
 
-use std::{collections::HashSet, time::Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
@@ -64,6 +67,14 @@ pub struct Session {
     probes: Vec<(&'static ProbeSpec, Vec<Attached>)>,
     windowed: Option<Attached>,
     logger: Option<EbpfLogger<&'static dyn Log>>,
+    detached: Option<Detached>,
+}
+
+/// The moment from which on no program is in the kernel.
+struct Detached {
+    at: Instant,
+    /// Firings that the kernel had skipped, for each probe.
+    missed: Vec<Option<u64>>,
 }
 
 impl Session {
@@ -120,6 +131,7 @@ impl Session {
             probes: Vec::new(),
             windowed: None,
             logger,
+            detached: None,
         };
         drop(kernel);
         log::debug!("names are ready after {:?}", started.elapsed());
@@ -247,9 +259,12 @@ impl Session {
             .with_context(|| format!("write {name}"))
     }
 
-    /// Takes every program out of the kernel, so that the maps hold still. Returns for each probe
-    /// the firings that the kernel skipped.
+    /// Takes every program out of the kernel, if they are not out already, so that the maps hold still. Returns for
+    /// each probe the firings that the kernel skipped.
     pub fn detach(&mut self) -> Vec<Option<u64>> {
+        if let Some(detached) = &self.detached {
+            return detached.missed.clone();
+        }
         let missed = self.missed();
         for (spec, _) in &self.probes {
             for hook in spec.hooks {
@@ -260,7 +275,17 @@ impl Session {
             attach::unload(&mut self.ebpf, windowed.hook);
         }
         attach::unload_sampler(&mut self.ebpf);
+        self.detached = Some(Detached {
+            at: Instant::now(),
+            missed: missed.clone(),
+        });
         missed
+    }
+
+    /// How long its programs were in the kernel since `started`.
+    pub fn watched_since(&self, started: Instant) -> Duration {
+        let ended = self.detached.as_ref().map(|detached| detached.at);
+        ended.unwrap_or_else(Instant::now).duration_since(started)
     }
 }
 

@@ -59,6 +59,19 @@ impl Session {
         Ok(sum)
     }
 
+    /// The accounting of all probes together; what cannot be read is not in it.
+    pub fn all_counters(&self) -> Counters {
+        let mut sum = Counters::ZERO;
+        for counters in self
+            .probes
+            .iter()
+            .filter_map(|(spec, _)| self.counters(spec).ok())
+        {
+            sum.add(&counters);
+        }
+        sum
+    }
+
     /// The totals of `--count`, summed over CPUs.
     pub fn totals(&self) -> Result<Vec<(CountKey, Count)>> {
         totals::groups(&self.ebpf)
