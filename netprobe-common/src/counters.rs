@@ -96,8 +96,8 @@ record! {
         pub netns: u32,
         /// Destination or listener port, network byte order.
         pub port: [u8; 2],
-        /// Reserved, zero.
-        pub reserved: u16,
+        /// 1 where it gathers the ports that found the map full.
+        pub any_port: u16,
         /// Address in the kernel's text, where the kind has one.
         pub location: u64,
     }

@@ -7,9 +7,9 @@ use netprobe_common::{
     record::Plain,
 };
 
-use crate::maps::{BUSY, COUNTS, add_alone, count, is_alone, value, words};
+use crate::maps::{BUSY, COUNTS, REST, add_alone, count, is_alone, value, words};
 
-/// Adds an event of `weight` to its group; false if that had to be "other".
+/// Adds an event of `weight` to its group; false if that had to be one of all ports, or even "other".
 #[inline(always)]
 pub(crate) fn count_group(kind: Kind, key: &CountKey, weight: u64) -> bool {
     if is_alone(kind)
@@ -21,6 +21,14 @@ pub(crate) fn count_group(kind: Kind, key: &CountKey, weight: u64) -> bool {
     }
     if count(&COUNTS, key, weight) {
         return true;
+    }
+    let rest = CountKey {
+        port: [0; 2],
+        any_port: 1,
+        ..*key
+    };
+    if count(&REST, &rest, weight) {
+        return false;
     }
     let other = CountKey {
         kind: key.kind,

@@ -73,6 +73,11 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> =
 #[map]
 pub(crate) static COUNTS: PerCpuHashMap<CountKey, Count> = PerCpuHashMap::with_max_entries(4096, 0);
 
+/// `--count` without telling ports apart, of what found `COUNTS` full. Full: the event is counted under `OTHER` of its kind
+/// there.
+#[map]
+pub(crate) static REST: PerCpuHashMap<CountKey, Count> = PerCpuHashMap::with_max_entries(512, 0);
+
 /// `--count --by`, where that needs more than `COUNTS`. Full: the event is counted under `OTHER` of
 /// its kind, which always exists.
 #[map]

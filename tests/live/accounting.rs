@@ -224,7 +224,9 @@ fn a_reader_that_reads_nothing_does_not_keep_the_programs_there() {
     read.expect("it is text");
     assert!(netprobe.wait().expect("it ends").success());
     let summary = text.lines().last().expect("a summary");
-    let shown = text.lines().filter(|line| line.starts_with("{\"kind\":\"drops\""));
+    let shown = text
+        .lines()
+        .filter(|line| line.starts_with("{\"kind\":\"drops\""));
     assert!(summary.contains("\"kind\":\"summary\""), "{summary}");
     assert_eq!(shown.count(), 2000, "{summary}");
 }

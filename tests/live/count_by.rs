@@ -8,7 +8,11 @@ use netprobe_tests::{
     probe::{Probe, Run},
     process::Actor,
     skip::has_hooks,
-    traffic::{CLIENT, Family, SERVER, accept_queue, storm::Storm},
+    traffic::{
+        CLIENT, Family, SERVER, accept_queue,
+        packet::{Packet, Wire, flags},
+        storm::Storm,
+    },
     wait_until,
 };
 use serde_json::{Value, json};
@@ -294,4 +298,35 @@ fn listeners_are_told_apart_with_their_processes() {
     let counted: u64 = found.iter().map(|(_, events)| events).sum();
     assert_eq!(i64::try_from(counted), Ok(refused), "{found:#?}");
     drop(listeners);
+}
+
+#[test]
+fn ports_that_find_no_room_are_not_told_apart_but_everything_else_is() {
+    const PORTS: u16 = 5000;
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let _firewall = cable.server.firewall("input", "tcp flags syn");
+    let probe = Probe::counting(&cable.server, "drops");
+    cable.client.run(|| {
+        let wire = Wire::open();
+        for port in 1..=PORTS {
+            wire.send(&Packet::new(Family::V4, flags::SYN, port));
+        }
+    });
+    let run = probe.stop();
+    let filtered = totals(&run)
+        .into_iter()
+        .filter(|(group, _)| group["reason"] == "NETFILTER_DROP");
+    let (rest, ports): (Vec<_>, Vec<_>) =
+        { filtered }.partition(|(group, _)| group["dport"].is_null());
+    let [(group, rest)] = &rest[..] else {
+        panic!("{rest:?}");
+    };
+    assert_eq!(group["netns"], cable.server.inum());
+    assert!(group["location"].is_string(), "{group:?}");
+    assert!(ports.iter().all(|(_, events)| *events == 1), "{ports:?}");
+    assert_eq!(ports.len() as u64 + rest, u64::from(PORTS));
+    assert!(!run.summary.complete);
 }

@@ -1,6 +1,9 @@
 //! Retransmissions: the segments add up to the kernel's counters, by cause.
 
-use std::io::{Read, Write};
+use std::{
+    io::{Read, Write},
+    process::Command,
+};
 
 use netprobe_tests::{
     counters::Counters,
@@ -87,6 +90,39 @@ fn unanswered_syns_equal_tcp_syn_retrans() {
             assert_eq!(number(event, "pid"), u64::from(std::process::id()));
         }
     }
+}
+
+#[test]
+fn what_was_seen_is_compared_with_what_the_kernel_counted() {
+    if !has_hooks("retransmits", &["SYN-ACK"]) {
+        return;
+    }
+    let cable = Cable::new();
+    let _blackhole = cable.server.firewall("input", &format!("tcp dport {PORT}"));
+    // Namespaces are found through their processes.
+    let resident = cable.client.run(|| Command::new("sleep").arg("60").spawn());
+    let mut resident = resident.expect("start sleep(1)");
+    let mut probe = Probe::start(&["retransmits", "--json", "--strict"]);
+    let clients = cable.client.run(|| {
+        let begin = (0..SYNS).map(|_| Family::V4.begin(PORT));
+        begin.collect::<Vec<_>>()
+    });
+    let inum = u64::from(cable.client.inum());
+    probe.wait_for("every SYN sent again", |events| {
+        let ours = events.iter().filter(|event| number(event, "netns") == inum);
+        ours.count() as u64 >= SYNS
+    });
+    drop(clients);
+    let run = probe.stop();
+    resident.kill().expect("it is there");
+    resident.wait().expect("it ends");
+    let [segments] = &run.summary.reconciled[..] else {
+        panic!("{:?}", run.summary);
+    };
+    assert_eq!(segments.counter, "Tcp.RetransSegs - TcpExt.TCPRetransFail");
+    assert!(segments.agrees && segments.seen >= SYNS, "{segments:?}");
+    assert!(segments.least >= SYNS, "{segments:?}");
+    assert!(run.summary.totals.is_empty(), "{:?}", run.summary);
 }
 
 #[test]

@@ -118,6 +118,7 @@ fn totals_and_accounting_of_a_run_that_lost_some() {
             reduced: [0, 1500, 0, 0].map(Duration::from_millis),
         }),
         connects: None,
+        reconciled: Vec::new(),
     };
     let mut text = Vec::new();
     text_summary::totals(&mut text, &summary).expect("write");

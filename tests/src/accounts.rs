@@ -25,6 +25,24 @@ pub struct Summary {
     /// What connects add up to, of `connects`.
     #[serde(default)]
     pub connects: Option<Value>,
+    /// What the kernel counted itself, beside what was seen.
+    #[serde(default)]
+    pub reconciled: Vec<Reconciled>,
+}
+
+/// A total beside the kernel's counter.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Reconciled {
+    /// What netprobe saw.
+    pub seen: u64,
+    /// The counter.
+    pub counter: String,
+    /// By how much it has grown while all programs were attached.
+    pub least: u64,
+    /// From before the first was until after the last one.
+    pub most: u64,
+    /// Whether the two agree.
+    pub agrees: bool,
 }
 
 /// A probe in a summary, or in `netprobe check`.

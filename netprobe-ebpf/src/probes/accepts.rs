@@ -145,7 +145,7 @@ fn report<L: Load, C: StackIdContext>(
         code: seen as u32,
         netns: flow.netns,
         port: flow.sport,
-        reserved: 0,
+        any_port: 0,
         location: 0,
     };
     let sighting = Sighting {

@@ -426,7 +426,7 @@ fn try_finish<L: Load, C: StackIdContext>(
         code: ending.errno as u32,
         netns: flow.netns,
         port: flow.dport,
-        reserved: 0,
+        any_port: 0,
         location: ending.outcome as u64,
     };
     let comm = pending

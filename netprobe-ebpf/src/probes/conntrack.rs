@@ -56,7 +56,7 @@ fn try_conntrack(ctx: &RetProbeContext) -> Result<(), Filtered> {
         code: u32::from(flow.protocol),
         netns: flow.netns,
         port: flow.dport,
-        reserved: 0,
+        any_port: 0,
         location: 0,
     };
     publish::<TableFull, _>(

@@ -73,7 +73,7 @@ fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
         code: reason,
         netns: flow.netns,
         port: flow.dport,
-        reserved: 0,
+        any_port: 0,
         location,
     };
     let sighting = Sighting {

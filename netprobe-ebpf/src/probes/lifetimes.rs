@@ -123,7 +123,7 @@ fn try_lifetimes(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8) -> Resu
         } else {
             flow.sport
         },
-        reserved: 0,
+        any_port: 0,
         location: u64::from(role),
     };
     let sighting = Sighting {

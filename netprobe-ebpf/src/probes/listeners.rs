@@ -311,7 +311,7 @@ fn refuse<L: Load, C: StackIdContext>(
         code: stage as u32,
         netns: flow.netns,
         port: port.to_be_bytes(),
-        reserved: 0,
+        any_port: 0,
         location: 0,
     };
     publish::<Refusal, _>(

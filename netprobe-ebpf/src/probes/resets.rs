@@ -321,7 +321,7 @@ fn report<L: Load, C: StackIdContext>(
         code: end.reason,
         netns: flow.netns,
         port: if is_client { flow.dport } else { flow.sport },
-        reserved: 0,
+        any_port: 0,
         location: (end.direction as u64) << 8 | end.cause as u64,
     };
     let sighting = Sighting {

@@ -140,7 +140,7 @@ fn key(flow: &Flow, cause: Cause) -> CountKey {
         code: cause as u32,
         netns: flow.netns,
         port: flow.dport,
-        reserved: 0,
+        any_port: 0,
         location: 0,
     }
 }

@@ -78,7 +78,7 @@ fn try_states(
         } else {
             flow.sport
         },
-        reserved: 0,
+        any_port: 0,
         location: u64::from(old),
     };
     let sighting = Sighting {

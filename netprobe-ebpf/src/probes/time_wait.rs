@@ -132,7 +132,7 @@ fn report<L: Load, C: StackIdContext>(
         } else {
             flow.sport
         },
-        reserved: 0,
+        any_port: 0,
         location: u64::from(role),
     };
     let sighting = Sighting {

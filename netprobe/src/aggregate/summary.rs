@@ -1,11 +1,15 @@
 //! The end of a run: the accounting of every probe, and the totals of `--count`.
 
 use netprobe_common::{
-    counters::{Count, CountKey},
+    counters::{Count, CountKey, OTHER},
     header::Kind,
 };
 
-use crate::{decode::Names, probes, report::Total};
+use crate::{
+    decode::Names,
+    probes,
+    report::{Total, Value},
+};
 
 /// Names the groups of `--count` and sorts them, largest first.
 pub fn totals(counts: Vec<(CountKey, Count)>, names: &mut dyn Names) -> Vec<Total> {
@@ -14,7 +18,12 @@ pub fn totals(counts: Vec<(CountKey, Count)>, names: &mut dyn Names) -> Vec<Tota
         .filter_map(|(key, count)| {
             let kind = u16::try_from(key.kind).ok().and_then(Kind::from_raw)?;
             let spec = probes::of(kind);
-            let group = (spec.group)(&key, names);
+            let mut group = (spec.group)(&key, names);
+            if key.any_port != 0 || key.code == OTHER {
+                for (_, value) in group.iter_mut().filter(|(name, _)| name.ends_with("port")) {
+                    *value = Value::Unknown;
+                }
+            }
             Some(Total {
                 kind: spec.name(),
                 group,

@@ -213,6 +213,11 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// Whether there is no filter.
+    pub(super) fn wants_all(&self) -> bool {
+        self.expression == Expression::ALL
+    }
+
     /// Refuses what the kernel cannot test, because `what` happens there.
     pub(super) fn must_fit(&self, what: &str) -> Result<(), Error> {
         let rest = pushdown::split(&self.expression, self.spec.kernel_tests).rest;

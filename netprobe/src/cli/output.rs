@@ -3,7 +3,7 @@
 use std::{
     error::Error,
     fmt,
-    fs::{File, OpenOptions},
+    fs::{File, Metadata, OpenOptions},
     io::{self, BufWriter, IsTerminal, Write},
     os::{
         fd::AsFd,
@@ -32,6 +32,16 @@ pub(super) fn create(path: &Path) -> Result<File> {
 pub(super) fn reserve(path: &Path) -> Result<(File, bool)> {
     let was_there = path.symlink_metadata().is_ok();
     Ok((open(path, false)?, !was_there))
+}
+
+/// Whether both are the same file, which may not be there yet.
+pub(super) fn is_same_file(a: &Path, b: &Path) -> bool {
+    let identity = |path: &Path| {
+        let data = path.metadata().ok().filter(Metadata::is_file)?;
+        Some((data.dev(), data.ino()))
+    };
+    let are_there = identity(a).zip(identity(b));
+    are_there.map_or(a == b, |(a, b)| a == b)
 }
 
 fn open(path: &Path, truncate: bool) -> Result<File> {
@@ -270,6 +280,18 @@ mod tests {
         assert!(out.check().is_ok());
         drop(reader);
         assert_eq!(out.check().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_file_is_the_same_by_whatever_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
+        assert!(is_same_file(&a, &a));
+        assert!(!is_same_file(&a, &b));
+        std::fs::write(&a, "").unwrap();
+        std::fs::hard_link(&a, &b).unwrap();
+        assert!(is_same_file(&a, &b));
+        assert!(!is_same_file(Path::new("/dev/null"), &b));
     }
 
     #[test]

@@ -18,13 +18,18 @@ use super::pod::Wire;
 
 /// The groups of `--count`.
 pub(super) fn groups(ebpf: &Ebpf) -> Result<Vec<(CountKey, Count)>> {
-    groups_in(find(ebpf, "COUNTS")?, find(ebpf, "BUSY")?)
+    groups_in(
+        find(ebpf, "COUNTS")?,
+        find(ebpf, "REST")?,
+        find(ebpf, "BUSY")?,
+    )
 }
 
 /// What is counted, to be read while the programs are in other hands.
 #[derive(Debug)]
 pub struct Tally {
     counts: Map,
+    rest: Map,
     busy: Map,
     groups: Map,
 }
@@ -38,6 +43,7 @@ impl Tally {
         };
         Ok(Self {
             counts: take("COUNTS")?,
+            rest: take("REST")?,
             busy: take("BUSY")?,
             groups: take("GROUPS")?,
         })
@@ -45,7 +51,7 @@ impl Tally {
 
     /// The groups of `--count`, summed over CPUs.
     pub fn counts(&self) -> Result<Vec<(CountKey, Count)>> {
-        groups_in(&self.counts, &self.busy)
+        groups_in(&self.counts, &self.rest, &self.busy)
     }
 
     /// The groups of `--count --by`, summed over CPUs.
@@ -54,8 +60,9 @@ impl Tally {
     }
 }
 
-fn groups_in(counts: &Map, busy: &Map) -> Result<Vec<(CountKey, Count)>> {
+fn groups_in(counts: &Map, rest: &Map, busy: &Map) -> Result<Vec<(CountKey, Count)>> {
     let mut totals = hash(counts)?;
+    totals.extend(hash(rest)?);
     each_place(busy, PLACES, |place: &Place| {
         totals
             .entry(place.key)
@@ -72,16 +79,14 @@ fn find<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a Map> {
 /// Makes room for other groups. What is counted while a group is taken out may be lost, and places
 /// keep their counts.
 pub(super) fn forget_groups(ebpf: &mut Ebpf) -> Result<()> {
-    let map = ebpf
-        .map_mut("COUNTS")
-        .ok_or_else(|| anyhow!("no map COUNTS"))?;
-    let mut map: PerCpuHashMap<_, Wire<CountKey>, Wire<Count>> = PerCpuHashMap::try_from(map)?;
-    let keys: Vec<Wire<CountKey>> = map
-        .keys()
-        .collect::<Result<_, _>>()
-        .context("read COUNTS")?;
-    for key in keys.iter().filter(|Wire(key)| key.code != OTHER) {
-        map.remove(key).context("empty COUNTS")?;
+    for name in ["COUNTS", "REST"] {
+        let map = ebpf.map_mut(name).ok_or_else(|| anyhow!("no map {name}"))?;
+        let mut map: PerCpuHashMap<_, Wire<CountKey>, Wire<Count>> = PerCpuHashMap::try_from(map)?;
+        let keys = map.keys().collect::<Result<Vec<_>, _>>();
+        let keys = keys.with_context(|| format!("read {name}"))?;
+        for key in keys.iter().filter(|Wire(key)| key.code != OTHER) {
+            map.remove(key).with_context(|| format!("empty {name}"))?;
+        }
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs};
 /// Values by the name in [`WANTED`].
 pub type Counters = BTreeMap<&'static str, i64>;
 
-/// Every counter and gauge that a rule reads.
+/// Every counter and gauge that a rule reads, or that a stream is compared with.
 pub const WANTED: &[&str] = &[
     "Ip.OutDiscards",
     "Ip6OutNoRoutes",
@@ -33,6 +33,7 @@ pub const WANTED: &[&str] = &[
     "TcpExt.TCPFastRetrans",
     "TcpExt.TCPSlowStartRetrans",
     "TcpExt.TCPSynRetrans",
+    "TcpExt.TCPRetransFail",
     "TcpExt.TCPTimeWaitOverflow",
     "TcpExt.TCPReqQFullDoCookies",
     "TcpExt.TCPReqQFullDrop",
@@ -84,6 +85,18 @@ pub fn of_this_thread() -> Counters {
         per_cpu(&read(&format!("stat/{table}")), table, &mut counters);
     }
     route6(&read("rt6_stats"), &mut counters);
+    counters
+}
+
+/// Those of them that count what streams see.
+pub fn of_tcp() -> Counters {
+    let mut counters = Counters::new();
+    let read = |file: &str| {
+        fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default()
+    };
+    named_lines(&read("snmp"), &mut counters);
+    named_lines(&read("netstat"), &mut counters);
+    per_cpu(&read("stat/nf_conntrack"), "nf_conntrack", &mut counters);
     counters
 }
 

@@ -10,7 +10,9 @@ use super::{
     text,
     time::{Clock, Style},
 };
-use crate::report::{Cost, Interval, Layout, Probe, Row, Summary, Total, Value, name_bytes};
+use crate::report::{
+    Cost, Interval, Layout, Probe, Reconciled, Row, Summary, Total, Value, name_bytes,
+};
 
 impl Serialize for Value {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -128,6 +130,9 @@ pub fn summary(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
         "totals": summary.totals.iter().map(total).collect::<Vec<_>>(),
         "cost": summary.cost.as_ref().map(cost),
     });
+    if !summary.reconciled.is_empty() {
+        object["reconciled"] = summary.reconciled.iter().map(reconciled).collect();
+    }
     if let Some(view) = &summary.connects {
         object["connects"] = super::connects::json(view);
     }
@@ -148,6 +153,17 @@ pub fn interval(out: &mut dyn Write, interval: &Interval<'_>) -> io::Result<()> 
         "totals": interval.totals.iter().map(total).collect::<Vec<_>>(),
     });
     line(out, &object)
+}
+
+fn reconciled(reconciled: &Reconciled) -> Json {
+    json!({
+        "what": reconciled.unit,
+        "seen": reconciled.seen,
+        "counter": reconciled.counter,
+        "least": reconciled.least,
+        "most": reconciled.most,
+        "agrees": reconciled.agrees(),
+    })
 }
 
 fn cost(cost: &Cost) -> Json {

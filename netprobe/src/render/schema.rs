@@ -105,8 +105,27 @@ fn summary(totals: &[&str]) -> Json {
             "probes": { "type": "array", "items": probe },
             "totals": { "type": "array", "items": total(totals) },
             "connects": { "type": "object", "description": "what the connects add up to (of `connects`)" },
+            "reconciled": { "type": "array", "items": reconciled(), "description": "where the kernel counts the same, without filter" },
         },
         "required": ["kind", "schema", "elapsed_s", "complete", "probes", "totals"],
+    })
+}
+
+/// What was seen beside what the kernel counted itself.
+fn reconciled() -> Json {
+    let count = json!({ "type": "integer", "minimum": 0 });
+    json!({
+        "type": "object",
+        "properties": {
+            "what": { "type": "string" },
+            "seen": count,
+            "counter": { "type": "string", "description": "as nstat(8) names it" },
+            "least": { "type": "integer", "minimum": 0, "description": "its growth while all programs were attached" },
+            "most": { "type": "integer", "minimum": 0, "description": "its growth from before the first until after the last" },
+            "agrees": { "type": "boolean" },
+        },
+        "required": ["what", "seen", "counter", "least", "most", "agrees"],
+        "additionalProperties": false,
     })
 }
 

@@ -9,7 +9,7 @@ use super::{
     duration, text,
     time::{Clock, Style},
 };
-use crate::report::{Cost, Interval, Probe, Row, Summary, Total, Value};
+use crate::report::{Cost, Interval, Probe, Reconciled, Row, Summary, Total, Value};
 
 /// Writes totals to `out`, which is the result of `--count`.
 pub fn totals(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
@@ -99,10 +99,37 @@ pub fn footer(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
             }
         }
     }
+    for reconciled in &summary.reconciled {
+        writeln!(out, "netprobe: {}", beside(reconciled))?;
+    }
     match &summary.cost {
         Some(cost) => writeln!(out, "netprobe: {}", price(cost)),
         None => Ok(()),
     }
+}
+
+/// What was seen beside what the kernel counted.
+fn beside(reconciled: &Reconciled) -> String {
+    let Reconciled {
+        least, most, seen, ..
+    } = *reconciled;
+    let counted = if least == most {
+        least.to_string()
+    } else {
+        // Some came while the programs were attached or taken out.
+        format!("{least} to {most}")
+    };
+    let verdict = if seen < least {
+        format!(": {} NOT SEEN", least - seen)
+    } else if seen > most {
+        format!(": {} too many, UNEXPLAINED, please report", seen - most)
+    } else {
+        String::new()
+    };
+    format!(
+        "{seen} of {counted} {} seen ({}){verdict}",
+        reconciled.unit, reconciled.counter
+    )
 }
 
 /// What of each probe was lost, in words: also who wants to hear nothing else must know.
@@ -174,6 +201,27 @@ fn account(probe: &Probe) -> String {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn a_total_that_the_kernel_does_not_share_is_said() {
+        let told = |seen, least, most| {
+            beside(&Reconciled {
+                unit: "segments",
+                counter: "Tcp.RetransSegs".to_owned(),
+                seen,
+                least,
+                most,
+            })
+        };
+        assert_eq!(told(7, 7, 7), "7 of 7 segments seen (Tcp.RetransSegs)");
+        assert_eq!(told(8, 7, 9), "8 of 7 to 9 segments seen (Tcp.RetransSegs)");
+        assert_eq!(
+            told(6, 7, 9),
+            "6 of 7 to 9 segments seen (Tcp.RetransSegs): 1 NOT SEEN"
+        );
+        let more = told(11, 7, 9);
+        assert!(more.contains(": 2 too many, UNEXPLAINED"), "{more}");
+    }
 
     #[test]
     fn a_sum_is_called_a_sum_and_an_interval_says_how_long_it_was() {

@@ -316,6 +316,30 @@ pub struct Summary {
     pub cost: Option<Cost>,
     /// What the connects add up to, for `connects`.
     pub connects: Option<ConnectView>,
+    /// What was seen beside what the kernel counted, where it counts the same.
+    pub reconciled: Vec<Reconciled>,
+}
+
+/// A total beside the kernel's own counter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reconciled {
+    /// What is counted, in the plural.
+    pub unit: &'static str,
+    /// The counter, as nstat(8) names it.
+    pub counter: String,
+    /// What the programs saw.
+    pub seen: u64,
+    /// What the counter has grown by while all programs were attached.
+    pub least: u64,
+    /// And from before the first was until after the last one.
+    pub most: u64,
+}
+
+impl Reconciled {
+    /// Whether the two agree.
+    pub fn agrees(&self) -> bool {
+        (self.least..=self.most).contains(&self.seen)
+    }
 }
 
 /// What a run of `connects` adds up to. Pairs are a name or number and how many connects.
@@ -366,25 +390,28 @@ impl Destination {
 }
 
 impl Summary {
-    /// Whether every firing is accounted for: none skipped by the kernel, none without an outcome.
+    /// Whether every firing is accounted for: none skipped by the kernel, none without an outcome, and as many as the
+    /// kernel counted itself.
     pub fn is_explained(&self) -> bool {
-        self.probes.iter().all(|probe| {
-            probe.counters.unexplained() == 0
-                && probe.decode_errors == 0
-                && probe.missed.unwrap_or(0) == 0
-        })
+        self.reconciled.iter().all(Reconciled::agrees)
+            && self.probes.iter().all(|probe| {
+                probe.counters.unexplained() == 0
+                    && probe.decode_errors == 0
+                    && probe.missed.unwrap_or(0) == 0
+            })
     }
 
     /// Whether everything asked for was watched, and nothing was lost or left out.
     pub fn is_complete(&self) -> bool {
-        self.probes.iter().all(|probe| {
-            probe.state() == "attached"
-                && probe.lost() == 0
-                && probe.counters.sampled_out == 0
-                && probe.counters.map_full == 0
-                && probe.counters.unexplained() == 0
-                && probe.missed.unwrap_or(0) == 0
-        })
+        self.reconciled.iter().all(Reconciled::agrees)
+            && self.probes.iter().all(|probe| {
+                probe.state() == "attached"
+                    && probe.lost() == 0
+                    && probe.counters.sampled_out == 0
+                    && probe.counters.map_full == 0
+                    && probe.counters.unexplained() == 0
+                    && probe.missed.unwrap_or(0) == 0
+            })
     }
 }
 

@@ -143,6 +143,7 @@ fn finish(
         probes: check::probes(session, 0, missed)?,
         totals,
         connects: None,
+        reconciled: Vec::new(),
     };
     if options.extended {
         writeln!(out, "\nturned away:")?;

@@ -134,6 +134,7 @@ async fn watch(global: &Global, options: &Options) -> Result<ExitCode> {
         probes: check::probes(&session, top.decode_errors, &missed)?,
         totals: Vec::new(),
         connects: None,
+        reconciled: Vec::new(),
     };
     stream::account(&summary, global);
     Ok(ExitCode::SUCCESS)

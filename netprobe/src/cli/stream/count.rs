@@ -17,7 +17,9 @@ use super::{
         output::Output,
         signals::{self, Stop},
     },
-    Options, account, end_line, require, start,
+    Options, account,
+    books::Books,
+    end_line, require, start,
     watch::announce,
 };
 use crate::{
@@ -98,9 +100,10 @@ impl<'a> Counting<'a> {
         runtime.block_on(self.watch(global, plan))
     }
 
-    async fn watch(self, global: &Global, plan: filter::Plan) -> Result<Summary> {
+    async fn watch(mut self, global: &Global, plan: filter::Plan) -> Result<Summary> {
         let mut stop = Stop::listen()?;
         let out = self.options.open()?;
+        let mut books = Books::open(&mut self.request, &plan);
         let (mut session, rest) = start(&self.request, plan)?;
         if !rest.is_empty() {
             let why = "this kernel does not keep the cgroup of a socket, so it cannot count by it";
@@ -120,6 +123,9 @@ impl<'a> Counting<'a> {
             shown_at: Instant::now(),
         };
         announce(&session, self.spec);
+        if let Some(books) = &mut books {
+            books.read();
+        }
         board.names.learn_owners();
         let started = Instant::now();
         board.shown_at = started;
@@ -128,15 +134,22 @@ impl<'a> Counting<'a> {
         let ended = board.until(&mut stop, deadline).await;
         signals::second_kills();
         let (mut session, cost) = keeper.finish()?;
+        if let Some(books) = books.as_mut().filter(|_| !session.is_detached()) {
+            books.read();
+        }
         let missed = session.detach();
         let reading = board.read()?;
         let shown = ended.and_then(|()| match self.options.interval {
             Some(_) => board.show(&reading),
             None => Ok(()),
         });
+        let counted = reading.counts.clone();
         let mut summary =
             board.summarize(&session, reading, session.watched_since(started), &missed)?;
         summary.cost = Some(cost);
+        if let Some(books) = books {
+            summary.reconciled = books.close(&session, &counted);
+        }
         let written = shown.and_then(|()| board.end(&summary));
         if !matches!(&written, Err(error) if is_closed_pipe(error)) {
             board.account(&summary, global);
@@ -252,6 +265,7 @@ impl Board<'_> {
             totals: self.totals(reading),
             connects: None,
             cost: None,
+            reconciled: Vec::new(),
         })
     }
 

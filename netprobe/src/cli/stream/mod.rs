@@ -11,7 +11,11 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use netprobe_common::{config::Config, header::Kind, record::Plain};
 
-use super::{Global, filter, output::Output, parse_duration};
+use super::{
+    Global, filter,
+    output::{self, Output},
+    parse_duration,
+};
 use crate::{
     filter::Error,
     kernel::{load::Sizes, session::Request},
@@ -28,6 +32,7 @@ use crate::{
     report::{Layout, Summary},
 };
 
+mod books;
 mod columns;
 mod count;
 mod pcap;
@@ -181,6 +186,12 @@ pub(super) fn run(global: &Global, kind: Kind, options: &Options) -> Result<Exit
     if options.pcap.is_some() && kind != Kind::Drops {
         let name = kind.name();
         return Err(Error::elsewhere(format!("--pcap: `{name}` has no packets")).into());
+    }
+    if let Some((pcap, output)) = options.pcap.as_deref().zip(options.output.as_deref())
+        && output::is_same_file(pcap, output)
+    {
+        let why = format!("--pcap and -o name the same file: {}", pcap.display());
+        return Err(Error::elsewhere(why).into());
     }
     if options.count {
         plan.must_fit("--count adds up")?;

@@ -11,6 +11,7 @@ use super::{
         output::Output,
         signals::{self, Stop},
     },
+    books::Books,
     count::at,
     screen::Screen,
 };
@@ -61,8 +62,10 @@ impl Watch {
         runtime.block_on(self.watch(global))
     }
 
-    async fn watch(self, global: &Global) -> Result<Summary> {
+    async fn watch(mut self, global: &Global) -> Result<Summary> {
         let mut stop = Stop::listen()?;
+        let shows_totals = self.request.config.count != 0;
+        let mut books = Books::open(&mut self.request, &self.plan);
         let (mut session, matcher) = start(&self.request, self.plan)?;
         require(&session)?;
         let mut ring = LiveRing::new(session.take_ring()?)?;
@@ -72,6 +75,9 @@ impl Watch {
         let mut screen = Screen::new(self.spec, names, matcher, self.format, self.out);
         screen.begin()?;
         announce(&session, self.spec);
+        if let Some(books) = &mut books {
+            books.read();
+        }
         screen.names.learn_owners();
 
         let started = Instant::now();
@@ -81,12 +87,21 @@ impl Watch {
         signals::second_kills();
 
         let (mut session, cost) = keeper.finish()?;
+        if let Some(books) = books.as_mut().filter(|_| !session.is_detached()) {
+            books.read();
+        }
         let missed = session.detach();
         // A write error ends the run, but what was seen is still accounted for.
         let elapsed = session.watched_since(started);
         let drained = ended.and_then(|()| screen.drain(&mut ring));
         let mut summary = summarize(&session, &mut screen, elapsed, &missed)?;
         summary.cost = Some(cost);
+        if !shows_totals {
+            summary.totals.clear();
+        }
+        if let Some(books) = books {
+            summary.reconciled = books.close(&session, &session.totals()?);
+        }
         if drained.is_err() {
             for probe in &mut summary.probes {
                 probe.unwritten = probe.shown().saturating_sub(screen.written);
@@ -183,5 +198,6 @@ fn summarize(
         totals,
         connects: screen.connects(),
         cost: None,
+        reconciled: Vec::new(),
     })
 }

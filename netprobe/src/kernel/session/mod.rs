@@ -282,6 +282,11 @@ impl Session {
         missed
     }
 
+    /// Whether its programs are out of the kernel already.
+    pub const fn is_detached(&self) -> bool {
+        self.detached.is_some()
+    }
+
     /// How long its programs were in the kernel since `started`.
     pub fn watched_since(&self, started: Instant) -> Duration {
         let ended = self.detached.as_ref().map(|detached| detached.at);
