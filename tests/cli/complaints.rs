@@ -92,6 +92,21 @@ fn two_capabilities_are_enough_for_a_stream() {
 }
 
 #[test]
+fn what_is_mistyped_is_told_in_a_line() {
+    let cases: [(&[&str], &str); 4] = [
+        (&["drosp"], "a similar subcommand exists: 'drops'"),
+        (&["drops", "--foo"], "unexpected argument '--foo'"),
+        (&["drops", "--duration", "x"], "such as 10s, 5m or 1h30m"),
+        (&["drops", "--timestamps", "x"], "[possible values: "),
+    ];
+    for (arguments, words) in cases {
+        assert_complaint(&netprobe(arguments), 2, words);
+    }
+    let pcap = ["drops", "--pcap", "x.pcap", "-o", "x.pcap"];
+    assert_complaint(&netprobe(&pcap), 2, "name the same file");
+}
+
+#[test]
 fn a_limit_of_nothing_is_refused() {
     for wrong in ["0", "-1%", "101%", "much"] {
         let limit = format!("--max-overhead={wrong}");

@@ -30,6 +30,11 @@ impl Log for Stderr {
     fn flush(&self) {}
 }
 
+/// Sends errors to stderr, of a command line that is not understood.
+pub(super) fn init_for_errors() {
+    set(LevelFilter::Error);
+}
+
 /// Sends log lines to stderr: progress by default, errors only with `--quiet`.
 pub(super) fn init(global: &Global) {
     let level = match (global.quiet, global.verbose) {
@@ -38,6 +43,10 @@ pub(super) fn init(global: &Global) {
         (false, 1) => LevelFilter::Debug,
         (false, _) => LevelFilter::Trace,
     };
+    set(level);
+}
+
+fn set(level: LevelFilter) {
     if log::set_logger(&Stderr).is_ok() {
         log::set_max_level(level);
     }

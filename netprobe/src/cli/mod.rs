@@ -29,6 +29,7 @@ mod sample;
 mod schema;
 mod signals;
 mod stream;
+mod usage;
 mod vigil;
 mod watch;
 
@@ -187,9 +188,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match parse(bcc::expand(arguments)) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help goes to stdout and ends well; a closed pipe is nobody's error.
-            let _closed = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            logging::init_for_errors();
+            return usage::conclude(&error);
         }
     };
     logging::init(&cli.global);

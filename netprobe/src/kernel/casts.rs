@@ -56,8 +56,8 @@ impl Casts {
         })
     }
 
-    /// The object with this kernel's call in place of the mark.
-    pub fn written_into(self, object: &[u8]) -> Vec<u8> {
+    /// Puts this kernel's call in place of the mark.
+    pub fn write_into(self, object: &mut [u8]) {
         let mark = instruction(0x85, 0, CAST_MARK);
         let call = match self.function {
             // BPF_CALL with BPF_PSEUDO_KFUNC_CALL as source register.
@@ -65,12 +65,10 @@ impl Casts {
             // r0 = r1; never reached.
             None => instruction(0xbf, 0x10, 0),
         };
-        let mut object = object.to_vec();
         let (words, _rest) = object.as_chunks_mut::<8>();
         for word in words.iter_mut().filter(|word| **word == mark) {
             *word = call;
         }
-        object
     }
 }
 
@@ -99,16 +97,21 @@ mod tests {
         };
         let mut expected = object.clone();
         expected[8..16].copy_from_slice(&[0x85, 0x20, 0, 0, 2, 1, 0, 0]);
-        assert_eq!(casts.written_into(&object), expected);
+        let mut written = object.clone();
+        casts.write_into(&mut written);
+        assert_eq!(written, expected);
         expected[8..16].copy_from_slice(&[0xbf, 0x10, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(Casts::default().written_into(&object), expected);
+        Casts::default().write_into(&mut object);
+        assert_eq!(object, expected);
     }
 
     #[test]
     fn the_object_has_marks_at_whole_instructions() {
-        let plain = Casts::default().written_into(super::super::load::OBJECT);
+        let object = super::super::object::unpack().unwrap();
+        let mut plain = object.clone();
+        Casts::default().write_into(&mut plain);
         let mark = instruction(0x85, 0, CAST_MARK);
-        assert_ne!(plain, super::super::load::OBJECT);
+        assert_ne!(plain, object);
         assert!(!plain.windows(8).any(|bytes| bytes == mark));
     }
 }

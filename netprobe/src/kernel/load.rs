@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use anyhow::{Context, Result};
-use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned};
+use aya::{Btf, Ebpf, EbpfLoader};
 use netprobe_common::{
     config::Config,
     counters::{Count, GroupKey},
@@ -17,10 +17,6 @@ use rustix::{
 
 use super::{casts::Casts, object, privileges};
 use crate::probes::Keeps;
-
-/// The programs, as committed in `prebuilt/`.
-#[cfg(target_arch = "x86_64")]
-pub(super) static OBJECT: &[u8] = include_bytes_aligned!("../../prebuilt/netprobe.x86_64.bpf.o");
 
 /// A thousand stacks per second of the same place and reason on a CPU show where a storm comes from,
 /// and take less than one percent of it.
@@ -123,7 +119,8 @@ pub(super) fn load(
     programs: &HashSet<&str>,
     btf: &Btf,
 ) -> Result<Ebpf> {
-    let mut object = casts.written_into(OBJECT);
+    let mut object = object::unpack()?;
+    casts.write_into(&mut object);
     object::keep_only(&mut object, programs)?;
     let config = Config {
         tick_ns: tick_ns(),

@@ -1,9 +1,13 @@
 //! The object without the programs that a run does not use: aya reads, copies and relocates whatever it finds, and
 //! a run uses a few of fifty programs.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    io::Read,
+};
 
 use anyhow::{Context, Result};
+use flate2::read::ZlibDecoder;
 use object::{
     Endianness,
     elf::{
@@ -13,6 +17,9 @@ use object::{
     read::elf::{FileHeader, SectionHeader, Sym},
 };
 
+/// The programs in `prebuilt/`, as the build script has packed them.
+static PACKED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/netprobe.bpf.o.z"));
+
 type Elf = FileHeader64<Endianness>;
 
 /// Sizes of `Elf64_Sym` and `Elf64_Shdr`, and where their type is.
@@ -20,6 +27,14 @@ const SYMBOL: usize = 24;
 const SYMBOL_INFO: usize = 4;
 const SECTION: usize = 64;
 const SECTION_TYPE: usize = 4;
+
+/// The object as it was built.
+pub(super) fn unpack() -> Result<Vec<u8>> {
+    let mut object = Vec::new();
+    let unpacked = ZlibDecoder::new(PACKED).read_to_end(&mut object);
+    unpacked.context("unpack the eBPF object")?;
+    Ok(object)
+}
 
 /// Hides the programs of the eBPF `object` that are not `wanted`, by name.
 pub(super) fn keep_only(object: &mut [u8], wanted: &HashSet<&str>) -> Result<()> {
@@ -80,7 +95,6 @@ mod tests {
     use object::{Object, ObjectSymbol, SymbolKind};
 
     use super::*;
-    use crate::kernel::load::OBJECT;
 
     fn programs(object: &[u8]) -> Vec<String> {
         let file = object::File::parse(object).unwrap();
@@ -94,8 +108,8 @@ mod tests {
 
     #[test]
     fn only_what_is_wanted_stays_a_program() {
-        assert!(programs(OBJECT).len() > 40);
-        let mut object = OBJECT.to_vec();
+        let mut object = unpack().unwrap();
+        assert!(programs(&object).len() > 40);
         let wanted = HashSet::from(["drops", "connects_found_k"]);
         keep_only(&mut object, &wanted).unwrap();
         let mut left = programs(&object);
