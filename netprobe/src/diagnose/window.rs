@@ -26,6 +26,8 @@ pub struct Window {
     pub namespaces: Vec<Netns>,
     /// Inode numbers of those that were there at the beginning only.
     pub vanished: Vec<u32>,
+    /// Why there may be others that could not be read.
+    pub unread: Option<String>,
     /// Counters and settings that the whole machine has, also where it is not among the namespaces.
     pub machine: Option<Netns>,
     /// The receive backlog of each CPU, before and after.
