@@ -99,10 +99,18 @@ fn is_firewalled(window: &Window, end: End) -> bool {
     dropped.take(LEAST_SEEN).count() == LEAST_SEEN
 }
 
-/// Whether the processes that are refused at one address get through at another of the same machine
-/// (localhost as ::1 and 127.0.0.1), as often or nearly so.
-fn is_reached(window: &Window, netns: &Netns, home: &Netns, end: End) -> bool {
-    let mut processes = BTreeMap::<Option<String>, (usize, usize)>::new();
+/// How often a process was refused at an address, and got through at another of the same machine.
+#[derive(Default)]
+struct Attempts {
+    comm: Option<String>,
+    refused: usize,
+    reached: usize,
+}
+
+/// The attempts of each process at an end. Of those that connect once or twice not every connection was seen: they are
+/// taken together by name.
+fn attempts(window: &Window, netns: &Netns, home: &Netns, end: End) -> Vec<Attempts> {
+    let mut processes = BTreeMap::<(Option<u32>, Option<String>), Attempts>::new();
     for event in window.events.within("connects", netns.inode) {
         let Some(address) = event
             .ip("daddr")
@@ -112,15 +120,34 @@ fn is_reached(window: &Window, netns: &Netns, home: &Netns, end: End) -> bool {
         };
         let is_home =
             || places::home(window, netns, address).is_some_and(|there| there.inode == home.inode);
-        let process = processes.entry(event.text("comm")).or_default();
+        let (pid, comm) = (event.small("pid"), event.text("comm"));
+        let process = processes
+            .entry((pid, comm.clone().filter(|_| pid.is_none())))
+            .or_default();
+        process.comm = process.comm.take().or(comm);
         if address == end.0 && event.is("errno", "ECONNREFUSED") {
-            process.0 += 1;
+            process.refused += 1;
         } else if event.is("outcome", "established") && is_home() {
-            process.1 += 1;
+            process.reached += 1;
         }
     }
-    let refused = processes.values().map(|(refused, _)| refused);
-    if refused.sum::<usize>() == 0 {
+    let (long, short): (Vec<Attempts>, Vec<Attempts>) = processes
+        .into_values()
+        .partition(|process| process.refused + process.reached >= LEAST_SEEN);
+    let mut names = BTreeMap::<Option<String>, Attempts>::new();
+    for process in short {
+        let all = names.entry(process.comm).or_default();
+        all.refused += process.refused;
+        all.reached += process.reached;
+    }
+    long.into_iter().chain(names.into_values()).collect()
+}
+
+/// Whether the processes that are refused at one address get through at another of the same machine
+/// (localhost as ::1 and 127.0.0.1), as often or nearly so.
+fn is_reached(window: &Window, netns: &Netns, home: &Netns, end: End) -> bool {
+    let attempts = attempts(window, netns, home, end);
+    if attempts.iter().all(|process| process.refused == 0) {
         // None was seen as it happened.
         let [inode, port] = [netns.inode.to_string(), end.1.to_string()];
         let reached = [
@@ -130,11 +157,10 @@ fn is_reached(window: &Window, netns: &Netns, home: &Netns, end: End) -> bool {
         ];
         return window.events.count("connects", &reached) >= LEAST_SEEN as u64;
     }
-    let kept_out = processes
-        .values()
-        .filter(|(refused, reached)| reached * 2 < *refused)
-        .map(|(refused, _)| refused);
-    kept_out.sum::<usize>() < LEAST_SEEN
+    let kept_out = attempts
+        .iter()
+        .filter(|process| process.reached * 2 < process.refused);
+    kept_out.map(|process| process.refused).sum::<usize>() < LEAST_SEEN
 }
 
 /// Fewer are chance.
