@@ -18,8 +18,10 @@ use crate::{
 
 /// Why a connection was refused.
 enum Why {
-    /// Nobody listens there, as far as can be seen.
+    /// Nobody listens there.
     Nobody,
+    /// Who listens there cannot be seen from here.
+    Elsewhere,
     /// The service listens there, and a firewall of this machine dropped what came for it.
     Rejected(String),
     /// It began to listen there only in the window; or began anew.
@@ -52,7 +54,7 @@ fn why(window: &Window, netns: &Netns, end: End) -> Why {
         };
     }
     let Some(home) = places::home(window, netns, end.0) else {
-        return Why::Nobody;
+        return Why::Elsewhere;
     };
     let beside: Vec<&Listener> = places::at_port(home, end.1).collect();
     let Some(first) = beside.first() else {
@@ -184,6 +186,13 @@ fn judged(
             "nobody listens there".to_owned(),
             "start the service, or correct address and port".to_owned(),
         ),
+        Why::Elsewhere => (
+            severity,
+            "nobody listens there, or a firewall rejects them: that end cannot be seen here".to_owned(),
+            "see at that end whether the service listens (ss -ltn), and whether a rule rejects, there or on the way \
+             (nft list ruleset)"
+                .to_owned(),
+        ),
         Why::Rejected(name) => (
             severity,
             format!("though {name} listens there: a firewall rule of this machine rejects them"),
@@ -260,7 +269,7 @@ pub(super) fn describe(
     let mut hits = services(window, netns, "refused");
     hits.retain(|hit| port.is_none() || hit.port == port);
     let worst = hits.first().and_then(|hit| hit.address.zip(hit.port));
-    let why = worst.map_or(Why::Nobody, |end| why(window, netns, end));
+    let why = worst.map_or(Why::Elsewhere, |end| why(window, netns, end));
     let place = match (worst, port) {
         (Some((address, port)), _) => format!(" by {}", endpoint(address, port)),
         (None, Some(port)) => format!(" at port {port}"),

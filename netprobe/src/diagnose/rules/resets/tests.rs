@@ -264,6 +264,28 @@ fn a_process_that_never_gets_through_is_not_excused_by_one_of_the_same_name() {
 }
 
 #[test]
+fn of_a_host_that_is_not_seen_nobody_knows_whether_it_listens() {
+    let mut window = quiet();
+    let own = [10, 0, 0, 1].into();
+    window.netns().after.addresses = [own].into();
+    refused_at(&mut window, [10, 9, 9, 9].into(), "webapp", 60);
+    let said = |window: &Window, text: &str| {
+        let summary = window.findings()[0].summary.clone();
+        assert!(summary.contains(text), "{summary}");
+    };
+    said(&window, "nobody listens there, or a firewall rejects them");
+    // Here it is known.
+    let mut window = quiet();
+    window.netns().after.addresses = [own].into();
+    refused_at(&mut window, own, "webapp", 60);
+    assert!(
+        window.findings()[0]
+            .summary
+            .ends_with("nobody listens there")
+    );
+}
+
+#[test]
 fn no_firewall_is_named_where_none_was_seen_to_drop() {
     let mut window = listening_at(Ipv4Addr::UNSPECIFIED);
     refused_at(&mut window, Ipv4Addr::LOCALHOST.into(), "webapp", 60);
