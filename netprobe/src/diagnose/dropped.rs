@@ -119,9 +119,7 @@ fn packet(window: &Window, netns: &Netns, event: &Event) -> Option<Packet> {
     let is_over = state.is_some_and(|state| ["TIME-WAIT", "CLOSE", "UNCONN"].contains(&&*state));
     let has_socket = !is_over && (event.text("state").is_some() || event.number("pid").is_some());
     let is_served = |end| places::listener(window, netns, end).is_some();
-    let is_local = |address| {
-        places::home(window, netns, address).is_some_and(|home| home.inode == netns.inode)
-    };
+    let is_local = |address| places::is_local(netns, address);
     let is_incoming = is_local(destination.0) && !is_local(source.0);
     let is_answer = flags & (SYN | ACK) == SYN | ACK
         || (is_served(source) && !is_served(destination))
@@ -167,7 +165,7 @@ fn weigh(
     service.through = through.as_ref().map_or(0, HashSet::len);
     service.is_stray = true;
     for (address, client) in clients {
-        let home = places::home(window, netns, address);
+        let homes = places::homes(window, netns, address);
         // A process of this namespace sent it, or was to get it, and the rule is in its way.
         let is_own =
             client.has_socket && listener.is_none_or(|(home, _)| home.inode != netns.inode);
@@ -175,7 +173,9 @@ fn weigh(
         let is_known = through
             .as_ref()
             .is_some_and(|through| through.contains(&address))
-            || home.is_some_and(|home| places::is_connected(window, home, address, end));
+            || homes
+                .iter()
+                .any(|home| places::is_connected(window, home, address, end));
         let is_missed = client.useful > 0
             && match (&through, listener) {
                 _ if is_own => true,
@@ -185,10 +185,11 @@ fn weigh(
                 }
                 _ if scans.contains(&(address, end.0)) => false,
                 // Others get through: it is a stranger, unless a process of this machine is seen to fail.
-                (Some(through), _) if !through.is_empty() => home
-                    .is_some_and(|home| failures(window, home, (address, end)) >= LEAST as usize),
+                (Some(through), _) if !through.is_empty() => homes
+                    .iter()
+                    .any(|home| failures(window, home, (address, end)) >= LEAST as usize),
                 (Some(_), _) => is_pressing(window, address, client.useful),
-                (None, _) => home.is_some(),
+                (None, _) => !homes.is_empty(),
             };
         if is_missed {
             service.wanted += client.packets;
@@ -236,8 +237,9 @@ pub(super) fn scans(window: &Window) -> HashSet<(IpAddr, IpAddr)> {
             events.filter(|event| is_syn(event) && is_netfilter(|name| event.value(name)));
         for (source, destination) in dropped.filter_map(places::ends) {
             // Only of what is at home here is it known what listens.
-            let is_closed = places::home(window, netns, destination.0)
-                .is_some_and(|home| home.after.sockets.is_some())
+            let homes = places::homes(window, netns, destination.0);
+            let is_closed = !homes.is_empty()
+                && homes.iter().all(|home| home.after.sockets.is_some())
                 && places::listener(window, netns, destination).is_none();
             if is_closed {
                 let ports = tried.entry((source.0, destination.0)).or_default();

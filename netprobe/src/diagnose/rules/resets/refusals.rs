@@ -45,7 +45,12 @@ fn why(window: &Window, netns: &Netns, end: End) -> Why {
         let holder = window.holder(listener);
         holder.map_or_else(|| "a process".to_owned(), |process| process.comm.clone())
     };
-    if let Some((home, listener)) = places::listener(window, netns, end) {
+    let is_refuser = |home: &Netns| refuses(window, home, end);
+    let listener = places::listener(window, netns, end);
+    let homes = places::homes(window, netns, end.0);
+    // Of several namespaces with this address another may be meant, that says so itself.
+    let is_other = |taker: &Netns| !is_refuser(taker) && homes.iter().any(|home| is_refuser(home));
+    if let Some((home, listener)) = listener.filter(|(taker, _)| !is_other(taker)) {
         let name = name(listener);
         return match was_there(home, end) {
             _ if is_firewalled(window, end) => Why::Rejected(name),
@@ -53,8 +58,16 @@ fn why(window: &Window, netns: &Netns, end: End) -> Why {
             _ => Why::Unseen(name),
         };
     }
-    let Some(home) = places::home(window, netns, end.0) else {
+    if homes.is_empty() {
         return Why::Elsewhere;
+    }
+    // Of several with the same address it is one that says so itself, if one does; else one with such a listener.
+    let home = homes.iter().find(|home| is_refuser(home)).or_else(|| {
+        let mut homes = homes.iter();
+        homes.find(|home| places::at_port(home, end.1).next().is_some())
+    });
+    let Some(home) = home.copied() else {
+        return Why::Nobody;
     };
     let beside: Vec<&Listener> = places::at_port(home, end.1).collect();
     let Some(first) = beside.first() else {
@@ -73,6 +86,15 @@ fn why(window: &Window, netns: &Netns, end: End) -> Why {
         lacks: is_any.then_some(if end.0.is_ipv6() { "IPv6" } else { "IPv4" }),
         is_reached: is_reached(window, netns, home, end),
     }
+}
+
+/// Whether the kernel of a namespace was seen to refuse connections at an end, as nobody listens there.
+fn refuses(window: &Window, home: &Netns, end: End) -> bool {
+    let mut resets = window.events.within("resets", home.inode);
+    resets.any(|event| {
+        event.is("cause", "no-listener")
+            && places::ends(event).is_some_and(|(local, _)| local == end)
+    })
 }
 
 /// Whether one of the listeners of an end was there when the window began, and whether another was;
@@ -120,8 +142,10 @@ fn attempts(window: &Window, netns: &Netns, home: &Netns, end: End) -> Vec<Attem
         else {
             continue;
         };
-        let is_home =
-            || places::home(window, netns, address).is_some_and(|there| there.inode == home.inode);
+        let is_home = || {
+            let mut homes = places::homes(window, netns, address).into_iter();
+            homes.any(|there| there.inode == home.inode)
+        };
         let (pid, comm) = (event.small("pid"), event.text("comm"));
         let process = processes
             .entry((pid, comm.clone().filter(|_| pid.is_none())))

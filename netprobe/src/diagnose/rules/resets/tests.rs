@@ -285,6 +285,58 @@ fn of_a_host_that_is_not_seen_nobody_knows_whether_it_listens() {
     );
 }
 
+/// A client that is refused at an address that two other namespaces have: 90, in which nobody listens, and 92; and what
+/// the kernel of 90 answered meanwhile.
+fn with_twins(address: IpAddr, answers: usize) -> Window {
+    let mut window = listening_at(Ipv4Addr::UNSPECIFIED);
+    let answer = [
+        ("direction", Value::Word("sent")),
+        ("cause", Value::Word("no-listener")),
+        ("saddr", Value::Ip(address)),
+        ("sport", Value::Unsigned(8090)),
+        ("daddr", Value::Ip([10, 0, 0, 2].into())),
+        ("dport", Value::Unsigned(41_000)),
+    ];
+    window.event("resets", answers, &answer);
+    window.relocate(90);
+    refused_at(&mut window, address, "webapp", 60);
+    let client = quiet().namespaces.remove(0);
+    let mut twins = [client.clone(), window.namespaces.remove(0)];
+    for (inode, twin) in [90, 92].into_iter().zip(&mut twins) {
+        (twin.inode, twin.is_initial) = (inode, false);
+        twin.after.addresses = [address].into();
+    }
+    window.namespaces.push(client);
+    window.namespaces.extend(twins);
+    window.netns().after.addresses = [[10, 0, 0, 2].into()].into();
+    window
+}
+
+#[test]
+fn of_two_namespaces_with_the_same_address_that_is_meant_which_refuses_or_listens() {
+    let said = |window: Window, text: &str| {
+        let summary = window.findings()[0].summary.clone();
+        assert!(summary.ends_with(text), "{summary}");
+    };
+    let v6 = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1);
+    let beside = "server listens at 0.0.0.0:8090, IPv4 only";
+    said(with_twins(v6.into(), 0), beside);
+    let unseen = "though server listens there; no firewall of this machine was seen to drop them";
+    let v4 = [10, 0, 0, 1].into();
+    said(with_twins(v4, 0), unseen);
+    said(with_twins(v4, 9), "nobody listens there");
+}
+
+#[test]
+fn a_wildcard_of_ipv6_takes_ipv4_unless_it_is_told_not_to() {
+    let mut window = listening_at(Ipv6Addr::UNSPECIFIED);
+    refused_at(&mut window, Ipv4Addr::LOCALHOST.into(), "webapp", 60);
+    let said = |window: &Window, text: &str| window.findings()[0].summary.contains(text);
+    assert!(said(&window, "though server listens there"));
+    window.sockets().listeners[0].is_v6_only = true;
+    assert!(said(&window, "server listens at [::]:8090, IPv6 only"));
+}
+
 #[test]
 fn no_firewall_is_named_where_none_was_seen_to_drop() {
     let mut window = listening_at(Ipv4Addr::UNSPECIFIED);
