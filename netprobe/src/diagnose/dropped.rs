@@ -63,15 +63,18 @@ struct Packet {
     client: IpAddr,
     flags: u8,
     has_socket: bool,
+    /// Whether its sender was seen to wait for the answer in vain.
+    is_sent_again: bool,
     process: Option<String>,
     hook: &'static str,
 }
 
 impl Packet {
-    /// Whether it opens a connection, or is of one that its socket knows. Others came late, or belong to
-    /// connections that conntrack has forgotten.
+    /// Whether it opens a connection, or is of one that its socket knows, here or where it was sent. Others came late,
+    /// or belong to connections that conntrack has forgotten.
     const fn is_useful(&self) -> bool {
-        self.flags & (FIN | RST) == 0 && (self.flags & SYN != 0 || self.has_socket)
+        self.flags & (FIN | RST) == 0
+            && (self.flags & SYN != 0 || self.has_socket || self.is_sent_again)
     }
 }
 
@@ -140,8 +143,20 @@ fn packet(window: &Window, netns: &Netns, event: &Event) -> Option<Packet> {
         client,
         flags,
         has_socket,
+        is_sent_again: is_sent_again(window, source, (!is_answer, destination)),
         process: event.text("comm"),
         hook,
+    })
+}
+
+/// Whether what one end sends to another was sent again, and that in vain, in whichever namespace: once may be a packet
+/// that is dropped for its own sake. The address that a client sends to may be translated on its way.
+fn is_sent_again(window: &Window, source: End, (is_client, destination): (bool, End)) -> bool {
+    window.events.of("retransmits").iter().any(|event| {
+        event.number("attempt") >= Some(2)
+            && places::ends(event).is_some_and(|(local, remote)| {
+                local == source && (remote == destination || is_client)
+            })
     })
 }
 
