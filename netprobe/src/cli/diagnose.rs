@@ -60,7 +60,7 @@ pub(super) struct Options {
     /// Draw the stacks of the first finding as a flame graph into this file.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// End with exit code 4 if something at least this severe is found.
+    /// End with exit code 4 if something at least this severe is found, and with 3 if nothing can be told.
     #[arg(long, value_enum, value_name = "SEVERITY")]
     fail_on: Option<FailOn>,
     /// What netprobe itself may cost, in percent of the machine's CPUs: it leaves out events, never
