@@ -271,6 +271,12 @@ pub(super) fn is_syn(event: &Event) -> bool {
     matches!(event.value("flags"), Value::TcpFlags(flags) if flags & (SYN | ACK) == SYN)
 }
 
+/// Whether netfilter was seen to drop what is no request for a connection, in any namespace.
+pub(super) fn are_segments_dropped(window: &Window) -> bool {
+    let mut drops = window.events.of("drops").iter();
+    drops.any(|event| is_netfilter(|name| event.value(name)) && !is_syn(event))
+}
+
 /// Whether nobody would knock so often who is not meant to come in.
 fn is_pressing(window: &Window, address: IpAddr, packets: u32) -> bool {
     is_private(address) || window.rate(packets.into()) >= KNOCKS_PER_S
