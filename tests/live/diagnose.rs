@@ -61,11 +61,11 @@ fn an_idle_namespace_has_no_finding() {
 
 #[test]
 fn its_price_includes_what_its_programs_take_in_the_kernel() {
+    const WINDOW: Duration = Duration::from_secs(3);
+    const SEEN: Duration = Duration::from_millis(2500);
     if !skip::is_root() {
         return;
     }
-    const WINDOW: Duration = Duration::from_secs(3);
-    const SEEN: Duration = Duration::from_millis(2500);
     let statistics = Statistics::enable();
     let cable = Cable::new();
     let listener = cable.server.run(|| Family::V4.listen(PORT, 128));
