@@ -62,11 +62,11 @@ fn without_root_each_command_names_what_it_needs() {
     }
 }
 
-#[test]
-fn two_capabilities_are_enough_for_a_stream() {
+/// Runs it as nobody with `CAP_BPF` and `CAP_PERFMON`; `None` where that cannot be done.
+fn with_two_capabilities(arguments: &[&str]) -> Option<Output> {
     let has_setpriv = Command::new("setpriv").arg("--version").output().is_ok();
     if !is_root() || !has_setpriv {
-        return;
+        return None;
     }
     let (_folder, program) = public_copy();
     let path = program.to_str().expect("a path of ours is text");
@@ -80,10 +80,18 @@ fn two_capabilities_are_enough_for_a_stream() {
     let output = Command::new("setpriv")
         .args(nobody)
         .args(sets)
-        .args([path, "drops", "--json", "--duration", "100ms"])
+        .arg(path)
+        .args(arguments)
         .current_dir("/")
-        .output()
-        .expect("run netprobe");
+        .output();
+    Some(output.expect("run netprobe"))
+}
+
+#[test]
+fn two_capabilities_are_enough_for_a_stream() {
+    let Some(output) = with_two_capabilities(&["drops", "--json", "--duration", "100ms"]) else {
+        return;
+    };
     assert!(output.status.success(), "{}", complaint(&output));
     // Only CAP_SYS_ADMIN may have run time measured, and that is said.
     let complaint = complaint(&output);
@@ -104,6 +112,18 @@ fn what_is_mistyped_is_told_in_a_line() {
     }
     let pcap = ["drops", "--pcap", "x.pcap", "-o", "x.pcap"];
     assert_complaint(&netprobe(&pcap), 2, "name the same file");
+}
+
+#[test]
+fn with_two_capabilities_the_own_namespace_is_diagnosed_and_what_is_missing_named() {
+    let Some(output) = with_two_capabilities(&["diagnose", "--duration", "300ms"]) else {
+        return;
+    };
+    assert!(output.status.success(), "{}", complaint(&output));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("1 network namespace;"), "{text}");
+    assert!(text.contains("CAP_SYS_ADMIN"), "{text}");
+    assert!(!text.contains("not there at the beginning"), "{text}");
 }
 
 #[test]

@@ -25,7 +25,11 @@ use super::{
 };
 use crate::{
     filter::Error,
-    kernel::{load::Sizes, privileges, session::Request},
+    kernel::{
+        load::Sizes,
+        privileges::{self, CannotRun},
+        session::Request,
+    },
     observe::{
         namespaces::{self, Namespace},
         netns,
@@ -56,7 +60,7 @@ pub(super) struct Options {
     /// Draw the stacks of the first finding as a flame graph into this file.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// End with exit code 4 if something at least this severe is found.
+    /// End with exit code 4 if something at least this severe is found, and with 3 if nothing can be told.
     #[arg(long, value_enum, value_name = "SEVERITY")]
     fail_on: Option<FailOn>,
     /// What netprobe itself may cost, in percent of the machine's CPUs: it leaves out events, never
@@ -161,6 +165,7 @@ async fn watch(options: &Options, inode: Option<u32>) -> Result<bool> {
     let ends = options.interval.and(options.duration);
     let ends = ends.map(|duration| Instant::now() + duration);
     let mut is_hit = false;
+    let mut undecided = None;
     for number in 0_u32.. {
         vigil.open(options.namespaces(inode)?)?;
         if number == 0 {
@@ -178,6 +183,7 @@ async fn watch(options: &Options, inode: Option<u32>) -> Result<bool> {
             let mut findings = diagnosis.findings.iter();
             findings.any(|finding| finding.severity >= fail_on.severity())
         });
+        undecided = diagnosis.undecided().or(undecided);
         write(options, &diagnosis)?;
         if let Some(drawn) = drawn {
             say(options, &drawn?)?;
@@ -186,7 +192,10 @@ async fn watch(options: &Options, inode: Option<u32>) -> Result<bool> {
             break;
         }
     }
-    Ok(is_hit)
+    match undecided.filter(|_| options.fail_on.is_some() && !is_hit) {
+        Some(why) => Err(CannotRun::new(format!("--fail-on cannot be answered: {why}")).into()),
+        None => Ok(is_hit),
+    }
 }
 
 fn write(options: &Options, diagnosis: &Diagnosis) -> Result<()> {

@@ -76,6 +76,8 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// What is wrong, why, and what to change: watches for a while and gives the verdict.
+    ///
+    /// Without root it looks into its own network namespace only: others need CAP_SYS_ADMIN and CAP_SYS_PTRACE.
     Diagnose(diagnose::Options),
     /// What a finding means, how it was recognised, the fixes and their risks.
     Explain(explain::Options),

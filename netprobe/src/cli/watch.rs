@@ -10,9 +10,11 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
+use caps::Capability;
 
 use crate::{
     diagnose::window::{Netns, Window},
+    kernel::privileges::{self, CannotRun},
     observe::{
         namespaces::{self, Namespace},
         processes::{self, Processes},
@@ -32,11 +34,61 @@ const SHARE: u32 = 200;
 /// The watch, while it goes on.
 pub(super) struct Watch {
     is_narrowed: bool,
+    /// Inode numbers of the namespaces that were there at the beginning.
+    known: HashSet<u32>,
+    unread: Unread,
     machine: Snapshot,
     softnet: Vec<Softnet>,
     processes: Processes,
     stop: Sender<()>,
     thread: JoinHandle<Vec<Namespaced>>,
+}
+
+/// Namespaces that are there and cannot be looked into.
+#[derive(Debug, Default)]
+struct Unread {
+    /// Those that cannot be entered.
+    barred: usize,
+    /// Whether there may be more, of processes that nothing is told of.
+    are_hidden: bool,
+}
+
+/// What reads all namespaces.
+const READS_ALL: [Capability; 2] = [Capability::CAP_SYS_ADMIN, Capability::CAP_SYS_PTRACE];
+
+/// What tells who holds a socket.
+const READS_HOLDERS: [Capability; 2] =
+    [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
+
+impl Unread {
+    /// What is missing to read them.
+    fn why(&self) -> Option<String> {
+        if self.barred == 0 && !self.are_hidden {
+            return None;
+        }
+        let needed = if self.are_hidden {
+            &READS_ALL[..]
+        } else {
+            &READS_ALL[..1]
+        };
+        Some(match privileges::lacking(needed) {
+            Some(missing) => format!("needs {missing}, as root has"),
+            None => "netprobe is in another user namespace".to_owned(),
+        })
+    }
+
+    /// What to say of them.
+    fn gap(&self) -> Option<String> {
+        let why = self.why()?;
+        let what = match (self.barred, self.are_hidden) {
+            (0, _) => "network namespaces of other users' processes".to_owned(),
+            (barred, true) => {
+                format!("{barred} network namespace(s), and those of other users' processes")
+            }
+            (barred, false) => format!("{barred} network namespace(s)"),
+        };
+        Some(format!("{what}: {why}"))
+    }
 }
 
 /// A namespace and what was seen of it so far.
@@ -52,19 +104,28 @@ impl Watch {
     /// Where `is_narrowed`, others than these are not missed.
     pub(super) fn start(found: Vec<Namespace>, is_narrowed: bool) -> Result<Self> {
         let before = namespaces::in_each(&found, |_| snapshot::of_this_thread())?;
-        // One that cannot be entered has just ended, or is not ours to enter.
-        let watched: Vec<Namespaced> = found
-            .into_iter()
-            .zip(before)
-            .filter_map(|(namespace, before)| {
-                let before = before.ok()?;
-                Some(Namespaced {
+        let known: HashSet<u32> = found.iter().map(|namespace| namespace.inode).collect();
+        let mut watched = Vec::new();
+        for (namespace, before) in found.into_iter().zip(before) {
+            match before {
+                Ok(before) => watched.push(Namespaced {
                     namespace,
                     before,
                     glances: Netns::default(),
-                })
-            })
-            .collect();
+                }),
+                Err(error) => log::debug!("{error:#}"),
+            }
+        }
+        let unread = Unread {
+            barred: known.len() - watched.len(),
+            are_hidden: !is_narrowed
+                && privileges::lacking(&READS_ALL).is_some()
+                && namespaces::are_hidden(),
+        };
+        if let Some(why) = unread.why().filter(|_| watched.is_empty()) {
+            let text = format!("no network namespace that was asked for can be entered: {why}");
+            return Err(CannotRun::new(text).into());
+        }
         let processes = scan(
             &watched
                 .iter()
@@ -76,6 +137,8 @@ impl Watch {
         let thread = thread::spawn(move || glance_until(watched, &stopped));
         Ok(Self {
             is_narrowed,
+            known,
+            unread,
             machine: snapshot::of_the_machine(),
             softnet: softnet::read(),
             processes,
@@ -96,11 +159,10 @@ impl Watch {
             .map(|watched| (watched.namespace, (watched.before, watched.glances)))
             .unzip();
         let after = namespaces::in_each(&namespaces, |_| snapshot::of_this_thread())?;
-        let mut gaps = if self.is_narrowed {
-            Vec::new()
-        } else {
-            gaps(&namespaces)
-        };
+        let mut gaps: Vec<String> = self.unread.gap().into_iter().collect();
+        if !self.is_narrowed {
+            gaps.extend(late(&self.known));
+        }
         let machine = machine(self.machine);
         let mut seen = Vec::new();
         let mut vanished = Vec::new();
@@ -131,6 +193,7 @@ impl Watch {
             seconds: elapsed.as_secs_f64(),
             namespaces: seen,
             vanished,
+            unread: self.unread.why().filter(|_| !self.is_narrowed),
             machine: Some(machine),
             softnet: softnet.collect(),
             processes_before: self.processes,
@@ -156,27 +219,26 @@ fn machine(before: Snapshot) -> Netns {
 }
 
 /// Namespaces that came during the window: what happened in them was counted, but not compared.
-fn gaps(watched: &[Namespace]) -> Vec<String> {
-    let known: HashSet<u32> = watched.iter().map(|namespace| namespace.inode).collect();
+fn late(known: &HashSet<u32>) -> Option<String> {
     let now = namespaces::all().unwrap_or_default();
     let late = now
         .iter()
         .filter(|namespace| !known.contains(&namespace.inode))
         .count();
-    if late == 0 {
-        return Vec::new();
-    }
-    vec![format!(
-        "{late} network namespace(s) were not there at the beginning"
-    )]
+    (late > 0).then(|| format!("{late} network namespace(s) were not there at the beginning"))
 }
 
-/// What there was no time for.
+/// What there was no time for, or no privilege.
 fn unseen(processes: &Processes) -> Option<String> {
     let what = if processes.is_cut {
         "not every process was looked at: there are too many"
     } else if processes.are_holders_cut {
         "who holds which socket is known of some processes only: there are too many file descriptors"
+    } else if processes.are_holders_hidden {
+        let missing = privileges::lacking(&READS_HOLDERS).unwrap_or_default();
+        return Some(format!(
+            "sockets and descriptors of other users' processes: needs {missing}"
+        ));
     } else {
         return None;
     };
@@ -189,7 +251,10 @@ fn scan(snapshots: &[&Snapshot], before: Option<&Processes>) -> Processes {
         .iter()
         .filter_map(|snapshot| snapshot.sockets.as_ref());
     let listeners = tables.flat_map(|table| &table.listeners);
-    processes::scan(listeners.map(|listener| listener.ino).collect(), before)
+    let mut found = processes::scan(listeners.map(|listener| listener.ino).collect(), before);
+    // A process that nobody may look at, whatever his privileges, is no reason to doubt all.
+    found.are_holders_hidden &= privileges::lacking(&READS_HOLDERS).is_some();
+    found
 }
 
 fn glance_until(mut watched: Vec<Namespaced>, stopped: &Receiver<()>) -> Vec<Namespaced> {

@@ -63,15 +63,18 @@ struct Packet {
     client: IpAddr,
     flags: u8,
     has_socket: bool,
+    /// Whether its sender was seen to wait for the answer in vain.
+    is_sent_again: bool,
     process: Option<String>,
     hook: &'static str,
 }
 
 impl Packet {
-    /// Whether it opens a connection, or is of one that its socket knows. Others came late, or belong to
-    /// connections that conntrack has forgotten.
+    /// Whether it opens a connection, or is of one that its socket knows, here or where it was sent. Others came late,
+    /// or belong to connections that conntrack has forgotten.
     const fn is_useful(&self) -> bool {
-        self.flags & (FIN | RST) == 0 && (self.flags & SYN != 0 || self.has_socket)
+        self.flags & (FIN | RST) == 0
+            && (self.flags & SYN != 0 || self.has_socket || self.is_sent_again)
     }
 }
 
@@ -119,9 +122,7 @@ fn packet(window: &Window, netns: &Netns, event: &Event) -> Option<Packet> {
     let is_over = state.is_some_and(|state| ["TIME-WAIT", "CLOSE", "UNCONN"].contains(&&*state));
     let has_socket = !is_over && (event.text("state").is_some() || event.number("pid").is_some());
     let is_served = |end| places::listener(window, netns, end).is_some();
-    let is_local = |address| {
-        places::home(window, netns, address).is_some_and(|home| home.inode == netns.inode)
-    };
+    let is_local = |address| places::is_local(netns, address);
     let is_incoming = is_local(destination.0) && !is_local(source.0);
     let is_answer = flags & (SYN | ACK) == SYN | ACK
         || (is_served(source) && !is_served(destination))
@@ -142,8 +143,20 @@ fn packet(window: &Window, netns: &Netns, event: &Event) -> Option<Packet> {
         client,
         flags,
         has_socket,
+        is_sent_again: is_sent_again(window, source, (!is_answer, destination)),
         process: event.text("comm"),
         hook,
+    })
+}
+
+/// Whether what one end sends to another was sent again, and that in vain, in whichever namespace: once may be a packet
+/// that is dropped for its own sake. The address that a client sends to may be translated on its way.
+fn is_sent_again(window: &Window, source: End, (is_client, destination): (bool, End)) -> bool {
+    window.events.of("retransmits").iter().any(|event| {
+        event.number("attempt") >= Some(2)
+            && places::ends(event).is_some_and(|(local, remote)| {
+                local == source && (remote == destination || is_client)
+            })
     })
 }
 
@@ -167,7 +180,7 @@ fn weigh(
     service.through = through.as_ref().map_or(0, HashSet::len);
     service.is_stray = true;
     for (address, client) in clients {
-        let home = places::home(window, netns, address);
+        let homes = places::homes(window, netns, address);
         // A process of this namespace sent it, or was to get it, and the rule is in its way.
         let is_own =
             client.has_socket && listener.is_none_or(|(home, _)| home.inode != netns.inode);
@@ -175,7 +188,9 @@ fn weigh(
         let is_known = through
             .as_ref()
             .is_some_and(|through| through.contains(&address))
-            || home.is_some_and(|home| places::is_connected(window, home, address, end));
+            || homes
+                .iter()
+                .any(|home| places::is_connected(window, home, address, end));
         let is_missed = client.useful > 0
             && match (&through, listener) {
                 _ if is_own => true,
@@ -185,10 +200,11 @@ fn weigh(
                 }
                 _ if scans.contains(&(address, end.0)) => false,
                 // Others get through: it is a stranger, unless a process of this machine is seen to fail.
-                (Some(through), _) if !through.is_empty() => home
-                    .is_some_and(|home| failures(window, home, (address, end)) >= LEAST as usize),
+                (Some(through), _) if !through.is_empty() => homes
+                    .iter()
+                    .any(|home| failures(window, home, (address, end)) >= LEAST as usize),
                 (Some(_), _) => is_pressing(window, address, client.useful),
-                (None, _) => home.is_some(),
+                (None, _) => !homes.is_empty(),
             };
         if is_missed {
             service.wanted += client.packets;
@@ -236,8 +252,9 @@ pub(super) fn scans(window: &Window) -> HashSet<(IpAddr, IpAddr)> {
             events.filter(|event| is_syn(event) && is_netfilter(|name| event.value(name)));
         for (source, destination) in dropped.filter_map(places::ends) {
             // Only of what is at home here is it known what listens.
-            let is_closed = places::home(window, netns, destination.0)
-                .is_some_and(|home| home.after.sockets.is_some())
+            let homes = places::homes(window, netns, destination.0);
+            let is_closed = !homes.is_empty()
+                && homes.iter().all(|home| home.after.sockets.is_some())
                 && places::listener(window, netns, destination).is_none();
             if is_closed {
                 let ports = tried.entry((source.0, destination.0)).or_default();
@@ -252,6 +269,12 @@ pub(super) fn scans(window: &Window) -> HashSet<(IpAddr, IpAddr)> {
 /// Whether a packet asks for a connection.
 pub(super) fn is_syn(event: &Event) -> bool {
     matches!(event.value("flags"), Value::TcpFlags(flags) if flags & (SYN | ACK) == SYN)
+}
+
+/// Whether netfilter was seen to drop what is no request for a connection, in any namespace.
+pub(super) fn are_segments_dropped(window: &Window) -> bool {
+    let mut drops = window.events.of("drops").iter();
+    drops.any(|event| is_netfilter(|name| event.value(name)) && !is_syn(event))
 }
 
 /// Whether nobody would knock so often who is not meant to come in.

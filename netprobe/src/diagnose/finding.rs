@@ -107,7 +107,7 @@ impl Finding {
         self
     }
 
-    /// Adds since when a counter grows, at least.
+    /// Adds how much a counter has counted so far.
     #[must_use]
     pub(super) fn since(self, window: &Window, netns: &Netns, counter: &'static str) -> Self {
         match netns.since(counter, window.seconds) {

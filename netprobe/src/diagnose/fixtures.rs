@@ -318,3 +318,22 @@ fn nothing_is_said_to_be_in_order_after_a_busy_namespace_has_vanished() {
     });
     assert_eq!(verdicts(&window), (false, true));
 }
+
+#[test]
+fn nothing_is_said_to_be_in_order_where_a_busy_namespace_could_not_be_read() {
+    let is_decided = |window: &Window| {
+        let (findings, checked) = diagnose(window);
+        assert_eq!(findings, []);
+        checked.iter().all(|check| check.verdict == "ok")
+    };
+    let mut window = quiet();
+    window.total("connects", 1, &[]);
+    window.unread = Some("needs CAP_SYS_ADMIN".to_owned());
+    // What happened happened in the namespace that was read.
+    assert!(is_decided(&window));
+    window.relocate(77);
+    assert!(!is_decided(&window));
+    // Others were not asked for.
+    window.unread = None;
+    assert!(is_decided(&window));
+}

@@ -23,7 +23,10 @@ mod fixtures;
 
 use window::{Gap, Netns, Window};
 
-use crate::report::diagnosis::{Checked, Explained, Finding};
+use crate::report::{
+    Value,
+    diagnosis::{Checked, Explained, Finding},
+};
 
 /// What a rule says.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,7 +96,7 @@ pub fn diagnose(window: &Window) -> (Vec<Finding>, Vec<Checked>) {
     let mut checked = Vec::new();
     for rule in RULES {
         let (verdict, why) = match (rule.check)(window) {
-            Verdict::Ok => match vanished(window) {
+            Verdict::Ok => match vanished(window).or_else(|| unread(window)) {
                 Some(Gap(why)) => ("not-enough-data", why),
                 None => ("ok", String::new()),
             },
@@ -137,6 +140,22 @@ fn vanished(window: &Window) -> Option<Gap> {
                 "namespace {inode} ended in the window, and its counters with it"
             ))
         })
+    })
+}
+
+/// A namespace that could not be read although it was busy.
+fn unread(window: &Window) -> Option<Gap> {
+    let why = window.unread.as_ref()?;
+    let is_read = |inode| {
+        let mut namespaces = window.namespaces.iter();
+        namespaces.any(|netns| u64::from(netns.inode) == inode)
+    };
+    let mut totals = window.events.totals.iter();
+    totals.find_map(|total| match events::value_of(total, "netns") {
+        Value::Unsigned(inode) if total.events > 0 && !is_read(*inode) => Some(Gap(format!(
+            "namespace {inode} was busy and could not be read: {why}"
+        ))),
+        _ => None,
     })
 }
 

@@ -9,20 +9,19 @@ use crate::observe::diag::Listener;
 /// An address and port.
 pub(super) type End = (IpAddr, u16);
 
-/// The namespace that has an address; the one that it was seen in, for its own and for loopback.
-pub(super) fn home<'a>(
-    window: &'a Window,
-    seen_in: &'a Netns,
-    address: IpAddr,
-) -> Option<&'a Netns> {
-    if is_at_home(seen_in, address) {
-        return Some(seen_in);
+/// The namespaces that have an address: the one that it was seen in, for its own and for loopback. Otherwise there may
+/// be several, as those of two separate networks may have the same.
+pub(super) fn homes<'a>(window: &'a Window, seen_in: &'a Netns, address: IpAddr) -> Vec<&'a Netns> {
+    if is_local(seen_in, address) {
+        return vec![seen_in];
     }
-    let mut all = window.namespaces.iter();
-    all.find(|netns| netns.after.addresses.contains(&address))
+    let all = window.namespaces.iter();
+    all.filter(|netns| netns.after.addresses.contains(&address))
+        .collect()
 }
 
-fn is_at_home(netns: &Netns, address: IpAddr) -> bool {
+/// Whether an address that was seen in a namespace is its own.
+pub(super) fn is_local(netns: &Netns, address: IpAddr) -> bool {
     address.is_loopback() || netns.after.addresses.contains(&address)
 }
 
@@ -32,11 +31,15 @@ pub(super) fn listener<'a>(
     seen_in: &'a Netns,
     end: End,
 ) -> Option<(&'a Netns, &'a Listener)> {
-    let netns = home(window, seen_in, end.0);
-    // Where addresses could not be read, the port has to do.
-    let netns = netns.or_else(|| seen_in.after.addresses.is_empty().then_some(seen_in))?;
-    let listener = at_port(netns, end.1).find(|listener| listener.takes(end.0))?;
-    Some((netns, listener))
+    let mut homes = homes(window, seen_in, end.0);
+    if homes.is_empty() && seen_in.after.addresses.is_empty() {
+        // Where addresses could not be read, the port has to do.
+        homes.push(seen_in);
+    }
+    homes.into_iter().find_map(|home| {
+        let mut listeners = at_port(home, end.1);
+        Some((home, listeners.find(|listener| listener.takes(end.0))?))
+    })
 }
 
 /// All listeners at a port, whatever their address.

@@ -26,6 +26,8 @@ pub struct Window {
     pub namespaces: Vec<Netns>,
     /// Inode numbers of those that were there at the beginning only.
     pub vanished: Vec<u32>,
+    /// Why there may be others that could not be read.
+    pub unread: Option<String>,
     /// Counters and settings that the whole machine has, also where it is not among the namespaces.
     pub machine: Option<Netns>,
     /// The receive backlog of each CPU, before and after.
@@ -142,8 +144,8 @@ impl Netns {
         }
     }
 
-    /// How long the events that a counter has counted so far would have taken at the rate of the
-    /// window, in words: since when it goes on, at least.
+    /// What a counter has counted so far, and how long that would have taken at the rate of the window, in words. Since
+    /// when it goes on nobody knows: it may have been faster before.
     pub fn since(&self, name: &'static str, seconds: f64) -> Option<(u64, String)> {
         let so_far = u64::try_from(*self.after.counters.get(name)?).ok()?;
         let grown = self.grown(name).ok().filter(|grown| *grown > 0)?;
@@ -156,7 +158,11 @@ impl Netns {
         let spoken = super::sizing::spoken(seconds);
         Some((
             so_far,
-            format!("{so_far} {whose}: for {spoken} or longer, at this rate"),
+            if so_far == grown {
+                format!("{so_far} {whose}, all of them in this window")
+            } else {
+                format!("{so_far} {whose}: as many as in {spoken} at this rate")
+            },
         ))
     }
 
@@ -336,6 +342,21 @@ mod tests {
             after: snapshot(after),
             ..Netns::default()
         }
+    }
+
+    #[test]
+    fn what_was_counted_before_says_nothing_about_when_it_began() {
+        const NAME: &str = "TcpExt.ListenOverflows";
+        let told = |before, after| {
+            let netns = netns(&[(NAME, before)], &[(NAME, after)]);
+            netns.since(NAME, 5.0).map(|(_, text)| text)
+        };
+        // Of 5980, nearly all came in a storm of a few seconds.
+        let stormy = "5980 since this namespace was made: as many as in 3 min at this rate";
+        assert_eq!(told(5826, 5980).as_deref(), Some(stormy));
+        let new = "154 since this namespace was made, all of them in this window";
+        assert_eq!(told(0, 154).as_deref(), Some(new));
+        assert_eq!(told(7, 7), None);
     }
 
     #[test]

@@ -33,6 +33,16 @@ pub fn check() -> Result<(), CannotRun> {
     check_lockdown()
 }
 
+/// Those of some capabilities that this thread does not have, in words: "CAP_X and CAP_Y".
+pub fn lacking(capabilities: &[Capability]) -> Option<String> {
+    let names = capabilities.iter().filter_map(|capability| {
+        let has = caps::has_cap(None, CapSet::Effective, *capability).unwrap_or(false);
+        (!has).then(|| capability.to_string())
+    });
+    let names: Vec<String> = names.collect();
+    (!names.is_empty()).then(|| names.join(" and "))
+}
+
 /// Before 5.8 all of BPF was `CAP_SYS_ADMIN`, which still includes the finer ones.
 fn check_capabilities() -> Result<(), CannotRun> {
     let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);

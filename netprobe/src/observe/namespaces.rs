@@ -139,10 +139,35 @@ fn inode(metadata: io::Result<fs::Metadata>) -> Option<u32> {
     metadata.ok()?.ino().try_into().ok()
 }
 
+/// Whether processes are in network namespaces that cannot be told, as we may not look at them.
+pub fn are_hidden() -> bool {
+    let is_denied = |path: PathBuf| {
+        let looked = fs::metadata(path.join("ns/net"));
+        looked.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    let mut processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    // Where /proc shows everybody his own processes only (hidepid), that of process 1 is not there.
+    !fs::exists("/proc/1").unwrap_or(false) || processes.any(|process| is_denied(process.path()))
+}
+
 /// Moves this thread into the namespace, for good.
 pub fn enter(namespace: &Namespace) -> Result<()> {
-    move_into_link_name_space(namespace.file.as_fd(), Some(LinkNameSpaceType::Network))
+    let moved = move_into_link_name_space(namespace.file.as_fd(), Some(LinkNameSpaceType::Network));
+    moved
+        // To stay where it is a thread needs no privileges.
+        .or_else(|error| {
+            if is_here(namespace) {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        })
         .with_context(|| format!("enter network namespace {}", namespace.inode))
+}
+
+/// Whether this thread is in the namespace.
+fn is_here(namespace: &Namespace) -> bool {
+    inode(fs::metadata("/proc/thread-self/ns/net")) == Some(namespace.inode)
 }
 
 /// Runs `work` in each namespace in turn. Only a thread can be moved, and it stays where it is: so
@@ -173,6 +198,20 @@ mod tests {
         let text = "410 29 0:4 net:[4026532245] /run/docker/netns/abc rw shared:1 - nsfs nsfs rw\n\
                     411 29 0:4 mnt:[4026532246] /run/x rw - nsfs nsfs rw\n29 1 8:1 / / rw - ext4 a rw\nx\n";
         assert_eq!(mounts(text), ["/run/docker/netns/abc"]);
+    }
+
+    #[test]
+    fn a_thread_may_stay_where_it_is_without_privileges() {
+        let own = fs::metadata("/proc/self/ns/net").unwrap().ino();
+        let mut all = all().unwrap();
+        all.retain(|namespace| u64::from(namespace.inode) == own);
+        thread::spawn(move || {
+            let admin = caps::Capability::CAP_SYS_ADMIN;
+            caps::drop(None, caps::CapSet::Effective, admin).unwrap();
+            enter(&all[0]).unwrap();
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

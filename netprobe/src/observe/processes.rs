@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -58,6 +58,8 @@ pub struct Processes {
     pub is_cut: bool,
     /// Whether it ran out of time before it had looked what they all are, those of the fullest processes first.
     pub are_holders_cut: bool,
+    /// Whether there are processes whose descriptors we may not look at.
+    pub are_holders_hidden: bool,
     looks: Looks,
 }
 
@@ -106,7 +108,9 @@ pub fn scan(wanted: HashSet<u64>, before: Option<&Processes>) -> Processes {
             found.is_cut = true;
             break;
         }
-        processes.extend(counted(pid, &entry.path()));
+        let process = counted(pid, &entry.path());
+        found.are_holders_hidden |= process.is_none() && is_hidden(&entry.path());
+        processes.extend(process);
     }
     // What is full matters in any case.
     processes.sort_by_key(|process| {
@@ -117,6 +121,7 @@ pub fn scan(wanted: HashSet<u64>, before: Option<&Processes>) -> Processes {
         if is_late() {
             found.are_holders_cut = true;
         } else {
+            found.are_holders_hidden = found.are_holders_hidden || is_hidden(&path);
             let held = found.looks.held(process.pid, &path, before);
             process.sockets = held.iter().map(|(_, ino)| *ino).collect();
             found.looks.held.insert(process.pid, held);
@@ -129,6 +134,12 @@ pub fn scan(wanted: HashSet<u64>, before: Option<&Processes>) -> Processes {
         found.by_pid.insert(process.pid, process);
     }
     found
+}
+
+/// Whether we may not look at the descriptors of a process.
+fn is_hidden(process: &Path) -> bool {
+    let looked = fs::read_link(process.join("fd/0"));
+    looked.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// A process with the number of its descriptors, and their limits.

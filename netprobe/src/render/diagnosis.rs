@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::text::harmless;
 use crate::report::{
     Probe,
-    diagnosis::{Affected, Diagnosis, Finding, Fix, Severity},
+    diagnosis::{Affected, Checked, Diagnosis, Finding, Fix, Severity},
 };
 
 /// Lines are no longer than this.
@@ -25,11 +25,18 @@ pub fn write(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
         .partition(|finding| finding.severity >= Severity::Warning);
     if shown.is_empty() {
         let seconds = diagnosis.window.as_secs_f64();
-        let count = diagnosis.checked.len() - with_verdict(diagnosis, "not-enough-data").len();
-        writeln!(
-            out,
-            "nothing wrong found in {seconds:.1} s ({count} kinds of incident checked)"
-        )?;
+        let undecided = diagnosis
+            .checked
+            .iter()
+            .filter(|checked| is_undecided(checked));
+        let count = diagnosis.checked.len() - undecided.count();
+        match diagnosis.undecided() {
+            Some(why) => writeln!(out, "no verdict after {seconds:.1} s: {why}"),
+            None => writeln!(
+                out,
+                "nothing wrong found in {seconds:.1} s ({count} kinds of incident checked)"
+            ),
+        }?;
     }
     let (first, behind): (Vec<&Finding>, Vec<&Finding>) = shown
         .into_iter()
@@ -147,22 +154,36 @@ fn wrapped(out: &mut dyn Write, lead: &str, text: &str) -> io::Result<()> {
     writeln!(out, "{}", line.trim_end())
 }
 
-fn with_verdict<'a>(diagnosis: &'a Diagnosis, verdict: &str) -> Vec<&'a str> {
-    let checked = diagnosis.checked.iter();
-    let wanted = checked.filter(|checked| checked.verdict == verdict);
-    wanted.map(|checked| checked.id).collect()
+fn is_undecided(checked: &Checked) -> bool {
+    checked.verdict == "not-enough-data"
+}
+
+/// What could not be decided, with all that have the same reason on one line.
+fn undecided(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
+    let mut reasons = Vec::<(&str, Vec<&str>)>::new();
+    for checked in diagnosis
+        .checked
+        .iter()
+        .filter(|checked| is_undecided(checked))
+    {
+        match reasons.iter_mut().find(|(why, _)| *why == checked.why) {
+            Some((_, ids)) => ids.push(checked.id),
+            None => reasons.push((&checked.why, vec![checked.id])),
+        }
+    }
+    for (why, ids) in reasons {
+        let which = if ids.len() > MOST {
+            format!("{} kinds of incident", ids.len())
+        } else {
+            ids.join(", ")
+        };
+        wrapped(out, "not decided: ", &format!("{which}: {why}"))?;
+    }
+    Ok(())
 }
 
 fn footer(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
-    for checked in &diagnosis.checked {
-        if checked.verdict == "not-enough-data" {
-            wrapped(
-                out,
-                "not decided: ",
-                &format!("{}: {}", checked.id, checked.why),
-            )?;
-        }
-    }
+    undecided(out, diagnosis)?;
     for gap in &diagnosis.gaps {
         wrapped(out, "not seen: ", gap)?;
     }
@@ -205,5 +226,45 @@ fn blind(probe: &Probe) -> Option<String> {
     match probe.state() {
         "attached" => None,
         state => Some(format!("{} {state}", probe.name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::diagnosis::sample;
+
+    fn text(diagnosis: &Diagnosis) -> String {
+        let mut out = Vec::new();
+        write(&mut out, diagnosis).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn nothing_wrong_is_not_said_where_nothing_could_be_seen() {
+        let mut diagnosis = sample();
+        diagnosis.findings.clear();
+        assert!(text(&diagnosis).starts_with("nothing wrong found in 10.0 s (1 kinds"));
+        diagnosis.namespaces = 0;
+        let why = "no verdict after 10.0 s: no network namespace could be read\n";
+        assert!(text(&diagnosis).starts_with(why));
+        diagnosis.namespaces = 1;
+        diagnosis.checked[0].verdict = "not-enough-data";
+        let why = "no verdict after 10.0 s: no kind of incident could be ruled out\n";
+        assert!(text(&diagnosis).starts_with(why));
+    }
+
+    #[test]
+    fn what_is_undecided_for_one_reason_is_one_line() {
+        let mut diagnosis = sample();
+        let undecided = |id| Checked {
+            id,
+            verdict: "not-enough-data",
+            why: "why".to_owned(),
+        };
+        diagnosis.checked = ["a", "b"].map(undecided).to_vec();
+        assert!(text(&diagnosis).contains("not decided: a, b: why\n"));
+        diagnosis.checked = vec![undecided("a"); MOST + 1];
+        assert!(text(&diagnosis).contains("not decided: 5 kinds of incident: why\n"));
     }
 }

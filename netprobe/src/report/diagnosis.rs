@@ -193,6 +193,20 @@ pub struct Diagnosis {
 }
 
 impl Diagnosis {
+    /// Why nobody can say whether anything is wrong; `None` if one can.
+    pub fn undecided(&self) -> Option<&'static str> {
+        let mut checked = self.checked.iter();
+        if !self.findings.is_empty() {
+            None
+        } else if self.namespaces == 0 {
+            Some("no network namespace could be read")
+        } else if checked.all(|checked| checked.verdict == "not-enough-data") {
+            Some("no kind of incident could be ruled out")
+        } else {
+            None
+        }
+    }
+
     /// Whether everything was watched and nothing was lost.
     pub fn is_complete(&self) -> bool {
         self.gaps.is_empty()

@@ -15,21 +15,11 @@ const FOLLOWS: &[(&str, &[&str])] = &[
     ("route-cache-full", &["syn-retransmits", "path-loss"]),
     (
         "conntrack-table-full",
-        &[
-            "conntrack-stale-entries",
-            "syn-retransmits",
-            "path-loss",
-            "half-open-established",
-        ],
+        &["conntrack-stale-entries", "syn-retransmits", "path-loss"],
     ),
     (
         "firewall-drops",
-        &[
-            "syn-retransmits",
-            "path-loss",
-            "half-open-established",
-            "resets",
-        ],
+        &["syn-retransmits", "path-loss", "resets"],
     ),
     (
         "receive-path-drops",
@@ -108,6 +98,9 @@ const AT_SERVICES: &[&str] = &[
     "idle-reset",
 ];
 
+/// What goes wrong at a single service, too: where that is not known, it follows from nothing at another.
+const OF_SERVICES: &[&str] = &["syn-backlog-full"];
+
 /// What stops nothing until it is critical: before, it is a forecast.
 const FORECASTS: &[&str] = &["conntrack-table-full", "fd-exhaustion"];
 
@@ -153,7 +146,10 @@ fn cause(effect: &Finding, findings: &[Finding], window: &Window) -> Option<&'st
     let causes: Vec<&Finding> = ids.flat_map(possible).collect();
     let hit: Vec<&Affected> = services(effect).collect();
     if hit.is_empty() {
-        let mut meeting = causes.iter().filter(|cause| meet(cause, effect));
+        let is_of_another = |id| OF_SERVICES.contains(&effect.id) && AT_SERVICES.contains(id);
+        let mut meeting = causes
+            .iter()
+            .filter(|cause| meet(cause, effect) && !is_of_another(&cause.id));
         return meeting.next().map(|cause| cause.id);
     }
     let explains = |cause: &Finding, hit: &Affected| {

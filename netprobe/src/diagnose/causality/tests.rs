@@ -115,6 +115,27 @@ fn an_effect_with_another_service_beside_the_one_that_is_explained_stands_for_it
 }
 
 #[test]
+fn half_open_connections_follow_from_a_full_queue_and_not_from_a_rule_beside_it() {
+    let rule = ("firewall-drops", true, service(1, "10.9.0.1:9104"));
+    let full = ("accept-queue-overflow", true, service(1, "0.0.0.0:9102"));
+    let half = ("half-open-established", false, named("netns", "x", Some(1)));
+    let expected = Some("accept-queue-overflow");
+    assert_eq!(behind(&[rule.clone(), full, half.clone()]), expected);
+    assert_eq!(behind(&[rule, half]), None);
+}
+
+#[test]
+fn a_backlog_of_an_unknown_listener_is_not_behind_what_is_wrong_with_a_known_one() {
+    let slow = (
+        "application-not-accepting",
+        true,
+        service(1, "0.0.0.0:9003"),
+    );
+    let unknown = ("syn-backlog-full", false, named("netns", "x", Some(1)));
+    assert_eq!(behind(&[slow, unknown]), None);
+}
+
+#[test]
 fn a_full_table_stops_those_who_come_from_elsewhere_and_one_that_will_be_full_nobody() {
     for (end, is_full, expected) in [
         ("10.9.0.1:8080", true, Some("conntrack-table-full")),

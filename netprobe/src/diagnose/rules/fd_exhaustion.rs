@@ -57,6 +57,8 @@ fn check(window: &Window) -> Verdict {
         Verdict::Found(found)
     } else if window.processes.is_cut {
         Verdict::NotEnoughData("there are too many processes to look at them all".to_owned())
+    } else if window.processes.are_holders_hidden {
+        Verdict::NotEnoughData("processes of other users cannot be looked at".to_owned())
     } else {
         Verdict::Ok
     }

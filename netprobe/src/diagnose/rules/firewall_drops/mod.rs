@@ -28,7 +28,8 @@ pub(super) static RULE: Rule = Rule {
                      (nft_do_chain, from 6.7 on), or there were more than allocations that failed (__nf_conntrack_alloc; \
                      without kprobes, than conntrack counts as `drop`). It is critical \
                      when they were of a connection that a process of this machine opens or listens for, in whichever of the \
-                     watched namespaces it is (containers behind a FORWARD chain). Where other clients get through to the \
+                     watched namespaces it is (containers behind a FORWARD chain). On their way through, packets of \
+                     open connections are missed if their sender sends them again, twice or more. Where other clients get through to the \
                      listener and those that are kept out have no connection with it, the firewall does its work, unless a \
                      process in a watched namespace is seen to send its SYNs again or to be refused; so it does at ports \
                      that nobody listens at, to strangers and to who tries ten of them or more: that is only noted.",
@@ -154,7 +155,7 @@ fn describe(window: &Window, netns: &Netns, drops: &Drops) -> Result<Finding, Ga
                 "a firewall rule{} dropped {dropped} packets in {:.0} s, {}",
                 netns.place(),
                 window.seconds,
-                at_its_work(dropped, &services)
+                at_its_work(window, dropped, &services)
             ),
         ),
     };
@@ -248,15 +249,26 @@ fn missing(
     )
 }
 
+/// Whether one of the ends is in a namespace that is watched.
+fn is_ours(window: &Window, (end, service): &(End, Service)) -> bool {
+    let mut ends = service.strangers.iter().chain([&end.0]);
+    ends.any(|address| {
+        let mut all = window.namespaces.iter();
+        all.any(|netns| netns.after.addresses.contains(address))
+    })
+}
+
 /// Why what was dropped is not missed.
-fn at_its_work(dropped: u64, services: &[(End, Service)]) -> String {
+fn at_its_work(window: &Window, dropped: u64, services: &[(End, Service)]) -> String {
     let listeners = services
         .iter()
         .filter(|(_, service)| service.home.is_some());
     let most = listeners.max_by_key(|(_, service)| service.others);
     let Some(((address, port), service)) = most else {
         let is_between = |hook: &str| services.iter().any(|(_, service)| service.hook == hook);
-        return if is_between("forward") {
+        return if is_between("forward") && services.iter().any(|service| is_ours(window, service)) {
+            "on their way through; nobody here was seen to miss them".to_owned()
+        } else if is_between("forward") {
             "between other machines: nobody here misses them".to_owned()
         } else {
             "to ports that nobody listens at: the firewall at its work".to_owned()
@@ -275,7 +287,7 @@ fn at_its_work(dropped: u64, services: &[(End, Service)]) -> String {
     let whose = whose.map_or(String::new(), |comm| format!(" ({comm})"));
     let strangers = listed(&service.strangers);
     let why = if service.is_stray && !service.strangers.is_empty() {
-        "whose other packets get through: of connections that have ended or that conntrack has forgotten".to_owned()
+        "whose other packets get through: of connections that have ended, it seems, or that conntrack has forgotten".to_owned()
     } else if service.through > 0 {
         format!(
             "while {} get through to it: the firewall at its work, unless they should",

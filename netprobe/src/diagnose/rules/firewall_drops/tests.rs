@@ -314,6 +314,101 @@ fn what_a_router_drops_is_missed_by_the_ends_in_other_namespaces() {
     );
 }
 
+/// A router between 10.0.0.1, a client here, and 10.9.9.9:443, a service here, that drops data of theirs.
+fn between_ours() -> Window {
+    const ROUTER: u32 = 77;
+    let mut window = quiet();
+    let mut router = Netns {
+        inode: ROUTER,
+        name: Some("router".to_owned()),
+        is_initial: false,
+        ..window.netns().clone()
+    };
+    let mut server = Netns {
+        inode: 78,
+        ..router.clone()
+    };
+    router.after.addresses = [[10, 0, 0, 254].into()].into();
+    window.listen(443, 128, &[0; 10]);
+    window.sockets().listeners[0].address = [0, 0, 0, 0].into();
+    client_of(&mut window, 443, [10, 0, 0, 1]);
+    server.after = std::mem::replace(&mut window.netns().after, server.after);
+    server.after.addresses = [[10, 9, 9, 9].into()].into();
+    window.netns().after.addresses = [[10, 0, 0, 1].into()].into();
+    let reason = ("reason", Value::Word("NETFILTER_DROP"));
+    window.total("drops", 30, std::slice::from_ref(&reason));
+    let packet = [
+        reason,
+        ("saddr", Value::Ip([10, 0, 0, 1].into())),
+        ("sport", Value::Unsigned(40_000)),
+        ("daddr", Value::Ip([10, 9, 9, 9].into())),
+        ("dport", Value::Unsigned(443)),
+        // PSH and ACK: no socket is known of what a router hands on.
+        ("flags", Value::TcpFlags(0x18)),
+    ];
+    window.event("drops", 30, &packet);
+    window.relocate(ROUTER);
+    window.namespaces.extend([router, server]);
+    window
+}
+
+/// Data of the client that goes out again, for the n-th time.
+fn data_again(window: &mut Window, attempt: u64) {
+    let again = [
+        ("cause", Value::Word("rto")),
+        ("saddr", Value::Ip([10, 0, 0, 1].into())),
+        ("sport", Value::Unsigned(40_000)),
+        ("daddr", Value::Ip([10, 9, 9, 9].into())),
+        ("dport", Value::Unsigned(443)),
+        ("attempt", Value::Unsigned(attempt)),
+    ];
+    window.event("retransmits", 20, &again);
+    window.total("retransmits", 20, &again[..1]);
+    window.grow(&[("Tcp.RetransSegs", 20)]);
+}
+
+#[test]
+fn data_that_a_router_drops_is_missed_by_who_sends_it_again() {
+    let mut window = between_ours();
+    // Packets that came late are missed by nobody, nor is what was lost once.
+    assert_eq!(window.findings()[0].severity, Severity::Info);
+    data_again(&mut window, 1);
+    let findings = window.findings();
+    let rule = findings.iter().find(|found| found.id == "firewall-drops");
+    assert_eq!(rule.unwrap().severity, Severity::Info);
+    data_again(&mut window, 2);
+    assert_eq!(
+        window.told(),
+        [
+            ("firewall-drops", None),
+            ("path-loss", Some("firewall-drops"))
+        ]
+    );
+    let found = &window.findings()[0];
+    assert_eq!(found.severity, Severity::Critical);
+    let told = "to the listener 10.9.9.9:443 (server) from 10.0.0.1";
+    assert!(found.summary.contains(told), "{}", found.summary);
+}
+
+#[test]
+fn the_same_address_in_another_network_does_not_hide_who_misses_what_a_router_drops() {
+    let mut window = between_ours();
+    data_again(&mut window, 2);
+    let mut twins = [window.namespaces[0].clone(), window.namespaces[2].clone()];
+    for (inode, twin) in (90..).zip(&mut twins) {
+        twin.inode = inode;
+        twin.after.sockets = quiet().netns().after.sockets.clone();
+    }
+    window.namespaces.splice(0..0, twins);
+    let found = &window.findings()[0];
+    assert_eq!(
+        (found.id, found.severity),
+        ("firewall-drops", Severity::Critical)
+    );
+    let told = "to the listener 10.9.9.9:443 (server) from 10.0.0.1";
+    assert!(found.summary.contains(told), "{}", found.summary);
+}
+
 #[test]
 fn refused_clients_tell_that_a_rule_rejects() {
     let mut window = quiet();

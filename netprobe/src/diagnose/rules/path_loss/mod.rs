@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use super::super::{
     Explanation, Rule, Verdict,
     bufferbloat::delayed,
+    dropped,
     events::Event,
     finding::{finding, host, somewhere},
     in_each,
@@ -224,7 +225,12 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
     found
         .hits(hits)
         .command(
-            "look at the path: mtr, and the counters of the devices on it; no setting of this machine loses these packets",
+            if dropped::are_segments_dropped(window) {
+                "rule out the firewall of this machine first, which drops segments too (firewall-drops); then look at the \
+                 path: mtr, and the counters of the devices on it"
+            } else {
+                "look at the path: mtr, and the counters of the devices on it; no setting of this machine loses these packets"
+            },
             "none",
         )
 }

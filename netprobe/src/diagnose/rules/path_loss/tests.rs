@@ -41,6 +41,27 @@ fn loss_names_the_destination_its_share_and_the_queue() {
 }
 
 #[test]
+fn a_firewall_here_that_drops_segments_is_not_denied() {
+    let mut window = lossy();
+    let advice = |window: &crate::diagnose::window::Window| {
+        let findings = window.findings();
+        let found = findings.iter().find(|found| found.id == "path-loss");
+        found.unwrap().fixes[0].text.clone()
+    };
+    let drop = |flags| {
+        [
+            ("reason", Value::Word("NETFILTER_DROP")),
+            ("flags", Value::TcpFlags(flags)),
+        ]
+    };
+    // SYNs of strangers are none of the lost segments.
+    window.event("drops", 30, &drop(2));
+    assert!(advice(&window).contains("no setting of this machine"));
+    window.event("drops", 30, &drop(0x18));
+    assert!(advice(&window).starts_with("rule out the firewall of this machine first"));
+}
+
+#[test]
 fn single_round_trips_with_timeouts_in_them_are_no_queue() {
     let mut window = lossy();
     window.events = Events::default();

@@ -18,8 +18,10 @@ use crate::{
 
 /// Why a connection was refused.
 enum Why {
-    /// Nobody listens there, as far as can be seen.
+    /// Nobody listens there.
     Nobody,
+    /// Who listens there cannot be seen from here.
+    Elsewhere,
     /// The service listens there, and a firewall of this machine dropped what came for it.
     Rejected(String),
     /// It began to listen there only in the window; or began anew.
@@ -43,7 +45,12 @@ fn why(window: &Window, netns: &Netns, end: End) -> Why {
         let holder = window.holder(listener);
         holder.map_or_else(|| "a process".to_owned(), |process| process.comm.clone())
     };
-    if let Some((home, listener)) = places::listener(window, netns, end) {
+    let is_refuser = |home: &Netns| refuses(window, home, end);
+    let listener = places::listener(window, netns, end);
+    let homes = places::homes(window, netns, end.0);
+    // Of several namespaces with this address another may be meant, that says so itself.
+    let is_other = |taker: &Netns| !is_refuser(taker) && homes.iter().any(|home| is_refuser(home));
+    if let Some((home, listener)) = listener.filter(|(taker, _)| !is_other(taker)) {
         let name = name(listener);
         return match was_there(home, end) {
             _ if is_firewalled(window, end) => Why::Rejected(name),
@@ -51,7 +58,15 @@ fn why(window: &Window, netns: &Netns, end: End) -> Why {
             _ => Why::Unseen(name),
         };
     }
-    let Some(home) = places::home(window, netns, end.0) else {
+    if homes.is_empty() {
+        return Why::Elsewhere;
+    }
+    // Of several with the same address it is one that says so itself, if one does; else one with such a listener.
+    let home = homes.iter().find(|home| is_refuser(home)).or_else(|| {
+        let mut homes = homes.iter();
+        homes.find(|home| places::at_port(home, end.1).next().is_some())
+    });
+    let Some(home) = home.copied() else {
         return Why::Nobody;
     };
     let beside: Vec<&Listener> = places::at_port(home, end.1).collect();
@@ -71,6 +86,15 @@ fn why(window: &Window, netns: &Netns, end: End) -> Why {
         lacks: is_any.then_some(if end.0.is_ipv6() { "IPv6" } else { "IPv4" }),
         is_reached: is_reached(window, netns, home, end),
     }
+}
+
+/// Whether the kernel of a namespace was seen to refuse connections at an end, as nobody listens there.
+fn refuses(window: &Window, home: &Netns, end: End) -> bool {
+    let mut resets = window.events.within("resets", home.inode);
+    resets.any(|event| {
+        event.is("cause", "no-listener")
+            && places::ends(event).is_some_and(|(local, _)| local == end)
+    })
 }
 
 /// Whether one of the listeners of an end was there when the window began, and whether another was;
@@ -99,10 +123,18 @@ fn is_firewalled(window: &Window, end: End) -> bool {
     dropped.take(LEAST_SEEN).count() == LEAST_SEEN
 }
 
-/// Whether the processes that are refused at one address get through at another of the same machine
-/// (localhost as ::1 and 127.0.0.1), as often or nearly so.
-fn is_reached(window: &Window, netns: &Netns, home: &Netns, end: End) -> bool {
-    let mut processes = BTreeMap::<Option<String>, (usize, usize)>::new();
+/// How often a process was refused at an address, and got through at another of the same machine.
+#[derive(Default)]
+struct Attempts {
+    comm: Option<String>,
+    refused: usize,
+    reached: usize,
+}
+
+/// The attempts of each process at an end. Of those that connect once or twice not every connection was seen: they are
+/// taken together by name.
+fn attempts(window: &Window, netns: &Netns, home: &Netns, end: End) -> Vec<Attempts> {
+    let mut processes = BTreeMap::<(Option<u32>, Option<String>), Attempts>::new();
     for event in window.events.within("connects", netns.inode) {
         let Some(address) = event
             .ip("daddr")
@@ -110,17 +142,38 @@ fn is_reached(window: &Window, netns: &Netns, home: &Netns, end: End) -> bool {
         else {
             continue;
         };
-        let is_home =
-            || places::home(window, netns, address).is_some_and(|there| there.inode == home.inode);
-        let process = processes.entry(event.text("comm")).or_default();
+        let is_home = || {
+            let mut homes = places::homes(window, netns, address).into_iter();
+            homes.any(|there| there.inode == home.inode)
+        };
+        let (pid, comm) = (event.small("pid"), event.text("comm"));
+        let process = processes
+            .entry((pid, comm.clone().filter(|_| pid.is_none())))
+            .or_default();
+        process.comm = process.comm.take().or(comm);
         if address == end.0 && event.is("errno", "ECONNREFUSED") {
-            process.0 += 1;
+            process.refused += 1;
         } else if event.is("outcome", "established") && is_home() {
-            process.1 += 1;
+            process.reached += 1;
         }
     }
-    let refused = processes.values().map(|(refused, _)| refused);
-    if refused.sum::<usize>() == 0 {
+    let (long, short): (Vec<Attempts>, Vec<Attempts>) = processes
+        .into_values()
+        .partition(|process| process.refused + process.reached >= LEAST_SEEN);
+    let mut names = BTreeMap::<Option<String>, Attempts>::new();
+    for process in short {
+        let all = names.entry(process.comm).or_default();
+        all.refused += process.refused;
+        all.reached += process.reached;
+    }
+    long.into_iter().chain(names.into_values()).collect()
+}
+
+/// Whether the processes that are refused at one address get through at another of the same machine
+/// (localhost as ::1 and 127.0.0.1), as often or nearly so.
+fn is_reached(window: &Window, netns: &Netns, home: &Netns, end: End) -> bool {
+    let attempts = attempts(window, netns, home, end);
+    if attempts.iter().all(|process| process.refused == 0) {
         // None was seen as it happened.
         let [inode, port] = [netns.inode.to_string(), end.1.to_string()];
         let reached = [
@@ -130,11 +183,10 @@ fn is_reached(window: &Window, netns: &Netns, home: &Netns, end: End) -> bool {
         ];
         return window.events.count("connects", &reached) >= LEAST_SEEN as u64;
     }
-    let kept_out = processes
-        .values()
-        .filter(|(refused, reached)| reached * 2 < *refused)
-        .map(|(refused, _)| refused);
-    kept_out.sum::<usize>() < LEAST_SEEN
+    let kept_out = attempts
+        .iter()
+        .filter(|process| process.reached * 2 < process.refused);
+    kept_out.map(|process| process.refused).sum::<usize>() < LEAST_SEEN
 }
 
 /// Fewer are chance.
@@ -157,6 +209,13 @@ fn judged(
             severity,
             "nobody listens there".to_owned(),
             "start the service, or correct address and port".to_owned(),
+        ),
+        Why::Elsewhere => (
+            severity,
+            "nobody listens there, or a firewall rejects them: that end cannot be seen here".to_owned(),
+            "see at that end whether the service listens (ss -ltn), and whether a rule rejects, there or on the way \
+             (nft list ruleset)"
+                .to_owned(),
         ),
         Why::Rejected(name) => (
             severity,
@@ -234,7 +293,7 @@ pub(super) fn describe(
     let mut hits = services(window, netns, "refused");
     hits.retain(|hit| port.is_none() || hit.port == port);
     let worst = hits.first().and_then(|hit| hit.address.zip(hit.port));
-    let why = worst.map_or(Why::Nobody, |end| why(window, netns, end));
+    let why = worst.map_or(Why::Elsewhere, |end| why(window, netns, end));
     let place = match (worst, port) {
         (Some((address, port)), _) => format!(" by {}", endpoint(address, port)),
         (None, Some(port)) => format!(" at port {port}"),

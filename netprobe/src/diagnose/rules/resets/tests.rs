@@ -172,12 +172,17 @@ fn one_address_of_two_that_refuses_is_a_note_if_the_other_answers() {
 
 /// Connections to port 8090 of an address that are refused, of one process.
 fn refused_at(window: &mut Window, address: IpAddr, comm: &str, count: usize) {
+    refused_of(window, address, (comm, 1), count);
+}
+
+fn refused_of(window: &mut Window, address: IpAddr, (comm, pid): (&str, u64), count: usize) {
     caused(window, "refused", 8090, count as u64);
     let ends = [
         ("saddr", Value::Ip(address)),
         ("sport", Value::Unsigned(41_000)),
         ("daddr", Value::Ip(address)),
         ("dport", Value::Unsigned(8090)),
+        ("pid", Value::Unsigned(pid)),
         ("comm", Value::Text(comm.into())),
     ];
     let with = |more: [(&'static str, Value); 2]| [ends.to_vec(), more.to_vec()].concat();
@@ -216,12 +221,110 @@ fn a_wildcard_of_ipv4_refuses_ipv6_and_is_a_note_where_the_same_process_gets_thr
         ("daddr", Value::Ip(Ipv4Addr::LOCALHOST.into())),
         ("dport", Value::Unsigned(8090)),
         ("comm", Value::Text("webapp".into())),
+        ("pid", Value::Unsigned(1)),
     ];
     window.event("connects", 60, &through);
     assert_eq!(window.findings()[0].severity, Severity::Info);
     // Another process that never gets through is none the better for it.
-    refused_at(&mut window, Ipv6Addr::LOCALHOST.into(), "other", 60);
+    refused_of(&mut window, Ipv6Addr::LOCALHOST.into(), ("other", 2), 60);
     assert_eq!(window.findings()[0].severity, Severity::Warning);
+}
+
+#[test]
+fn a_process_that_never_gets_through_is_not_excused_by_one_of_the_same_name() {
+    let through = |pid: u64| {
+        [
+            ("outcome", Value::Word("established")),
+            ("daddr", Value::Ip(Ipv4Addr::LOCALHOST.into())),
+            ("dport", Value::Unsigned(8090)),
+            ("comm", Value::Text("python3".into())),
+            ("pid", Value::Unsigned(pid)),
+        ]
+    };
+    let mut window = listening_at(Ipv4Addr::UNSPECIFIED);
+    refused_of(&mut window, Ipv6Addr::LOCALHOST.into(), ("python3", 1), 60);
+    window.event("connects", 60, &through(2));
+    assert_eq!(window.findings()[0].severity, Severity::Warning);
+    window.event("connects", 60, &through(1));
+    assert_eq!(window.findings()[0].severity, Severity::Info);
+    // Of clients that live for a moment, one sees the refusal of this and the connection of that.
+    let mut window = listening_at(Ipv4Addr::UNSPECIFIED);
+    for pid in 0..60 {
+        refused_of(&mut window, Ipv6Addr::LOCALHOST.into(), ("curl", pid), 1);
+        window.event(
+            "connects",
+            1,
+            &through(100 + pid).map(|(name, value)| match name {
+                "comm" => (name, Value::Text("curl".into())),
+                _ => (name, value),
+            }),
+        );
+    }
+    assert_eq!(window.findings()[0].severity, Severity::Info);
+}
+
+#[test]
+fn of_a_host_that_is_not_seen_nobody_knows_whether_it_listens() {
+    let mut window = quiet();
+    let own = [10, 0, 0, 1].into();
+    window.netns().after.addresses = [own].into();
+    refused_at(&mut window, [10, 9, 9, 9].into(), "webapp", 60);
+    let said = |window: &Window, text: &str| {
+        let summary = window.findings()[0].summary.clone();
+        assert!(summary.contains(text), "{summary}");
+    };
+    said(&window, "nobody listens there, or a firewall rejects them");
+    // Here it is known.
+    let mut window = quiet();
+    window.netns().after.addresses = [own].into();
+    refused_at(&mut window, own, "webapp", 60);
+    assert!(
+        window.findings()[0]
+            .summary
+            .ends_with("nobody listens there")
+    );
+}
+
+/// A client that is refused at an address that two other namespaces have: 90, in which nobody listens, and 92; and what
+/// the kernel of 90 answered meanwhile.
+fn with_twins(address: IpAddr, answers: usize) -> Window {
+    let mut window = listening_at(Ipv4Addr::UNSPECIFIED);
+    let answer = [
+        ("direction", Value::Word("sent")),
+        ("cause", Value::Word("no-listener")),
+        ("saddr", Value::Ip(address)),
+        ("sport", Value::Unsigned(8090)),
+        ("daddr", Value::Ip([10, 0, 0, 2].into())),
+        ("dport", Value::Unsigned(41_000)),
+    ];
+    window.event("resets", answers, &answer);
+    window.relocate(90);
+    refused_at(&mut window, address, "webapp", 60);
+    let client = quiet().namespaces.remove(0);
+    let mut twins = [client.clone(), window.namespaces.remove(0)];
+    for (inode, twin) in [90, 92].into_iter().zip(&mut twins) {
+        (twin.inode, twin.is_initial) = (inode, false);
+        twin.after.addresses = [address].into();
+    }
+    window.namespaces.push(client);
+    window.namespaces.extend(twins);
+    window.netns().after.addresses = [[10, 0, 0, 2].into()].into();
+    window
+}
+
+#[test]
+fn of_two_namespaces_with_the_same_address_that_is_meant_which_refuses_or_listens() {
+    let said = |window: Window, text: &str| {
+        let summary = window.findings()[0].summary.clone();
+        assert!(summary.ends_with(text), "{summary}");
+    };
+    let v6 = Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 1);
+    let beside = "server listens at 0.0.0.0:8090, IPv4 only";
+    said(with_twins(v6.into(), 0), beside);
+    let unseen = "though server listens there; no firewall of this machine was seen to drop them";
+    let v4 = [10, 0, 0, 1].into();
+    said(with_twins(v4, 0), unseen);
+    said(with_twins(v4, 9), "nobody listens there");
 }
 
 #[test]
