@@ -70,7 +70,7 @@ impl Naming {
 
     /// Reads the names of the kernel's functions, which takes a while.
     pub(super) fn warm_up(&mut self) {
-        self.kernel.lookup(u64::MAX);
+        self.kernel.learn();
     }
 
     /// Has the worker look at the processes that were seen for the first time.
@@ -197,7 +197,7 @@ impl Naming {
                     frames.push(Arc::from("[truncated]_[k]"));
                 }
                 let names: Vec<Arc<str>> = call_sites(&ips)
-                    .map(|address| self.kernel.lookup(address).function)
+                    .map(|address| self.kernel.lookup(address).drawn())
                     .collect();
                 let names = if self.begins_in_bpf {
                     without_own(&names)
