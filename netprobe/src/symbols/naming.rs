@@ -4,6 +4,7 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
+    fmt::Write,
     fs::File,
     path::{Path, PathBuf},
 };
@@ -49,9 +50,7 @@ impl Beside {
     /// Of the file at `path`, in one of the folders.
     fn find(path: &Path, folders: &[PathBuf]) -> Option<Self> {
         let build_id = read_elf_build_id(path).ok()??;
-        let (first, rest) = build_id.split_first()?;
-        let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
-        let name = format!(".build-id/{first:02x}/{rest}.debug");
+        let name = debug_name(&build_id)?;
         let has_its_id = |path: &PathBuf| {
             let id = read_elf_build_id(path).ok().flatten();
             id.is_some_and(|id| id == build_id)
@@ -69,6 +68,17 @@ impl Beside {
             (into < *size).then(|| address.checked_add(into))?
         })
     }
+}
+
+/// Where the debug information of a build id is, in each folder.
+fn debug_name(build_id: &[u8]) -> Option<String> {
+    let (first, rest) = build_id.split_first()?;
+    let mut name = format!(".build-id/{first:02x}/");
+    for byte in rest {
+        // Writing to a string cannot fail.
+        let _written = write!(name, "{byte:02x}");
+    }
+    Some(name + ".debug")
 }
 
 fn segments(path: &Path) -> Option<Vec<(u64, u64, u64)>> {
@@ -189,11 +199,9 @@ mod tests {
         let mut naming = Naming::new(true);
         assert_eq!(naming.names(&at("bare"), &[offset]), [None]);
         let id = read_elf_build_id(&at("program")).unwrap().unwrap();
-        let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-        let (first, rest) = id.split_at(2);
-        let place = at(".build-id").join(first);
-        fs::create_dir_all(&place).unwrap();
-        fs::rename(at("debug"), place.join(format!("{rest}.debug"))).unwrap();
+        let place = at(&debug_name(&id).unwrap());
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        fs::rename(at("debug"), place).unwrap();
         naming = Naming::new(true);
         naming.debug_folders = vec![folder.path().to_owned()];
         let names = naming.names(&at("bare"), &[offset]);

@@ -311,8 +311,8 @@ mod tests {
     fn followed(below: [u64; 4]) -> usize {
         let tables = Tables::of_vdso().unwrap();
         assert!(!tables.has_framed_code());
-        let tabled = (0..0x2000).find(|offset| tables.row(*offset).is_some());
-        let tabled = tabled.unwrap();
+        let mut offsets = 0..0x2000;
+        let known = offsets.find(|offset| tables.row(*offset).is_some());
         let words = [&below[..], &[0, JIT + 1]].concat();
         let mut stack = CopiedStack {
             registers: [0; 21],
@@ -323,7 +323,7 @@ mod tests {
         stack.registers[KERNEL_ORDER[RETURN_ADDRESS]] = HOLE;
         let unwound = unwind(&stack, |address| match address {
             HOLE => Code::Tables(&tables, 0),
-            TABLED => Code::Tables(&tables, tabled),
+            TABLED => Code::Tables(&tables, known.unwrap()),
             JIT => Code::Bare,
             _ => Code::None,
         });
