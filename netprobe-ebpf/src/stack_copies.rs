@@ -2,12 +2,13 @@
 //! its callers are, its unwind tables do.
 //!
 //! A stack is copied page by page from the stack pointer on, as far as it is in memory, within a budget of bytes
-//! per second on each CPU. Who gets no copy is told so, and follows frame pointers instead.
+//! per second on each CPU. Who gets no copy is told so, and follows frame pointers instead. Of blocks only the end tells
+//! whether they were worth it: half of the budget is kept for those that were long the last times.
 
 use aya_ebpf::{
     helpers::bpf_get_current_pid_tgid,
     macros::map,
-    maps::{HashMap, PerCpuArray},
+    maps::{Array, HashMap, PerCpuArray},
 };
 use netprobe_common::{
     offsets::{ABSENT, Field},
@@ -32,6 +33,17 @@ static COPY_DUE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// Processes whose code keeps frame pointers, as user space has found. Full: they are copied.
 #[map]
 static FRAMED: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
+
+/// How many of a thread's last blocks in a kernel stack were short, in a row. The place is by a hash of both, and others
+/// may share it, which costs copies only. Cannot be full.
+#[map]
+static SHORTS: Array<u32> = Array::with_max_entries(SHORTS_PLACES, 0);
+const SHORTS_PLACES: u32 = 4096;
+
+/// So many short blocks in a row, and the next one is thought to be short too.
+const SHORTS_TELL: u32 = 4;
+/// A block is short below this, or below what is asked for.
+const SHORT_NS: u64 = 1_000_000;
 
 /// What may be copied at once after a calm, as time.
 const BURST_NS: u64 = 250_000_000;
@@ -64,7 +76,14 @@ pub(crate) fn send(stack: &TaskStack, ns: u64, tally: &mut Tally) -> bool {
         return false;
     }
     let now = now();
-    if *due > now {
+    // A sample stands for some time, a block not yet.
+    let is_block = ns == 0;
+    let reserve = if is_block && is_mostly_short(stack) {
+        BURST_NS / 2
+    } else {
+        0
+    };
+    if *due + reserve > now {
         add(&mut tally.not_copied, 1);
         return false;
     }
@@ -89,6 +108,37 @@ pub(crate) fn send(stack: &TaskStack, ns: u64, tally: &mut Tally) -> bool {
     let cost = ((bytes as u64) >> 10) * u64::from(frozen(&CONFIG.sampling.copy_ns_per_kib));
     *due = now.saturating_sub(BURST_NS).max(*due) + cost;
     true
+}
+
+/// Remembers how long a block of `thread` was.
+#[inline(always)]
+pub(crate) fn learn(thread: u32, kernel: i32, blocked_ns: u64, least_ns: u64) {
+    if frozen(&CONFIG.sampling.copies) == 0 {
+        return;
+    }
+    let Some(shorts) = value(SHORTS.get_ptr_mut(place(thread, kernel))) else {
+        return;
+    };
+    *shorts = if blocked_ns < least_ns || blocked_ns < SHORT_NS {
+        shorts.wrapping_add(1).max(1)
+    } else {
+        0
+    };
+}
+
+/// Whether the last blocks of the running task in this kernel stack were short.
+#[inline(always)]
+fn is_mostly_short(stack: &TaskStack) -> bool {
+    let thread = bpf_get_current_pid_tgid() as u32;
+    let shorts = value(SHORTS.get_ptr_mut(place(thread, stack.kernel)));
+    shorts.is_some_and(|shorts| *shorts >= SHORTS_TELL)
+}
+
+#[inline(always)]
+fn place(thread: u32, kernel: i32) -> u32 {
+    // By the golden ratio, whose upper bits are well mixed.
+    let mixed = (thread ^ (kernel as u32).rotate_left(16)).wrapping_mul(0x9e37_79b1);
+    (mixed >> 16) % SHORTS_PLACES
 }
 
 /// Tells that the block of `thread`, whose stack was copied, is over.

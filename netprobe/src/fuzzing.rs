@@ -119,7 +119,7 @@ fn netlink(bytes: &[u8]) {
 /// Profiles to compare.
 fn profiles(bytes: &[u8]) {
     // Unpacked: a fuzzer cannot get past the checksum.
-    pprof::parse(bytes);
+    pprof::parse(bytes).ok();
     folded::read(&String::from_utf8_lossy(bytes)).ok();
 }
 

@@ -48,6 +48,18 @@ fn without_frame_pointers_blocked_stacks_are_whole() {
 }
 
 #[test]
+fn short_blocks_leave_the_copies_to_long_ones() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let Some(program) = build(folder.path(), "wait-flurry", &UNFRAMED) else {
+        return;
+    };
+    let graph = ["offcpu", "--min-block", "5ms", "--comm", "wait-flurry"];
+    let stacks = draw(&graph, || Burner::start(&program, "flurry", 3));
+    let whole = share_below(&stacks, ";wait_long;", "wait-flurry;");
+    assert!(whole > 80.0, "{whole:.1} % are whole: {stacks:#?}");
+}
+
+#[test]
 fn by_frame_pointers_only_stacks_without_them_are_labelled() {
     let folder = tempfile::tempdir().expect("make a folder");
     let Some(program) = build(folder.path(), "burn-walk", &UNFRAMED) else {

@@ -83,6 +83,7 @@ fn end(tally: &mut Tally, thread: u32) {
     let blocked_ns = now().saturating_sub(since_ns);
     let least_ns = u64::from(frozen(&CONFIG.sampling.min_block_us)) * 1000;
     let most_ns = u64::from(frozen(&CONFIG.sampling.max_block_us)) * 1000;
+    stack_copies::learn(thread, stack.kernel, blocked_ns, least_ns);
     if blocked_ns < least_ns || blocked_ns > most_ns {
         add(&mut tally.short, 1);
     } else if stack.user == COPIED && stack_copies::send_end(thread, blocked_ns) {

@@ -167,7 +167,7 @@ fn fold(kind: Kind, stacks: &[(StackKey, Count)], names: &mut LiveNames) -> Vec<
         let mut root = String::new();
         text::push(&mut root, &(probes::of(kind).code)(key.code, names));
         let mut frames = vec![Arc::from(root)];
-        let innermost_first = names.frames(key.stack).unwrap_or_default();
+        let innermost_first = names.drawn_frames(key.stack).unwrap_or_default();
         let kernel = innermost_first.iter().rev();
         frames.extend(kernel.map(|name| Arc::from(format!("{name}_[k]"))));
         folder.add(frames, count.events);

@@ -8,6 +8,7 @@ pub mod cost;
 pub mod drop_reasons;
 pub mod fdinfo;
 pub mod governor;
+mod kallsyms;
 pub mod keeper;
 mod keepers;
 mod link_info;

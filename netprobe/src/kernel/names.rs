@@ -6,8 +6,11 @@ use aya::maps::{MapData, StackTraceMap};
 use netprobe_common::owner::Owner;
 
 use super::{
-    drop_reasons::DropReasons, own_frames::without_own, reset_reasons::ResetReasons,
-    session::Session, symbols::Symbols,
+    drop_reasons::DropReasons,
+    own_frames::without_own,
+    reset_reasons::ResetReasons,
+    session::Session,
+    symbols::{Symbol, Symbols},
 };
 use crate::{
     decode::{Arrival, Names},
@@ -72,21 +75,22 @@ impl LiveNames {
         }
     }
 
-    /// Frames of a stack, innermost first, without those of BPF itself.
-    pub fn frames(&mut self, id: i32) -> Option<Vec<Arc<str>>> {
+    /// Learns the names of functions, and those of the programs that are attached now.
+    pub fn learn_symbols(&mut self) {
+        self.symbols.learn();
+    }
+
+    /// Frames of a stack for a graph, innermost first, without those of BPF itself.
+    pub fn drawn_frames(&mut self, id: i32) -> Option<Vec<Arc<str>>> {
+        self.frames(id, Symbol::drawn)
+    }
+
+    fn frames(&mut self, id: i32, name: impl Fn(Symbol) -> Arc<str>) -> Option<Vec<Arc<str>>> {
         let stacks = self.stacks.as_ref()?;
         let stack = stacks.get(&u32::try_from(id).ok()?, 0).ok()?;
-        let frames: Vec<Arc<str>> = stack
-            .frames()
-            .iter()
-            .map(|frame| {
-                let symbol = self.symbols.lookup(frame.ip);
-                if self.shows_offsets && symbol.is_known {
-                    Arc::from(format!("{}+{:#x}", symbol.function, symbol.offset))
-                } else {
-                    symbol.function
-                }
-            })
+        let frames = stack.frames().iter();
+        let frames: Vec<Arc<str>> = frames
+            .map(|frame| name(self.symbols.lookup(frame.ip)))
             .collect();
         Some(without_own(&frames).to_vec())
     }
@@ -126,7 +130,15 @@ impl Names for LiveNames {
     }
 
     fn stack(&mut self, id: i32) -> Value {
-        match self.frames(id) {
+        let shows_offsets = self.shows_offsets;
+        let frames = self.frames(id, |symbol| {
+            if shows_offsets && symbol.is_known {
+                Arc::from(format!("{}+{:#x}", symbol.function, symbol.offset))
+            } else {
+                symbol.function
+            }
+        });
+        match frames {
             Some(frames) => Value::Stack(Arc::from(frames)),
             None => Value::Unknown,
         }

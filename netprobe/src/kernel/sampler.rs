@@ -1,7 +1,7 @@
 //! Samples what every CPU is doing, at a steady rate, also on CPUs that come later; and where the
 //! blocks of tasks are seen.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs, io};
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
@@ -12,7 +12,9 @@ use aya::{
     util::online_cpus,
 };
 
-use super::session::Session;
+use caps::{CapSet, Capability};
+
+use super::{privileges::CannotRun, session::Session};
 use crate::probes::{Hook, Via};
 
 /// The program that takes samples.
@@ -82,9 +84,8 @@ impl Sampler {
         if let Err(error) = sampler.attach(session, first) {
             log::debug!("no hardware cycles: {error}");
             sampler.clock = Clock::CpuClock;
-            sampler
-                .attach(session, first)
-                .with_context(|| format!("sample CPU {first} (needs CAP_PERFMON)"))?;
+            let attached = sampler.attach(session, first).map_err(explain);
+            attached.with_context(|| format!("sample CPU {first}"))?;
         }
         sampler.sampled.insert(first);
         sampler.follow(session)?;
@@ -143,6 +144,37 @@ impl Sampler {
     }
 }
 
+/// Adds why the kernel does not let us sample, if it does not: we would not be here without `CAP_PERFMON`.
+fn explain(error: anyhow::Error) -> anyhow::Error {
+    let is_refused = error.chain().any(|cause| {
+        let errno = cause.downcast_ref::<io::Error>();
+        errno.is_some_and(|errno| errno.kind() == io::ErrorKind::PermissionDenied)
+    });
+    if !is_refused {
+        return error;
+    }
+    let paranoid = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok();
+    let paranoid = paranoid.and_then(|text| text.trim().parse().ok());
+    let is_admin = caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN);
+    error.context(CannotRun::new(why_refused(
+        paranoid,
+        is_admin.unwrap_or(false),
+    )))
+}
+
+fn why_refused(paranoid: Option<i32>, is_admin: bool) -> String {
+    match paranoid {
+        // Of Debian, Ubuntu and Android: upstream the setting ends at 2.
+        Some(level @ 3..) if !is_admin => format!(
+            "kernel.perf_event_paranoid is {level}: this kernel lets only CAP_SYS_ADMIN sample: run it as root, or set it to 2"
+        ),
+        _ => {
+            "perf_event_open is refused here: by seccomp, as in containers, or by a security module"
+                .to_owned()
+        }
+    }
+}
+
 fn program(session: &mut Session) -> Result<&mut PerfEvent> {
     let program = session
         .ebpf()
@@ -151,4 +183,23 @@ fn program(session: &mut Session) -> Result<&mut PerfEvent> {
     program
         .try_into()
         .map_err(|error: ProgramError| anyhow!(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_paranoid_kernel_is_named_only_where_it_is_the_reason() {
+        let refused = why_refused(Some(3), false);
+        assert!(refused.contains("perf_event_paranoid is 3"), "{refused}");
+        assert!(refused.contains("CAP_SYS_ADMIN"), "{refused}");
+        for other in [why_refused(Some(2), false), why_refused(Some(3), true)] {
+            assert!(!other.contains("paranoid"), "{other}");
+        }
+        let error = io::Error::from(io::ErrorKind::PermissionDenied);
+        assert!(explain(error.into()).is::<CannotRun>());
+        let error = io::Error::from(io::ErrorKind::NotFound);
+        assert!(!explain(error.into()).is::<CannotRun>());
+    }
 }

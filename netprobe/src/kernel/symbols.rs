@@ -1,19 +1,8 @@
-//! Names of kernel functions, by blazesym from `/proc/kallsyms`.
+//! Names of kernel functions, from `/proc/kallsyms`, which is read once.
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    io::{BufRead, BufReader},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
-use blazesym::{
-    MaybeDefault,
-    symbolize::{
-        Input, Symbolized, Symbolizer,
-        source::{Kernel, Source},
-    },
-};
+use super::kallsyms::Kallsyms;
 
 /// A function and how far into it an address is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,11 +15,22 @@ pub struct Symbol {
     pub is_known: bool,
 }
 
+impl Symbol {
+    /// Its name in a graph, where bare addresses would only keep apart what nobody can tell apart.
+    pub fn drawn(self) -> Arc<str> {
+        if self.is_known {
+            self.function
+        } else {
+            Arc::from("[unknown]")
+        }
+    }
+}
+
 /// Looks up kernel addresses, each once. It is bounded: addresses come from the kernel's text,
 /// and the memory is given up when they are more than any kernel has places.
 #[derive(Debug)]
 pub struct Symbols {
-    symbolizer: Symbolizer,
+    kallsyms: Option<Kallsyms>,
     known: HashMap<u64, Symbol>,
 }
 
@@ -40,14 +40,15 @@ const MOST: usize = 65_536;
 impl Symbols {
     /// Reads nothing yet.
     pub fn new() -> Self {
-        let symbolizer = Symbolizer::builder()
-            .enable_code_info(false)
-            .enable_inlined_fns(false)
-            .build();
         Self {
-            symbolizer,
+            kallsyms: None,
             known: HashMap::new(),
         }
+    }
+
+    /// Reads the names, if that was not done before. Those of programs are there only as long as these are attached.
+    pub fn learn(&mut self) {
+        self.kallsyms();
     }
 
     /// The function at `address`. Says once why there is no name where the kernel hides all.
@@ -55,52 +56,37 @@ impl Symbols {
         if let Some(symbol) = self.known.get(&address) {
             return symbol.clone();
         }
-        if self.known.is_empty() && are_hidden() {
-            log::warn!(
-                "functions of the kernel have no names: it hides their addresses (needs CAP_SYSLOG, and kernel.kptr_restrict \
-                 below 2)"
-            );
-        }
         if self.known.len() >= MOST {
             self.known.clear();
         }
-        let symbol = self.resolve(address);
-        self.known.insert(address, symbol.clone());
-        symbol
-    }
-
-    fn resolve(&self, address: u64) -> Symbol {
-        let kernel = Kernel {
-            kallsyms: MaybeDefault::Default,
-            vmlinux: MaybeDefault::None,
-            debug_syms: false,
-            ..Kernel::default()
-        };
-        let found = self
-            .symbolizer
-            .symbolize_single(&Source::Kernel(kernel), Input::AbsAddr(address));
-        match found {
-            Ok(Symbolized::Sym(symbol)) => Symbol {
-                function: Arc::from(symbol.name.as_ref()),
-                offset: symbol.offset as u64,
+        let symbol = match self.kallsyms().at(address) {
+            Some((function, offset)) => Symbol {
+                function: Arc::from(function),
+                offset,
                 is_known: true,
             },
-            Ok(Symbolized::Unknown(_)) | Err(_) => Symbol {
+            None => Symbol {
                 function: Arc::from(format!("{address:#x}")),
                 offset: 0,
                 is_known: false,
             },
-        }
+        };
+        self.known.insert(address, symbol.clone());
+        symbol
     }
-}
 
-/// Whether the kernel shows zeroes for the addresses of its functions (`kallsyms_show_value`).
-fn are_hidden() -> bool {
-    let mut line = String::new();
-    let file = File::open("/proc/kallsyms").map(BufReader::new);
-    let read = file.and_then(|mut file| file.read_line(&mut line));
-    let address = line.split(' ').next().unwrap_or_default();
-    read.is_ok() && !address.is_empty() && address.bytes().all(|digit| digit == b'0')
+    fn kallsyms(&mut self) -> &Kallsyms {
+        self.kallsyms.get_or_insert_with(|| {
+            let kallsyms = Kallsyms::load();
+            if kallsyms.is_empty() {
+                log::warn!(
+                    "functions of the kernel have no names: it hides their addresses (needs CAP_SYSLOG, and \
+                     kernel.kptr_restrict below 2)"
+                );
+            }
+            kallsyms
+        })
+    }
 }
 
 impl Default for Symbols {

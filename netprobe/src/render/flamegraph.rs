@@ -34,18 +34,28 @@ pub fn write(out: &mut dyn Write, flame: &Flame, style: Style) -> Result<()> {
     lines_to(out, &mut options, &lines, style)
 }
 
+/// What stands above a graph and in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Caption<'a> {
+    /// In large letters.
+    pub title: &'a str,
+    /// Below it.
+    pub subtitle: &'a str,
+    /// What the widths are.
+    pub unit: &'a str,
+}
+
 /// Draws the difference of two profiles, given as lines with two weights.
 pub fn write_difference(
     out: &mut dyn Write,
-    title: &str,
-    subtitle: &str,
+    caption: Caption<'_>,
     lines: &[String],
     style: Style,
 ) -> Result<()> {
     if lines.is_empty() {
         bail!("both profiles are empty, so there is nothing to draw");
     }
-    let mut options = options(title, subtitle, "samples", style);
+    let mut options = options(caption.title, caption.subtitle, caption.unit, style);
     lines_to(out, &mut options, lines, style)
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::report::{Flame, Folded};
 
@@ -46,9 +46,17 @@ const fn is_invisible(character: char) -> bool {
         | '\u{feff}' | '\u{fff9}'..='\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
 }
 
+/// Frames of a text that are read.
+const MOST_FRAMES: usize = 4 << 20;
+
 /// Reads stacks as this and other tools write them.
 pub fn read(text: &str) -> Result<Vec<Folded>> {
+    read_at_most(text, MOST_FRAMES)
+}
+
+fn read_at_most(text: &str, most: usize) -> Result<Vec<Folded>> {
     let mut stacks = Vec::new();
+    let mut room = most;
     for (number, line) in (1..).zip(text.lines()) {
         if line.trim().is_empty() || line.starts_with("# ") {
             continue;
@@ -59,7 +67,8 @@ pub fn read(text: &str) -> Result<Vec<Folded>> {
             .and_then(|(frames, weight)| {
                 // Other tools may write fractions.
                 let weight = weight.split('.').next()?.parse().ok()?;
-                let frames = frames.split(';').map(Into::into).collect();
+                let frames = frames.split(';').take(most + 1);
+                let frames = frames.map(Into::into).collect();
                 Some(Folded { frames, weight })
             });
         let Some(stack) = parsed else {
@@ -68,6 +77,9 @@ pub fn read(text: &str) -> Result<Vec<Folded>> {
             }
             bail!("line {number} is no folded stack");
         };
+        room = room
+            .checked_sub(stack.frames.len())
+            .with_context(|| format!("it has more than the {most} frames that are read"))?;
         stacks.push(stack);
     }
     Ok(stacks)
@@ -121,5 +133,13 @@ mod tests {
         assert_eq!((stacks[0].weight, stacks[1].weight), (3, 1));
         let wrong = read("a;b 3\na;b\n").unwrap_err();
         assert_eq!(wrong.to_string(), "line 2 is no folded stack");
+    }
+
+    #[test]
+    fn texts_that_would_take_all_memory_are_refused() {
+        for text in [";".repeat(1000) + " 1", "a 1\n".repeat(1001)] {
+            let refused = read_at_most(&text, 1000).unwrap_err().to_string();
+            assert_eq!(refused, "it has more than the 1000 frames that are read");
+        }
     }
 }

@@ -3,17 +3,32 @@
 
 use std::{
     collections::HashMap,
-    io::{Read, Write},
+    io::{Read as _, Write},
+    sync::Arc,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 
-use super::protobuf::{Field, Message, fields, numbers};
+use super::protobuf::{Field, Message, each_field, each_number, fields};
 use crate::report::{Flame, Folded};
 
-/// Bytes of a profile that are read, unpacked.
-const MOST_BYTES: u64 = 1 << 30;
+/// How much of a profile is read.
+#[derive(Clone, Copy, Debug)]
+struct Most {
+    /// Bytes, unpacked.
+    bytes: usize,
+    /// Entries of its tables.
+    entries: usize,
+    /// Bytes of its stacks, written out.
+    text: usize,
+}
+
+const MOST: Most = Most {
+    bytes: 64 << 20,
+    entries: 4 << 20,
+    text: 128 << 20,
+};
 
 /// Strings, each once; the first is empty.
 struct Strings<'a> {
@@ -111,66 +126,163 @@ pub fn is_packed(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0x1f, 0x8b])
 }
 
-/// Reads the stacks of a profile, by the last of its kinds of value, as pprof shows them.
-pub fn read(packed: &[u8]) -> Result<Vec<Folded>> {
+/// What a profile has in it, by the last of its kinds of value, as pprof shows them.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Read {
+    /// What the values are of, and in which unit.
+    pub kind: (String, String),
+    /// The stacks.
+    pub stacks: Vec<Folded>,
+}
+
+/// Reads a profile.
+pub fn read(packed: &[u8]) -> Result<Read> {
+    read_at_most(packed, MOST)
+}
+
+fn read_at_most(packed: &[u8], most: Most) -> Result<Read> {
     let mut bytes = Vec::new();
     GzDecoder::new(packed)
-        .take(MOST_BYTES)
+        .take(most.bytes as u64 + 1)
         .read_to_end(&mut bytes)
         .context("unpack the profile")?;
-    parse(&bytes).context("not a pprof profile")
+    if bytes.len() > most.bytes {
+        bail!(
+            "it unpacks to more than the {} bytes that are read",
+            most.bytes
+        );
+    }
+    parse_at_most(&bytes, most)
 }
 
 /// A location: functions inlined at it first.
 type Locations = HashMap<u64, Vec<u64>>;
 
-pub(crate) fn parse(bytes: &[u8]) -> Option<Vec<Folded>> {
-    let mut strings: Vec<&[u8]> = Vec::new();
-    let mut samples: Vec<(Vec<u64>, u64)> = Vec::new();
-    let mut locations = Locations::new();
-    let mut functions: HashMap<u64, u64> = HashMap::new();
-    for (number, field) in fields(bytes)? {
-        let Field::Bytes(bytes) = field else { continue };
+/// The tables of a profile.
+#[derive(Default)]
+struct Tables<'a> {
+    kind: (u64, u64),
+    strings: Vec<&'a [u8]>,
+    samples: Vec<(Vec<u64>, u64)>,
+    locations: Locations,
+    functions: HashMap<u64, u64>,
+    /// Entries of all of them that may still come.
+    room: usize,
+    is_full: bool,
+}
+
+#[cfg(any(test, fuzzing))]
+pub(crate) fn parse(bytes: &[u8]) -> Result<Read> {
+    parse_at_most(bytes, MOST)
+}
+
+fn parse_at_most(bytes: &[u8], most: Most) -> Result<Read> {
+    let mut tables = Tables {
+        room: most.entries,
+        ..Tables::default()
+    };
+    let parsed = each_field(bytes, |number, field| tables.take(number, field));
+    if tables.is_full {
+        bail!(
+            "it has more than the {} frames, functions and names that are read",
+            most.entries
+        );
+    }
+    parsed.context("not a pprof profile")?;
+    let (name, unit) = tables.kind;
+    Ok(Read {
+        kind: (tables.string(name), tables.string(unit)),
+        stacks: tables.stacks(most.text)?,
+    })
+}
+
+impl<'a> Tables<'a> {
+    fn take(&mut self, number: u64, field: Field<'a>) -> Option<()> {
+        let Field::Bytes(bytes) = field else {
+            return Some(());
+        };
         match number {
-            2 => samples.push(parse_sample(bytes)?),
+            1 => {
+                let kind = fields(bytes)?;
+                self.kind = (number_of(&kind, 1), number_of(&kind, 2));
+            }
+            2 => {
+                let sample = self.sample(bytes)?;
+                self.samples.push(sample);
+            }
             4 => {
                 let (id, lines) = parse_location(bytes)?;
-                locations.insert(id, lines);
+                self.count(lines.len())?;
+                self.locations.insert(id, lines);
             }
             5 => {
                 let function = fields(bytes)?;
-                functions.insert(number_of(&function, 1), number_of(&function, 2));
+                let (id, name) = (number_of(&function, 1), number_of(&function, 2));
+                self.functions.insert(id, name);
             }
-            6 => strings.push(bytes),
-            _ => {}
+            6 => self.strings.push(bytes),
+            _ => return Some(()),
         }
+        self.count(1)
     }
-    let name = |function: &u64| {
-        let string = functions
-            .get(function)
-            .and_then(|name| usize::try_from(*name).ok());
-        let bytes = string.and_then(|name| strings.get(name)).copied();
-        String::from_utf8_lossy(bytes.unwrap_or(b"[unknown]")).into_owned()
-    };
-    let stacks = samples.into_iter().map(|(ids, weight)| {
-        let lines = ids.iter().filter_map(|id| locations.get(id)).flatten();
-        let mut frames: Vec<_> = lines.map(|function| name(function).into()).collect();
-        frames.reverse();
-        Folded { frames, weight }
-    });
-    Some(stacks.collect())
-}
 
-fn parse_sample(bytes: &[u8]) -> Option<(Vec<u64>, u64)> {
-    let (mut ids, mut values) = (Vec::new(), Vec::new());
-    for (number, field) in fields(bytes)? {
-        match number {
-            1 => ids.extend(numbers(field)?),
-            2 => values.extend(numbers(field)?),
-            _ => {}
-        }
+    fn count(&mut self, entries: usize) -> Option<()> {
+        let room = self.room.checked_sub(entries);
+        self.is_full = room.is_none();
+        self.room = room?;
+        Some(())
     }
-    Some((ids, values.last().copied().unwrap_or(0)))
+
+    fn sample(&mut self, bytes: &[u8]) -> Option<(Vec<u64>, u64)> {
+        let (mut ids, mut weight) = (Vec::new(), 0);
+        each_field(bytes, |number, field| match number {
+            1 => each_number(field, |id| {
+                self.count(1)?;
+                ids.push(id);
+                Some(())
+            }),
+            2 => each_number(field, |value| {
+                weight = value;
+                Some(())
+            }),
+            _ => Some(()),
+        })?;
+        Some((ids, weight))
+    }
+
+    /// All stacks. A location may stand for many functions that were inlined, and is in many stacks.
+    fn stacks(&self, most: usize) -> Result<Vec<Folded>> {
+        let mut names: HashMap<u64, Arc<str>> = HashMap::new();
+        let mut room = most;
+        let mut stacks = Vec::new();
+        for (ids, weight) in &self.samples {
+            let mut frames = Vec::new();
+            let locations = ids.iter().filter_map(|id| self.locations.get(id));
+            for function in locations.flatten() {
+                let name = names.entry(*function);
+                let name = name.or_insert_with(|| self.function(*function).into());
+                let left = room.checked_sub(name.len() + size_of::<Arc<str>>());
+                let why = || format!("its stacks are more than the {most} bytes that are read");
+                room = left.with_context(why)?;
+                frames.push(Arc::clone(name));
+            }
+            frames.reverse();
+            let weight = *weight;
+            stacks.push(Folded { frames, weight });
+        }
+        Ok(stacks)
+    }
+
+    fn function(&self, id: u64) -> String {
+        let name = self.functions.get(&id);
+        name.map_or_else(|| "[unknown]".to_owned(), |name| self.string(*name))
+    }
+
+    fn string(&self, number: u64) -> String {
+        let number = usize::try_from(number).ok();
+        let bytes = number.and_then(|number| self.strings.get(number)).copied();
+        String::from_utf8_lossy(bytes.unwrap_or(b"[unknown]")).into_owned()
+    }
 }
 
 fn parse_location(bytes: &[u8]) -> Option<(u64, Vec<u64>)> {
@@ -221,7 +333,51 @@ mod tests {
         let mut packed = Vec::new();
         write(&mut packed, &flame).unwrap();
         assert!(is_packed(&packed));
-        assert_eq!(read(&packed).unwrap(), flame.stacks);
+        let kind = ("samples".to_owned(), "count".to_owned());
+        let stacks = flame.stacks;
+        assert_eq!(read(&packed).unwrap(), Read { kind, stacks });
         assert!(read(&packed[..packed.len() / 2]).is_err());
+    }
+    #[test]
+    fn profiles_that_would_take_all_memory_are_refused() {
+        let packed = |bytes: &[u8]| {
+            let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
+            packer.write_all(bytes).unwrap();
+            packer.finish().unwrap()
+        };
+        let most = Most {
+            bytes: 60_000,
+            entries: 20_000,
+            text: 100_000,
+        };
+        let refused = read_at_most(&packed(&vec![0; 60_001]), most).unwrap_err();
+        let bytes = "it unpacks to more than the 60000 bytes that are read";
+        assert_eq!(refused.to_string(), bytes);
+        // Empty strings, of two bytes each; locations in one sample; and one that stands for many functions.
+        let strings = [6 << 3 | 2, 0].repeat(20_001);
+        let mut sample = Message::default();
+        sample.numbers(1, &vec![1; 20_001]);
+        let mut deep = Message::default();
+        deep.message(2, &sample);
+        let mut line = Message::default();
+        line.number(1, 1);
+        let mut location = Message::default();
+        location.number(1, 1);
+        (0..500).for_each(|_| location.message(4, &line));
+        let mut sample = Message::default();
+        sample.numbers(1, &[1; 500]);
+        let mut inlined = Message::default();
+        inlined.message(4, &location);
+        inlined.message(2, &sample);
+        let entries = "it has more than the 20000 frames, functions and names that are read";
+        let text = "its stacks are more than the 100000 bytes that are read";
+        for (bytes, why) in [
+            (strings, entries),
+            (deep.into_bytes(), entries),
+            (inlined.into_bytes(), text),
+        ] {
+            let refused = parse_at_most(&bytes, most).unwrap_err();
+            assert_eq!(refused.to_string(), why);
+        }
     }
 }

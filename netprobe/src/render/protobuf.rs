@@ -61,9 +61,21 @@ pub(super) enum Field<'a> {
     Bytes(&'a [u8]),
 }
 
-/// Reads the fields of a message; damaged ones end it with `None`.
-pub(super) fn fields(mut bytes: &[u8]) -> Option<Vec<(u64, Field<'_>)>> {
+/// Reads the fields of a small message; damaged ones end it with `None`.
+pub(super) fn fields(bytes: &[u8]) -> Option<Vec<(u64, Field<'_>)>> {
     let mut fields = Vec::new();
+    each_field(bytes, |number, field| {
+        fields.push((number, field));
+        Some(())
+    })?;
+    Some(fields)
+}
+
+/// Reads a message field by field; damaged ones end it with `None`, and so does `each`.
+pub(super) fn each_field<'a>(
+    mut bytes: &'a [u8],
+    mut each: impl FnMut(u64, Field<'a>) -> Option<()>,
+) -> Option<()> {
     while !bytes.is_empty() {
         let key = varint(&mut bytes)?;
         let field = match key & 7 {
@@ -76,21 +88,20 @@ pub(super) fn fields(mut bytes: &[u8]) -> Option<Vec<(u64, Field<'_>)>> {
             5 => Field::Bytes(take(&mut bytes, 4)?),
             _ => return None,
         };
-        fields.push((key >> 3, field));
+        each(key >> 3, field)?;
     }
-    Some(fields)
+    Some(())
 }
 
-/// The numbers of a repeated field, packed or single.
-pub(super) fn numbers(field: Field<'_>) -> Option<Vec<u64>> {
+/// Each number of a repeated field, packed or single.
+pub(super) fn each_number(field: Field<'_>, mut each: impl FnMut(u64) -> Option<()>) -> Option<()> {
     match field {
-        Field::Number(number) => Some(vec![number]),
+        Field::Number(number) => each(number),
         Field::Bytes(mut bytes) => {
-            let mut numbers = Vec::new();
             while !bytes.is_empty() {
-                numbers.push(varint(&mut bytes)?);
+                each(varint(&mut bytes)?)?;
             }
-            Some(numbers)
+            Some(())
         }
     }
 }
@@ -129,7 +140,13 @@ mod tests {
         let fields = fields(&bytes).unwrap();
         assert_eq!(fields[0], (1, Field::Number(300)));
         assert_eq!(fields[1], (3, Field::Bytes(b"name")));
-        assert_eq!(numbers(fields[2].1).unwrap(), [0, 127, 128, u64::MAX]);
+        let mut numbers = Vec::new();
+        each_number(fields[2].1, |number| {
+            numbers.push(number);
+            Some(())
+        })
+        .unwrap();
+        assert_eq!(numbers, [0, 127, 128, u64::MAX]);
         for length in 1..bytes.len() {
             // Damaged or not, it ends.
             let _fields = super::fields(&bytes[..length]);

@@ -21,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 #[derive(Debug)]
 enum Ask {
     See(u32),
+    Look,
     Resolve(BTreeMap<u32, BTreeSet<u64>>),
     Unwind(Vec<(u32, CopiedStack)>),
 }
@@ -74,6 +75,11 @@ impl Background {
     pub fn see(&self, pid: u32) {
         // A thread that is gone shows when it is asked for names.
         let _gone = self.asks.send(Ask::See(pid));
+    }
+
+    /// Has the worker look at processes that have not run for long.
+    pub fn look(&self) {
+        let _gone = self.asks.send(Ask::Look);
     }
 
     /// Asks for names, without waiting for them; those that were asked for before are left out.
@@ -174,6 +180,7 @@ fn serve(uses_debug_info: bool, asked: &Receiver<Ask>, answer: &Sender<Answered>
     for ask in asked {
         match ask {
             Ask::See(pid) => client.see(pid),
+            Ask::Look => client.look(),
             Ask::Resolve(wanted) => {
                 let (found, several) = client.resolve(&wanted);
                 if answer.send(Answered::Names(found, several)).is_err() {

@@ -109,8 +109,18 @@ impl Client {
 
     /// Has the worker look at a process while it lives.
     pub fn see(&mut self, pid: u32) {
+        self.tell(&Request::See(pid));
+    }
+
+    /// Has the worker look at processes that have not run for long, which may be other programs by now.
+    pub fn look(&mut self) {
+        self.tell(&Request::Look);
+    }
+
+    /// Asks what has no answer.
+    fn tell(&mut self, request: &Request) {
         if let Some(worker) = &mut self.worker
-            && let Err(error) = worker.ask(&Request::See(pid))
+            && let Err(error) = worker.ask(request)
         {
             self.fail(&format!("{error:#}"));
         }

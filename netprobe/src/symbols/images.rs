@@ -61,6 +61,15 @@ pub(super) struct Line {
     path: String,
 }
 
+/// What a process has mapped.
+#[derive(Debug)]
+pub(super) struct Mapped {
+    /// What it may run, by address.
+    pub(super) mappings: Vec<Mapping>,
+    /// There were more than are read.
+    pub(super) is_cut: bool,
+}
+
 /// Files that processes have mapped.
 #[derive(Debug, Default)]
 pub(super) struct Images {
@@ -76,12 +85,12 @@ impl Images {
     }
 
     /// The executable mappings of a process, by address; none if it is gone.
-    pub(super) fn mappings(&mut self, pid: u32) -> Option<Vec<Mapping>> {
+    pub(super) fn mappings(&mut self, pid: u32) -> Option<Mapped> {
         let text = read_at_most(Path::new(&format!("/proc/{pid}/maps")), MAPS_BYTES)?;
-        let lines = text.lines().filter_map(parse).take(MOST_MAPPINGS);
+        let mut lines = text.lines().filter_map(parse);
         let mut remote = None;
         let mut mappings = Vec::new();
-        for line in lines {
+        for line in lines.by_ref().take(MOST_MAPPINGS) {
             let content = if line.inode != 0 {
                 let remote = remote.get_or_insert_with(|| remote_devices(pid));
                 self.file(pid, &line, remote)
@@ -97,7 +106,8 @@ impl Images {
                 content,
             });
         }
-        (!mappings.is_empty()).then_some(mappings)
+        let is_cut = text.len() as u64 >= MAPS_BYTES || lines.next().is_some();
+        (!mappings.is_empty()).then_some(Mapped { mappings, is_cut })
     }
 
     fn file(&mut self, pid: u32, line: &Line, remote: &[String]) -> Content {
@@ -257,7 +267,8 @@ mod tests {
     #[test]
     fn our_own_program_is_among_our_mappings() {
         let mut images = Images::default();
-        let mappings = images.mappings(std::process::id()).unwrap();
+        let Mapped { mappings, is_cut } = images.mappings(std::process::id()).unwrap();
+        assert!(!is_cut);
         let here = our_own_program_is_among_our_mappings as *const () as u64;
         let mapping = mappings
             .iter()

@@ -1,21 +1,97 @@
 //! Names for places in ELF files, by blazesym: symbol tables, and debug information with inlined
 //! functions, also where a build id or a debug link leads to it.
 
-use std::path::Path;
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    fmt::Write,
+    fs::File,
+    path::{Path, PathBuf},
+};
 
-use blazesym::symbolize::{
-    Input, Sym, Symbolized, Symbolizer,
-    source::{Elf, Source},
+use blazesym::{
+    helper::read_elf_build_id,
+    symbolize::{
+        Input, Sym, Symbolized, Symbolizer,
+        source::{Elf, Source},
+    },
+};
+use object::{
+    ReadCache,
+    elf::{FileHeader64, PT_LOAD},
+    read::elf::{ElfFile, ProgramHeader},
 };
 
 /// Bytes of a name that are kept; templates can be longer than anybody reads.
 const NAME_BYTES: usize = 2048;
+
+/// Where debug information is that was installed beside stripped files.
+const DEBUG_FOLDERS: [&str; 2] = ["/usr/lib/debug", "/lib/debug"];
 
 /// Looks up names, and remembers the files it has read.
 #[derive(Debug)]
 pub(super) struct Naming {
     symbolizer: Symbolizer,
     uses_debug_info: bool,
+    debug_folders: Vec<PathBuf>,
+    /// What there is beside each file that has not all names itself.
+    beside: RefCell<HashMap<PathBuf, Option<Beside>>>,
+}
+
+/// The debug information of a file, by its build id.
+#[derive(Debug)]
+struct Beside {
+    path: PathBuf,
+    /// Offset in the file, size and address of what is mapped: of the debug information only the address holds.
+    segments: Vec<(u64, u64, u64)>,
+}
+
+impl Beside {
+    /// Of the file at `path`, in one of the folders.
+    fn find(path: &Path, folders: &[PathBuf]) -> Option<Self> {
+        let build_id = read_elf_build_id(path).ok()??;
+        let name = debug_name(&build_id)?;
+        let has_its_id = |path: &PathBuf| {
+            let id = read_elf_build_id(path).ok().flatten();
+            id.is_some_and(|id| id == build_id)
+        };
+        let mut candidates = folders.iter().map(|folder| folder.join(&name));
+        Some(Self {
+            path: candidates.find(has_its_id)?,
+            segments: segments(path)?,
+        })
+    }
+
+    fn address(&self, offset: u64) -> Option<u64> {
+        self.segments.iter().find_map(|(start, size, address)| {
+            let into = offset.checked_sub(*start)?;
+            (into < *size).then(|| address.checked_add(into))?
+        })
+    }
+}
+
+/// Where the debug information of a build id is, in each folder.
+fn debug_name(build_id: &[u8]) -> Option<String> {
+    let (first, rest) = build_id.split_first()?;
+    let mut name = format!(".build-id/{first:02x}/");
+    for byte in rest {
+        // Writing to a string cannot fail.
+        let _written = write!(name, "{byte:02x}");
+    }
+    Some(name + ".debug")
+}
+
+fn segments(path: &Path) -> Option<Vec<(u64, u64, u64)>> {
+    let file = ReadCache::new(File::open(path).ok()?);
+    let elf: ElfFile<'_, FileHeader64<object::LittleEndian>, _> = ElfFile::parse(&file).ok()?;
+    let little = object::LittleEndian;
+    let loads = elf.elf_program_headers().iter();
+    let loads = loads.filter(|header| header.p_type(little) == PT_LOAD);
+    let segments = loads.map(|header| {
+        let (offset, size) = (header.p_offset(little), header.p_filesz(little));
+        (offset, size, header.p_vaddr(little))
+    });
+    Some(segments.collect())
 }
 
 impl Naming {
@@ -29,23 +105,47 @@ impl Naming {
         Self {
             symbolizer,
             uses_debug_info,
+            debug_folders: DEBUG_FOLDERS.map(PathBuf::from).into(),
+            beside: RefCell::default(),
         }
     }
 
     /// For each offset in the file at `path` its function, and those inlined there.
     pub(super) fn names(&self, path: &Path, offsets: &[u64]) -> Vec<Option<Vec<String>>> {
+        let mut names = self.look_up(path, Input::FileOffset(offsets));
+        if self.uses_debug_info && names.contains(&None) {
+            self.name_by_build_id(path, offsets, &mut names);
+        }
+        names
+    }
+
+    fn look_up(&self, path: &Path, places: Input<&[u64]>) -> Vec<Option<Vec<String>>> {
         let mut elf = Elf::new(path);
         elf.debug_syms = self.uses_debug_info;
-        let source = Source::Elf(elf);
-        let found = self
-            .symbolizer
-            .symbolize(&source, Input::FileOffset(offsets));
-        match found {
+        match self.symbolizer.symbolize(&Source::Elf(elf), places) {
             Ok(found) => found.into_iter().map(frames).collect(),
             Err(error) => {
                 log::debug!("symbols of {}: {error}", path.display());
-                vec![None; offsets.len()]
+                vec![None; places.into_inner().len()]
             }
+        }
+    }
+
+    /// Fills in the names that are missing; blazesym looks for build ids only where there is a debug link too.
+    fn name_by_build_id(&self, path: &Path, offsets: &[u64], names: &mut [Option<Vec<String>>]) {
+        let mut known = self.beside.borrow_mut();
+        let beside = known
+            .entry(path.to_owned())
+            .or_insert_with(|| Beside::find(path, &self.debug_folders));
+        let Some(beside) = beside else { return };
+        let places = offsets.iter().zip(names);
+        let places = places.filter(|(_, names)| names.is_none());
+        let (addresses, nameless): (Vec<u64>, Vec<_>) = places
+            .filter_map(|(offset, names)| Some((beside.address(*offset)?, names)))
+            .unzip();
+        let found = self.look_up(&beside.path, Input::VirtOffset(&addresses));
+        for (names, found) in nameless.into_iter().zip(found) {
+            *names = found;
         }
     }
 }
@@ -66,4 +166,45 @@ fn frames(symbolized: Symbolized<'_>) -> Option<Vec<String>> {
 
 fn cut(name: &str) -> &str {
     &name[..name.floor_char_boundary(NAME_BYTES)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object::{Object, ObjectSymbol};
+    use std::{fs, process::Command};
+
+    #[test]
+    fn a_build_id_alone_leads_to_debug_information() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "echo 'static int leaf(int x) { return x + 1; } int main(int c, char **v) { return leaf(c); }' |
+            gcc -O0 -g -Wl,--build-id -x c - -o program && objcopy --only-keep-debug program debug && strip -o bare program";
+        let mut shell = Command::new("sh");
+        let built = shell.args(["-c", script]).current_dir(folder.path());
+        if !built.status().unwrap().success() {
+            println!("SKIP no C compiler");
+            return;
+        }
+        let at = |name: &str| folder.path().join(name);
+        let bytes = fs::read(at("program")).unwrap();
+        let elf = object::File::parse(&*bytes).unwrap();
+        let mut symbols = elf.symbols();
+        let leaf = symbols.find(|symbol| symbol.name() == Ok("leaf")).unwrap();
+        let (start, _, address) = *segments(&at("bare"))
+            .unwrap()
+            .iter()
+            .find(|(_, size, address)| (*address..address + size).contains(&leaf.address()))
+            .unwrap();
+        let offset = leaf.address() - address + start;
+        let mut naming = Naming::new(true);
+        assert_eq!(naming.names(&at("bare"), &[offset]), [None]);
+        let id = read_elf_build_id(&at("program")).unwrap().unwrap();
+        let place = at(&debug_name(&id).unwrap());
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        fs::rename(at("debug"), place).unwrap();
+        naming = Naming::new(true);
+        naming.debug_folders = vec![folder.path().to_owned()];
+        let names = naming.names(&at("bare"), &[offset]);
+        assert_eq!(names, [Some(vec!["leaf".to_owned()])]);
+    }
 }

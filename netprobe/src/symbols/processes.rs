@@ -2,16 +2,25 @@
 //! used again. All are remembered, for samples of each may still come to be named.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    fs,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs, mem,
     time::{Duration, Instant},
 };
 
-use super::images::{Images, Mapping};
+use rustix::{
+    param::clock_ticks_per_second,
+    time::{ClockId, clock_gettime},
+};
+
+use super::images::{Images, Mapped, Mapping};
 use crate::observe::stat;
 
 /// How long mappings are believed although an address is in none of them, and programs to be the same.
 const BELIEVED: Duration = Duration::from_millis(100);
+/// How long after its start a process is looked at again and again: scripts that only set something up take not long.
+const YOUNG: Duration = Duration::from_secs(2);
+/// Young processes that are looked at.
+const MOST_YOUNG: usize = 64;
 /// Processes that are remembered.
 const MOST_PROCESSES: usize = 4096;
 /// Programs of one process that are remembered.
@@ -31,6 +40,14 @@ impl Identity {
         Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
+    /// How long ago its process was started.
+    fn age(&self) -> Option<Duration> {
+        let ticks: u64 = self.started.parse().ok()?;
+        let started = Duration::from_secs(ticks) / u32::try_from(clock_ticks_per_second()).ok()?;
+        let now = Duration::try_from(clock_gettime(ClockId::Boottime)).ok()?;
+        Some(now.saturating_sub(started))
+    }
+
     fn parse(stat: &str) -> Option<Self> {
         // startcode, endcode, startstack; arg_start.
         let places = [26, 27, 28, 48].map(|number| stat::field(stat, number).unwrap_or_default());
@@ -48,6 +65,8 @@ pub(super) struct Program {
     /// As its first thread was called.
     name: String,
     pub(super) mappings: Vec<Mapping>,
+    /// It has more of them.
+    is_cut: bool,
     /// When the mappings were read.
     seen: Instant,
     /// When it was last found to be the same program.
@@ -73,6 +92,8 @@ pub(super) enum At<'a> {
     Exited,
     /// In none of its mappings.
     Unmapped,
+    /// In none of those that were read, and there are more.
+    TooMany,
     /// Here, and nowhere else.
     Mapping(&'a Mapping),
     /// In one program here, in another one there.
@@ -83,6 +104,8 @@ pub(super) enum At<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Processes {
     programs: HashMap<u32, Vec<Program>>,
+    /// Those that may soon run another program, as what a script starts.
+    young: BTreeSet<u32>,
 }
 
 impl Processes {
@@ -91,19 +114,37 @@ impl Processes {
         if self.programs.len() >= MOST_PROCESSES && !self.programs.contains_key(&pid) {
             return;
         }
-        let (before, mappings) = (Identity::of(pid), images.mappings(pid));
+        let (before, mapped) = (Identity::of(pid), images.mappings(pid));
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         let after = Identity::of(pid);
-        let (Some(identity), Some(mappings)) = (before, mappings) else {
+        let Some(identity) = before else {
             return;
         };
+        if identity.age().is_some_and(|age| age < YOUNG) && self.young.len() < MOST_YOUNG {
+            self.young.insert(pid);
+        }
         // Between two programs it is neither.
-        if after.as_ref() == Some(&identity) {
-            self.add(pid, identity, name.trim_end_matches('\n'), mappings);
+        if let (Some(mapped), true) = (mapped, after.as_ref() == Some(&identity)) {
+            self.add(pid, identity, name.trim_end_matches('\n'), mapped);
         }
     }
 
-    fn add(&mut self, pid: u32, identity: Identity, name: &str, mappings: Vec<Mapping>) {
+    /// Looks again at the young processes that run another program by now.
+    pub(super) fn look_at_young(&mut self, images: &mut Images) {
+        for pid in mem::take(&mut self.young) {
+            let Some(identity) = Identity::of(pid) else {
+                continue;
+            };
+            let last = self.programs.get(&pid).and_then(|all| all.last());
+            if last.is_none_or(|last| last.identity != identity) {
+                self.see(pid, images);
+            } else if identity.age().is_some_and(|age| age < YOUNG) {
+                self.young.insert(pid);
+            }
+        }
+    }
+
+    fn add(&mut self, pid: u32, identity: Identity, name: &str, mapped: Mapped) {
         let programs = self.programs.entry(pid).or_default();
         if programs
             .last()
@@ -118,7 +159,8 @@ impl Processes {
         programs.push(Program {
             identity,
             name: name.to_owned(),
-            mappings,
+            mappings: mapped.mappings,
+            is_cut: mapped.is_cut,
             seen: now,
             checked: now,
         });
@@ -185,7 +227,8 @@ impl Processes {
         };
         let mut places = programs.iter().filter_map(|program| program.at(address));
         let Some(first) = places.next() else {
-            return At::Unmapped;
+            let is_cut = programs.iter().any(|program| program.is_cut);
+            return if is_cut { At::TooMany } else { At::Unmapped };
         };
         if places.all(|other| is_same_place(other, first)) {
             At::Mapping(first)
@@ -204,6 +247,11 @@ fn is_same_place(one: &Mapping, other: &Mapping) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        io::Write,
+        process::{Command, Stdio},
+    };
+
     use crate::symbols::images::Content;
 
     fn mapping(start: u64, file: usize) -> Mapping {
@@ -212,6 +260,13 @@ mod tests {
             end: start + 4096,
             offset: 0,
             content: Content::File(file, format!("program {file}")),
+        }
+    }
+
+    fn mapped(mappings: Vec<Mapping>) -> Mapped {
+        Mapped {
+            mappings,
+            is_cut: false,
         }
     }
 
@@ -235,7 +290,7 @@ mod tests {
             7,
             identity("1"),
             "exa",
-            vec![mapping(0x40_0000, 1), mapping(0x70_0000, 9)],
+            mapped(vec![mapping(0x40_0000, 1), mapping(0x70_0000, 9)]),
         );
         assert_eq!(
             processes.at(7, 0x40_0010),
@@ -246,7 +301,7 @@ mod tests {
             7,
             identity("2"),
             "exb",
-            vec![mapping(0x40_0000, 2), mapping(0x70_0000, 9)],
+            mapped(vec![mapping(0x40_0000, 2), mapping(0x70_0000, 9)]),
         );
         assert!(processes.has_several(7));
         let names: Vec<&str> = processes.each_at(7, 0x40_0010).into_keys().collect();
@@ -265,12 +320,12 @@ mod tests {
     #[test]
     fn more_mappings_of_a_program_are_no_other_program() {
         let mut processes = Processes::default();
-        processes.add(7, identity("1"), "exa", vec![mapping(0x40_0000, 1)]);
+        processes.add(7, identity("1"), "exa", mapped(vec![mapping(0x40_0000, 1)]));
         processes.add(
             7,
             identity("1"),
             "exa",
-            vec![mapping(0x40_0000, 1), mapping(0x70_0000, 9)],
+            mapped(vec![mapping(0x40_0000, 1), mapping(0x70_0000, 9)]),
         );
         assert!(!processes.has_several(7));
         assert_eq!(
@@ -280,10 +335,50 @@ mod tests {
     }
 
     #[test]
+    fn what_is_in_none_of_the_mappings_that_are_read_may_be_in_others() {
+        let mut processes = Processes::default();
+        let mut many = mapped(vec![mapping(0x40_0000, 1)]);
+        many.is_cut = true;
+        processes.add(7, identity("1"), "exa", many);
+        assert_eq!(processes.at(7, 0x50_0000), At::TooMany);
+        let here = mapping(0x40_0000, 1);
+        assert_eq!(processes.at(7, 0x40_0000), At::Mapping(&here));
+    }
+
+    #[test]
+    fn a_young_process_that_becomes_another_program_is_noticed() {
+        let mut images = Images::default();
+        let mut processes = Processes::default();
+        // As a script that starts a program of its own name: the shell goes on as soon as it may read.
+        let mut child = Command::new("sh")
+            .args(["-c", "read go; exec sleep 60"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let program = |path: &str| fs::read_link(path).unwrap();
+        let exe = format!("/proc/{}/exe", child.id());
+        let shell = program(&exe);
+        processes.see(child.id(), &mut images);
+        processes.look_at_young(&mut images);
+        assert!(!processes.has_several(child.id()));
+        child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        while program(&exe) == shell {
+            std::thread::yield_now();
+        }
+        // In the middle of exec it is neither, and stays among those that are looked at.
+        while !processes.has_several(child.id()) && !processes.young.is_empty() {
+            processes.look_at_young(&mut images);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(processes.has_several(child.id()));
+    }
+
+    #[test]
     fn programs_of_a_process_are_few() {
         let mut processes = Processes::default();
         for number in 0..100 {
-            processes.add(7, identity(&number.to_string()), "x", Vec::new());
+            processes.add(7, identity(&number.to_string()), "x", mapped(Vec::new()));
         }
         assert_eq!(processes.programs[&7].len(), MOST_PROGRAMS);
     }

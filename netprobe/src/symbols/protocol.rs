@@ -1,6 +1,7 @@
 //! What goes between netprobe and its symbol worker: lines of text, tabs between the parts.
 //!
-//! `see PID` asks to look at the mappings of a process now, which has no answer. `resolve PID
+//! `see PID` asks to look at the mappings of a process now, `look` at those of young processes that run another program
+//! by now, which have no answer. `resolve PID
 //! ADDRESS…` is answered by a line for each address, in any order, and by `done`, or `done several` if the process has run
 //! more than one program. Both sides
 //! treat what they read as coming from a stranger.
@@ -27,8 +28,10 @@ pub struct Names {
 /// Why an address has no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Missing {
-    /// Nothing executable is mapped there: no return address at all.
+    /// Nothing executable was mapped there whenever somebody looked; of a caller, no return address at all.
     Unmapped,
+    /// Only so much of a process's mappings is read, and it was not there.
+    TooMany,
     /// The file has no symbol for it.
     Stripped,
     /// Code that was made at run time, and nobody wrote down its names.
@@ -47,8 +50,9 @@ pub enum Missing {
 
 impl Missing {
     /// All reasons.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Unmapped,
+        Self::TooMany,
         Self::Stripped,
         Self::Jit,
         Self::Replaced,
@@ -61,6 +65,7 @@ impl Missing {
     const fn word(self) -> &'static str {
         match self {
             Self::Unmapped => "unmapped",
+            Self::TooMany => "too-many",
             Self::Stripped => "stripped",
             Self::Jit => "jit",
             Self::Replaced => "replaced",
@@ -71,11 +76,20 @@ impl Missing {
         }
     }
 
+    /// Whether it is not even known whether there is code at the address.
+    pub const fn is_unmapped(self) -> bool {
+        matches!(self, Self::Unmapped | Self::TooMany)
+    }
+
     /// What it means and how to get the names, for people.
     pub const fn advice(self) -> &'static str {
         match self {
             Self::Unmapped => {
-                "no code at the address: the stack was followed through code without frame pointers"
+                "the code had come and gone between two looks at the process: a program that ended soon after its exec, or \
+                 code made at run time"
+            }
+            Self::TooMany => {
+                "the process has more mappings than are read: 4 MiB of /proc/PID/maps, some 40,000"
             }
             Self::Stripped => {
                 "the file has no symbols: install its -dbgsym or -debuginfo package, or build with -g"
@@ -106,6 +120,8 @@ impl fmt::Display for Missing {
 pub(super) enum Request {
     /// Look at what the process has mapped now.
     See(u32),
+    /// Look whether young processes have become other programs.
+    Look,
     /// Name these addresses of the process.
     Resolve(u32, Vec<u64>),
     /// Unwind a stack of the process, which follows: so many bytes, with these registers.
@@ -116,6 +132,7 @@ impl Request {
     pub(super) fn line(&self) -> String {
         match self {
             Self::See(pid) => format!("see\t{pid}\n"),
+            Self::Look => "look\n".to_owned(),
             Self::Resolve(pid, addresses) => {
                 format!("resolve\t{pid}{}\n", hex(addresses))
             }
@@ -128,6 +145,9 @@ impl Request {
     pub(super) fn parse(line: &str) -> Option<Self> {
         let mut parts = line.trim_end_matches('\n').split('\t');
         let word = parts.next()?;
+        if word == "look" {
+            return Some(Self::Look);
+        }
         let pid = parts.next()?.parse().ok()?;
         match word {
             "see" => Some(Self::See(pid)),
@@ -255,6 +275,7 @@ mod tests {
     fn lines_are_read_as_they_were_written() {
         for request in [
             Request::See(7),
+            Request::Look,
             Request::Resolve(1, vec![0, u64::MAX]),
             Request::Unwind(2, 4096, [u64::MAX; 21]),
         ] {

@@ -1,7 +1,8 @@
 //! From a copied stack to the return addresses in it, by the unwind tables of the code.
 //!
 //! Code without tables (made at run time, or by compilers that always keep frame pointers) is
-//! left by its frame pointer. A caller is believed only if it lies in code that is mapped; where nothing is left to
+//! left by its frame pointer; within a file of which other code has tables, as V8's builtins, only if the stack shows no
+//! other caller. A caller is believed only if it lies in code that is mapped; where nothing is left to
 //! believe, the stack ends and is not whole.
 
 use gimli::{
@@ -24,6 +25,9 @@ const KERNEL_ORDER: [usize; REGISTERS] = [10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7,
 pub const INSTRUCTION_POINTER: usize = 16;
 /// Frames that are followed; deeper stacks are cut.
 const MOST_FRAMES: usize = 512;
+/// Words on top of the stack among which a return address is that of a function that has only begun: the caller's
+/// frame pointer may have been pushed.
+const PUSHED: usize = 2;
 /// Steps of an expression.
 const MOST_STEPS: u32 = 256;
 
@@ -83,7 +87,7 @@ pub(super) fn unwind<'a>(stack: &CopiedStack, code: impl Fn(u64) -> Code<'a>) ->
                     is_call = !row.is_signal;
                     frame.by_row(&row, tables)
                 }
-                None if tables.has_framed_code() => {
+                None if tables.has_framed_code() || frame.is_framed(is_call, &code) => {
                     is_call = true;
                     frame.by_frame_pointer()
                 }
@@ -172,6 +176,30 @@ impl<'a> Frame<'a> {
             Some(_) if is_further => Step::Caller,
             Some(_) | None => Step::Lost,
         }
+    }
+
+    /// Whether the frame pointer is this function's own, as far as the stack tells: one without a frame, such as in
+    /// assembler, has the return address to its real caller nearer by, and the frame pointer would lead past that.
+    fn is_framed<'t>(&self, is_call: bool, code: impl Fn(u64) -> Code<'t>) -> bool {
+        let (Some(frame), Some(stack)) =
+            (self.registers[FRAME_POINTER], self.registers[STACK_POINTER])
+        else {
+            return false;
+        };
+        let is_here = frame.is_multiple_of(8) && self.word(frame).is_some();
+        if !is_here || frame < stack {
+            return false;
+        }
+        let others = (stack..frame).step_by(8).enumerate();
+        let mut callers = others.filter_map(|(index, at)| Some((index, self.word(at)?)));
+        !callers.any(|(index, word)| match code(word.wrapping_sub(1)) {
+            Code::Tables(tables, place) => {
+                tables.row(place).is_some() || !is_call && index < PUSHED
+            }
+            // Other code keeps frames, so it is the caller only of what has not yet made its own, or never will.
+            Code::Bare | Code::Closed => !is_call && index < PUSHED,
+            Code::None => false,
+        })
     }
 
     fn by_frame_pointer(&mut self) -> Step {
@@ -266,5 +294,55 @@ impl<'a> Frame<'a> {
             Location::Address { address } => Some(address),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where code without tables is, in a file that has some; code with tables; and code made at run time.
+    const HOLE: u64 = 0x1_0000;
+    const TABLED: u64 = 0x2_0000;
+    const JIT: u64 = 0x3_0000;
+    const STACK: u64 = 0x7000;
+
+    /// How many functions are found from a place without tables, with the frame pointer at the fifth word and this below it.
+    fn followed(below: [u64; 4]) -> usize {
+        let tables = Tables::of_vdso().unwrap();
+        assert!(!tables.has_framed_code());
+        let mut offsets = 0..0x2000;
+        let known = offsets.find(|offset| tables.row(*offset).is_some());
+        let words = [&below[..], &[0, JIT + 1]].concat();
+        let mut stack = CopiedStack {
+            registers: [0; 21],
+            bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
+        };
+        stack.registers[KERNEL_ORDER[STACK_POINTER]] = STACK;
+        stack.registers[KERNEL_ORDER[FRAME_POINTER]] = STACK + 32;
+        stack.registers[KERNEL_ORDER[RETURN_ADDRESS]] = HOLE;
+        let unwound = unwind(&stack, |address| match address {
+            HOLE => Code::Tables(&tables, 0),
+            TABLED => Code::Tables(&tables, known.unwrap()),
+            JIT => Code::Bare,
+            _ => Code::None,
+        });
+        assert_eq!(unwound.places[0], HOLE);
+        unwound.places.len()
+    }
+
+    #[test]
+    fn code_without_tables_among_others_is_left_by_its_frame() {
+        assert_eq!(followed([0, 1, STACK, u64::MAX]), 2);
+        // Of what it called before.
+        assert_eq!(followed([0, 1, 2, JIT + 1]), 2);
+    }
+
+    #[test]
+    fn where_another_caller_is_nearer_the_frame_is_not_followed() {
+        assert_eq!(followed([0, 1, 2, TABLED + 1]), 1);
+        assert_eq!(followed([JIT + 1, 0, 0, 0]), 1);
+        // The caller's frame pointer was pushed, and not replaced yet.
+        assert_eq!(followed([STACK + 32, JIT + 1, 0, 0]), 1);
     }
 }

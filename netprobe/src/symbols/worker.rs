@@ -56,6 +56,7 @@ pub fn run(uses_debug_info: bool) -> Result<()> {
         line.clear();
         match request {
             Request::See(pid) => worker.processes.see(pid, &mut worker.images),
+            Request::Look => worker.processes.look_at_young(&mut worker.images),
             Request::Resolve(pid, addresses) => {
                 for (address, names) in worker.resolve(pid, &addresses) {
                     out.write_all(Answer::Names(address, names).line().as_bytes())?;
@@ -156,6 +157,9 @@ impl Worker {
             At::Mapping(mapping) => mapping,
             At::Exited => return Place::missing(Missing::Exited, "[unknown: exited]"),
             At::Unmapped => return Place::missing(Missing::Unmapped, "[unknown]"),
+            At::TooMany => {
+                return Place::missing(Missing::TooMany, "[unknown: too many mappings]");
+            }
             At::Several => return Place::missing(Missing::Replaced, "[unknown: exec]"),
         };
         match &mapping.content {

@@ -3,11 +3,13 @@
  * burner run SECONDS    on a CPU, in compiled functions
  * burner jit SECONDS    on a CPU, in functions made at run time, named in /tmp/perf-PID.map
  * burner wait SECONDS   blocked
+ * burner flurry SECONDS blocked, a few times for long, and for moments in between
  * burner deep SECONDS   on a CPU, under more stack than anybody copies
  * burner sys SECONDS    on a CPU, half of it in the kernel
  *
  * Says '.' when the time is spent, and stays until its input ends. */
 #include <fcntl.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -106,6 +108,19 @@ __attribute__((noinline)) void round_of_waiting(void) {
     __asm__ volatile("");
 }
 
+__attribute__((noinline)) void wait_long(void) {
+    poll(NULL, 0, 20);
+    __asm__ volatile("");
+}
+
+static void run_flurry(double seconds) {
+    for (int round = 0; round < seconds * 25; round++) {
+        for (int i = 0; i < 200; i++)
+            wait_twenty(1000);
+        wait_long();
+    }
+}
+
 /* Half a KiB of stack each. */
 __attribute__((noinline)) int burn_deep(int depth, double seconds) {
     volatile char room[512];
@@ -140,6 +155,8 @@ int main(int count, char **words) {
         run_jitted(seconds);
     } else if (count > 1 && !strcmp(words[1], "deep")) {
         burn_deep(100, seconds);
+    } else if (count > 1 && !strcmp(words[1], "flurry")) {
+        run_flurry(seconds);
     } else if (count > 1 && !strcmp(words[1], "sys")) {
         run_reading(seconds);
     } else if (count > 1 && !strcmp(words[1], "wait")) {

@@ -1,21 +1,29 @@
 //! `netprobe flame diff`: what has changed between two profiles.
 
 use std::{
-    collections::BTreeMap,
-    fs,
+    cmp::Reverse,
+    collections::{BTreeMap, HashSet},
+    fs::File,
+    io::Read as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::draw::{Look, must_be_readable};
 use crate::{
     cli::later::Later,
-    render::{flamegraph, folded, pprof},
+    render::{flamegraph, folded, pprof, text},
     report::{Folded, Palette},
 };
+
+/// Bytes of a profile that are read.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// The weights of each stack in the first profile and in the second.
+type Weights = BTreeMap<String, (u128, u64)>;
 
 /// Options of `diff`.
 #[derive(Args, Clone, Debug)]
@@ -43,46 +51,77 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         must_be_readable(&options.output, "a picture")?;
     }
     let (before, after) = (read(&options.before)?, read(&options.after)?);
-    let (total_before, total_after) = (total(&before), total(&after));
-    let scale = |weight: u64| {
-        if options.normalize && total_before > 0 {
-            u128::from(weight) * u128::from(total_after) / u128::from(total_before)
-        } else {
-            u128::from(weight)
-        }
-    };
-    let mut weights: BTreeMap<String, (u128, u64)> = BTreeMap::new();
-    for stack in &before {
-        weights.entry(names(stack)).or_default().0 += scale(stack.weight);
+    must_be_alike(options, &before, &after)?;
+    let kind = after.kind.as_ref().or(before.kind.as_ref()).cloned();
+    let unit = kind.map(|(name, unit)| if unit == "count" { name } else { unit });
+    let (before, after) = (before.stacks, after.stacks);
+    let totals = (total(&before), total(&after));
+    let weights = weights(&before, &after, options.normalize.then_some(totals));
+    drop((before, after));
+    let out = Later::open(options.output.clone())?;
+    let vanished = (!options.folded).then(|| Vanished::find(&weights));
+    let vanished = vanished.filter(|vanished| vanished.percent > 0);
+    if let Some(vanished) = &vanished {
+        log::warn!("{}", vanished.said(options));
     }
-    for stack in &after {
-        weights.entry(names(stack)).or_default().1 += stack.weight;
-    }
+    let subtitle = subtitle(options, totals, unit.as_deref(), vanished.as_ref());
     let lines: Vec<String> = weights
-        .iter()
+        .into_iter()
         .map(|(names, (before, after))| format!("{names} {before} {after}"))
         .collect();
-    let out = Later::open(options.output.clone())?;
-    let subtitle = format!(
-        "{} ({total_before}) to {} ({total_after}){}; red has grown, blue has shrunk",
-        name(&options.before),
-        name(&options.after),
-        if options.normalize {
-            ", normalized"
-        } else {
-            ""
-        }
-    );
     out.write(|mut out| {
         if options.folded {
             let written = lines.iter().try_for_each(|line| writeln!(out, "{line}"));
             return Ok(written?);
         }
-        let title = options.look.title("Differential Flame Graph");
+        let caption = flamegraph::Caption {
+            title: &options.look.title("Differential Flame Graph"),
+            subtitle: &subtitle,
+            unit: unit.as_deref().unwrap_or("samples"),
+        };
         let style = options.look.style(Palette::Hot);
-        flamegraph::write_difference(&mut out, &title, &subtitle, &lines, style)
+        flamegraph::write_difference(&mut out, caption, &lines, style)
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The weights of each stack in both profiles, those of the first scaled if there are totals to scale by.
+fn weights(before: &[Folded], after: &[Folded], totals: Option<(u64, u64)>) -> Weights {
+    let scale = |weight: u64| match totals {
+        Some((first @ 1.., second)) => u128::from(weight) * u128::from(second) / u128::from(first),
+        _ => u128::from(weight),
+    };
+    let mut weights = Weights::new();
+    for stack in before {
+        weights.entry(names(stack)).or_default().0 += scale(stack.weight);
+    }
+    for stack in after {
+        weights.entry(names(stack)).or_default().1 += stack.weight;
+    }
+    weights
+}
+
+fn subtitle(
+    options: &Options,
+    (before, after): (u64, u64),
+    unit: Option<&str>,
+    vanished: Option<&Vanished>,
+) -> String {
+    format!(
+        "{} ({before}) to {} ({after}{}){}; red has grown, blue has shrunk{}",
+        name(&options.before),
+        name(&options.after),
+        unit.map_or_else(String::new, |unit| format!(" {unit}")),
+        if options.normalize {
+            ", normalized"
+        } else {
+            ""
+        },
+        vanished.map_or_else(String::new, |vanished| {
+            let percent = vanished.percent;
+            format!("; {percent} % of the first has vanished and is not drawn")
+        })
+    )
 }
 
 fn name(path: &Path) -> String {
@@ -104,14 +143,134 @@ fn names(stack: &Folded) -> String {
         .map_or_else(String::new, |(names, _)| names.to_owned())
 }
 
-fn read(path: &Path) -> Result<Vec<Folded>> {
-    let bytes = fs::read(path).with_context(|| format!("read {}", path.display()))?;
-    let stacks = if pprof::is_packed(&bytes) {
-        pprof::read(&bytes)
-    } else {
-        String::from_utf8(bytes)
-            .context("neither folded text nor a compressed pprof profile")
-            .and_then(|text| folded::read(&text))
-    };
-    stacks.with_context(|| format!("read {}", path.display()))
+/// What stacks were read, and what they are of where the file says so.
+struct Profile {
+    kind: Option<(String, String)>,
+    stacks: Vec<Folded>,
+}
+
+fn read(path: &Path) -> Result<Profile> {
+    let profile = File::open(path).map_err(anyhow::Error::from);
+    let profile = profile.and_then(|file| {
+        let mut bytes = Vec::new();
+        file.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MOST_BYTES {
+            bail!(
+                "it has more than the {} MiB that are read",
+                MOST_BYTES >> 20
+            );
+        }
+        parse(bytes)
+    });
+    profile.with_context(|| format!("read {}", path.display()))
+}
+
+fn parse(bytes: Vec<u8>) -> Result<Profile> {
+    if pprof::is_packed(&bytes) {
+        let pprof::Read { kind, stacks } = pprof::read(&bytes)?;
+        let kind = Some(kind);
+        return Ok(Profile { kind, stacks });
+    }
+    let text = String::from_utf8(bytes);
+    let text = text.context("neither folded text nor a compressed pprof profile")?;
+    Ok(Profile {
+        kind: None,
+        stacks: folded::read(&text)?,
+    })
+}
+
+/// Refuses profiles of different things, as of samples and of microseconds.
+fn must_be_alike(options: &Options, before: &Profile, after: &Profile) -> Result<()> {
+    if let (Some(one), Some(other)) = (&before.kind, &after.kind)
+        && one != other
+    {
+        let shown = |(name, unit): &(String, String)| text::harmless(&format!("{name}/{unit}"));
+        bail!(
+            "{} is of {}, {} of {}: they cannot be compared",
+            name(&options.before),
+            shown(one),
+            name(&options.after),
+            shown(other)
+        );
+    }
+    Ok(())
+}
+
+/// What the first profile has and the second has not: the picture has the widths of the second, so it is not there.
+#[derive(Debug, PartialEq, Eq)]
+struct Vanished {
+    percent: u128,
+    /// The largest, each by its outermost frame that has vanished.
+    largest: Vec<(String, u128)>,
+}
+
+impl Vanished {
+    fn find(weights: &Weights) -> Self {
+        let mut drawn: HashSet<&str> = HashSet::new();
+        for (names, _) in weights.iter().filter(|(_, (_, after))| *after > 0) {
+            drawn.extend(ancestors(names));
+        }
+        let mut vanished: BTreeMap<&str, u128> = BTreeMap::new();
+        let mut all = 0;
+        for (names, (before, _)) in weights.iter().filter(|(_, (before, _))| *before > 0) {
+            all += before;
+            if let Some(first) = ancestors(names).find(|names| !drawn.contains(names)) {
+                *vanished.entry(first).or_default() += before;
+            }
+        }
+        let sum: u128 = vanished.values().sum();
+        let mut largest: Vec<(&str, u128)> = vanished.into_iter().collect();
+        largest.sort_by_key(|(_, weight)| Reverse(*weight));
+        let name = |names: &str| names.rsplit(';').next().unwrap_or_default().to_owned();
+        let largest = largest.into_iter().take(3);
+        Self {
+            percent: (sum * 100).div_ceil(all.max(1)),
+            largest: largest
+                .map(|(names, weight)| (name(names), weight))
+                .collect(),
+        }
+    }
+
+    fn said(&self, options: &Options) -> String {
+        let largest = self.largest.iter();
+        let largest = largest.map(|(name, weight)| format!("{} {weight}", text::harmless(name)));
+        let largest: Vec<String> = largest.collect();
+        format!(
+            "{} % of {} has vanished, which the picture cannot show ({}): draw the reverse too, with the files the other way round",
+            self.percent,
+            name(&options.before),
+            largest.join(", ")
+        )
+    }
+}
+
+/// The stack of each frame of a folded stack, from the outermost.
+fn ancestors(names: &str) -> impl Iterator<Item = &str> {
+    let ends = names.match_indices(';').map(|(at, _)| at);
+    ends.chain([names.len()]).map(|end| &names[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_vanished_is_counted_where_it_began() {
+        let weights = [
+            ("a", (5, 5)),
+            ("a;gone", (30, 0)),
+            ("a;gone;deeper", (20, 0)),
+            ("a;inner", (40, 0)),
+            ("a;inner;leaf", (0, 9)),
+            ("a;new", (0, 100)),
+            ("z", (105, 100)),
+        ];
+        let weights = weights.map(|(names, weights)| (names.to_owned(), weights));
+        let vanished = Vanished::find(&weights.into());
+        let expected = Vanished {
+            percent: 25,
+            largest: vec![("gone".to_owned(), 50)],
+        };
+        assert_eq!(vanished, expected);
+    }
 }

@@ -63,6 +63,8 @@ pub(super) async fn collect(
     log::info!("ready: collecting stacks for {duration:?}, Ctrl-C draws at once");
     let mut meter = Meter::new(1.0, &session);
     let mut window = Window::begin(global, duration);
+    // While the programs are there to be named, whose frames are left out.
+    names.learn_symbols();
     window
         .wait(&mut stop, Duration::from_millis(500), |_is_due| {
             measure(&mut meter, &mut session);
@@ -94,7 +96,7 @@ fn fold(
         events += count.events;
         let root = root(key, names);
         let mut frames = vec![root];
-        if let Some(kernel) = names.frames(key.stack) {
+        if let Some(kernel) = names.drawn_frames(key.stack) {
             frames.extend(
                 kernel
                     .iter()

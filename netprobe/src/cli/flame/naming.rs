@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use netprobe_common::{counters::Count, samples::TaskStack};
@@ -30,6 +31,9 @@ use crate::{
     },
 };
 
+/// How long after a process was seen for the first time young ones are looked at.
+const RECENT: Duration = Duration::from_secs(2);
+
 /// Names stacks.
 pub(super) struct Naming {
     stacks: TaskStacks,
@@ -37,6 +41,8 @@ pub(super) struct Naming {
     /// Whether stacks begin in our own program, which an event called; samples do not.
     begins_in_bpf: bool,
     worker: Option<Background>,
+    /// When a process was last seen for the first time.
+    sighted: Option<Instant>,
     found: Found,
     read: HashMap<i32, Addresses>,
     copies: Copies,
@@ -57,6 +63,7 @@ impl Naming {
             kernel: Symbols::new(),
             begins_in_bpf: matches!(counting, Counting::Blocks),
             worker: wants_user.then(|| Background::start(true)),
+            sighted: None,
             found: Found::default(),
             read: HashMap::new(),
             copies: Copies::new(counting),
@@ -70,15 +77,21 @@ impl Naming {
 
     /// Reads the names of the kernel's functions, which takes a while.
     pub(super) fn warm_up(&mut self) {
-        self.kernel.lookup(u64::MAX);
+        self.kernel.learn();
     }
 
-    /// Has the worker look at the processes that were seen for the first time.
+    /// Has the worker look at the processes that were seen for the first time, and for some time after whether they run
+    /// other programs.
     pub(super) fn see_new_processes(&mut self) {
         while let Some(pid) = self.stacks.sighted() {
             if let Some(worker) = &self.worker {
                 worker.see(pid);
             }
+            self.sighted = Some(Instant::now());
+        }
+        let is_recent = |sighted: Instant| sighted.elapsed() < RECENT;
+        if let (Some(worker), true) = (&self.worker, self.sighted.is_some_and(is_recent)) {
+            worker.look();
         }
     }
 
@@ -197,7 +210,7 @@ impl Naming {
                     frames.push(Arc::from("[truncated]_[k]"));
                 }
                 let names: Vec<Arc<str>> = call_sites(&ips)
-                    .map(|address| self.kernel.lookup(address).function)
+                    .map(|address| self.kernel.lookup(address).drawn())
                     .collect();
                 let names = if self.begins_in_bpf {
                     without_own(&names)
@@ -278,7 +291,7 @@ impl Naming {
                 break;
             };
             let depth = innermost_first.len();
-            if depth > 0 && names.missing == Some(Missing::Unmapped) {
+            if depth > 0 && names.missing.is_some_and(Missing::is_unmapped) {
                 break;
             }
             // What seems to call the start is whatever lay there.
@@ -303,7 +316,11 @@ impl Naming {
     ) -> Vec<Arc<str>> {
         self.stacks_weighed += weight;
         if !is_whole {
-            *self.cut.entry(comm.to_owned()).or_default() += weight;
+            // Where it is not known what ran, that is what is said of it.
+            let is_unknown = |frame: &Arc<str>| frame.starts_with("[unknown");
+            if !innermost_first.first().is_some_and(is_unknown) {
+                *self.cut.entry(comm.to_owned()).or_default() += weight;
+            }
             innermost_first.push(Arc::from("[truncated]"));
         }
         innermost_first.reverse();
