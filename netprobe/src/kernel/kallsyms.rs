@@ -13,14 +13,14 @@ const ENDS: [&str; 2] = ["_etext", "_einittext"];
 /// How far a function reaches at most that is neither the kernel's nor a module's: a BPF program or a trampoline.
 const MOST_BYTES: u64 = 64 << 10;
 
-/// A function.
+/// A function, of which there are more than a hundred thousand.
 #[derive(Clone, Copy, Debug)]
 struct Function {
     start: u64,
-    /// The address after its last.
-    end: u64,
-    /// Where its name is, and how long.
-    name: (u32, u16),
+    /// How many bytes it is long at most; while the list is read, its owner.
+    reach: u32,
+    /// Where its name begins, which ends with the line.
+    name: u32,
 }
 
 /// All functions, by address.
@@ -30,14 +30,57 @@ pub(super) struct Kallsyms {
     names: String,
 }
 
-/// Whose code a function is.
-#[derive(Clone, Copy, Debug)]
-enum Owner {
-    Kernel,
-    /// A module, which ends here.
-    Module(u64),
-    /// Loaded or made at run time.
-    Other,
+/// How far code goes, by owner: of the kernel; of what is loaded or made at run time; of each module.
+#[derive(Debug)]
+struct Owners<'a> {
+    modules: HashMap<&'a str, u32>,
+    ends: Vec<u64>,
+}
+
+impl<'a> Owners<'a> {
+    const KERNEL: u32 = 0;
+    const OTHER: u32 = 1;
+
+    /// Reads `/proc/modules`: `NAME BYTES USERS OTHERS STATE ADDRESS`.
+    fn read(modules: &'a str) -> Self {
+        let mut owners = Self {
+            modules: HashMap::new(),
+            ends: vec![u64::MAX; 2],
+        };
+        for line in modules.lines() {
+            if let Some((name, end)) = module_end(line) {
+                let index = u32::try_from(owners.ends.len()).unwrap_or(Self::OTHER);
+                owners.modules.insert(name, index);
+                owners.ends.push(end);
+            }
+        }
+        owners
+    }
+
+    /// The owner of a function with this last word, if there is one.
+    fn of(&self, module: Option<&str>) -> u32 {
+        let Some(module) = module else {
+            return Self::KERNEL;
+        };
+        let known = self.modules.get(module.trim_matches(['[', ']']));
+        known.copied().unwrap_or(Self::OTHER)
+    }
+
+    /// Where a function that begins at `start` must have ended.
+    fn end(&self, owner: u32, start: u64) -> u64 {
+        if owner == Self::OTHER {
+            return start.saturating_add(MOST_BYTES);
+        }
+        self.ends.get(owner as usize).copied().unwrap_or(start)
+    }
+}
+
+fn module_end(line: &str) -> Option<(&str, u64)> {
+    let mut parts = line.split(' ');
+    let (name, bytes) = (parts.next()?, parts.next()?.parse::<u64>().ok()?);
+    let address = parts.nth(3)?.trim_start_matches("0x");
+    let start = u64::from_str_radix(address, 16).ok()?;
+    Some((name, start.checked_add(bytes)?))
 }
 
 impl Kallsyms {
@@ -46,7 +89,7 @@ impl Kallsyms {
         let modules = fs::read_to_string("/proc/modules").unwrap_or_default();
         let read = File::open("/proc/kallsyms").and_then(|file| {
             let file = BufReader::with_capacity(1 << 16, file);
-            Self::read(file, &module_ends(&modules))
+            Self::read(file, &Owners::read(&modules))
         });
         read.unwrap_or_else(|error| {
             log::debug!("/proc/kallsyms: {error}");
@@ -54,34 +97,34 @@ impl Kallsyms {
         })
     }
 
-    fn read(mut text: impl BufRead, module_ends: &HashMap<&str, u64>) -> io::Result<Self> {
+    fn read(mut text: impl BufRead, owners: &Owners<'_>) -> io::Result<Self> {
         let mut names = String::new();
-        let mut found: Vec<(Function, Owner)> = Vec::new();
+        let mut functions: Vec<Function> = Vec::new();
         let mut line = String::new();
         while text.read_line(&mut line)? > 0 {
-            if let Some((start, name, owner)) = parse(&line, module_ends) {
-                let at = u32::try_from(names.len()).unwrap_or(u32::MAX);
-                let length = u16::try_from(name.len()).unwrap_or(u16::MAX);
+            if let Some((start, name, module)) = parse(&line) {
+                functions.push(Function {
+                    start,
+                    reach: owners.of(module),
+                    name: u32::try_from(names.len()).unwrap_or(u32::MAX),
+                });
                 names.push_str(name);
-                let (end, name) = (start, (at, length));
-                found.push((Function { start, end, name }, owner));
+                names.push('\n');
             }
             line.clear();
         }
         // Of several names for one place the first is kept, as the kernel does.
-        found.sort_by_key(|(function, _)| function.start);
-        found.dedup_by_key(|(function, _)| function.start);
-        let nexts: Vec<u64> = found.iter().skip(1).map(|(next, _)| next.start).collect();
-        for (index, (function, owner)) in found.iter_mut().enumerate() {
-            let next = nexts.get(index).copied().unwrap_or(u64::MAX);
-            let most = match owner {
-                Owner::Kernel => u64::MAX,
-                Owner::Module(end) => *end,
-                Owner::Other => function.start.saturating_add(MOST_BYTES),
-            };
-            function.end = next.min(most);
+        functions.sort_unstable_by_key(|function| (function.start, function.name));
+        functions.dedup_by_key(|function| function.start);
+        let mut next = u64::MAX;
+        for function in functions.iter_mut().rev() {
+            let end = owners.end(function.reach, function.start).min(next);
+            let reach = end.saturating_sub(function.start);
+            function.reach = u32::try_from(reach).unwrap_or(u32::MAX);
+            next = function.start;
         }
-        let functions = found.into_iter().map(|(function, _)| function).collect();
+        functions.shrink_to_fit();
+        names.shrink_to_fit();
         Ok(Self { functions, names })
     }
 
@@ -91,10 +134,10 @@ impl Kallsyms {
             .functions
             .partition_point(|function| function.start <= address);
         let function = self.functions.get(after.checked_sub(1)?)?;
-        let (at, length) = (function.name.0 as usize, usize::from(function.name.1));
-        let name = self.names.get(at..at + length)?;
-        let is_inside = address < function.end && !ENDS.contains(&name);
-        is_inside.then_some((name, address - function.start))
+        let name = self.names.get(function.name as usize..)?.lines().next()?;
+        let offset = address - function.start;
+        let is_inside = offset < u64::from(function.reach) && !ENDS.contains(&name);
+        is_inside.then_some((name, offset))
     }
 
     /// Whether the kernel names nothing: it shows zeroes for all addresses.
@@ -103,34 +146,14 @@ impl Kallsyms {
     }
 }
 
-/// The address, name and owner of a function; nothing for data, and where the address is hidden.
-fn parse<'a>(line: &'a str, module_ends: &HashMap<&str, u64>) -> Option<(u64, &'a str, Owner)> {
+/// The address, name and module of a function; nothing for data, and where the address is hidden.
+fn parse(line: &str) -> Option<(u64, &str, Option<&str>)> {
     let mut parts = line.split_ascii_whitespace();
     let start = u64::from_str_radix(parts.next()?, 16).ok()?;
     if start == 0 || !matches!(parts.next()?, "t" | "T" | "w" | "W") {
         return None;
     }
-    let name = parts.next()?;
-    let owner = match parts.next() {
-        None => Owner::Kernel,
-        Some(module) => {
-            let end = module_ends.get(module.trim_matches(['[', ']']));
-            end.map_or(Owner::Other, |end| Owner::Module(*end))
-        }
-    };
-    Some((start, name, owner))
-}
-
-/// Where each module of `/proc/modules` ends: `NAME BYTES USERS OTHERS STATE ADDRESS`.
-fn module_ends(text: &str) -> HashMap<&str, u64> {
-    let ends = text.lines().filter_map(|line| {
-        let mut parts = line.split(' ');
-        let (name, bytes) = (parts.next()?, parts.next()?.parse::<u64>().ok()?);
-        let address = parts.nth(3)?.trim_start_matches("0x");
-        let start = u64::from_str_radix(address, 16).ok()?;
-        Some((name, start.checked_add(bytes)?))
-    });
-    ends.collect()
+    Some((start, parts.next()?, parts.next()))
 }
 
 #[cfg(test)]
@@ -157,7 +180,7 @@ ffffffffc0005000 t bpf_prog_6deef7357e7b4530_drops\t[bpf]
     const MODULES: &str = "nf_conntrack 4096 1 nf_nat, Live 0xffffffffc0000000 (E)\n";
 
     fn kallsyms(text: &str) -> Kallsyms {
-        Kallsyms::read(text.as_bytes(), &module_ends(MODULES)).unwrap()
+        Kallsyms::read(text.as_bytes(), &Owners::read(MODULES)).unwrap()
     }
 
     fn name(address: u64) -> Option<(String, u64)> {
