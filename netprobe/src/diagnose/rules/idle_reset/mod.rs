@@ -61,9 +61,13 @@ fn check(window: &Window) -> Verdict {
         let quiet = services
             .into_iter()
             .filter(|(_, received)| received.is_of_quiet_ones());
-        Ok(quiet
+        let found: Vec<Finding> = quiet
             .map(|(peer, received)| describe(window, netns, peer, received))
-            .collect())
+            .collect();
+        if found.is_empty() {
+            received::check_seen(window, netns)?;
+        }
+        Ok(found)
     })
 }
 

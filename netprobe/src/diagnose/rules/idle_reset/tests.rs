@@ -1,5 +1,5 @@
 use crate::{
-    diagnose::{fixtures::quiet, window::Window},
+    diagnose::{Verdict, fixtures::quiet, window::Window},
     observe::diag::Quietness,
     report::Value,
 };
@@ -141,4 +141,39 @@ fn answers_that_come_long_after_the_peer_has_closed_are_not_forgotten_connection
     assert!(!late.ids().contains(&"idle-reset"));
     let forgotten = resets(&[27.0, 28.0, 29.0, 31.0]);
     assert!(forgotten.ids().contains(&"idle-reset"));
+}
+
+#[test]
+fn nothing_is_in_order_where_resets_were_counted_and_not_looked_at() {
+    let counted = |window: &mut Window, port: u64, count| {
+        let group = [
+            ("direction", Value::Word("received")),
+            ("service_port", Value::Unsigned(port)),
+        ];
+        window.total("resets", count, &group);
+    };
+    let is_undecided = |window: &Window| {
+        ["idle-reset", "resets"].map(|id| matches!(window.verdict(id), Verdict::NotEnoughData(_)))
+    };
+    // One of 24 was looked at.
+    let mut window = resets(&[5.0]);
+    counted(&mut window, 3306, 24);
+    assert_eq!(is_undecided(&window), [true, true]);
+    // All of them were, or enough: busy ones.
+    for seen in [8, 24] {
+        let mut window = resets(&vec![0.1; seen]);
+        counted(&mut window, 3306, 24);
+        assert_eq!(is_undecided(&window), [false, false], "{seen}");
+    }
+    // Two of them are no pattern.
+    let mut window = quiet();
+    counted(&mut window, 3306, 2);
+    assert_eq!(is_undecided(&window), [false, false]);
+    // Clients that leave a service here are none of it, unless it is a client of such a service, too.
+    let mut window = quiet();
+    window.listen(3306, 128, &[0; 10]);
+    counted(&mut window, 3306, 24);
+    assert_eq!(is_undecided(&window), [false, false]);
+    window.hold_ports(3306, 0, 12, 6);
+    assert_eq!(is_undecided(&window), [true, true]);
 }
