@@ -22,7 +22,8 @@ pub(super) fn home<'a>(
     all.find(|netns| netns.after.addresses.contains(&address))
 }
 
-fn is_at_home(netns: &Netns, address: IpAddr) -> bool {
+/// Whether an address is one of a namespace, or loopback.
+pub(super) fn is_at_home(netns: &Netns, address: IpAddr) -> bool {
     address.is_loopback() || netns.after.addresses.contains(&address)
 }
 
