@@ -55,15 +55,11 @@ fn check(window: &Window) -> Verdict {
         if entered == 0 && !is_over && dropped == 0 {
             return Ok(Vec::new());
         }
-        let is_hard = dropped > 0
-            || limits
-                .get(2)
-                .is_some_and(|limit| *limit > 0 && used >= *limit);
         Ok(vec![describe(
             window,
             netns,
             (used, &limits),
-            (entered, dropped, is_hard),
+            (entered, dropped),
         )])
     })
 }
@@ -72,21 +68,22 @@ fn describe(
     window: &Window,
     netns: &Netns,
     (used, limits): (u64, &[u64]),
-    (entered, dropped, is_hard): (u64, u64, bool),
+    (entered, dropped): (u64, u64),
 ) -> Finding {
-    let severity = if is_hard {
-        Severity::Critical
-    } else {
-        Severity::Warning
+    // Above its limits nobody has to be refused anything, as long as nobody asks for more.
+    let (severity, confidence) = match (dropped, entered) {
+        (0, 0) => (Severity::Warning, Confidence::Medium),
+        (0, _) => (Severity::Warning, Confidence::High),
+        _ => (Severity::Critical, Confidence::High),
     };
-    let limit = limits.get(2).copied().unwrap_or(0);
+    let [pressure, limit] = [1, 2].map(|place| limits.get(place).copied().unwrap_or(0));
     let pages = |count: u64| bytes(count * window.page_bytes);
     #[expect(clippy::cast_precision_loss, reason = "a size")]
     let wanted = roomy(used.max(limit) as f64);
     finding(
         RULE.id,
         severity,
-        Confidence::High,
+        confidence,
         format!(
             "TCP{} is short of memory: {} of {} are in use, {dropped} packets were dropped for it in {:.0} s",
             netns.place(),
@@ -96,7 +93,12 @@ fn describe(
         ),
     )
     .counted(
-        format!("{used} pages in use; pressure from {}, none beyond {limit}", limits.get(1).unwrap_or(&0)),
+        format!(
+            "{used} pages ({}) in use; pressure from {pressure} ({}), none beyond {limit} ({})",
+            pages(used),
+            pages(pressure),
+            pages(limit)
+        ),
         used,
         "pages",
         "/proc/net/sockstat mem, net.ipv4.tcp_mem",
@@ -137,7 +139,10 @@ fn describe(
 mod tests {
     use crate::{
         diagnose::fixtures::quiet,
-        report::{Value, diagnosis::Severity},
+        report::{
+            Value,
+            diagnosis::{Confidence, Severity},
+        },
     };
 
     #[test]
@@ -148,6 +153,19 @@ mod tests {
             ("sockstat.TCP.mem", 160_000),
         ]);
         assert_eq!(window.findings()[0].severity, Severity::Warning);
+        // Above the last limit, but nobody is refused.
+        window.grow(&[
+            ("TcpExt.TCPMemoryPressures", -1),
+            ("sockstat.TCP.mem", 50_000),
+        ]);
+        let found = &window.findings()[0];
+        assert_eq!(
+            (found.severity, found.confidence),
+            (Severity::Warning, Confidence::Medium)
+        );
+        let said = "210000 pages (820 MiB) in use; pressure from 150000 (585 MiB), none beyond 200000 (781 MiB)";
+        assert_eq!(found.evidence[0].text, said);
+        window.grow(&[("sockstat.TCP.mem", -50_000)]);
         window.total("drops", 4, &[("reason", Value::Word("PROTO_MEM"))]);
         let findings = window.findings();
         assert_eq!(
