@@ -124,7 +124,9 @@ mod tests {
         assert_eq!(entries.zones[&3], 1);
         assert_eq!(entries.local, 0);
         for to in ["127.0.0.1", "10.0.0.1"] {
-            entries.add(&format!("ipv4 2 tcp 6 9 CLOSE src=10.0.0.1 dst={to} sport=4000 dport=80"));
+            entries.add(&format!(
+                "ipv4 2 tcp 6 9 CLOSE src=10.0.0.1 dst={to} sport=4000 dport=80"
+            ));
         }
         assert_eq!(entries.local, 2);
     }

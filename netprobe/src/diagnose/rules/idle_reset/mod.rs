@@ -275,6 +275,8 @@ fn describe(window: &Window, netns: &Netns, peer: End, mut received: Received) -
 /// What helps against an idle timeout of the peer, which only data resets.
 fn against_timer(found: Finding, (address, port): End, limit: f64, is_sure: bool) -> Finding {
     let service = endpoint(address, port);
+    // Where it may be a device, the pause does not tell how much sooner that forgets.
+    let parts = if is_sure { 2.0 } else { 4.0 };
     found
         .application(
             if is_sure {
@@ -291,8 +293,9 @@ fn against_timer(found: Finding, (address, port): End, limit: f64, is_sure: bool
         .application(
             format!(
                 "or have the pool close connections that are idle for {} s, or ask something over them (SELECT 1, PING) as \
-                 often: less than half of {limit:.1} s{}",
-                part(limit, 2.0),
+                 often: {} of {limit:.1} s in whole seconds{}",
+                part(limit, parts),
+                if is_sure { "half" } else { "a quarter" },
                 if is_sure {
                     "; TCP keepalive is no data, and does not help"
                 } else {
