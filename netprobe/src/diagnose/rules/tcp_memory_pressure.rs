@@ -38,13 +38,10 @@ fn check(window: &Window) -> Verdict {
         let entered = netns.grown("TcpExt.TCPMemoryPressures")?;
         let used = netns.gauge("sockstat.TCP.mem").unwrap_or(0);
         let limits = netns.sysctl_words("net.ipv4.tcp_mem");
-        let inode = netns.inode.to_string();
         if entered > 0 && limits.len() < 3 {
             return Err(Gap("tcp_mem cannot be read".to_owned()));
         }
-        let dropped = window
-            .events
-            .count("drops", &[("reason", "PROTO_MEM"), ("netns", &inode)]);
+        let dropped = dropped(window, netns);
         // The memory is that of all namespaces together, so it is told once.
         let teller = window.namespaces.iter().find(|netns| netns.is_initial);
         let teller = teller.or_else(|| window.namespaces.first());
@@ -52,7 +49,14 @@ fn check(window: &Window) -> Verdict {
             && limits
                 .get(1)
                 .is_some_and(|limit| *limit > 0 && ratio(used, *limit) >= 1.0);
-        if entered == 0 && !is_over && dropped == 0 {
+        let is_hit = entered > 0 || dropped > 0;
+        if !is_hit
+            && (!is_over
+                || window
+                    .namespaces
+                    .iter()
+                    .any(|netns| is_short(window, netns)))
+        {
             return Ok(Vec::new());
         }
         Ok(vec![describe(
@@ -62,6 +66,19 @@ fn check(window: &Window) -> Verdict {
             (entered, dropped),
         )])
     })
+}
+
+/// Packets that were dropped for want of memory.
+fn dropped(window: &Window, netns: &Netns) -> u64 {
+    let inode = netns.inode.to_string();
+    let group = [("reason", "PROTO_MEM"), ("netns", inode.as_str())];
+    window.events.count("drops", &group)
+}
+
+/// Whether connections of a namespace were refused memory.
+fn is_short(window: &Window, netns: &Netns) -> bool {
+    let entered = netns.grown("TcpExt.TCPMemoryPressures");
+    entered.is_ok_and(|entered| entered > 0) || dropped(window, netns) > 0
 }
 
 fn describe(
@@ -173,5 +190,13 @@ mod tests {
             ("tcp-memory-pressure", Severity::Critical)
         );
         assert_eq!(findings[0].fixes[0].set[0].1, "262144 393216 524288");
+        // It is that of all namespaces: told where packets were dropped.
+        let mut there = window.netns().clone();
+        (there.inode, there.is_initial) = (7, false);
+        window.namespaces.push(there);
+        window.relocate(7);
+        let places = window.findings();
+        let places: Vec<_> = places.iter().map(|found| found.affected[0].netns).collect();
+        assert_eq!(places, [Some(7)]);
     }
 }
