@@ -124,7 +124,8 @@ impl Demand {
         self.arrivals * self.keep_s()
     }
 
-    /// Where most entries of ended connections are, if all have room in `max` once they stay there for `shorter_s` only.
+    /// Where most entries of ended connections are, if all have room in `max`, and half as many again, once they stay there
+    /// for `shorter_s` only.
     pub(super) fn cured_by(&self, shorter_s: f64, max: u64) -> Option<Ends> {
         let first = self.ends.first().filter(|first| first.keep_s > shorter_s)?;
         let shortened = self
@@ -140,7 +141,7 @@ impl Demand {
                 _ => *ends,
             });
         let needed = self.arrivals * mean_s(&shortened.collect::<Vec<_>>()) + self.open;
-        (first.entries > 0.0 && needed <= number(max)).then_some(*first)
+        (first.entries > 0.0 && needed * 1.5 <= number(max)).then_some(*first)
     }
 }
 
