@@ -299,8 +299,8 @@ fn shorten(found: Finding, table: &Table, demand: &Demand) -> Finding {
     };
     found.sysctl(
         format!(
-            "or forget connections in {} sooner, after {SHORTER_S} s instead of {:.0} s: that frees {:.0} of {:.0} entries, and \
-             what comes then has room",
+            "or forget connections in {} sooner, after {SHORTER_S} s instead of {:.0} s: that frees {:.0} of {:.0} entries once the \
+             old ones have expired, and what comes then has room",
             ends.state,
             ends.keep_s,
             ends.entries * (1.0 - shorter_s / ends.keep_s),
