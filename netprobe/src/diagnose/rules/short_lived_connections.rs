@@ -86,10 +86,6 @@ fn ends<'a>(
     ends.filter(move |event| event.small(service) == Some(port) && event.is("role", role))
 }
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "a straight list of evidence and fixes"
-)]
 fn describe(
     window: &Window,
     netns: &Netns,

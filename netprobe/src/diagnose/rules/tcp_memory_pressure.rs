@@ -93,18 +93,22 @@ fn is_short(window: &Window, netns: &Netns) -> bool {
     entered.is_ok_and(|entered| entered > 0) || dropped(window, netns) > 0
 }
 
+/// How bad it is: above its limits nobody has to be refused anything, as long as nobody asks for more.
+const fn weight(entered: u64, dropped: u64) -> (Severity, Confidence) {
+    match (dropped, entered) {
+        (0, 0) => (Severity::Warning, Confidence::Medium),
+        (0, _) => (Severity::Warning, Confidence::High),
+        _ => (Severity::Critical, Confidence::High),
+    }
+}
+
 fn describe(
     window: &Window,
     netns: &Netns,
     (used, limits): (u64, &[u64]),
     (entered, dropped): (u64, u64),
 ) -> Finding {
-    // Above its limits nobody has to be refused anything, as long as nobody asks for more.
-    let (severity, confidence) = match (dropped, entered) {
-        (0, 0) => (Severity::Warning, Confidence::Medium),
-        (0, _) => (Severity::Warning, Confidence::High),
-        _ => (Severity::Critical, Confidence::High),
-    };
+    let (severity, confidence) = weight(entered, dropped);
     let [pressure, limit] = [1, 2].map(|place| limits.get(place).copied().unwrap_or(0));
     let pages = |count: u64| bytes(count * window.page_bytes);
     #[expect(clippy::cast_precision_loss, reason = "a size")]

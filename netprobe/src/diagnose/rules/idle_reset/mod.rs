@@ -197,6 +197,15 @@ fn span(low: f64, high: f64) -> String {
     }
 }
 
+/// The same to a tenth of a second.
+fn exactly(low: f64, high: f64) -> String {
+    if high - low < 0.1 {
+        format!("{low:.1} s")
+    } else {
+        format!("{low:.1} to {high:.1} s")
+    }
+}
+
 /// A part of a time in whole seconds, for what must happen well within it.
 fn part(time: f64, parts: f64) -> u64 {
     #[expect(
@@ -236,11 +245,7 @@ fn describe(window: &Window, netns: &Netns, peer: End, mut received: Received) -
         format!(
             "{} resets received after {} of silence",
             times.len(),
-            if high - low < 0.1 {
-                format!("{low:.1} s")
-            } else {
-                format!("{low:.1} to {high:.1} s")
-            }
+            exactly(low, high)
         ),
         times.len() as u64,
         "resets",
