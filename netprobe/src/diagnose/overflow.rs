@@ -7,7 +7,7 @@ use super::{
     events::port_of,
     fifo::{self, Emptied},
     sizing::counted,
-    window::{Gap, Netns, Queue, Window},
+    window::{Gap, Netns, Queue, Window, ratio},
 };
 use crate::report::diagnosis::Confidence;
 
@@ -15,6 +15,8 @@ use crate::report::diagnosis::Confidence;
 const ALWAYS: f64 = 0.85;
 /// Fewer samples say nothing about "all the time".
 const LEAST_SAMPLES: usize = 4;
+/// What happens between this share of the looks happens all the time.
+const STEADY: f64 = 0.8;
 /// Stages of the `listeners` probe at which the accept queue was full.
 pub(super) const STAGES: [&str; 2] = ["syn-accept-queue", "ack-accept-queue"];
 
@@ -28,8 +30,10 @@ pub(super) struct Overflow {
     /// How many SYNs and handshakes it turned away, or, where there are `others`, all of them
     /// together; clients that try again count again.
     pub(super) refused: u64,
-    /// The most of them within a second, before the first of them tried again.
+    /// The most of them in one pause of the application, before any of them tried again.
     pub(super) at_once: u64,
+    /// Whether some of those may have tried again, nonetheless, or been turned away by others.
+    pub(super) is_at_most: bool,
     /// Other listeners of the namespace that may have turned away some or all of them.
     pub(super) others: usize,
     /// Different clients among them at most, where events tell.
@@ -41,6 +45,47 @@ pub(super) struct Overflow {
 }
 
 impl Overflow {
+    /// Nothing known.
+    const NONE: Self = Self {
+        queue: None,
+        port: None,
+        refused: 0,
+        at_once: 0,
+        is_at_most: true,
+        others: 0,
+        clients: None,
+        emptied: Emptied::Unknown,
+        confidence: Confidence::Low,
+    };
+
+    /// With how many were turned away in one pause, of `total` that the namespace turned away.
+    fn sized(mut self, window: &Window, netns: &Netns, total: u64) -> Self {
+        let limit = self.queue.as_ref().map_or(0, |queue| queue.listener.limit);
+        let in_a_pause = in_a_pause(window, netns, (total, limit));
+        let own = share(in_a_pause, self.refused, total);
+        let clients = self.clients.map(|clients| (clients, self.refused));
+        let first = clients.or_else(|| self.attempts(window, netns));
+        self.at_once = match first {
+            // Who tries again comes all the time, so that as many of a pause do as of all.
+            Some((first, all)) if self.others == 0 && is_steady(netns) => {
+                self.is_at_most = false;
+                share(own, first, all)
+            }
+            Some((first, _)) => own.min(first),
+            None => own,
+        };
+        self.at_once = self.at_once.max(1);
+        self
+    }
+
+    /// How many clients of this machine tried to get in, and how often, if all of them are of this machine.
+    fn attempts(&self, window: &Window, netns: &Netns) -> Option<(u64, u64)> {
+        let queue = self.queue.as_ref()?;
+        let came = accepting::of(window, netns, queue).came?;
+        let local = accepting::local_attempts(window, queue.listener.port);
+        (local > 0 && local >= came).then_some((local, came + self.refused))
+    }
+
     /// How many attempts were turned away, in words, and by whom if that is not certain.
     pub(super) fn turned_away(&self) -> String {
         let attempts = counted(self.refused, "attempt");
@@ -80,30 +125,31 @@ pub(super) fn of(window: &Window, netns: &Netns) -> Result<Vec<Overflow>, Gap> {
         return Ok(Vec::new());
     }
     let by_port = events(window, netns);
-    let at_once = at_once(window, netns, refused);
     let total = by_port.values().map(|(refused, _)| refused).sum();
     if !by_port.is_empty() {
-        let overflows = by_port
-            .into_iter()
-            .map(|(port, (refused, clients))| Overflow {
-                emptied: netns
-                    .queue(None, port)
-                    .map_or(Emptied::Unknown, |queue| emptied(window, netns, queue)),
-                queue: netns.queue(None, port).cloned(),
+        let overflows = by_port.into_iter().map(|(port, (refused, clients))| {
+            let queue = netns.queue(None, port);
+            let emptied = queue.map_or(Emptied::Unknown, |queue| emptied(window, netns, queue));
+            let overflow = Overflow {
+                queue: queue.cloned(),
                 port: Some(port),
                 refused,
-                at_once: share(at_once, refused, total),
-                others: 0,
                 clients,
+                emptied,
                 confidence: Confidence::High,
-            });
+                ..Overflow::NONE
+            };
+            overflow.sized(window, netns, total)
+        });
         return Ok(overflows.collect());
     }
-    Ok(of_full_queues(window, netns, refused, at_once))
+    let full = of_full_queues(window, netns, refused).into_iter();
+    let sized = full.map(|overflow| overflow.sized(window, netns, refused));
+    Ok(sized.collect())
 }
 
 /// Without events: whose queue was seen full, or else is the likely one.
-fn of_full_queues(window: &Window, netns: &Netns, refused: u64, at_once: u64) -> Vec<Overflow> {
+fn of_full_queues(window: &Window, netns: &Netns, refused: u64) -> Vec<Overflow> {
     let mut full: Vec<&Queue> = netns
         .queues
         .iter()
@@ -121,11 +167,8 @@ fn of_full_queues(window: &Window, netns: &Netns, refused: u64, at_once: u64) ->
             port: queue.as_ref().map(|queue| queue.listener.port),
             queue,
             refused,
-            at_once,
-            others: 0,
-            emptied: Emptied::Unknown,
-            clients: None,
             confidence: Confidence::Low,
+            ..Overflow::NONE
         }];
     }
     full.sort_by(|a, b| b.full_share().total_cmp(&a.full_share()));
@@ -140,32 +183,53 @@ fn of_full_queues(window: &Window, netns: &Netns, refused: u64, at_once: u64) ->
         emptied: emptied(window, netns, queue),
         queue: Some(queue.clone()),
         refused,
-        at_once,
         others,
-        clients: None,
         confidence,
+        ..Overflow::NONE
     });
     overflows.collect()
 }
 
-/// The most attempts that were turned away within a second: who tries again does so after a second,
-/// as a rule, and must not be counted twice.
+/// The most attempts that were turned away before the application took what waited in a queue of `limit`: as long as the
+/// queue took in so many, and one more, as it holds when it is full. Nobody waits for longer than a second, as who tries
+/// again does so after that, as a rule.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
     reason = "small positive numbers"
 )]
-fn at_once(window: &Window, netns: &Netns, refused: u64) -> u64 {
-    let looks = &netns.listen_overflows;
-    let between_s = (window.seconds / looks.len().max(1) as f64).max(0.001);
+fn in_a_pause(window: &Window, netns: &Netns, (refused, limit): (u64, u32)) -> u64 {
+    let (turned_away, taken) = (&netns.listen_overflows, &netns.passive_opens);
+    let looks = turned_away.len();
+    let between_s = (window.seconds / looks.max(1) as f64).max(0.001);
     let span = (1.0 / between_s).ceil() as usize + 1;
-    let spans = looks.windows(span.min(looks.len()).max(1));
-    let most = spans.map(|looks| looks[looks.len() - 1] - looks[0]).max();
-    let most = most.and_then(|most| u64::try_from(most).ok()).unwrap_or(0);
-    // Between two looks it may have been more than what is seen at them, but not less than on average.
+    let grown = |counts: &[i64], from: usize, to: usize| {
+        let [from, to] = [from, to].map(|place| counts.get(place).copied().unwrap_or(0));
+        (to - from).max(0) as f64
+    };
+    let queueful = f64::from(limit) + 1.0;
+    let most = (0..looks).map(|from| {
+        let spans = from + 1..looks.min(from + span.max(2));
+        let emptied = spans.clone().find(|to| grown(taken, from, *to) >= queueful);
+        match emptied {
+            Some(to) => grown(turned_away, from, to) * queueful / grown(taken, from, to),
+            None => spans.last().map_or(0.0, |to| grown(turned_away, from, to)),
+        }
+    });
+    let most = most.fold(0.0, f64::max).ceil() as u64;
+    // Where nobody looked in between, not less than on average.
     let evenly = share(refused, 1000, (window.seconds * 1000.0) as u64);
-    most.max(evenly).clamp(1, refused.max(1))
+    let most = if most == 0 { evenly } else { most };
+    most.clamp(1, refused.max(1))
+}
+
+/// Whether attempts were turned away between nearly all looks.
+fn is_steady(netns: &Netns) -> bool {
+    let spans = netns.listen_overflows.windows(2);
+    let looks = spans.len() as u64;
+    let growing = spans.filter(|span| span[1] > span[0]).count() as u64;
+    ratio(growing, looks) >= STEADY
 }
 
 /// `part` of `whole` of a number, rounded up; all of it where the part is larger.

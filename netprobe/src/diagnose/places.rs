@@ -20,7 +20,7 @@ pub(super) fn homes<'a>(window: &'a Window, seen_in: &'a Netns, address: IpAddr)
         .collect()
 }
 
-/// Whether an address that was seen in a namespace is its own.
+/// Whether an address that was seen in a namespace is its own, or loopback.
 pub(super) fn is_local(netns: &Netns, address: IpAddr) -> bool {
     address.is_loopback() || netns.after.addresses.contains(&address)
 }

@@ -42,6 +42,37 @@ impl Range {
     }
 }
 
+/// The first port that the kernel does not keep for services of the system.
+const LOWEST: u32 = 1024;
+const HIGHEST: u32 = 65_535;
+/// Ranges are rounded up to so many ports.
+const ROUND: u32 = 1000;
+
+impl Range {
+    /// The widest that there is.
+    pub(super) const fn widest(self) -> Self {
+        Self {
+            first: LOWEST,
+            last: HIGHEST,
+            ..self
+        }
+    }
+
+    /// This one with more ports, so that `needed` are usable: those above it first, where fewer services listen.
+    pub(super) fn widened(self, needed: u32) -> Self {
+        let size = needed.saturating_add(self.reserved).div_ceil(ROUND) * ROUND;
+        let last = (self.first.saturating_add(size) - 1).clamp(self.last, HIGHEST);
+        let first = (last + 1)
+            .saturating_sub(size)
+            .clamp(LOWEST.min(self.first), self.first);
+        Self {
+            first,
+            last,
+            ..self
+        }
+    }
+}
+
 /// What a destination holds, in a namespace.
 pub(super) struct Place<'a> {
     pub(super) window: &'a Window,
@@ -127,4 +158,29 @@ pub(super) fn connects(window: &Window, netns: &Netns, port: u16) -> (u64, &'sta
     let failed = window.events.count("connects", &failed);
     let opened = netns.grown("Tcp.ActiveOpens").unwrap_or(0);
     (opened + failed, " of the whole namespace")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_grows_upwards_first_and_never_shrinks() {
+        for (range, needed, expected) in [
+            ((30_000, 31_999), 10_977, (30_000, 40_999)),
+            ((32_768, 60_999), 40_000, (25_536, 65_535)),
+            ((32_768, 60_999), 90_000, (1024, 65_535)),
+            ((32_768, 60_999), 10, (32_768, 60_999)),
+            ((500, 60_999), 90_000, (500, 65_535)),
+        ] {
+            let (first, last) = range;
+            let range = Range {
+                first,
+                last,
+                reserved: 0,
+            };
+            let widened = range.widened(needed);
+            assert_eq!((widened.first, widened.last), expected, "{needed}");
+        }
+    }
 }

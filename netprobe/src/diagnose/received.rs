@@ -1,13 +1,13 @@
 //! Resets that established connections received, by the service that they came from: of busy connections,
 //! and of quiet ones.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     dropped,
-    events::{Event, value_of},
+    events::{Event, port_of, value_of},
     places::{self, End},
-    window::{Netns, Window},
+    window::{Gap, Netns, Window},
 };
 use crate::report::Value;
 
@@ -15,6 +15,8 @@ use crate::report::Value;
 const QUIET_NS: u64 = 1_000_000_000;
 /// Fewer quiet ones are no pattern.
 const LEAST: usize = 3;
+/// So many that were looked at tell what the others were like.
+const ENOUGH: u64 = 8;
 
 /// What is known of the other end, where it is in a namespace that was watched, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,4 +164,48 @@ pub(super) fn counted(window: &Window, netns: &Netns, port: u16) -> u64 {
     let groups = window.events.groups("resets", &group);
     let without_cause = groups.filter(|total| *value_of(total, "cause") == Value::Unknown);
     without_cause.map(|total| total.events).sum()
+}
+
+/// Whether too few of the resets of services at a port were looked at to say what the others were like.
+pub(super) fn is_unseen(window: &Window, netns: &Netns, port: u16) -> bool {
+    let counted = counted(window, netns, port);
+    let received = window.events.within("resets", netns.inode).filter(|event| {
+        event.is("direction", "received")
+            && event.value("cause") == &Value::Unknown
+            && ["sport", "dport"]
+                .map(|end| event.small(end))
+                .contains(&Some(port))
+    });
+    let seen = received.count() as u64;
+    seen < ENOUGH && seen * 2 < counted && counted - seen >= LEAST as u64
+}
+
+/// The port of a service whose connections from here were reset, too few of them looked at.
+pub(super) fn check_seen(window: &Window, netns: &Netns) -> Result<(), Gap> {
+    let inode = netns.inode.to_string();
+    let group = [("netns", inode.as_str()), ("direction", "received")];
+    let groups = window.events.groups("resets", &group);
+    let ports: BTreeSet<u16> = groups
+        .filter_map(|total| port_of(total, "service_port"))
+        .collect();
+    // What clients of a listener here send is no incident of theirs.
+    let mut ports = ports.into_iter().filter(|port| {
+        places::at_port(netns, *port).next().is_none() || is_client_of(netns, *port)
+    });
+    ports
+        .find(|port| is_unseen(window, netns, *port))
+        .map_or(Ok(()), |port| {
+            Err(Gap(format!(
+                "{} connections with port {port} were reset, but too few of them were looked at, as there was too much else",
+                counted(window, netns, port)
+            )))
+        })
+}
+
+/// Whether connections to services at a port were opened here.
+fn is_client_of(netns: &Netns, port: u16) -> bool {
+    let tables = [&netns.before, &netns.after];
+    let tables = tables.into_iter().filter_map(|seen| seen.sockets.as_ref());
+    let mut services = tables.flat_map(|table| table.ports.keys());
+    services.any(|service| service.port == port)
 }

@@ -1,9 +1,12 @@
 //! What to do about the processes of a listener that do not accept, or not fast enough: wake them,
 //! give them what they lack, or have more of them.
 
+use std::collections::HashSet;
+
 use super::{
     accepting::{self, Accepting},
     overflow::Overflow,
+    sizing::several,
     window::Window,
 };
 use crate::{
@@ -46,8 +49,7 @@ impl Workers<'_> {
     /// Little's law: busy workers = arrivals/s x service time, and service time = workers / accepts/s
     /// while all are busy.
     fn more(&self, found: Finding, accepted: u64, (came, taken): (f64, f64)) -> Finding {
-        let workers = self.window.processes.holders(self.listener.ino);
-        let workers = workers.count().max(1);
+        let (workers, verb) = self.workers();
         let (arrivals, at_most) = self.arrivals(accepted);
         let arrival_rate = self.window.rate(arrivals).max(came);
         #[expect(clippy::cast_precision_loss, reason = "a few processes")]
@@ -61,15 +63,36 @@ impl Workers<'_> {
         found.application(
             format!(
                 "give it more workers: {at_most}{arrival_rate:.1} arrivals/s x {service_s:.3} s per connection and \
-                 process / {BUSY}, so that they are busy {:.0} % of the time, rounded up, = {wanted}, where {workers} \
-                 process{} now hold{} the listener",
+                 process / {BUSY}, so that they are busy {:.0} % of the time, rounded up, = {wanted}, where {} now {verb}",
                 BUSY * 100.0,
-                if workers == 1 { "" } else { "es" },
-                if workers == 1 { "s" } else { "" },
+                several(workers as u64, "process", "processes"),
             ),
             &[("workers", wanted.to_string())],
             "each worker takes memory, and perhaps a connection of the database behind it",
         )
+    }
+
+    /// How many processes serve its connections, and what they are known to do. A parent of others that hold the
+    /// listener, too, may only watch over them: so it is where its children were seen to have connections of the
+    /// listener, and it was not.
+    fn workers(&self) -> (usize, &'static str) {
+        let holders: Vec<&Process> = self.window.processes.holders(self.listener.ino).collect();
+        let served = self.window.events.of("lifetimes").iter().filter(|end| {
+            end.is("role", "server") && end.small("sport") == Some(self.listener.port)
+        });
+        let serving: HashSet<u32> = served.filter_map(|end| end.small("pid")).collect();
+        let is_master = |holder: &Process| {
+            let mut children = holders.iter().filter(|other| other.parent == holder.pid);
+            !serving.contains(&holder.pid) && children.any(|child| serving.contains(&child.pid))
+        };
+        let masters = holders.iter().filter(|holder| is_master(holder)).count();
+        let verb = match (masters, holders.len()) {
+            (0, 0 | 1) => "holds the listener",
+            (0, _) => "hold the listener",
+            (_, 2) => "accepts from it",
+            _ => "accept from it",
+        };
+        ((holders.len() - masters).max(1), verb)
     }
 
     /// How many clients came, turned away or not, and what to say if some are counted more than once.

@@ -24,6 +24,8 @@ pub struct Entries {
     pub states: BTreeMap<String, u32>,
     /// Seconds until established ones are forgotten, if no packet comes.
     pub established_left_s: Vec<u32>,
+    /// Of connections within this machine, from one of its addresses to the same, or over loopback.
+    pub local: u32,
     /// By source address.
     pub sources: BTreeMap<IpAddr, u32>,
     /// By destination address and port.
@@ -85,6 +87,8 @@ impl Entries {
         if self.states.len() < 64 || self.states.contains_key(state) {
             *self.states.entry(state.to_owned()).or_default() += 1;
         }
+        let is_local = |to: &IpAddr| to.is_loopback() || source == Some(*to);
+        self.local += u32::from(destination.as_ref().is_some_and(is_local));
         if let Some(source) = source.filter(|_| self.sources.len() < ADDRESSES) {
             *self.sources.entry(source).or_default() += 1;
         }
@@ -118,5 +122,12 @@ mod tests {
         assert_eq!(entries.destinations[&("10.0.0.2".parse().unwrap(), 80)], 1);
         assert_eq!(entries.sources[&"10.0.0.1".parse().unwrap()], 1);
         assert_eq!(entries.zones[&3], 1);
+        assert_eq!(entries.local, 0);
+        for to in ["127.0.0.1", "10.0.0.1"] {
+            entries.add(&format!(
+                "ipv4 2 tcp 6 9 CLOSE src=10.0.0.1 dst={to} sport=4000 dport=80"
+            ));
+        }
+        assert_eq!(entries.local, 2);
     }
 }

@@ -21,6 +21,8 @@ const LOOKED_AT: usize = 20_000;
 pub struct Process {
     /// Its id.
     pub pid: u32,
+    /// The process that it is a child of.
+    pub parent: u32,
     /// Its name, as it chose it.
     pub comm: String,
     /// What its first thread does, as in ps(1): `R`, `S`, `D`, `T` …
@@ -229,6 +231,7 @@ fn describe(process: &mut Process, path: &Path) {
     process.comm = String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into_owned();
     let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
     process.state = stat::state(&stat);
+    process.parent = stat::field(&stat, 4).map_or(0, |pid| pid.parse().unwrap_or(0));
     process.unit = unit(&fs::read_to_string(path.join("cgroup")).unwrap_or_default());
     if process.has_no_descriptors() {
         let netns = fs::metadata(path.join("ns/net"));

@@ -181,8 +181,8 @@ fn describe(window: &Window, netns: &Netns, overflow: &Overflow) -> Finding {
     )
 }
 
-/// Room for those that waited and those that were turned away at the same time, before anybody of
-/// them tried again: however long one watches.
+/// Room for those that waited and those that were turned away in the same pause of the application: however long one
+/// watches.
 fn fixes(found: Finding, netns: &Netns, overflow: &Overflow) -> Finding {
     let limit = u64::from(
         overflow
@@ -194,8 +194,9 @@ fn fixes(found: Finding, netns: &Netns, overflow: &Overflow) -> Finding {
     #[expect(clippy::cast_precision_loss, reason = "a size")]
     let wanted = roomy((limit + turned_away) as f64).clamp(SMALLEST, 65_535);
     let arithmetic = format!(
-        "{limit} waiting + at most {turned_away} turned away within a second, and half as much again, rounded up to a \
-         power of two and to no less than {SMALLEST}"
+        "{limit} waiting + {}{turned_away} turned away before they are accepted, and half as much again, rounded up to a \
+         power of two and to no less than {SMALLEST}",
+        if overflow.is_at_most { "at most " } else { "" }
     );
     let somaxconn = netns.sysctl("net.core.somaxconn");
     let is_capped = somaxconn.is_some_and(|somaxconn| somaxconn < wanted);
@@ -297,6 +298,67 @@ mod tests {
         };
         assert_eq!(wanted(4), "128");
         assert_eq!(wanted(24), "128");
+    }
+
+    #[test]
+    fn the_size_is_that_of_a_pause_and_not_of_a_second() {
+        let mut window = quiet();
+        window.listen(8080, 5, &[5, 0, 3, 5, 0, 4, 5, 1, 0, 5]);
+        // Each 50 ms the application takes the 6 that wait, and 97 are turned away, 20 of them new.
+        window.grow(&[
+            ("TcpExt.ListenOverflows", 19_400),
+            ("Tcp.PassiveOpens", 1200),
+        ]);
+        window.netns().listen_overflows = (0..100).map(|look| look * 194).collect();
+        window.netns().passive_opens = (0..100).map(|look| look * 12).collect();
+        let said = |window: &crate::diagnose::window::Window| {
+            let fix = window.findings()[0].fixes.last().unwrap().clone();
+            (fix.set[0].1.clone(), fix.text)
+        };
+        let (wanted, text) = said(&window);
+        assert!(
+            text.contains("5 waiting + at most 97 turned away"),
+            "{text}"
+        );
+        assert_eq!(wanted, "256");
+        // The clients are of this machine: 4000 attempts among the 20,600.
+        let group = [
+            ("role", Value::Word("client")),
+            ("service_port", Value::Unsigned(8080)),
+        ];
+        window.total("lifetimes", 4000, &group);
+        let (wanted, text) = said(&window);
+        assert!(text.contains("5 waiting + 19 turned away"), "{text}");
+        assert_eq!(wanted, "128");
+    }
+
+    #[test]
+    fn a_burst_needs_room_for_all_of_it_though_each_tries_again_later() {
+        let mut window = quiet();
+        window.listen(8080, 16, &[0, 17, 0, 0, 0, 0, 0, 0, 0, 0]);
+        // 500 at once; who is turned away tries again after 1, 3 and 7 s.
+        window.grow(&[("TcpExt.ListenOverflows", 1800), ("Tcp.PassiveOpens", 68)]);
+        let looks = (0..100).map(|look| match look {
+            0 => 0,
+            1..12 => 483,
+            12..32 => 949,
+            32..72 => 1398,
+            _ => 1800,
+        });
+        window.netns().listen_overflows = looks.collect();
+        window.netns().passive_opens = (0..100).map(|look| i64::from(look > 0) * 17).collect();
+        let group = [
+            ("role", Value::Word("client")),
+            ("service_port", Value::Unsigned(8080)),
+        ];
+        window.total("lifetimes", 500, &group);
+        let fix = window.findings()[0].fixes.last().unwrap().clone();
+        assert!(
+            fix.text.contains("16 waiting + at most 483"),
+            "{}",
+            fix.text
+        );
+        assert_eq!(fix.set[0].1, "1024");
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use super::super::{
     Explanation, Rule, Verdict,
-    events::{port_of, value_of},
+    events::{Event, port_of, value_of},
     finding::{finding, named},
     in_each,
     sizing::{lasting, median},
-    window::{Netns, Window},
+    window::{Gap, Netns, Window},
 };
 use crate::report::{
     Total, Value,
@@ -36,6 +36,9 @@ const MANY: f64 = 20.0;
 const SHORT_NS: u64 = 1_000_000_000;
 const LITTLE: u64 = 64 << 10;
 
+/// Fewer say nothing of the others.
+const LEAST_SEEN: usize = 10;
+
 fn check(window: &Window) -> Verdict {
     in_each(window, |netns| {
         window.watched_required("lifetimes")?;
@@ -60,26 +63,35 @@ fn check(window: &Window) -> Verdict {
         if window.rate(total.events) < MANY {
             return Ok(Vec::new());
         }
+        if ends(window, netns, (port, role)).count() < LEAST_SEEN {
+            return Err(Gap(format!(
+                "{} connections with port {port} ended, but too few of them were looked at, as there was too much else",
+                total.events
+            )));
+        }
         Ok(describe(window, netns, (total.events, port, role))
             .into_iter()
             .collect())
     })
 }
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "a straight list of evidence and fixes"
-)]
+/// The ends of connections of a service that were looked at.
+fn ends<'a>(
+    window: &'a Window,
+    netns: &'a Netns,
+    (port, role): (u16, &'a str),
+) -> impl Iterator<Item = &'a Event> {
+    let service = if role == "server" { "sport" } else { "dport" };
+    let ends = window.events.within("lifetimes", netns.inode);
+    ends.filter(move |event| event.small(service) == Some(port) && event.is("role", role))
+}
+
 fn describe(
     window: &Window,
     netns: &Netns,
     (count, port, role): (u64, u16, &str),
 ) -> Option<Finding> {
-    let service = if role == "server" { "sport" } else { "dport" };
-    let lives: Vec<(u64, u64)> = window
-        .events
-        .within("lifetimes", netns.inode)
-        .filter(|event| event.small(service) == Some(port) && event.is("role", role))
+    let lives: Vec<(u64, u64)> = ends(window, netns, (port, role))
         .filter_map(|event| {
             let bytes = event.number("bytes_sent")? + event.number("bytes_received")?;
             Some((event.number("duration_ns")?, bytes))
@@ -89,7 +101,7 @@ fn describe(
         .iter()
         .filter(|(duration, bytes)| *duration < SHORT_NS && *bytes < LITTLE)
         .count();
-    if lives.len() < 10 || short * 10 < lives.len() * 8 {
+    if lives.len() < LEAST_SEEN || short * 10 < lives.len() * 8 {
         return None;
     }
     let durations: Vec<u64> = lives.iter().map(|(duration, _)| *duration).collect();
@@ -143,7 +155,7 @@ fn describe(
 #[cfg(test)]
 mod tests {
     use crate::{
-        diagnose::{fixtures::quiet, window::Window},
+        diagnose::{Verdict, fixtures::quiet, window::Window},
         report::{Value, diagnosis::Severity},
     };
 
@@ -177,5 +189,13 @@ mod tests {
         assert_eq!(findings[0].affected[0].port, Some(80));
         assert!(lives(30_000_000_000, 5000).ids().is_empty());
         assert!(lives(400_000, 50).ids().is_empty());
+    }
+
+    #[test]
+    fn many_that_nobody_looked_at_are_no_verdict() {
+        let mut window = lives(400_000, 5000);
+        window.events.forget("lifetimes");
+        let verdict = window.verdict("short-lived-connections");
+        assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
     }
 }

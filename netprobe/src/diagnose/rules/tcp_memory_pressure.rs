@@ -19,7 +19,7 @@ pub(super) static RULE: Rule = Rule {
                 tcp_enter_memory_pressure(), buffers no longer grow; above the third, packets are dropped (PROTO_MEM) and \
                 orphans are killed (tcp_check_oom).",
         recognised: "TCPMemoryPressures grew, or the memory in sockstat is above the second value of tcp_mem, or packets \
-                     were dropped with PROTO_MEM.",
+                     were dropped with PROTO_MEM (TCPRcvQDrop).",
         fixes: &[
             (
                 "raise net.ipv4.tcp_mem",
@@ -36,15 +36,12 @@ pub(super) static RULE: Rule = Rule {
 fn check(window: &Window) -> Verdict {
     in_each(window, |netns| {
         let entered = netns.grown("TcpExt.TCPMemoryPressures")?;
-        let used = netns.gauge("sockstat.TCP.mem").unwrap_or(0);
+        let used = used(netns);
         let limits = netns.sysctl_words("net.ipv4.tcp_mem");
-        let inode = netns.inode.to_string();
         if entered > 0 && limits.len() < 3 {
             return Err(Gap("tcp_mem cannot be read".to_owned()));
         }
-        let dropped = window
-            .events
-            .count("drops", &[("reason", "PROTO_MEM"), ("netns", &inode)]);
+        let dropped = dropped(window, netns);
         // The memory is that of all namespaces together, so it is told once.
         let teller = window.namespaces.iter().find(|netns| netns.is_initial);
         let teller = teller.or_else(|| window.namespaces.first());
@@ -52,41 +49,74 @@ fn check(window: &Window) -> Verdict {
             && limits
                 .get(1)
                 .is_some_and(|limit| *limit > 0 && ratio(used, *limit) >= 1.0);
-        if entered == 0 && !is_over && dropped == 0 {
+        let is_hit = entered > 0 || dropped > 0;
+        if !is_hit
+            && (!is_over
+                || window
+                    .namespaces
+                    .iter()
+                    .any(|netns| is_short(window, netns)))
+        {
             return Ok(Vec::new());
         }
-        let is_hard = dropped > 0
-            || limits
-                .get(2)
-                .is_some_and(|limit| *limit > 0 && used >= *limit);
         Ok(vec![describe(
             window,
             netns,
             (used, &limits),
-            (entered, dropped, is_hard),
+            (entered, dropped),
         )])
     })
+}
+
+/// Packets that were dropped for want of memory. A drop from a receive queue does not tell its namespace on older kernels (6.1), but a counter does: of
+/// packets that a socket has no room for, which is for want of memory where that is short.
+fn dropped(window: &Window, netns: &Netns) -> u64 {
+    let inode = netns.inode.to_string();
+    let group = [("reason", "PROTO_MEM"), ("netns", inode.as_str())];
+    let seen = window.events.count("drops", &group);
+    let is_short = netns
+        .sysctl_words("net.ipv4.tcp_mem")
+        .get(1)
+        .is_some_and(|limit| *limit > 0 && used(netns) >= *limit);
+    let counted = netns.grown("TcpExt.TCPRcvQDrop").unwrap_or(0);
+    if is_short { seen.max(counted) } else { seen }
+}
+
+/// Pages that TCP has taken.
+fn used(netns: &Netns) -> u64 {
+    netns.gauge("sockstat.TCP.mem").unwrap_or(0)
+}
+
+/// Whether connections of a namespace were refused memory.
+fn is_short(window: &Window, netns: &Netns) -> bool {
+    let entered = netns.grown("TcpExt.TCPMemoryPressures");
+    entered.is_ok_and(|entered| entered > 0) || dropped(window, netns) > 0
+}
+
+/// How bad it is: above its limits nobody has to be refused anything, as long as nobody asks for more.
+const fn weight(entered: u64, dropped: u64) -> (Severity, Confidence) {
+    match (dropped, entered) {
+        (0, 0) => (Severity::Warning, Confidence::Medium),
+        (0, _) => (Severity::Warning, Confidence::High),
+        _ => (Severity::Critical, Confidence::High),
+    }
 }
 
 fn describe(
     window: &Window,
     netns: &Netns,
     (used, limits): (u64, &[u64]),
-    (entered, dropped, is_hard): (u64, u64, bool),
+    (entered, dropped): (u64, u64),
 ) -> Finding {
-    let severity = if is_hard {
-        Severity::Critical
-    } else {
-        Severity::Warning
-    };
-    let limit = limits.get(2).copied().unwrap_or(0);
+    let (severity, confidence) = weight(entered, dropped);
+    let [pressure, limit] = [1, 2].map(|place| limits.get(place).copied().unwrap_or(0));
     let pages = |count: u64| bytes(count * window.page_bytes);
     #[expect(clippy::cast_precision_loss, reason = "a size")]
     let wanted = roomy(used.max(limit) as f64);
     finding(
         RULE.id,
         severity,
-        Confidence::High,
+        confidence,
         format!(
             "TCP{} is short of memory: {} of {} are in use, {dropped} packets were dropped for it in {:.0} s",
             netns.place(),
@@ -96,7 +126,12 @@ fn describe(
         ),
     )
     .counted(
-        format!("{used} pages in use; pressure from {}, none beyond {limit}", limits.get(1).unwrap_or(&0)),
+        format!(
+            "{used} pages ({}) in use; pressure from {pressure} ({}), none beyond {limit} ({})",
+            pages(used),
+            pages(pressure),
+            pages(limit)
+        ),
         used,
         "pages",
         "/proc/net/sockstat mem, net.ipv4.tcp_mem",
@@ -108,10 +143,10 @@ fn describe(
         "TcpExt.TCPMemoryPressures",
     )
     .counted(
-        format!("{dropped} packets dropped with PROTO_MEM"),
+        format!("{dropped} packets dropped for want of memory"),
         dropped,
         "packets",
-        "kfree_skb",
+        "kfree_skb PROTO_MEM, TcpExt.TCPRcvQDrop",
     )
     // Where nobody in particular was refused, it is everybody's.
     .hits([if entered == 0 && dropped == 0 {
@@ -137,7 +172,10 @@ fn describe(
 mod tests {
     use crate::{
         diagnose::fixtures::quiet,
-        report::{Value, diagnosis::Severity},
+        report::{
+            Value,
+            diagnosis::{Confidence, Severity},
+        },
     };
 
     #[test]
@@ -148,6 +186,30 @@ mod tests {
             ("sockstat.TCP.mem", 160_000),
         ]);
         assert_eq!(window.findings()[0].severity, Severity::Warning);
+        // Above the last limit, but nobody is refused.
+        window.grow(&[
+            ("TcpExt.TCPMemoryPressures", -1),
+            ("sockstat.TCP.mem", 50_000),
+        ]);
+        let found = &window.findings()[0];
+        assert_eq!(
+            (found.severity, found.confidence),
+            (Severity::Warning, Confidence::Medium)
+        );
+        let said = "210000 pages (820 MiB) in use; pressure from 150000 (585 MiB), none beyond 200000 (781 MiB)";
+        assert_eq!(found.evidence[0].text, said);
+        // Where the drop does not tell the namespace, its counter does, unless there is memory.
+        window.grow(&[("TcpExt.TCPRcvQDrop", 9)]);
+        let found = &window.findings()[0];
+        assert_eq!(found.severity, Severity::Critical);
+        assert!(
+            found.summary.contains("9 packets were dropped"),
+            "{}",
+            found.summary
+        );
+        window.grow(&[("sockstat.TCP.mem", -150_000)]);
+        assert!(window.ids().is_empty());
+        window.grow(&[("TcpExt.TCPRcvQDrop", -9), ("sockstat.TCP.mem", 100_000)]);
         window.total("drops", 4, &[("reason", Value::Word("PROTO_MEM"))]);
         let findings = window.findings();
         assert_eq!(
@@ -155,5 +217,13 @@ mod tests {
             ("tcp-memory-pressure", Severity::Critical)
         );
         assert_eq!(findings[0].fixes[0].set[0].1, "262144 393216 524288");
+        // It is that of all namespaces: told where packets were dropped.
+        let mut there = window.netns().clone();
+        (there.inode, there.is_initial) = (7, false);
+        window.namespaces.push(there);
+        window.relocate(7);
+        let places = window.findings();
+        let places: Vec<_> = places.iter().map(|found| found.affected[0].netns).collect();
+        assert_eq!(places, [Some(7)]);
     }
 }

@@ -4,11 +4,14 @@ use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, somewhere},
     in_each,
-    ports::{Range, fullest, reuses},
+    ports::{Range, connects, fullest, reuses},
     sizing::PERSIST,
     window::{Netns, Window, endpoint, ratio},
 };
-use crate::report::diagnosis::{Confidence, Finding, Severity};
+use crate::{
+    observe::diag::{Destination, Ports},
+    report::diagnosis::{Confidence, Finding, Severity},
+};
 
 pub(super) static RULE: Rule = Rule {
     id: "time-wait-buildup",
@@ -48,24 +51,34 @@ fn check(window: &Window) -> Verdict {
             let held = ratio(ports.time_wait.into(), range.usable().into());
             if held >= MUCH && ports.time_wait >= LEAST {
                 let place = endpoint(destination.remote, destination.port);
+                let is_full = ports.used() >= range.usable();
+                let load = Load::of(window, netns, (&destination, is_full));
                 let found = finding(
                     RULE.id,
-                    // Ports that are taken again stop nobody.
-                    if reuses(netns, &destination) {
+                    // Ports that are taken again stop nobody, nor do those that nobody needs.
+                    if load == Load::Over || reuses(netns, &destination) {
                         Severity::Info
                     } else {
                         Severity::Warning
                     },
-                    Confidence::High,
+                    if load == Load::Unseen {
+                        Confidence::Medium
+                    } else {
+                        Confidence::High
+                    },
                     format!(
-                        "{} of {} local ports for {place}{} wait in TIME_WAIT: this side closes first",
+                        "{} of {} local ports for {place}{} wait in TIME_WAIT: {}",
                         ports.time_wait,
                         range.usable(),
-                        netns.place()
+                        netns.place(),
+                        load.words()
                     ),
                 )
                 .counted(
-                    format!("{} ports in TIME_WAIT, {} in use", ports.time_wait, ports.open),
+                    format!(
+                        "{} ports in TIME_WAIT, {} in use",
+                        ports.time_wait, ports.open
+                    ),
                     ports.time_wait.into(),
                     "ports",
                     "sock_diag",
@@ -85,6 +98,53 @@ fn check(window: &Window) -> Verdict {
     })
 }
 
+/// What a load does that holds ports in TIME_WAIT.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Load {
+    /// It goes on.
+    On,
+    /// Nobody connects any more: what it has left expires.
+    Over,
+    /// No connect was seen, but those that find no port are not seen here.
+    Unseen,
+}
+
+impl Load {
+    fn of(window: &Window, netns: &Netns, (destination, is_full): (&Destination, bool)) -> Self {
+        let [before, after] = [&netns.before, &netns.after].map(|snapshot| {
+            let sockets = snapshot.sockets.as_ref()?;
+            Some(sockets.ports.get(destination).map_or(0, Ports::used))
+        });
+        let is_growing = before
+            .zip(after)
+            .is_none_or(|(before, after)| after > before);
+        let (port, inode) = (destination.port.to_string(), netns.inode.to_string());
+        let group = [("dport", port.as_str()), ("netns", inode.as_str())];
+        let connects = if window.watched_required("connects").is_ok() {
+            window.events.count("connects", &group)
+        } else {
+            connects(window, netns, destination.port).0
+        };
+        if is_growing || connects > 0 {
+            Self::On
+        } else if is_full && window.watched("connects").is_err() {
+            Self::Unseen
+        } else {
+            Self::Over
+        }
+    }
+
+    const fn words(self) -> &'static str {
+        match self {
+            Self::On => "this side closes first",
+            Self::Over => "nobody connects any more, and they are free again within 60 s",
+            Self::Unseen => {
+                "no connect was seen, so either the load is over or none finds a port, which cannot be seen here"
+            }
+        }
+    }
+}
+
 /// Of the connections that went to TIME_WAIT while they were looked at, how many did so as client, and how many in all.
 fn closers(window: &Window, netns: &Netns) -> (usize, usize) {
     let ends = window.events.within("lifetimes", netns.inode);
@@ -97,24 +157,27 @@ fn client(found: Finding, window: &Window, netns: &Netns) -> Finding {
     let reuse = netns.sysctl("net.ipv4.tcp_tw_reuse").unwrap_or(0);
     let timestamps = netns.sysctl("net.ipv4.tcp_timestamps").unwrap_or(1);
     let (clients, looked_at) = closers(window, netns);
-    let found = found
-        .counted(
-            format!("tcp_tw_reuse is {reuse}, tcp_timestamps {timestamps}"),
-            reuse,
-            "",
-            "sysctl",
-        )
-        .counted(
+    let found = found.counted(
+        format!("tcp_tw_reuse is {reuse}, tcp_timestamps {timestamps}"),
+        reuse,
+        "",
+        "sysctl",
+    );
+    let found = if looked_at == 0 {
+        found
+    } else {
+        found.counted(
             format!("of {looked_at} connections that went to TIME_WAIT as they were looked at, {clients} did so as client"),
             looked_at as u64,
             "connections",
             "lifetimes",
         )
-        .application(
+    };
+    let found = found.application(
             "keep connections open, or let the server close first: TIME_WAIT holds a port only at the end that closes first",
             &[("keepalive", "on".to_owned())],
             "the other side must allow as many open connections",
-        );
+    );
     if reuse == 1 {
         return found;
     }
@@ -152,7 +215,7 @@ fn server(netns: &Netns, waiting: u64, buckets: u64) -> Finding {
 mod tests {
     use crate::{
         diagnose::{Verdict, fixtures::quiet, window::Window},
-        report::diagnosis::Severity,
+        report::{Value, diagnosis::Severity},
     };
 
     #[test]
@@ -164,6 +227,45 @@ mod tests {
             let found = window.ids().contains(&"time-wait-buildup");
             assert_eq!(found, expected, "{time_wait}");
         }
+    }
+
+    #[test]
+    fn what_a_load_has_left_behind_is_a_note() {
+        let mut window = quiet();
+        window.set("net.ipv4.ip_local_port_range", "30000 31999");
+        window.hold_ports(80, 2000, 0, 1000);
+        window.netns().before.sockets = window.netns().after.sockets.clone();
+        let found = window.findings();
+        assert_eq!(
+            (found[0].id, found[0].severity),
+            ("time-wait-buildup", Severity::Info)
+        );
+        assert!(
+            found[0].summary.contains("nobody connects any more"),
+            "{}",
+            found[0].summary
+        );
+        assert!(
+            found[0]
+                .evidence
+                .iter()
+                .all(|seen| !seen.text.contains("of 0 "))
+        );
+        // Where a search that fails is not seen, nobody knows; it does not fail while some are free.
+        let mut blind = window.clone();
+        blind.blind("connects");
+        let found = &blind.findings()[0];
+        assert_eq!(found.severity, Severity::Warning);
+        assert!(
+            found.summary.contains("cannot be seen here"),
+            "{}",
+            found.summary
+        );
+        blind.set("net.ipv4.ip_local_port_range", "30000 32999");
+        assert_eq!(blind.findings()[0].severity, Severity::Info);
+        // As many come as go.
+        window.total("connects", 300, &[("dport", Value::Unsigned(80))]);
+        assert_eq!(window.findings()[0].severity, Severity::Warning);
     }
 
     #[test]

@@ -25,6 +25,45 @@ fn workers_are_sized_by_littles_law() {
     }));
 }
 
+#[test]
+fn a_master_that_only_holds_the_listener_is_no_worker() {
+    let mut window = quiet();
+    window.listen(9000, 10, &[11; 10]);
+    window.grow(&[("TcpExt.ListenOverflows", 400), ("Tcp.PassiveOpens", 200)]);
+    let master = window.processes.by_pid[&100].clone();
+    for pid in [101, 102] {
+        let worker = crate::observe::processes::Process {
+            pid,
+            parent: 100,
+            ..master.clone()
+        };
+        window.processes.by_pid.insert(pid, worker);
+    }
+    let end = |pid| {
+        [
+            ("role", Value::Word("server")),
+            ("sport", Value::Unsigned(9000)),
+            ("pid", Value::Unsigned(pid)),
+        ]
+    };
+    let workers = |window: &crate::diagnose::window::Window| {
+        let fix = window.findings()[0].fixes[0].clone();
+        (fix.set[0].1.clone(), fix.text)
+    };
+    // Nobody knows whose the connections were: 60/s x 3 / 20/s / 0.8.
+    assert_eq!(workers(&window).0, "12");
+    window.event("lifetimes", 20, &end(101));
+    let (wanted, text) = workers(&window);
+    assert_eq!(wanted, "8");
+    assert!(
+        text.contains("where 2 processes now accept from it"),
+        "{text}"
+    );
+    // One that accepts beside its children is a worker.
+    window.event("lifetimes", 1, &end(100));
+    assert_eq!(workers(&window).0, "12");
+}
+
 fn summary_of(window: &crate::diagnose::window::Window) -> String {
     window.findings()[0].summary.clone()
 }

@@ -58,6 +58,12 @@ const EADDRNOTAVAIL: &str = "EADDRNOTAVAIL";
 const NEARLY: f64 = 0.9;
 /// From here on it is worth a warning, if it grows.
 const FILLING: f64 = 0.7;
+/// From here on it is, if the range is full before ports in TIME_WAIT are free again.
+const BEGUN: f64 = 0.25;
+/// How long a port stays in TIME_WAIT, in seconds.
+const TIME_WAIT_S: f64 = 60.0;
+/// A range has room for this much of what is needed.
+const SPARE: f64 = 1.5;
 /// What fills later than this is not forecast.
 const HORIZON_S: f64 = 600.0;
 
@@ -187,7 +193,7 @@ impl Place<'_> {
         // Ports that may be taken again run out only when they are in use.
         let is_reused = reuses(self.netns, &self.destination)
             && ratio(self.ports.open.into(), self.range.usable().into()) < FILLING;
-        if self.share() < FILLING || is_reused {
+        if is_reused {
             return None;
         }
         let before = self.netns.before.sockets.as_ref()?;
@@ -196,7 +202,10 @@ impl Place<'_> {
             .window
             .rate(self.ports.used().saturating_sub(before).into());
         let left = seconds_left(self.ports.used().into(), self.range.usable().into(), growth)?;
-        if left > HORIZON_S {
+        // While the first ports in TIME_WAIT are not free again, a range fills that is too small for what comes in that time.
+        let is_short = growth * TIME_WAIT_S >= f64::from(self.range.usable());
+        let is_soon = is_short && left <= TIME_WAIT_S && self.share() >= BEGUN;
+        if left > HORIZON_S || !(self.share() >= FILLING || is_soon) {
             return None;
         }
         let service = endpoint(self.destination.remote, self.destination.port);
@@ -272,19 +281,7 @@ impl Place<'_> {
             self.close(self.keep_open(found))
         };
         let found = self.reuse(found);
-        let widest = 65_535_u32 + 1 - 1024 - self.range.reserved;
-        let found = if self.range.usable() * 10 < widest * 9 {
-            found.sysctl(
-                format!(
-                    "widen the port range to 1024-65535: {} more ports; {PERSIST}",
-                    widest.saturating_sub(self.range.usable())
-                ),
-                &[("net.ipv4.ip_local_port_range", "1024 65535".to_owned())],
-                "put ports that services listen at into net.ipv4.ip_local_reserved_ports first",
-            )
-        } else {
-            found
-        };
+        let found = self.widen(found);
         found.application(
             format!(
                 "give the service more addresses or ports, or connect from more local addresses (bind them with \
@@ -293,6 +290,54 @@ impl Place<'_> {
             ),
             &[],
             "none",
+        )
+    }
+
+    /// For any: more ports, as many as were measured to be needed.
+    fn widen(&self, found: Finding) -> Finding {
+        let widest = self.range.widest().usable();
+        if self.range.usable() * 10 >= widest * 9 {
+            return found;
+        }
+        let Ports {
+            open, time_wait, ..
+        } = self.ports;
+        let (connects, whose) = connects(self.window, self.netns, self.destination.port);
+        let rate = self.window.rate(connects);
+        // Those that were connected earlier may be more than those of the window.
+        let waiting = if self.is_share(time_wait) {
+            f64::from(time_wait).max(rate * TIME_WAIT_S)
+        } else {
+            f64::from(time_wait)
+        };
+        let needed = waiting + f64::from(open);
+        let with_spare = (needed * SPARE).ceil();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a bounded positive number"
+        )]
+        let range = self.range.widened(with_spare.min(1e6) as u32);
+        let Range { first, last, .. } = range;
+        let arithmetic = if waiting > f64::from(time_wait) {
+            format!("{rate:.1} connects/s{whose} x 60 s in TIME_WAIT + {open} open = {needed:.0}")
+        } else if time_wait > 0 {
+            format!("{time_wait} in TIME_WAIT + {open} open = {needed:.0}")
+        } else {
+            format!("{open} are open")
+        };
+        let enough = if with_spare > f64::from(range.usable()) {
+            ", more than there are: it does not help alone"
+        } else {
+            ""
+        };
+        found.sysctl(
+            format!(
+                "widen the port range to {first}-{last}, {} more ports: {arithmetic}, and half as much again{enough}; {PERSIST}",
+                range.usable().saturating_sub(self.range.usable())
+            ),
+            &[("net.ipv4.ip_local_port_range", format!("{first} {last}"))],
+            "put ports that services listen at into net.ipv4.ip_local_reserved_ports first",
         )
     }
 

@@ -166,3 +166,58 @@ fn of_two_exhausted_destinations_each_has_its_own_process_and_count() {
         ]
     );
 }
+
+#[test]
+fn a_range_that_will_be_full_in_a_moment_is_forecast_long_before() {
+    let used = |time_wait: u32, range: &str| {
+        let mut window = quiet();
+        window.seconds = 3.0;
+        window.set("net.ipv4.ip_local_port_range", range);
+        window.hold_ports(9000, time_wait - 453, 0, 0);
+        window.netns().before.sockets = window.netns().after.sockets.clone();
+        window.hold_ports(9000, time_wait, 0, 0);
+        window.findings()
+    };
+    // 1026 of 2000 ports, 151 more each second.
+    let found = used(1026, "30000 31999");
+    assert_eq!(found[0].id, "ephemeral-ports-exhausted");
+    assert!(
+        found[0].summary.contains("used up in 6 s"),
+        "{}",
+        found[0].summary
+    );
+    // The first are free again before the range is full.
+    assert!(used(5000, "30000 43999").is_empty());
+}
+
+#[test]
+fn a_range_is_widened_by_what_was_measured() {
+    let range = |connects: i64, range: &str| {
+        let mut window = holding(50, 1);
+        window.set("net.ipv4.ip_local_port_range", range);
+        window.grow(&[("Tcp.ActiveOpens", connects)]);
+        failing(&mut window, "EADDRNOTAVAIL");
+        window.blind("connects");
+        let fixes = window.findings()[0].fixes.clone();
+        let fix = fixes
+            .into_iter()
+            .find(|fix| fix.text.contains("widen"))
+            .unwrap();
+        (fix.set[0].1.clone(), fix.text)
+    };
+    // 122/s x 60 s + 1 = 7321, half as much again is 10,982.
+    let (set, text) = range(1100, "20000 20050");
+    assert_eq!(set, "20000 30999", "{text}");
+    assert!(
+        text.contains(
+            "122.0 connects/s of the whole namespace x 60 s in TIME_WAIT + 1 open = 7321"
+        ),
+        "{text}"
+    );
+    // Above there is no room.
+    assert_eq!(range(1100, "60950 61000").0, "54536 65535");
+    // There are not so many.
+    let (set, text) = range(11_880, "20000 20050");
+    assert_eq!(set, "1024 65535");
+    assert!(text.contains("more than there are"), "{text}");
+}

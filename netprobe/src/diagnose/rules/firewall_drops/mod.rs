@@ -54,7 +54,41 @@ fn check(window: &Window) -> Verdict {
         if drops.by_rules() == 0 {
             return Ok(Vec::new());
         }
-        Ok(vec![describe(window, netns, &drops)?])
+        let found = describe(window, netns, &drops)?;
+        if found.severity == Severity::Info {
+            check_seen(window, netns)?;
+        }
+        Ok(vec![found])
+    })
+}
+
+/// Whether packets to each service of this machine were looked at, or too few to matter were dropped.
+fn check_seen(window: &Window, netns: &Netns) -> Result<(), Gap> {
+    let mut ports = BTreeMap::<u16, u64>::new();
+    let inode = netns.inode.to_string();
+    let group = [("netns", inode.as_str())];
+    for total in window.events.groups("drops", &group) {
+        let port = port_of(total, "dport");
+        let port = port.filter(|_| dropped::is_netfilter(|name| value_of(total, name)));
+        if let Some(port) = port {
+            *ports.entry(port).or_default() += total.events;
+        }
+    }
+    let events = window.events.within("drops", netns.inode);
+    let seen = events.filter(|event| dropped::is_netfilter(|name| event.value(name)));
+    let seen: BTreeSet<Option<u16>> = seen.map(|event| event.small("dport")).collect();
+    let is_served = |port: u16| {
+        let mut namespaces = window.namespaces.iter();
+        namespaces.any(|home| places::at_port(home, port).next().is_some())
+    };
+    let unseen = ports.into_iter().find(|(port, count)| {
+        *count >= u64::from(dropped::LEAST) && !seen.contains(&Some(*port)) && is_served(*port)
+    });
+    unseen.map_or(Ok(()), |(port, count)| {
+        Err(Gap(format!(
+            "{count} packets to port {port} were dropped by netfilter, and none of them was looked at, as there was too much \
+             else"
+        )))
     })
 }
 

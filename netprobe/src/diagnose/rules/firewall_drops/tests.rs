@@ -458,3 +458,19 @@ fn other_drops_are_not_the_firewalls() {
     window.total("drops", 30, &[("reason", Value::Word("NO_SOCKET"))]);
     assert!(window.ids().is_empty());
 }
+
+#[test]
+fn a_firewall_is_not_at_its_work_where_packets_to_a_listener_were_not_looked_at() {
+    let window = |packets| {
+        let mut window = quiet();
+        window.listen(80, 128, &[0; 10]);
+        dropping(&mut window, 23, 3000);
+        let reason = ("reason", Value::Word("NETFILTER_DROP"));
+        window.total("drops", packets, &[reason, ("dport", Value::Unsigned(80))]);
+        window
+    };
+    let verdict = window(30).verdict("firewall-drops");
+    assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
+    // Two packets are nothing that somebody misses.
+    assert_eq!(window(2).findings()[0].severity, Severity::Info);
+}

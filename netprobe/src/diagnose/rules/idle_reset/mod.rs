@@ -3,9 +3,10 @@
 
 use super::super::{
     Explanation, Rule, Verdict,
+    events::port_of,
     finding::{finding, process},
     in_each,
-    places::End,
+    places::{self, End},
     received::{self, Peer, Received},
     sizing::{PERSIST, spoken},
     window::{Netns, Window, endpoint},
@@ -27,7 +28,8 @@ pub(super) static RULE: Rule = Rule {
         recognised: "Resets were received on established connections whose peer had not been heard of for over a second. It is \
                      the peer's timeout where its process was seen to close them (a peer on this machine), where keepalive \
                      probes were answered until then (ss -o, tcp_info), and most likely where all came after the same time; \
-                     something that forgets is asked only when a connection is used again, after different times. Resets of \
+                     something that forgets is asked only when a connection is used again, after \
+                     different times, none shorter than its own; it is that, too, where the peer is on this machine and sent no reset. Resets of \
                      busy connections are resets instead.",
         fixes: &[
             (
@@ -35,11 +37,11 @@ pub(super) static RULE: Rule = Rule {
                 "more open connections there",
             ),
             (
-                "a device that forgets: SO_KEEPALIVE with TCP_KEEPIDLE below the observed time, in the application or its driver",
+                "a device that forgets: SO_KEEPALIVE with TCP_KEEPIDLE well below the shortest pause that was reset, in the application or its driver",
                 "a packet per connection and interval",
             ),
             (
-                "net.ipv4.tcp_keepalive_time below the observed time (for sockets with SO_KEEPALIVE)",
+                "net.ipv4.tcp_keepalive_time as far below it (for sockets with SO_KEEPALIVE)",
                 "dead peers are noticed sooner, too",
             ),
             (
@@ -61,9 +63,13 @@ fn check(window: &Window) -> Verdict {
         let quiet = services
             .into_iter()
             .filter(|(_, received)| received.is_of_quiet_ones());
-        Ok(quiet
+        let found: Vec<Finding> = quiet
             .map(|(peer, received)| describe(window, netns, peer, received))
-            .collect())
+            .collect();
+        if found.is_empty() {
+            received::check_seen(window, netns)?;
+        }
+        Ok(found)
     })
 }
 
@@ -83,10 +89,11 @@ enum Culprit {
 }
 
 impl Culprit {
-    fn of(netns: &Netns, peer: End, received: &Received) -> Self {
+    fn of(window: &Window, netns: &Netns, peer: End, received: &Received) -> Self {
         match received.peer() {
             Some(Peer::Closed { comm, .. }) => return Self::Closer(comm.clone()),
             Some(Peer::Forgot) => return Self::Forgetful,
+            None if is_innocent(window, netns, peer) => return Self::Forgetful,
             None => {}
         }
         let tables = [&netns.before, &netns.after];
@@ -103,21 +110,11 @@ impl Culprit {
         if kept_alive * 8 >= connections.max(1) {
             return Self::DespiteKeepalive { quietest_ms };
         }
-        let times = &received.quiet_ns;
-        let part = |percent: usize| seconds(times[(times.len() - 1) * percent / 100]);
-        if part(90) - part(10) <= part(50) * TIMER_SPREAD {
+        if is_regular(&received.quiet_ns) {
             Self::Timer
         } else {
             Self::LikelyForgetful
         }
-    }
-
-    /// Whether this end can do nothing about it with keepalive.
-    const fn is_timer(&self) -> bool {
-        matches!(
-            self,
-            Self::Closer(_) | Self::DespiteKeepalive { .. } | Self::Timer
-        )
     }
 
     fn words(&self) -> String {
@@ -131,7 +128,9 @@ impl Culprit {
                  have carried no data for a time (up to {} was seen)",
                 spoken(f64::from(*quietest_ms) / 1e3)
             ),
-            Self::Timer => "all after the same time, as by an idle timeout of the peer (or of a device on the way)".to_owned(),
+            Self::Timer => "all after the same time, by an idle timeout of the peer, or as something on the way had forgotten \
+                            them by then"
+                .to_owned(),
             Self::Forgetful | Self::LikelyForgetful => {
                 "something on the way has forgotten them, and answers what they send with a reset".to_owned()
             }
@@ -144,6 +143,44 @@ impl Culprit {
             _ => Confidence::High,
         }
     }
+}
+
+/// Whether the peer is on this machine and has sent no such reset, so that something on the way did.
+fn is_innocent(window: &Window, netns: &Netns, (address, port): End) -> bool {
+    let has_sent = |home: &Netns| {
+        let inode = home.inode.to_string();
+        let group = [("netns", inode.as_str()), ("direction", "sent")];
+        let mut sent = window.events.groups("resets", &group);
+        // Who takes an end for the client counts it by the other port, at which nobody listens.
+        sent.any(|total| {
+            port_of(total, "service_port")
+                .is_none_or(|sent| sent == port || places::at_port(home, sent).next().is_none())
+        })
+    };
+    let homes = places::homes(window, netns, address);
+    let is_elsewhere = |home: &&Netns| home.inode != netns.inode && !has_sent(home);
+    !homes.is_empty() && homes.iter().all(is_elsewhere)
+}
+
+/// Whether sorted times are nearly equal, as those of a timer, or of clients that all pause for as long.
+fn is_regular(times: &[u64]) -> bool {
+    let part = |percent: usize| seconds(times[(times.len() - 1) * percent / 100]);
+    part(90) - part(10) <= part(50) * TIMER_SPREAD
+}
+
+/// After how many seconds without a packet a namespace here forgets connections, if that explains resets after `low`.
+fn forgets_after(window: &Window, low: f64) -> Option<(u64, &Netns)> {
+    let tracking = window
+        .namespaces
+        .iter()
+        .filter(|netns| netns.sysctl("net.netfilter.nf_conntrack_count") > Some(0));
+    let timeouts = tracking.filter_map(|netns| {
+        let timeout = netns.sysctl("net.netfilter.nf_conntrack_tcp_timeout_established")?;
+        Some((timeout, netns))
+    });
+    #[expect(clippy::cast_precision_loss, reason = "seconds")]
+    let sooner = timeouts.filter(|(timeout, _)| *timeout as f64 <= low + 1.0);
+    sooner.min_by_key(|(timeout, _)| *timeout)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
@@ -161,22 +198,31 @@ fn span(low: f64, high: f64) -> String {
     }
 }
 
-/// Half of a time in whole seconds, for what must happen well within it.
-fn half(time: f64) -> u64 {
+/// The same to a tenth of a second.
+fn exactly(low: f64, high: f64) -> String {
+    if high - low < 0.1 {
+        format!("{low:.1} s")
+    } else {
+        format!("{low:.1} to {high:.1} s")
+    }
+}
+
+/// A part of a time in whole seconds, for what must happen well within it.
+fn part(time: f64, parts: f64) -> u64 {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a bounded positive number"
     )]
-    let half = (time / 2.0).floor().clamp(1.0, 3600.0) as u64;
-    half
+    let part = (time / parts).floor().clamp(1.0, 3600.0) as u64;
+    part
 }
 
 fn describe(window: &Window, netns: &Netns, peer: End, mut received: Received) -> Finding {
     received.quiet_ns.sort_unstable();
     let times = &received.quiet_ns;
     let (low, high) = (seconds(times[0]), seconds(times[times.len() - 1]));
-    let culprit = Culprit::of(netns, peer, &received);
+    let culprit = Culprit::of(window, netns, peer, &received);
     let keepalive = netns.sysctl("net.ipv4.tcp_keepalive_time").unwrap_or(7200);
     let (pid, comm) = received.owner.clone().unwrap_or_default();
     let whose = comm
@@ -200,11 +246,7 @@ fn describe(window: &Window, netns: &Netns, peer: End, mut received: Received) -
         format!(
             "{} resets received after {} of silence",
             times.len(),
-            if high - low < 0.1 {
-                format!("{low:.1} s")
-            } else {
-                format!("{low:.1} to {high:.1} s")
-            }
+            exactly(low, high)
         ),
         times.len() as u64,
         "resets",
@@ -222,53 +264,91 @@ fn describe(window: &Window, netns: &Netns, peer: End, mut received: Received) -
         Culprit::DespiteKeepalive { quietest_ms } => f64::from(quietest_ms) / 1e3,
         _ => low,
     };
-    let found = if culprit.is_timer() {
-        against_timer(found, peer, limit)
-    } else {
-        found
-    };
     match culprit {
-        Culprit::Closer(_) | Culprit::DespiteKeepalive { .. } => found,
-        _ => against_forgetting(found, low, culprit == Culprit::Timer),
+        Culprit::Closer(_) | Culprit::DespiteKeepalive { .. } => {
+            against_timer(found, peer, limit, true)
+        }
+        Culprit::Forgetful | Culprit::LikelyForgetful => {
+            against_forgetting(found, window, &received.quiet_ns)
+        }
+        Culprit::Timer => {
+            let found = against_forgetting(found, window, &received.quiet_ns);
+            against_timer(found, peer, limit, false)
+        }
     }
 }
 
 /// What helps against an idle timeout of the peer, which only data resets.
-fn against_timer(found: Finding, (address, port): End, limit: f64) -> Finding {
+fn against_timer(found: Finding, (address, port): End, limit: f64, is_sure: bool) -> Finding {
+    let service = endpoint(address, port);
+    // Where it may be a device, the pause does not tell how much sooner that forgets.
+    let parts = if is_sure { 2.0 } else { 4.0 };
     found
         .application(
-            format!(
-                "raise the idle timeout of the service at {} above the longest pause of its clients",
-                endpoint(address, port)
-            ),
+            if is_sure {
+                format!("raise the idle timeout of the service at {service} above the longest pause of its clients")
+            } else {
+                format!(
+                    "or, if the service at {service} has an idle timeout (its configuration says), raise it above the longest \
+                     pause of its clients: keepalive does not help against that"
+                )
+            },
             &[],
             "more open connections there",
         )
         .application(
             format!(
                 "or have the pool close connections that are idle for {} s, or ask something over them (SELECT 1, PING) as \
-                 often: below the {} of the peer; TCP keepalive is no data, and does not help",
-                half(limit),
-                spoken(limit)
+                 often: {} of {limit:.1} s in whole seconds{}",
+                part(limit, parts),
+                if is_sure { "half" } else { "a quarter" },
+                if is_sure {
+                    "; TCP keepalive is no data, and does not help"
+                } else {
+                    ""
+                }
             ),
             &[],
             "more new connections, or a request per connection and interval",
         )
 }
 
-/// What helps against a device that forgets: a packet before it does.
-fn against_forgetting(found: Finding, low: f64, is_unsure: bool) -> Finding {
-    let wanted = half(low);
+/// What helps against a device that forgets: a packet before it does. The shortest pause is no shorter than its timeout;
+/// where pauses of all lengths were seen it is near to it, and otherwise nobody knows.
+fn against_forgetting(found: Finding, window: &Window, times: &[u64]) -> Finding {
+    let low = seconds(times[0]);
+    let (parts, word) = if is_regular(times) {
+        (4.0, "a quarter")
+    } else {
+        (2.0, "half")
+    };
+    let guessed = part(low, parts);
+    let known = forgets_after(window, low)
+        .map(|(timeout, netns)| ((timeout / 2).max(1), timeout, netns))
+        .filter(|(wanted, ..)| *wanted <= guessed);
+    let (wanted, why) = match known {
+        Some((wanted, timeout, netns)) => (
+            wanted,
+            format!(
+                "half of the {timeout} s after which conntrack{} forgets (nf_conntrack_tcp_timeout_established)",
+                match netns.place() {
+                    place if place.is_empty() => " here".to_owned(),
+                    place => place,
+                }
+            ),
+        ),
+        None => (
+            guessed,
+            format!(
+                "{word} of {low:.1} s in whole seconds: what forgets does so after {low:.1} s or less, so halve it again if \
+                 resets go on"
+            ),
+        ),
+    };
     found
         .application(
             format!(
-                "{}turn on keepalive in the application: SO_KEEPALIVE with TCP_KEEPIDLE {wanted} s, half of the {} observed",
-                if is_unsure {
-                    "if the peer has no such timeout, a device on the way has: "
-                } else {
-                    ""
-                },
-                spoken(low)
+                "turn on keepalive in the application: SO_KEEPALIVE with TCP_KEEPIDLE {wanted} s, {why}"
             ),
             &[("TCP_KEEPIDLE", wanted.to_string())],
             "a packet per connection and interval",

@@ -1,5 +1,5 @@
 use crate::{
-    diagnose::{fixtures::quiet, window::Window},
+    diagnose::{Verdict, fixtures::quiet, window::Window},
     observe::diag::Quietness,
     report::Value,
 };
@@ -61,11 +61,57 @@ fn quiet_times_of_all_lengths_are_a_device_that_forgets_and_equal_ones_a_timer()
         "after 90 s without a word: all after the same time",
         &["TCP_KEEPIDLE"],
     );
-    let fix = &window.findings()[0].fixes[0].text;
+    // Of equal pauses none tells how much sooner the device forgets: a quarter, and less if need be.
+    let fixes = &window.findings()[0].fixes;
+    assert_eq!(fixes[0].set[0].1, "22");
     assert!(
-        fix.contains("raise the idle timeout of the service at 10.0.0.2:3306"),
+        fixes[0].text.contains("a quarter of 90.0 s"),
+        "{}",
+        fixes[0].text
+    );
+    assert!(
+        fixes[0].text.contains("90.0 s or less"),
+        "{}",
+        fixes[0].text
+    );
+    let fix = &fixes[2].text;
+    assert!(
+        fix.contains("if the service at 10.0.0.2:3306 has an idle timeout"),
         "{fix}"
     );
+}
+
+#[test]
+fn a_service_here_that_sent_no_reset_is_not_blamed() {
+    let mut window = resets(&[9.0, 9.1, 9.0, 9.0]);
+    let mut there = crate::diagnose::window::Netns {
+        inode: 7,
+        ..window.netns().clone()
+    };
+    there.after.addresses = [[10, 0, 0, 2].into()].into();
+    window.namespaces.push(there);
+    confirms(
+        &window,
+        "something on the way has forgotten them",
+        &["TCP_KEEPIDLE"],
+    );
+    let fixes = &window.findings()[0].fixes;
+    assert!(
+        fixes.iter().all(|fix| !fix.text.contains("service")),
+        "{fixes:?}"
+    );
+    // A namespace that forgets sooner than that is the likely one, and says when.
+    window.namespaces[1].after.sysctls.insert(
+        "net.netfilter.nf_conntrack_tcp_timeout_established",
+        "5".to_owned(),
+    );
+    window.namespaces[1]
+        .after
+        .sysctls
+        .insert("net.netfilter.nf_conntrack_count", "12".to_owned());
+    let fix = window.findings()[0].fixes[0].clone();
+    assert_eq!(fix.set[0].1, "2");
+    assert!(fix.text.contains("half of the 5 s"), "{}", fix.text);
 }
 
 #[test]
@@ -141,4 +187,39 @@ fn answers_that_come_long_after_the_peer_has_closed_are_not_forgotten_connection
     assert!(!late.ids().contains(&"idle-reset"));
     let forgotten = resets(&[27.0, 28.0, 29.0, 31.0]);
     assert!(forgotten.ids().contains(&"idle-reset"));
+}
+
+#[test]
+fn nothing_is_in_order_where_resets_were_counted_and_not_looked_at() {
+    let counted = |window: &mut Window, port: u64, count| {
+        let group = [
+            ("direction", Value::Word("received")),
+            ("service_port", Value::Unsigned(port)),
+        ];
+        window.total("resets", count, &group);
+    };
+    let is_undecided = |window: &Window| {
+        ["idle-reset", "resets"].map(|id| matches!(window.verdict(id), Verdict::NotEnoughData(_)))
+    };
+    // One of 24 was looked at.
+    let mut window = resets(&[5.0]);
+    counted(&mut window, 3306, 24);
+    assert_eq!(is_undecided(&window), [true, true]);
+    // All of them were, or enough: busy ones.
+    for seen in [8, 24] {
+        let mut window = resets(&vec![0.1; seen]);
+        counted(&mut window, 3306, 24);
+        assert_eq!(is_undecided(&window), [false, false], "{seen}");
+    }
+    // Two of them are no pattern.
+    let mut window = quiet();
+    counted(&mut window, 3306, 2);
+    assert_eq!(is_undecided(&window), [false, false]);
+    // Clients that leave a service here are none of it, unless it is a client of such a service, too.
+    let mut window = quiet();
+    window.listen(3306, 128, &[0; 10]);
+    counted(&mut window, 3306, 24);
+    assert_eq!(is_undecided(&window), [false, false]);
+    window.hold_ports(3306, 0, 12, 6);
+    assert_eq!(is_undecided(&window), [true, true]);
 }

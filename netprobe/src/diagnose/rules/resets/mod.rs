@@ -9,7 +9,7 @@ use super::super::{
     Explanation, Rule, Verdict,
     events::{port_of, value_of},
     finding::{finding, somewhere},
-    in_each, places,
+    in_each, places, received,
     window::{Netns, Window, ratio},
 };
 use crate::report::{
@@ -157,6 +157,9 @@ fn check(window: &Window) -> Verdict {
             }
         }
         found.extend(unexplained::check(window, netns, opened));
+        if found.is_empty() {
+            received::check_seen(window, netns)?;
+        }
         found.sort_by_key(|(count, finding)| std::cmp::Reverse((finding.severity, *count)));
         // One of them explains the others, as a rule: each reset is sent and received.
         Ok(found

@@ -25,7 +25,7 @@ pub(super) fn check(window: &Window, netns: &Netns, opened: u64) -> Vec<(u64, Fi
         !received.is_of_quiet_ones() && received.seen() > 0
     });
     let found = busy.filter_map(|(end, received)| {
-        if is_told_there(window, end.1) {
+        if is_told_there(window, end.1) || received::is_unseen(window, netns, end.1) {
             return None;
         }
         let (seen, of) = (received.seen() as u64, seen_at_port[&end.1] as u64);

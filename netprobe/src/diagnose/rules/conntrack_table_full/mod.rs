@@ -1,10 +1,15 @@
 //! The connection tracking table is full: packets that would begin a connection are dropped, while
 //! established connections go on.
 
+mod demand;
+
+use demand::Demand;
+
 use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, host, somewhere},
     in_each,
+    places::End,
     sizing::{PERSIST, bytes, roomy, seconds_left, spoken},
     window::{Gap, Netns, Window, endpoint, ratio},
 };
@@ -29,7 +34,7 @@ pub(super) static RULE: Rule = Rule {
                 "kernel memory: entries x slab object size; it cannot be swapped",
             ),
             (
-                "shorten nf_conntrack_tcp_timeout_time_wait and _established",
+                "shorten the nf_conntrack_tcp_timeout_* of the state that most entries are in (time_wait, as a rule)",
                 "too short and a NAT forgets connections that are only quiet (see idle-reset)",
             ),
             (
@@ -45,6 +50,8 @@ const DROP: &str = "nf_conntrack.drop";
 const NEARLY: f64 = 0.95;
 /// From here on a growing table is worth a warning.
 const FILLING: f64 = 0.7;
+/// A flow with this share of the entries is worth a fix.
+const HEAVY: f64 = 0.2;
 /// What fills later than this is not forecast.
 const HORIZON_S: f64 = 3600.0;
 
@@ -150,14 +157,9 @@ fn full(window: &Window, netns: &Netns, table: &Table, (refused, dropped): (u64,
 
 /// Who fills it: of the refused, or else of those that have an entry.
 fn heaviest(mut found: Finding, window: &Window, netns: &Netns) -> Finding {
-    let mut wanted = std::collections::BTreeMap::<_, u32>::new();
-    for event in window.events.within("conntrack", netns.inode) {
-        if let Some((address, port)) = event.ip("daddr").zip(event.small::<u16>("dport")) {
-            *wanted.entry((address, port)).or_default() += 1;
-        }
-    }
-    if let Some(((address, port), _)) = wanted.iter().max_by_key(|(_, count)| **count) {
-        found = found.hits([Window::affected_destination(netns, *address, *port)]);
+    let wanted = wanted(window, netns);
+    if let Some((address, port)) = wanted {
+        found = found.hits([Window::affected_destination(netns, address, port)]);
     }
     let Some(entries) = netns
         .after
@@ -181,7 +183,7 @@ fn heaviest(mut found: Finding, window: &Window, netns: &Netns) -> Finding {
             "percent",
             "/proc/net/nf_conntrack",
         );
-        if wanted.is_empty() {
+        if wanted.is_none() {
             found = found.hits([Window::affected_destination(netns, *address, *port)]);
         }
     }
@@ -208,24 +210,33 @@ fn heaviest(mut found: Finding, window: &Window, netns: &Netns) -> Finding {
     found
 }
 
+/// A time that late packets of a connection do not take.
+const SHORTER_S: u64 = 30;
+
 fn fixes(
     found: Finding,
     window: &Window,
     netns: &Netns,
     (table, dropped): (&Table, u64),
 ) -> Finding {
-    let opened =
-        netns.grown("Tcp.PassiveOpens").unwrap_or(0) + netns.grown("Tcp.ActiveOpens").unwrap_or(0);
     // What a router forwards opens nothing here, but fills the table.
     let growth = u64::try_from(table.growth).unwrap_or(0);
-    let arrivals = window.rate((opened + dropped).max(growth));
-    let keep_s = netns
-        .sysctl("net.netfilter.nf_conntrack_tcp_timeout_time_wait")
-        .unwrap_or(120);
+    let demand = Demand::of(window, netns, (table.highest, dropped, growth));
+    let found = raise(found, (window, netns), table, (&demand, dropped));
+    let found = shorten(found, table, &demand);
+    untrack(found, window, netns)
+}
+
+/// Room for what comes.
+fn raise(
+    found: Finding,
+    (window, netns): (&Window, &Netns),
+    table: &Table,
+    (demand, dropped): (&Demand, u64),
+) -> Finding {
     let buckets = netns.sysctl("net.netfilter.nf_conntrack_buckets");
     #[expect(clippy::cast_precision_loss, reason = "a size")]
-    let (demand, max) = (arrivals * keep_s as f64, table.max as f64);
-    let measured = roomy(demand.max(max));
+    let measured = roomy((demand.ended() + demand.open).max(table.max as f64));
     // The kernel makes as many buckets as its memory has room for entries.
     let room = buckets.filter(|buckets| dropped > 0 && *buckets > measured);
     let wanted = room.map_or(measured, u64::next_power_of_two);
@@ -249,30 +260,100 @@ fn fixes(
     } else {
         format!("at least the {} of now, and half as much again", table.max)
     };
-    let found = found.sysctl(
+    let open = if demand.open > 0.0 {
+        format!(", and {:.0} that are open", demand.open)
+    } else {
+        String::new()
+    };
+    found.sysctl(
         format!(
-            "raise nf_conntrack_max to {wanted}: {arrivals:.0} new connections/s{waiting} x {keep_s} s in TIME_WAIT = \
-             {demand:.0}, {why}{memory}; {PERSIST}"
+            "raise nf_conntrack_max to {wanted}: {:.0} new connections/s{waiting} x {:.0} s {} = {:.0}{open}, {why}{memory}; \
+             {PERSIST}",
+            demand.arrivals,
+            demand.keep_s(),
+            demand.place(),
+            demand.ended(),
         ),
         &set,
         "kernel memory that cannot be swapped; writable in the initial namespace only",
-    );
-    found
-        .sysctl(
-            format!("or forget closed connections sooner: after 30 s instead of {keep_s} s"),
-            &[(
-                "net.netfilter.nf_conntrack_tcp_timeout_time_wait",
-                "30".to_owned(),
-            )],
-            "late packets of old connections are taken for invalid",
+    )
+}
+
+/// Shorter times, where what comes then has room; and fewer open connections, where they fill the table.
+fn shorten(found: Finding, table: &Table, demand: &Demand) -> Finding {
+    #[expect(clippy::cast_precision_loss, reason = "a few seconds, and a size")]
+    let (shorter_s, highest) = (SHORTER_S as f64, table.highest as f64);
+    if demand.open * 2.0 >= highest.max(1.0) {
+        return found.application(
+            format!(
+                "or have fewer connections open at once: {:.0} entries are of open ones (ESTABLISHED), and stay until those are \
+                 closed; see conntrack-stale-entries for those that are forgotten",
+                demand.open
+            ),
+            &[],
+            "with a smaller pool requests wait for a connection",
+        );
+    }
+    let Some(ends) = demand.cured_by(shorter_s, table.max) else {
+        return found;
+    };
+    found.sysctl(
+        format!(
+            "or forget connections in {} sooner, after {SHORTER_S} s instead of {:.0} s: that frees {:.0} of {:.0} entries once the \
+             old ones have expired, and what comes then has room",
+            ends.state,
+            ends.keep_s,
+            ends.entries * (1.0 - shorter_s / ends.keep_s),
+            ends.entries,
+        ),
+        &[(ends.setting, SHORTER_S.to_string())],
+        "late packets of old connections are taken for invalid",
+    )
+}
+
+/// A flow that fills much of the table need not be in it.
+fn untrack(found: Finding, window: &Window, netns: &Netns) -> Finding {
+    let Some(port) = heaviest_port(window, netns) else {
+        return found;
+    };
+    let enter = netns.enter();
+    let rules = ["prerouting", "output"].map(|hook| {
+        format!(
+            "add chain inet raw {hook} {{ type filter hook {hook} priority raw; }}; add rule inet raw {hook} tcp dport {port} \
+             notrack; add rule inet raw {hook} tcp sport {port} notrack"
         )
-        .command(
-            "or do not track the heaviest flow, that of port PORT: nft 'add table inet raw; add chain inet raw prerouting \
-             { type filter hook prerouting priority raw; }; add rule inet raw prerouting tcp dport PORT notrack; \
-             add chain inet raw output { type filter hook output priority raw; }; add rule inet raw output tcp sport \
-             PORT notrack'",
-            "rules by connection state, and NAT, do not work for that flow any more",
-        )
+    });
+    found.command(
+        format!(
+            "or do not track the heaviest flow, that of port {port}: {enter}nft 'add table inet raw; {}'",
+            rules.join("; ")
+        ),
+        "rules by connection state, and NAT, do not work for that flow any more",
+    )
+}
+
+/// The port of the service that most entries are for, if they are a good part; or else that most is dropped of.
+fn heaviest_port(window: &Window, netns: &Netns) -> Option<u16> {
+    let entries = netns.after.conntrack.as_ref();
+    if let Some(entries) = entries.filter(|entries| entries.sampled > 0) {
+        let most = entries.destinations.iter().max_by_key(|(_, count)| **count);
+        let (end, count) = most?;
+        let share = ratio((*count).into(), entries.sampled.into());
+        return (end.1 > 0 && share >= HEAVY).then_some(end.1);
+    }
+    wanted(window, netns).map(|(_, port)| port)
+}
+
+/// The service that most of what is dropped is for.
+fn wanted(window: &Window, netns: &Netns) -> Option<End> {
+    let mut wanted = std::collections::BTreeMap::<End, u32>::new();
+    for event in window.events.within("conntrack", netns.inode) {
+        if let Some(end) = event.ip("daddr").zip(event.small::<u16>("dport")) {
+            *wanted.entry(end).or_default() += 1;
+        }
+    }
+    let most = wanted.into_iter().max_by_key(|(_, count)| *count);
+    most.map(|(end, _)| end)
 }
 
 /// Not full yet, but soon.
@@ -314,110 +395,4 @@ fn filling(window: &Window, netns: &Netns, table: &Table) -> Option<Finding> {
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::{
-        diagnose::{Verdict, fixtures::quiet},
-        report::{
-            Value,
-            diagnosis::{Confidence, Severity},
-        },
-    };
-
-    fn full() -> crate::diagnose::window::Window {
-        let mut window = quiet();
-        window.set("net.netfilter.nf_conntrack_max", "200");
-        window.set("net.netfilter.nf_conntrack_count", "200");
-        window.netns().conntrack_counts = vec![200; 10];
-        window.grow(&[("nf_conntrack.drop", 1000)]);
-        window
-    }
-
-    #[test]
-    fn drops_of_a_full_table_are_found_by_counters_and_sure_with_events() {
-        let mut window = full();
-        assert_eq!(window.findings()[0].confidence, Confidence::Medium);
-        let group = [
-            ("protocol", Value::Word("tcp")),
-            ("dport", Value::Unsigned(80)),
-        ];
-        window.total("conntrack", 1000, &group);
-        let first = &window.findings()[0];
-        assert_eq!(
-            (first.id, first.severity),
-            ("conntrack-table-full", Severity::Critical)
-        );
-        assert_eq!(first.confidence, Confidence::High);
-        // Anything else is printed escaped, and cannot be run.
-        assert!(first.fixes.iter().all(|fix| fix.text.is_ascii()));
-        // 100 arrivals/s x 120 s = 12,000, and half as much again.
-        let (name, value) = &first.fixes[0].set[0];
-        assert_eq!(
-            (name.as_str(), value.as_str()),
-            ("net.netfilter.nf_conntrack_max", "32768")
-        );
-    }
-
-    #[test]
-    fn the_rate_of_clients_that_wait_for_a_full_table_is_no_measure_of_its_size() {
-        let mut window = full();
-        // 3 attempts/s come through the table of 200; many more wait.
-        window.grow(&[("nf_conntrack.drop", -970)]);
-        window.set("net.netfilter.nf_conntrack_buckets", "8192");
-        let size = |window: &crate::diagnose::window::Window| {
-            let fix = window.findings()[0].fixes[0].clone();
-            (fix.set[0].1.clone(), fix.text)
-        };
-        let (value, text) = size(&window);
-        assert_eq!(value, "8192", "{text}");
-        let said = "3 new connections/s (of clients that wait for the full table: more come once it has room)";
-        assert!(text.contains(said), "{text}");
-        assert!(
-            text.contains("= 360, so as many as it has buckets for"),
-            "{text}"
-        );
-        // What is measured to be more than that counts.
-        window.set("net.netfilter.nf_conntrack_buckets", "256");
-        assert_eq!(size(&window).0, "1024");
-    }
-
-    #[test]
-    fn a_table_that_fills_with_what_is_forwarded_is_sized_by_its_growth() {
-        let mut window = quiet();
-        window.set("net.netfilter.nf_conntrack_max", "1000");
-        window.set("net.netfilter.nf_conntrack_count", "800");
-        window.netns().conntrack_counts = vec![300, 800];
-        // 50/s x 120 s = 6000, and half as much again.
-        let findings = window.findings();
-        assert_eq!(findings[0].fixes[0].set[0].1, "16384");
-    }
-
-    #[test]
-    fn drops_of_a_table_with_room_have_another_reason() {
-        let mut window = full();
-        window.set("net.netfilter.nf_conntrack_max", "100000");
-        assert_eq!(window.verdict("conntrack-table-full"), Verdict::Ok);
-    }
-
-    #[test]
-    fn a_full_table_without_its_counter_is_not_a_verdict() {
-        let mut window = full();
-        window
-            .netns()
-            .after
-            .counters
-            .insert("nf_conntrack.drop", -1);
-        let verdict = window.verdict("conntrack-table-full");
-        assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
-    }
-
-    #[test]
-    fn a_table_that_fills_is_forecast() {
-        let mut window = quiet();
-        window.set("net.netfilter.nf_conntrack_max", "1000");
-        window.set("net.netfilter.nf_conntrack_count", "800");
-        window.netns().conntrack_counts = vec![700, 750, 800];
-        let first = &window.findings()[0];
-        assert_eq!(first.severity, Severity::Warning);
-        assert!(first.summary.contains("full in 20 s"), "{}", first.summary);
-    }
-}
+mod tests;

@@ -1,0 +1,206 @@
+//! What a connection tracking table must have room for: how many connections come each second, how long they stay in it
+//! after their end, and those that are open.
+
+use super::super::super::{
+    places,
+    sizing::spoken,
+    window::{Netns, Window, ratio},
+};
+use crate::observe::conntrack::Entries;
+
+/// States of TCP that an entry stays in for a time, the setting for that, and what the kernel sets itself, in seconds.
+const STATES: [(&str, &str, u64); 7] = [
+    (
+        "TIME_WAIT",
+        "net.netfilter.nf_conntrack_tcp_timeout_time_wait",
+        120,
+    ),
+    (
+        "SYN_SENT",
+        "net.netfilter.nf_conntrack_tcp_timeout_syn_sent",
+        120,
+    ),
+    (
+        "SYN_RECV",
+        "net.netfilter.nf_conntrack_tcp_timeout_syn_recv",
+        60,
+    ),
+    (
+        "FIN_WAIT",
+        "net.netfilter.nf_conntrack_tcp_timeout_fin_wait",
+        120,
+    ),
+    (
+        "CLOSE_WAIT",
+        "net.netfilter.nf_conntrack_tcp_timeout_close_wait",
+        60,
+    ),
+    (
+        "LAST_ACK",
+        "net.netfilter.nf_conntrack_tcp_timeout_last_ack",
+        30,
+    ),
+    ("CLOSE", "net.netfilter.nf_conntrack_tcp_timeout_close", 10),
+];
+
+/// What must have room.
+pub(super) struct Demand {
+    /// New connections per second.
+    pub(super) arrivals: f64,
+    /// Entries of connections that are open.
+    pub(super) open: f64,
+    /// The states that connections end in, those with most entries first.
+    ends: Vec<Ends>,
+}
+
+/// Entries in one state.
+#[derive(Clone, Copy)]
+pub(super) struct Ends {
+    pub(super) state: &'static str,
+    pub(super) setting: &'static str,
+    pub(super) entries: f64,
+    pub(super) keep_s: f64,
+}
+
+impl Demand {
+    /// Of a table with `count` entries that has turned away `dropped` packets and grows by `growth`.
+    pub(super) fn of(
+        window: &Window,
+        netns: &Netns,
+        (count, dropped, growth): (u64, u64, u64),
+    ) -> Self {
+        let seen = netns.after.conntrack.as_ref();
+        let entries = |state: &str| {
+            let seen = seen.filter(|seen| seen.sampled > 0);
+            seen.map_or(0.0, |seen| {
+                let found = seen.states.get(state).copied().unwrap_or(0);
+                number(count) * ratio(found.into(), seen.sampled.into())
+            })
+        };
+        let ends = STATES.iter().map(|&(state, setting, default_s)| Ends {
+            state,
+            setting,
+            entries: entries(state),
+            keep_s: number(netns.sysctl(setting).unwrap_or(default_s)),
+        });
+        let mut ends: Vec<Ends> = ends.collect();
+        if ends.iter().any(|ends| ends.entries > 0.0) {
+            ends.retain(|ends| ends.entries > 0.0);
+            ends.sort_by(|a, b| b.entries.total_cmp(&a.entries));
+        } else {
+            // None has ended so far: most will do so in order.
+            ends.truncate(1);
+        }
+        Self {
+            arrivals: arrivals(window, netns, dropped).max(window.rate(growth)),
+            open: entries("ESTABLISHED").round(),
+            ends,
+        }
+    }
+
+    /// How long an entry stays after the end of its connection: in each state there are as many as come into it in
+    /// the time that it lasts.
+    pub(super) fn keep_s(&self) -> f64 {
+        mean_s(&self.ends)
+    }
+
+    /// Where they stay so long.
+    pub(super) fn place(&self) -> String {
+        match self.ends.as_slice() {
+            [only] => format!("in {}", only.state),
+            [first, second, ..] => format!(
+                "after their end (most of them {} in {}, {} in {})",
+                spoken(first.keep_s),
+                first.state,
+                spoken(second.keep_s),
+                second.state
+            ),
+            [] => String::new(),
+        }
+    }
+
+    /// Entries of connections that have ended.
+    pub(super) fn ended(&self) -> f64 {
+        self.arrivals * self.keep_s()
+    }
+
+    /// Where most entries of ended connections are, if all have room in `max`, and half as many again, once they stay there
+    /// for `shorter_s` only.
+    pub(super) fn cured_by(&self, shorter_s: f64, max: u64) -> Option<Ends> {
+        let first = self.ends.first().filter(|first| first.keep_s > shorter_s)?;
+        let shortened = self
+            .ends
+            .iter()
+            .enumerate()
+            .map(|(place, ends)| match place {
+                0 => Ends {
+                    entries: ends.entries * shorter_s / ends.keep_s,
+                    keep_s: shorter_s,
+                    ..*ends
+                },
+                _ => *ends,
+            });
+        let needed = self.arrivals * mean_s(&shortened.collect::<Vec<_>>()) + self.open;
+        (first.entries > 0.0 && needed * 1.5 <= number(max)).then_some(*first)
+    }
+}
+
+/// How long entries in these states stay, on average over those that come.
+fn mean_s(ends: &[Ends]) -> f64 {
+    let rate: f64 = ends
+        .iter()
+        .map(|ends| ends.entries / ends.keep_s.max(1.0))
+        .sum();
+    let entries: f64 = ends.iter().map(|ends| ends.entries).sum();
+    if rate > 0.0 {
+        return entries / rate;
+    }
+    ends.first().map_or(0.0, |ends| ends.keep_s)
+}
+
+/// Connections per second that take an entry, or would. One within this machine is opened and accepted here, and has one
+/// entry; what is dropped of those that are opened here has been counted as they were opened.
+fn arrivals(window: &Window, netns: &Netns, dropped: u64) -> f64 {
+    let grown = |name| number(netns.grown(name).unwrap_or(0));
+    let (active, passive) = (grown("Tcp.ActiveOpens"), grown("Tcp.PassiveOpens"));
+    let seen = netns.after.conntrack.as_ref();
+    let within = seen.map_or(0.0, |seen| {
+        let local = u64::from(seen.local);
+        ratio(local, served(netns, seen).max(local))
+    });
+    let opened = active + passive * (1.0 - within);
+    let foreign = number(dropped) * (1.0 - own(netns, window));
+    (opened + foreign) / window.seconds.max(0.001)
+}
+
+/// How many entries are of connections that listeners of this namespace accept.
+fn served(netns: &Netns, entries: &Entries) -> u64 {
+    let is_here = |address| netns.after.addresses.is_empty() || places::is_local(netns, address);
+    let served = entries.destinations.iter().filter(|((address, port), _)| {
+        is_here(*address) && places::at_port(netns, *port).next().is_some()
+    });
+    served.map(|(_, count)| u64::from(*count)).sum()
+}
+
+/// The part of what is dropped that comes from this namespace itself: of what was seen, or else as of the entries.
+fn own(netns: &Netns, window: &Window) -> f64 {
+    let events = window.events.within("conntrack", netns.inode);
+    let (mut here, mut all) = (0, 0);
+    for source in events.filter_map(|event| event.ip("saddr")) {
+        here += u64::from(places::is_local(netns, source));
+        all += 1;
+    }
+    if all == 0 {
+        let sources = netns.after.conntrack.iter().flat_map(|seen| &seen.sources);
+        for (source, count) in sources {
+            here += u64::from(places::is_local(netns, *source)) * u64::from(*count);
+            all += u64::from(*count);
+        }
+    }
+    ratio(here, all)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a size")]
+const fn number(count: u64) -> f64 {
+    count as f64
+}

@@ -1,0 +1,205 @@
+//! Tables that are full, and tables that fill.
+
+use crate::{
+    diagnose::{Verdict, fixtures::quiet},
+    report::{
+        Value,
+        diagnosis::{Confidence, Severity},
+    },
+};
+
+fn full() -> crate::diagnose::window::Window {
+    let mut window = quiet();
+    window.set("net.netfilter.nf_conntrack_max", "200");
+    window.set("net.netfilter.nf_conntrack_count", "200");
+    window.netns().conntrack_counts = vec![200; 10];
+    window.grow(&[("nf_conntrack.drop", 1000)]);
+    window
+}
+
+#[test]
+fn drops_of_a_full_table_are_found_by_counters_and_sure_with_events() {
+    let mut window = full();
+    assert_eq!(window.findings()[0].confidence, Confidence::Medium);
+    let group = [
+        ("protocol", Value::Word("tcp")),
+        ("dport", Value::Unsigned(80)),
+    ];
+    window.total("conntrack", 1000, &group);
+    let first = &window.findings()[0];
+    assert_eq!(
+        (first.id, first.severity),
+        ("conntrack-table-full", Severity::Critical)
+    );
+    assert_eq!(first.confidence, Confidence::High);
+    // Anything else is printed escaped, and cannot be run.
+    assert!(first.fixes.iter().all(|fix| fix.text.is_ascii()));
+    // 100 arrivals/s x 120 s = 12,000, and half as much again.
+    let (name, value) = &first.fixes[0].set[0];
+    assert_eq!(
+        (name.as_str(), value.as_str()),
+        ("net.netfilter.nf_conntrack_max", "32768")
+    );
+}
+
+#[test]
+fn the_rate_of_clients_that_wait_for_a_full_table_is_no_measure_of_its_size() {
+    let mut window = full();
+    // 3 attempts/s come through the table of 200; many more wait.
+    window.grow(&[("nf_conntrack.drop", -970)]);
+    window.set("net.netfilter.nf_conntrack_buckets", "8192");
+    let size = |window: &crate::diagnose::window::Window| {
+        let fix = window.findings()[0].fixes[0].clone();
+        (fix.set[0].1.clone(), fix.text)
+    };
+    let (value, text) = size(&window);
+    assert_eq!(value, "8192", "{text}");
+    let said =
+        "3 new connections/s (of clients that wait for the full table: more come once it has room)";
+    assert!(text.contains(said), "{text}");
+    assert!(
+        text.contains("= 360, so as many as it has buckets for"),
+        "{text}"
+    );
+    // What is measured to be more than that counts.
+    window.set("net.netfilter.nf_conntrack_buckets", "256");
+    assert_eq!(size(&window).0, "1024");
+}
+
+#[test]
+fn a_table_that_fills_with_what_is_forwarded_is_sized_by_its_growth() {
+    let mut window = quiet();
+    window.set("net.netfilter.nf_conntrack_max", "1000");
+    window.set("net.netfilter.nf_conntrack_count", "800");
+    window.netns().conntrack_counts = vec![300, 800];
+    // 50/s x 120 s = 6000, and half as much again.
+    let findings = window.findings();
+    assert_eq!(findings[0].fixes[0].set[0].1, "16384");
+}
+
+/// A full table with 200 entries of these states, all of connections from 127.0.0.1 to itself.
+fn full_of(states: &[(&str, u32)]) -> crate::diagnose::window::Window {
+    let mut window = full();
+    let loopback = std::net::IpAddr::from([127, 0, 0, 1]);
+    let sampled = states.iter().map(|(_, count)| count).sum();
+    let mut entries = crate::observe::conntrack::Entries {
+        sampled,
+        local: sampled,
+        ..Default::default()
+    };
+    let states = states
+        .iter()
+        .map(|(state, count)| ((*state).to_owned(), *count));
+    entries.states.extend(states);
+    entries.sources.insert(loopback, sampled);
+    entries.destinations.insert((loopback, 8000), sampled);
+    window.netns().after.conntrack = Some(entries);
+    window.listen(8000, 128, &[0; 10]);
+    window
+}
+
+#[test]
+fn a_connection_within_the_machine_is_one_entry_and_one_attempt() {
+    let mut window = full_of(&[("TIME_WAIT", 200)]);
+    // 50/s are opened and 20/s of them accepted; the rest is dropped as it is sent, and sent again.
+    window.grow(&[("Tcp.ActiveOpens", 500), ("Tcp.PassiveOpens", 200)]);
+    let fix = &window.findings()[0].fixes[0];
+    assert!(
+        fix.text
+            .contains("50 new connections/s (of clients that wait for the full table"),
+        "{}",
+        fix.text
+    );
+    // x 120 s = 6000, and half as much again.
+    assert_eq!(fix.set[0].1, "16384");
+    // Accepted from elsewhere, and opened to elsewhere: an entry each.
+    let entries = window.netns().after.conntrack.as_mut().unwrap();
+    (entries.local, entries.sources) = (0, [([10, 0, 0, 9].into(), 200)].into());
+    let text = &window.findings()[0].fixes[0].text;
+    assert!(text.contains("170 new connections/s"), "{text}");
+}
+
+fn set_by(window: &crate::diagnose::window::Window) -> Vec<String> {
+    let fixes = window.findings()[0].fixes.clone();
+    let set = fixes.into_iter().flat_map(|fix| fix.set);
+    set.map(|(name, _)| name.replace("net.netfilter.nf_conntrack_", ""))
+        .collect()
+}
+
+#[test]
+fn what_a_table_is_full_of_decides_its_size_and_what_else_helps() {
+    // Open ones stay, and are followed by 120 s in TIME_WAIT: 200 + 50 x 120.
+    let mut window = full_of(&[("ESTABLISHED", 200)]);
+    window.grow(&[("Tcp.ActiveOpens", 500)]);
+    let fix = window.findings()[0].fixes[0].clone();
+    assert!(
+        fix.text.contains("= 6000, and 200 that are open"),
+        "{}",
+        fix.text
+    );
+    assert_eq!(set_by(&window), ["max"]);
+    // As many end in CLOSE (10 s) as in TIME_WAIT (120 s).
+    let closing = [("TIME_WAIT", 180), ("CLOSE", 15), ("ESTABLISHED", 5)];
+    let mut window = full_of(&closing);
+    window.grow(&[("Tcp.ActiveOpens", 50)]);
+    let fix = window.findings()[0].fixes[0].clone();
+    assert!(
+        fix.text.contains("5 new connections/s") && fix.text.contains("x 65 s"),
+        "{}",
+        fix.text
+    );
+    assert_eq!(set_by(&window), ["max", "tcp_timeout_time_wait"]);
+    // Where more come than a shorter time has room for, it is no cure.
+    window.grow(&[("Tcp.ActiveOpens", 450)]);
+    assert_eq!(set_by(&window), ["max"]);
+    let mut window = full_of(&[("SYN_SENT", 200)]);
+    window.grow(&[("Tcp.ActiveOpens", 40)]);
+    assert_eq!(set_by(&window), ["max", "tcp_timeout_syn_sent"]);
+    window.set("net.netfilter.nf_conntrack_tcp_timeout_syn_sent", "20");
+    assert_eq!(set_by(&window), ["max"]);
+}
+
+#[test]
+fn the_flow_that_need_not_be_tracked_is_named() {
+    let texts = |window: &crate::diagnose::window::Window| -> Vec<String> {
+        let fixes = window.findings()[0].fixes.clone();
+        fixes.into_iter().map(|fix| fix.text).collect()
+    };
+    let all = texts(&full_of(&[("TIME_WAIT", 200)]));
+    let text = all.iter().find(|text| text.contains("notrack")).unwrap();
+    assert!(
+        text.contains("tcp dport 8000 notrack") && !text.contains("PORT"),
+        "{text}"
+    );
+    assert!(texts(&full()).iter().all(|text| !text.contains("notrack")));
+}
+
+#[test]
+fn drops_of_a_table_with_room_have_another_reason() {
+    let mut window = full();
+    window.set("net.netfilter.nf_conntrack_max", "100000");
+    assert_eq!(window.verdict("conntrack-table-full"), Verdict::Ok);
+}
+
+#[test]
+fn a_full_table_without_its_counter_is_not_a_verdict() {
+    let mut window = full();
+    window
+        .netns()
+        .after
+        .counters
+        .insert("nf_conntrack.drop", -1);
+    let verdict = window.verdict("conntrack-table-full");
+    assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
+}
+
+#[test]
+fn a_table_that_fills_is_forecast() {
+    let mut window = quiet();
+    window.set("net.netfilter.nf_conntrack_max", "1000");
+    window.set("net.netfilter.nf_conntrack_count", "800");
+    window.netns().conntrack_counts = vec![700, 750, 800];
+    let first = &window.findings()[0];
+    assert_eq!(first.severity, Severity::Warning);
+    assert!(first.summary.contains("full in 20 s"), "{}", first.summary);
+}
