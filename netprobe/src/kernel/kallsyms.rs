@@ -10,6 +10,8 @@ use std::{
 
 /// Where the kernel's own code ends, and that for its start.
 const ENDS: [&str; 2] = ["_etext", "_einittext"];
+/// More than kernels of distributions have.
+const MOST_FUNCTIONS: usize = 1 << 18;
 /// How far a function reaches at most that is neither the kernel's nor a module's: a BPF program or a trampoline.
 const MOST_BYTES: u64 = 64 << 10;
 
@@ -98,8 +100,9 @@ impl Kallsyms {
     }
 
     fn read(mut text: impl BufRead, owners: &Owners<'_>) -> io::Result<Self> {
-        let mut names = String::new();
-        let mut functions: Vec<Function> = Vec::new();
+        // Room for a large kernel: what is not written to takes no memory, but what grows leaves holes behind.
+        let mut names = String::with_capacity(MOST_FUNCTIONS * 32);
+        let mut functions: Vec<Function> = Vec::with_capacity(MOST_FUNCTIONS);
         let mut line = String::new();
         while text.read_line(&mut line)? > 0 {
             if let Some((start, name, module)) = parse(&line) {
@@ -123,8 +126,6 @@ impl Kallsyms {
             function.reach = u32::try_from(reach).unwrap_or(u32::MAX);
             next = function.start;
         }
-        functions.shrink_to_fit();
-        names.shrink_to_fit();
         Ok(Self { functions, names })
     }
 

@@ -30,7 +30,8 @@ const SECTION_TYPE: usize = 4;
 
 /// The object as it was built.
 pub(super) fn unpack() -> Result<Vec<u8>> {
-    let mut object = Vec::new();
+    // More than it needs: what is not written to takes no memory, but what grows leaves holes behind.
+    let mut object = Vec::with_capacity(PACKED.len() * 8);
     let unpacked = ZlibDecoder::new(PACKED).read_to_end(&mut object);
     unpacked.context("unpack the eBPF object")?;
     Ok(object)
