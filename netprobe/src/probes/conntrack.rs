@@ -12,7 +12,7 @@ use netprobe_common::{
     records::conntrack::TableFull,
 };
 
-use super::{Hook, Keeps, ProbeSpec, Via, errno, family, flow, port, record};
+use super::{Hook, Keeps, Oracle, ProbeSpec, Via, errno, family, flow, port, record};
 use crate::{
     decode::{DecodeError, Names},
     report::{Column, Value},
@@ -66,6 +66,12 @@ pub static SPEC: ProbeSpec = ProbeSpec {
     decode,
     group,
     code,
+    oracles: &[Oracle {
+        unit: "packets dropped for a full table",
+        counter: "nf_conntrack.drop",
+        but: None,
+        seen: |_, count| count.events,
+    }],
 };
 
 fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Result<(), DecodeError> {

@@ -100,6 +100,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
     decode,
     group,
     code,
+    oracles: &[],
 };
 
 const WITH_PACKET: usize = size_of::<DropPacket>();

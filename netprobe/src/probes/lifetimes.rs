@@ -56,6 +56,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
     decode,
     group,
     code,
+    oracles: &[],
 };
 
 const COLUMNS: &[Column] = &[

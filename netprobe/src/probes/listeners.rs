@@ -4,14 +4,15 @@
 //! machines where functions cannot be probed only the kernel's counters show this.
 
 use netprobe_common::{
-    counters::{CountKey, OTHER},
+    counters::{Count, CountKey, OTHER},
     header::Kind,
     offsets::Field,
     records::listeners::{Refusal, Stage},
 };
 
 use super::{
-    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, cgroup, family, flow, ip, owner, port, record,
+    CGROUP, Hook, Keeps, KernelTest, Oracle, ProbeSpec, Via, cgroup, family, flow, ip, owner, port,
+    record,
 };
 use crate::{
     decode::{DecodeError, Names},
@@ -103,7 +104,34 @@ pub static SPEC: ProbeSpec = ProbeSpec {
     decode,
     group,
     code,
+    oracles: &[
+        Oracle {
+            unit: "overflows of accept queues",
+            counter: "TcpExt.ListenOverflows",
+            but: None,
+            seen: |key, count| {
+                of_stages(key, count, &[Stage::SynAcceptQueue, Stage::AckAcceptQueue])
+            },
+        },
+        Oracle {
+            unit: "SYNs dropped for a full backlog",
+            counter: "TcpExt.TCPReqQFullDrop",
+            but: None,
+            seen: |key, count| of_stages(key, count, &[Stage::SynBacklog]),
+        },
+        Oracle {
+            unit: "SYNs answered with a cookie",
+            counter: "TcpExt.TCPReqQFullDoCookies",
+            but: None,
+            seen: |key, count| of_stages(key, count, &[Stage::SynCookie]),
+        },
+    ],
 };
+
+fn of_stages(key: &CountKey, count: &Count, stages: &[Stage]) -> u64 {
+    let is_one = stages.iter().any(|stage| *stage as u32 == key.code);
+    if is_one { count.events } else { 0 }
+}
 
 fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Result<(), DecodeError> {
     let refusal: Refusal = record(bytes)?;

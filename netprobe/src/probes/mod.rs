@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netprobe_common::{
-    counters::{CountKey, GroupKey},
+    counters::{Count, CountKey, GroupKey},
     header::{Header, Kind},
     offsets::Field,
     record::{Plain, read},
@@ -69,6 +69,21 @@ pub struct ProbeSpec {
     pub group: fn(&CountKey, &mut dyn Names) -> Vec<(&'static str, Value)>,
     /// The name of a code, which roots the stacks of a flame graph.
     pub code: fn(u32, &mut dyn Names) -> Value,
+    /// What the kernel counts as well.
+    pub oracles: &'static [Oracle],
+}
+
+/// A counter of the kernel, of what a probe sees.
+#[derive(Debug)]
+pub struct Oracle {
+    /// What is counted, in the plural.
+    pub unit: &'static str,
+    /// Its name, as nstat(8) shows it with a point.
+    pub counter: &'static str,
+    /// Another one that counts what this one has too many of.
+    pub but: Option<&'static str>,
+    /// How many of a group of `--count` it counts.
+    pub seen: fn(&CountKey, &Count) -> u64,
 }
 
 /// Turns a record into the values of a row.

@@ -13,7 +13,7 @@ use netprobe_common::{
 };
 
 use super::{
-    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, accepted_owner, cgroup, family, flow,
+    CGROUP, Hook, Keeps, KernelTest, Oracle, ProbeSpec, Via, accepted_owner, cgroup, family, flow,
     opened_ns, owner, port, record, tcp_state,
 };
 use crate::{
@@ -130,6 +130,15 @@ pub static SPEC: ProbeSpec = ProbeSpec {
     decode,
     group,
     code,
+    oracles: &[Oracle {
+        unit: "resets sent",
+        counter: "Tcp.OutRsts",
+        but: None,
+        seen: |key, count| {
+            let is_sent = key.location >> 8 == Direction::Sent as u64;
+            if is_sent { count.events } else { 0 }
+        },
+    }],
 };
 
 /// TCP states.

@@ -11,8 +11,8 @@ use netprobe_common::{
 };
 
 use super::{
-    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, accepted_owner, cgroup, errno, family, flow,
-    owner, port, record, tcp_state,
+    CGROUP, Hook, Keeps, KernelTest, Oracle, ProbeSpec, Via, accepted_owner, cgroup, errno, family,
+    flow, owner, port, record, tcp_state,
 };
 use crate::{
     decode::{DecodeError, Names},
@@ -99,6 +99,13 @@ pub static SPEC: ProbeSpec = ProbeSpec {
     decode,
     group,
     code,
+    oracles: &[Oracle {
+        unit: "segments",
+        counter: "Tcp.RetransSegs",
+        // Counted before the attempt, which may fail further down.
+        but: Some("TcpExt.TCPRetransFail"),
+        seen: |_, count| count.weight,
+    }],
 };
 
 /// TCP states.

@@ -99,6 +99,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
     decode,
     group,
     code,
+    oracles: &[],
 };
 
 fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Result<(), DecodeError> {

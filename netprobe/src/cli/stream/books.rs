@@ -1,10 +1,6 @@
 //! Whether a run has seen as many events as the kernel itself has counted meanwhile.
 
-use netprobe_common::{
-    counters::{Count, CountKey, OTHER},
-    header::Kind,
-    records::{listeners::Stage, resets::Direction},
-};
+use netprobe_common::counters::{Count, CountKey, OTHER};
 
 use super::super::filter::Plan;
 use crate::{
@@ -13,74 +9,9 @@ use crate::{
         counters::{self, Counters},
         namespaces::{self, Namespace},
     },
+    probes::{Oracle, ProbeSpec},
     report::Reconciled,
 };
-
-/// A counter of the kernel, of what a probe sees.
-struct Oracle {
-    kind: Kind,
-    unit: &'static str,
-    /// Its name, as nstat(8) shows it with a point.
-    counter: &'static str,
-    /// What it counts beyond that.
-    but: Option<&'static str>,
-    /// How many of a group it counts.
-    seen: fn(&CountKey, &Count) -> u64,
-}
-
-const ORACLES: [Oracle; 6] = [
-    Oracle {
-        kind: Kind::Retransmits,
-        unit: "segments",
-        counter: "Tcp.RetransSegs",
-        // Counted before the attempt, which may fail further down.
-        but: Some("TcpExt.TCPRetransFail"),
-        seen: |_, count| count.weight,
-    },
-    Oracle {
-        kind: Kind::Listeners,
-        unit: "overflows of accept queues",
-        counter: "TcpExt.ListenOverflows",
-        but: None,
-        seen: |key, count| of_stages(key, count, &[Stage::SynAcceptQueue, Stage::AckAcceptQueue]),
-    },
-    Oracle {
-        kind: Kind::Listeners,
-        unit: "SYNs dropped for a full backlog",
-        counter: "TcpExt.TCPReqQFullDrop",
-        but: None,
-        seen: |key, count| of_stages(key, count, &[Stage::SynBacklog]),
-    },
-    Oracle {
-        kind: Kind::Listeners,
-        unit: "SYNs answered with a cookie",
-        counter: "TcpExt.TCPReqQFullDoCookies",
-        but: None,
-        seen: |key, count| of_stages(key, count, &[Stage::SynCookie]),
-    },
-    Oracle {
-        kind: Kind::Conntrack,
-        unit: "packets dropped for a full table",
-        counter: "nf_conntrack.drop",
-        but: None,
-        seen: |_, count| count.events,
-    },
-    Oracle {
-        kind: Kind::Resets,
-        unit: "resets sent",
-        counter: "Tcp.OutRsts",
-        but: None,
-        seen: |key, count| {
-            let is_sent = key.location >> 8 == Direction::Sent as u64;
-            if is_sent { count.events } else { 0 }
-        },
-    },
-];
-
-fn of_stages(key: &CountKey, count: &Count, stages: &[Stage]) -> u64 {
-    let is_one = stages.iter().any(|stage| *stage as u32 == key.code);
-    if is_one { count.events } else { 0 }
-}
 
 /// Room for the groups of a run that shows events and counts only to compare.
 const GROUPS: u32 = 1024;
@@ -88,7 +19,7 @@ const GROUPS: u32 = 1024;
 /// What the kernel counts, read on both sides of the moments at which the programs come and go: events in between may
 /// have been seen, or not.
 pub(super) struct Books {
-    kind: Kind,
+    spec: &'static ProbeSpec,
     namespaces: Vec<Namespace>,
     readings: Vec<Vec<Option<Counters>>>,
 }
@@ -99,8 +30,7 @@ impl Books {
         let [spec] = request.probes[..] else {
             return None;
         };
-        let is_known = ORACLES.iter().any(|oracle| oracle.kind == spec.kind);
-        if !is_known || !plan.wants_all() || request.config.by != 0 {
+        if spec.oracles.is_empty() || !plan.wants_all() || request.config.by != 0 {
             return None;
         }
         if request.config.count == 0 {
@@ -108,7 +38,7 @@ impl Books {
             request.sizes.counts = GROUPS;
         }
         let mut books = Self {
-            kind: spec.kind,
+            spec,
             namespaces: namespaces::all().ok()?,
             readings: Vec::new(),
         };
@@ -138,11 +68,10 @@ impl Books {
         if { hooks }.any(|hook| hook.result.is_err()) || totals.iter().any(is_other) {
             return Vec::new();
         }
-        let oracles = ORACLES.iter().filter(|oracle| oracle.kind == self.kind);
-        let reconciled = oracles.map(|oracle| {
+        let reconciled = self.spec.oracles.iter().map(|oracle| {
             let mut sum = Reconciled {
                 unit: oracle.unit,
-                counter: oracle.name(),
+                counter: name(oracle),
                 seen: 0,
                 least: 0,
                 most: 0,
@@ -152,8 +81,8 @@ impl Books {
                 let ((Some(began), Some(ended)), (Some(opened), Some(closed))) = readings else {
                     continue;
                 };
-                sum.least += oracle.grown(began, ended);
-                sum.most += oracle.grown(opened, closed);
+                sum.least += grown(oracle, began, ended);
+                sum.most += grown(oracle, opened, closed);
                 let here = totals
                     .iter()
                     .filter(|(key, _)| key.netns == namespace.inode);
@@ -167,42 +96,42 @@ impl Books {
     }
 }
 
-impl Oracle {
-    fn name(&self) -> String {
-        match self.but {
-            Some(but) => format!("{} - {but}", self.counter),
-            None => self.counter.to_owned(),
-        }
+fn name(oracle: &Oracle) -> String {
+    match oracle.but {
+        Some(but) => format!("{} - {but}", oracle.counter),
+        None => oracle.counter.to_owned(),
     }
+}
 
-    fn grown(&self, before: &Counters, after: &Counters) -> u64 {
-        let read = |counters: &Counters| {
-            let of = |name: &str| counters.get(name).copied().unwrap_or(0);
-            of(self.counter) - self.but.map_or(0, of)
-        };
-        u64::try_from(read(after) - read(before)).unwrap_or(0)
-    }
+fn grown(oracle: &Oracle, before: &Counters, after: &Counters) -> u64 {
+    let read = |counters: &Counters| {
+        let of = |name: &str| counters.get(name).copied().unwrap_or(0);
+        of(oracle.counter) - oracle.but.map_or(0, of)
+    };
+    u64::try_from(read(after) - read(before)).unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
+    use netprobe_common::header::Kind;
+
     use super::*;
+    use crate::probes::{self, PROBES};
 
     #[test]
     fn a_failed_attempt_is_taken_off() {
-        let retransmits = &ORACLES[0];
+        let [retransmits] = probes::of(Kind::Retransmits).oracles else {
+            panic!("one counter counts segments");
+        };
         let before = Counters::from([("Tcp.RetransSegs", 10), ("TcpExt.TCPRetransFail", 1)]);
         let after = Counters::from([("Tcp.RetransSegs", 25), ("TcpExt.TCPRetransFail", 3)]);
-        assert_eq!(retransmits.grown(&before, &after), 13);
-        assert_eq!(
-            retransmits.name(),
-            "Tcp.RetransSegs - TcpExt.TCPRetransFail"
-        );
+        assert_eq!(grown(retransmits, &before, &after), 13);
+        assert_eq!(name(retransmits), "Tcp.RetransSegs - TcpExt.TCPRetransFail");
     }
 
     #[test]
     fn every_counter_is_one_that_is_read() {
-        for oracle in &ORACLES {
+        for oracle in PROBES.iter().flat_map(|spec| spec.oracles) {
             for name in [Some(oracle.counter), oracle.but].into_iter().flatten() {
                 assert!(counters::WANTED.contains(&name), "{name}");
             }
