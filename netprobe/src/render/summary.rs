@@ -132,10 +132,12 @@ fn beside(reconciled: &Reconciled) -> String {
     )
 }
 
-/// What of each probe was lost, in words: also who wants to hear nothing else must know.
+/// What of each probe was lost, in words: also who wants to hear nothing else must know. Of what could not be written
+/// the error tells.
 pub fn losses(summary: &Summary) -> impl Iterator<Item = String> {
     let lossy = |probe: &&Probe| {
-        probe.lost() + probe.missed.unwrap_or(0) > 0 || probe.counters.unexplained() != 0
+        let lost = probe.lost() - probe.unwritten + probe.missed.unwrap_or(0);
+        lost > 0 || probe.counters.unexplained() != 0
     };
     let probes = summary.probes.iter().filter(lossy);
     probes.map(|probe| format!("{}: {}", probe.name, account(probe)))
