@@ -53,13 +53,13 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         let report = json!({
             "schema": "netprobe.check/1",
             "netprobe": env!("CARGO_PKG_VERSION"),
-            "kernel": kernel_release(),
+            "kernel": crate::kernel::release(),
             "probes": probes.iter().map(render::jsonl::probe).collect::<Vec<_>>(),
         });
         serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from)?;
         writeln!(out)?;
     } else {
-        render::check::write(&mut out, &kernel_release(), &probes)?;
+        render::check::write(&mut out, &crate::kernel::release(), &probes)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -94,12 +94,4 @@ fn hook(attached: &Attached) -> Hook {
         required: attached.hook.required,
         state: attached.state(),
     }
-}
-
-/// `uname -r`
-pub(super) fn kernel_release() -> String {
-    rustix::system::uname()
-        .release()
-        .to_string_lossy()
-        .into_owned()
 }

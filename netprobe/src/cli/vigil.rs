@@ -279,7 +279,7 @@ fn host() -> Host {
     let uname = rustix::system::uname();
     Host {
         name: uname.nodename().to_string_lossy().into_owned(),
-        kernel: uname.release().to_string_lossy().into_owned(),
+        kernel: crate::kernel::release(),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
     }
 }

@@ -26,3 +26,9 @@ pub mod symbols;
 pub mod task_stacks;
 pub mod totals;
 pub mod windows;
+
+/// `uname -r`
+pub fn release() -> String {
+    let uname = rustix::system::uname();
+    uname.release().to_string_lossy().into_owned()
+}

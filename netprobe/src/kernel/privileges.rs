@@ -5,6 +5,8 @@ use std::{fmt, fs, io, os::unix::fs::MetadataExt};
 use caps::{CapSet, Capability};
 use rustix::process::{Resource, getrlimit};
 
+use super::release;
+
 /// Why this environment cannot run what was asked; the program ends with exit code 3.
 #[derive(Debug)]
 pub struct CannotRun {
@@ -33,19 +35,28 @@ pub fn check() -> Result<(), CannotRun> {
     check_lockdown()
 }
 
+/// Whether this thread has a capability.
+pub(super) fn has(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+}
+
+/// Whether the kernel did not permit it.
+pub(super) fn is_refused(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let errno = cause.downcast_ref::<io::Error>();
+        errno.is_some_and(|errno| errno.kind() == io::ErrorKind::PermissionDenied)
+    })
+}
+
 /// Those of some capabilities that this thread does not have, in words: "CAP_X and CAP_Y".
 pub fn lacking(capabilities: &[Capability]) -> Option<String> {
-    let names = capabilities.iter().filter_map(|capability| {
-        let has = caps::has_cap(None, CapSet::Effective, *capability).unwrap_or(false);
-        (!has).then(|| capability.to_string())
-    });
-    let names: Vec<String> = names.collect();
+    let lacking = capabilities.iter().filter(|capability| !has(**capability));
+    let names: Vec<String> = lacking.map(ToString::to_string).collect();
     (!names.is_empty()).then(|| names.join(" and "))
 }
 
 /// Before 5.8 all of BPF was `CAP_SYS_ADMIN`, which still includes the finer ones.
 fn check_capabilities() -> Result<(), CannotRun> {
-    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
     if has(Capability::CAP_SYS_ADMIN) {
         return Ok(());
     }
@@ -85,11 +96,7 @@ fn check_lockdown() -> Result<(), CannotRun> {
 
 /// Adds the reason to an error if the kernel refused to make a map.
 pub fn explain(error: anyhow::Error) -> anyhow::Error {
-    let is_refused = error.chain().any(|cause| {
-        let errno = cause.downcast_ref::<io::Error>();
-        errno.is_some_and(|errno| errno.kind() == io::ErrorKind::PermissionDenied)
-    });
-    if !is_refused {
+    if !is_refused(&error) {
         return error;
     }
     let namespace = fs::metadata("/proc/self/ns/user").map(|data| data.ino());
@@ -99,12 +106,8 @@ pub fn explain(error: anyhow::Error) -> anyhow::Error {
              outside, as root of the host",
         ));
     }
-    let release = rustix::system::uname()
-        .release()
-        .to_string_lossy()
-        .into_owned();
     match getrlimit(Resource::Memlock).current {
-        Some(limit) if counts_as_locked(&release) => error.context(CannotRun::new(format!(
+        Some(limit) if counts_as_locked(&release()) => error.context(CannotRun::new(format!(
             "this kernel counts BPF maps as locked memory, of which the limit allows {} KiB \
              (memlock): run `ulimit -l unlimited` first, or with CAP_SYS_RESOURCE",
             limit >> 10

@@ -1,7 +1,7 @@
 //! Samples what every CPU is doing, at a steady rate, also on CPUs that come later; and where the
 //! blocks of tasks are seen.
 
-use std::{collections::BTreeSet, fs, io};
+use std::{collections::BTreeSet, fs};
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
@@ -12,9 +12,12 @@ use aya::{
     util::online_cpus,
 };
 
-use caps::{CapSet, Capability};
+use caps::Capability;
 
-use super::{privileges::CannotRun, session::Session};
+use super::{
+    privileges::{self, CannotRun},
+    session::Session,
+};
 use crate::probes::{Hook, Via};
 
 /// The program that takes samples.
@@ -146,20 +149,13 @@ impl Sampler {
 
 /// Adds why the kernel does not let us sample, if it does not: we would not be here without `CAP_PERFMON`.
 fn explain(error: anyhow::Error) -> anyhow::Error {
-    let is_refused = error.chain().any(|cause| {
-        let errno = cause.downcast_ref::<io::Error>();
-        errno.is_some_and(|errno| errno.kind() == io::ErrorKind::PermissionDenied)
-    });
-    if !is_refused {
+    if !privileges::is_refused(&error) {
         return error;
     }
     let paranoid = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok();
     let paranoid = paranoid.and_then(|text| text.trim().parse().ok());
-    let is_admin = caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN);
-    error.context(CannotRun::new(why_refused(
-        paranoid,
-        is_admin.unwrap_or(false),
-    )))
+    let is_admin = privileges::has(Capability::CAP_SYS_ADMIN);
+    error.context(CannotRun::new(why_refused(paranoid, is_admin)))
 }
 
 fn why_refused(paranoid: Option<i32>, is_admin: bool) -> String {
@@ -187,6 +183,8 @@ fn program(session: &mut Session) -> Result<&mut PerfEvent> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]

@@ -71,17 +71,11 @@ pub const WANTED: &[&str] = &[
 
 /// The counters of the namespace that this thread is in.
 pub fn of_this_thread() -> Counters {
-    let mut counters = Counters::new();
-    let read = |file: &str| {
-        // A module that is not loaded, or a kernel without it, has no file.
-        fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default()
-    };
-    named_lines(&read("snmp"), &mut counters);
-    named_lines(&read("netstat"), &mut counters);
+    let mut counters = of_tcp();
     single_lines(&read("snmp6"), &mut counters);
     word_lines(&read("sockstat"), "sockstat", &mut counters);
     word_lines(&read("sockstat6"), "sockstat6", &mut counters);
-    for table in ["nf_conntrack", "arp_cache", "ndisc_cache", "rt_cache"] {
+    for table in ["arp_cache", "ndisc_cache", "rt_cache"] {
         per_cpu(&read(&format!("stat/{table}")), table, &mut counters);
     }
     route6(&read("rt6_stats"), &mut counters);
@@ -91,13 +85,15 @@ pub fn of_this_thread() -> Counters {
 /// Those of them that count what streams see.
 pub fn of_tcp() -> Counters {
     let mut counters = Counters::new();
-    let read = |file: &str| {
-        fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default()
-    };
     named_lines(&read("snmp"), &mut counters);
     named_lines(&read("netstat"), &mut counters);
     per_cpu(&read("stat/nf_conntrack"), "nf_conntrack", &mut counters);
     counters
+}
+
+/// A file of this thread's namespace. A module that is not loaded, or a kernel without it, has none.
+fn read(file: &str) -> String {
+    fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default()
 }
 
 /// Connections that came into accept queues of this thread's namespace so far, and attempts that
@@ -109,8 +105,7 @@ pub fn queues() -> [Option<i64>; 2] {
     ]
     .map(|(file, name)| {
         let mut counters = Counters::new();
-        let text = fs::read_to_string(format!("/proc/thread-self/net/{file}")).ok()?;
-        named_lines(&text, &mut counters);
+        named_lines(&read(file), &mut counters);
         counters.get(name).copied()
     })
 }

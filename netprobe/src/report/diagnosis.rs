@@ -209,15 +209,7 @@ impl Diagnosis {
 
     /// Whether everything was watched and nothing was lost.
     pub fn is_complete(&self) -> bool {
-        self.gaps.is_empty()
-            && self.probes.iter().all(|probe| {
-                probe.state() == "attached"
-                    && probe.lost() == 0
-                    && probe.counters.sampled_out == 0
-                    && probe.counters.map_full == 0
-                    && probe.counters.unexplained() == 0
-                    && probe.missed.unwrap_or(0) == 0
-            })
+        self.gaps.is_empty() && self.probes.iter().all(Probe::is_complete)
     }
 }
 

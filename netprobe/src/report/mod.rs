@@ -274,6 +274,16 @@ impl Probe {
             .saturating_sub(self.decode_errors + self.filtered_user + self.unwritten)
     }
 
+    /// Whether all that it sees was watched, and nothing was lost or left out.
+    pub fn is_complete(&self) -> bool {
+        self.state() == "attached"
+            && self.lost() == 0
+            && self.counters.sampled_out == 0
+            && self.counters.map_full == 0
+            && self.counters.unexplained() == 0
+            && self.missed.unwrap_or(0) == 0
+    }
+
     /// Events that were seen but whose detail was not delivered.
     pub const fn lost(&self) -> u64 {
         self.counters.reserve_failed + self.decode_errors + self.unwritten
@@ -403,15 +413,7 @@ impl Summary {
 
     /// Whether everything asked for was watched, and nothing was lost or left out.
     pub fn is_complete(&self) -> bool {
-        self.reconciled.iter().all(Reconciled::agrees)
-            && self.probes.iter().all(|probe| {
-                probe.state() == "attached"
-                    && probe.lost() == 0
-                    && probe.counters.sampled_out == 0
-                    && probe.counters.map_full == 0
-                    && probe.counters.unexplained() == 0
-                    && probe.missed.unwrap_or(0) == 0
-            })
+        self.reconciled.iter().all(Reconciled::agrees) && self.probes.iter().all(Probe::is_complete)
     }
 }
 

@@ -20,6 +20,7 @@ mod naming;
 mod perf_map;
 mod processes;
 mod protocol;
+mod segments;
 mod table_store;
 mod tables;
 pub mod unwind;

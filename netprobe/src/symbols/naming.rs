@@ -16,11 +16,9 @@ use blazesym::{
         source::{Elf, Source},
     },
 };
-use object::{
-    ReadCache,
-    elf::{FileHeader64, PT_LOAD},
-    read::elf::{ElfFile, ProgramHeader},
-};
+use object::{LittleEndian, ReadCache, read::elf::ElfFile64};
+
+use super::segments::Segments;
 
 /// Bytes of a name that are kept; templates can be longer than anybody reads.
 const NAME_BYTES: usize = 2048;
@@ -42,8 +40,8 @@ pub(super) struct Naming {
 #[derive(Debug)]
 struct Beside {
     path: PathBuf,
-    /// Offset in the file, size and address of what is mapped: of the debug information only the address holds.
-    segments: Vec<(u64, u64, u64)>,
+    /// Those of the file itself: of the debug information only the addresses hold.
+    segments: Segments,
 }
 
 impl Beside {
@@ -61,13 +59,6 @@ impl Beside {
             segments: segments(path)?,
         })
     }
-
-    fn address(&self, offset: u64) -> Option<u64> {
-        self.segments.iter().find_map(|(start, size, address)| {
-            let into = offset.checked_sub(*start)?;
-            (into < *size).then(|| address.checked_add(into))?
-        })
-    }
 }
 
 /// Where the debug information of a build id is, in each folder.
@@ -81,17 +72,10 @@ fn debug_name(build_id: &[u8]) -> Option<String> {
     Some(name + ".debug")
 }
 
-fn segments(path: &Path) -> Option<Vec<(u64, u64, u64)>> {
+fn segments(path: &Path) -> Option<Segments> {
     let file = ReadCache::new(File::open(path).ok()?);
-    let elf: ElfFile<'_, FileHeader64<object::LittleEndian>, _> = ElfFile::parse(&file).ok()?;
-    let little = object::LittleEndian;
-    let loads = elf.elf_program_headers().iter();
-    let loads = loads.filter(|header| header.p_type(little) == PT_LOAD);
-    let segments = loads.map(|header| {
-        let (offset, size) = (header.p_offset(little), header.p_filesz(little));
-        (offset, size, header.p_vaddr(little))
-    });
-    Some(segments.collect())
+    let elf = ElfFile64::<LittleEndian, _>::parse(&file).ok()?;
+    Some(Segments::of(&elf))
 }
 
 impl Naming {
@@ -141,7 +125,7 @@ impl Naming {
         let places = offsets.iter().zip(names);
         let places = places.filter(|(_, names)| names.is_none());
         let (addresses, nameless): (Vec<u64>, Vec<_>) = places
-            .filter_map(|(offset, names)| Some((beside.address(*offset)?, names)))
+            .filter_map(|(offset, names)| Some((beside.segments.address(*offset)?, names)))
             .unzip();
         let found = self.look_up(&beside.path, Input::VirtOffset(&addresses));
         for (names, found) in nameless.into_iter().zip(found) {
@@ -190,12 +174,8 @@ mod tests {
         let elf = object::File::parse(&*bytes).unwrap();
         let mut symbols = elf.symbols();
         let leaf = symbols.find(|symbol| symbol.name() == Ok("leaf")).unwrap();
-        let (start, _, address) = *segments(&at("bare"))
-            .unwrap()
-            .iter()
-            .find(|(_, size, address)| (*address..address + size).contains(&leaf.address()))
-            .unwrap();
-        let offset = leaf.address() - address + start;
+        let segments = segments(&at("bare")).unwrap();
+        let offset = segments.offset(leaf.address()).unwrap();
         let mut naming = Naming::new(true);
         assert_eq!(naming.names(&at("bare"), &[offset]), [None]);
         let id = read_elf_build_id(&at("program")).unwrap().unwrap();

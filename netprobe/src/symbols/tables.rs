@@ -11,9 +11,11 @@ use gimli::{
 };
 use object::{
     Object, ObjectSection, ReadCache, ReadCacheOps,
-    elf::{EM_X86_64, FileHeader64, PT_LOAD},
-    read::elf::{ElfFile, FileHeader, ProgramHeader},
+    elf::{EM_X86_64, FileHeader64},
+    read::elf::{ElfFile, FileHeader},
 };
+
+use super::segments::Segments;
 
 /// Bytes of tables that are read of one file; a browser's are 30 MiB.
 const MOST_BYTES: u64 = 16 << 20;
@@ -53,18 +55,10 @@ fn refused(_why: object::Error) -> NoTables {
     NoTables::Refused
 }
 
-/// A part of the file as it is mapped.
-#[derive(Clone, Copy, Debug)]
-struct Segment {
-    offset: u64,
-    size: u64,
-    address: u64,
-}
-
 /// The tables of a file.
 #[derive(Debug)]
 pub(super) struct Tables {
-    segments: Vec<Segment>,
+    segments: Segments,
     header: Vec<u8>,
     frames: Vec<u8>,
     bases: BaseAddresses,
@@ -99,15 +93,6 @@ impl Tables {
         if elf.elf_header().e_machine(little) != EM_X86_64 {
             return Err(NoTables::Refused);
         }
-        let loads = elf.elf_program_headers().iter();
-        let segments = loads
-            .filter(|header| header.p_type(little) == PT_LOAD)
-            .map(|header| Segment {
-                offset: header.p_offset(little),
-                size: header.p_filesz(little),
-                address: header.p_vaddr(little),
-            })
-            .collect();
         let frames = elf.section_by_name(".eh_frame").ok_or(NoTables::Absent)?;
         let header = elf
             .section_by_name(".eh_frame_hdr")
@@ -119,7 +104,7 @@ impl Tables {
             .set_eh_frame_hdr(header.address())
             .set_eh_frame(frames.address());
         let mut tables = Self {
-            segments,
+            segments: Segments::of(&elf),
             header: header.data().map_err(refused)?.to_vec(),
             frames: frames.data().map_err(refused)?.to_vec(),
             bases,
@@ -166,11 +151,7 @@ impl Tables {
     }
 
     fn find(&self, offset: u64) -> Option<Row> {
-        let inside = |segment: &&Segment| {
-            (segment.offset..segment.offset.saturating_add(segment.size)).contains(&offset)
-        };
-        let segment = self.segments.iter().find(inside)?;
-        let address = (offset - segment.offset).checked_add(segment.address)?;
+        let address = self.segments.address(offset)?;
         let header = self.parsed_header()?;
         let frames = self.frames();
         let table = header.table()?;

@@ -233,7 +233,7 @@ fn measure(meter: &mut Meter, session: &mut Session) {
 fn host() -> String {
     let host = rustix::system::uname();
     let host = host.nodename().to_string_lossy();
-    format!("{host}, Linux {}", super::check::kernel_release())
+    format!("{host}, Linux {}", crate::kernel::release())
 }
 
 /// What was measured in a window that ends now.

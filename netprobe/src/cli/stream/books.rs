@@ -46,7 +46,7 @@ impl Books {
         Some(books)
     }
 
-    /// Reads again: when the programs are attached, before they are taken out, and after that.
+    /// Reads again, as when the programs are attached.
     pub(super) fn read(&mut self) {
         let read = namespaces::in_each(&self.namespaces, |_| counters::of_tcp());
         let read = read.unwrap_or_default().into_iter();
@@ -54,12 +54,11 @@ impl Books {
     }
 
     /// Compares with what was seen; nothing if some of it cannot be compared.
-    pub(super) fn close(
-        mut self,
+    pub(super) fn compare(
+        &self,
         session: &Session,
         totals: &[(CountKey, Count)],
     ) -> Vec<Reconciled> {
-        self.read();
         let hooks = session.probes().iter().flat_map(|(_, hooks)| hooks);
         let [opened, began, ended, closed] = &self.readings[..] else {
             return Vec::new();
@@ -94,6 +93,19 @@ impl Books {
         });
         reconciled.collect()
     }
+}
+
+/// Takes the programs out, and reads before and after that; not before, if that is too late. Returns the firings that the
+/// kernel skipped, for each probe.
+pub(super) fn detach(session: &mut Session, books: &mut Option<Books>) -> Vec<Option<u64>> {
+    if let Some(books) = books.as_mut().filter(|_| !session.is_detached()) {
+        books.read();
+    }
+    let missed = session.detach();
+    if let Some(books) = books {
+        books.read();
+    }
+    missed
 }
 
 fn name(oracle: &Oracle) -> String {

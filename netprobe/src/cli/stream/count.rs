@@ -18,7 +18,7 @@ use super::{
         signals::{self, Stop},
     },
     Options, account,
-    books::Books,
+    books::{self, Books},
     end_line, require, start,
     watch::announce,
 };
@@ -134,22 +134,17 @@ impl<'a> Counting<'a> {
         let ended = board.until(&mut stop, deadline).await;
         signals::second_kills();
         let (mut session, cost) = keeper.finish()?;
-        if let Some(books) = books.as_mut().filter(|_| !session.is_detached()) {
-            books.read();
-        }
-        let missed = session.detach();
+        let missed = books::detach(&mut session, &mut books);
         let reading = board.read()?;
         let shown = ended.and_then(|()| match self.options.interval {
             Some(_) => board.show(&reading),
             None => Ok(()),
         });
-        let counted = reading.counts.clone();
+        let reconciled = books.map(|books| books.compare(&session, &reading.counts));
         let mut summary =
             board.summarize(&session, reading, session.watched_since(started), &missed)?;
         summary.cost = Some(cost);
-        if let Some(books) = books {
-            summary.reconciled = books.close(&session, &counted);
-        }
+        summary.reconciled = reconciled.unwrap_or_default();
         let written = shown.and_then(|()| board.end(&summary));
         if !matches!(&written, Err(error) if is_closed_pipe(error)) {
             board.account(&summary, global);

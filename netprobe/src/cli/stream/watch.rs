@@ -11,7 +11,7 @@ use super::{
         output::Output,
         signals::{self, Stop},
     },
-    books::Books,
+    books::{self, Books},
     count::at,
     screen::Screen,
 };
@@ -87,20 +87,18 @@ impl Watch {
         signals::second_kills();
 
         let (mut session, cost) = keeper.finish()?;
-        if let Some(books) = books.as_mut().filter(|_| !session.is_detached()) {
-            books.read();
-        }
-        let missed = session.detach();
+        let missed = books::detach(&mut session, &mut books);
         // A write error ends the run, but what was seen is still accounted for.
         let elapsed = session.watched_since(started);
         let drained = ended.and_then(|()| screen.drain(&mut ring));
+        let counted = session.totals()?;
         let mut summary = summarize(&session, &mut screen, elapsed, &missed)?;
         summary.cost = Some(cost);
-        if !shows_totals {
-            summary.totals.clear();
+        if let Some(books) = &books {
+            summary.reconciled = books.compare(&session, &counted);
         }
-        if let Some(books) = books {
-            summary.reconciled = books.close(&session, &session.totals()?);
+        if shows_totals {
+            summary.totals = summary::totals(counted, &mut screen.names);
         }
         if drained.is_err() {
             for probe in &mut summary.probes {
@@ -191,11 +189,10 @@ fn summarize(
     for probe in &mut probes {
         probe.filtered_user = screen.filtered;
     }
-    let totals = summary::totals(session.totals()?, &mut screen.names);
     Ok(Summary {
         elapsed,
         probes,
-        totals,
+        totals: Vec::new(),
         connects: screen.connects(),
         cost: None,
         reconciled: Vec::new(),

@@ -272,16 +272,22 @@ fn now_and_then_a_knock_from_the_internet_is_missed_by_nobody() {
     assert_eq!(knocked(100), Severity::Critical);
 }
 
-#[test]
-fn what_a_router_drops_is_missed_by_the_ends_in_other_namespaces() {
-    const ROUTER: u32 = 77;
-    let mut window = quiet();
-    let mut router = Netns {
+const ROUTER: u32 = 77;
+
+/// A namespace between others, with what the first has.
+fn router(window: &mut Window) -> Netns {
+    Netns {
         inode: ROUTER,
         name: Some("router".to_owned()),
         is_initial: false,
         ..window.netns().clone()
-    };
+    }
+}
+
+#[test]
+fn what_a_router_drops_is_missed_by_the_ends_in_other_namespaces() {
+    let mut window = quiet();
+    let mut router = router(&mut window);
     router.after.addresses = [[10, 0, 0, 254].into()].into();
     window.namespaces.push(router);
     syns(&mut window, [10, 0, 0, 1], ([10, 9, 9, 9], 443), 30);
@@ -316,14 +322,8 @@ fn what_a_router_drops_is_missed_by_the_ends_in_other_namespaces() {
 
 /// A router between 10.0.0.1, a client here, and 10.9.9.9:443, a service here, that drops data of theirs.
 fn between_ours() -> Window {
-    const ROUTER: u32 = 77;
     let mut window = quiet();
-    let mut router = Netns {
-        inode: ROUTER,
-        name: Some("router".to_owned()),
-        is_initial: false,
-        ..window.netns().clone()
-    };
+    let mut router = router(&mut window);
     let mut server = Netns {
         inode: 78,
         ..router.clone()
