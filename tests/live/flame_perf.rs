@@ -13,7 +13,7 @@ use crate::burner::{Burner, build, draw};
 /// What perf still keeps up with.
 const HERTZ: &str = "499";
 /// So long that shares of samples taken at different moments agree within a point.
-const SECONDS: u32 = 12;
+const SECONDS: u32 = 24;
 /// Functions that are compared.
 const TOP: usize = 20;
 /// Shares may differ by so many points.
