@@ -97,6 +97,7 @@ fields! {
     SkbProtocol = Member("sk_buff.protocol");
     SkbNetworkHeader = Member("sk_buff.network_header");
     SkbHead = Member("sk_buff.head");
+    SkbData = Member("sk_buff.data");
     SkbDst = Member("sk_buff._skb_refdst");
     DstDev = Member("dst_entry.dev");
     SkbIif = Member("sk_buff.skb_iif");

@@ -10,7 +10,7 @@ use netprobe_tests::{
     skip::has_hooks,
     traffic::{
         CLIENT, Family, SERVER,
-        packet::{Packet, Wire, flags},
+        packet::{Packet, Shape, Wire, flags},
     },
     wait_until,
 };
@@ -167,6 +167,42 @@ fn packets_of_an_ipv6_socket_over_ipv4_are_mapped() {
         }
         let is_shown = ipv6.count("family", family.name()) > 0;
         assert_eq!(is_shown, family != Family::V4, "{:?}", ipv6.events);
+    }
+}
+
+/// Data of a later fragment stands where the first one has the TCP header.
+#[test]
+fn only_the_first_fragment_has_ports_and_flags() {
+    if !has_hooks("drops", &[]) {
+        return;
+    }
+    for (family, rule) in [
+        (Family::V4, "ip frag-off & 0x3fff != 0"),
+        (Family::V6, "exthdr frag exists"),
+    ] {
+        let cable = Cable::new();
+        let firewall = cable.server.firewall("prerouting", rule);
+        let probe = Probe::of(&cable.server, "drops");
+        cable.client.run(|| {
+            for shape in [Shape::First, Shape::Later] {
+                let packet = Packet::new(family, flags::SYN, PORT);
+                Wire::open().send(&Packet { shape, ..packet });
+            }
+        });
+        wait_until("both were dropped", || firewall.dropped() == 2);
+        let run = probe.stop();
+        let [first, later] = run.all() else {
+            panic!("two were expected: {:?}", run.events);
+        };
+        for event in [first, later] {
+            assert_eq!(text(event, "saddr"), family.shown(CLIENT));
+            assert_eq!(text(event, "family"), family.name());
+        }
+        assert_eq!(number(first, "dport"), u64::from(PORT));
+        assert_eq!(text(first, "flags"), "SYN");
+        for column in ["sport", "dport", "flags", "seq"] {
+            assert_eq!(*column_of(later, column), Value::Null, "{column}");
+        }
     }
 }
 

@@ -17,7 +17,7 @@ record! {
         pub location: u64,
         /// `enum skb_drop_reason`, raw; [`NO_REASON`] where this kernel gives none.
         pub reason: u32,
-        /// Bytes of the packet (`skb->len`).
+        /// Bytes of the packet from its IP header on, or from where the kernel has got to in it.
         pub len: u32,
         /// TCP sequence number.
         pub seq: u32,
@@ -27,8 +27,10 @@ record! {
         pub tcp_flags: u8,
         /// TCP state of the socket; 0 where there was none.
         pub state: u8,
+        /// 1 of a fragment that is not the first, which has no TCP header: ports, `seq` and flags are zero.
+        pub is_later: u8,
         /// Reserved, zero.
-        pub reserved: [u8; 6],
+        pub reserved: [u8; 5],
         /// Interface name, NUL padded; empty is unknown.
         pub iface: [u8; 16],
     }

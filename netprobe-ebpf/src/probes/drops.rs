@@ -67,7 +67,7 @@ fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
     }
 
     let location: u64 = ctx.arg(1);
-    let len: u32 = Typed.field(skb, Field::SkbLen);
+    let len = packet::length(Typed, skb);
     let key = CountKey {
         kind: Kind::Drops as u32,
         code: reason,
@@ -90,6 +90,7 @@ fn try_drops(ctx: &BtfTracePointContext) -> Result<(), Filtered> {
         record.len = len;
         record.seq = tcp.seq;
         record.tcp_flags = tcp.flags;
+        record.is_later = tcp.is_later;
         record.stack = stack;
         record.iface = place.interface();
         record.state = state;

@@ -11,8 +11,7 @@ use netprobe_common::{
 };
 
 use super::{
-    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, cgroup, family, flow, owner, port, record,
-    tcp_state,
+    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, cgroup, family, flow, owner, record, tcp_state,
 };
 use crate::{
     decode::{DecodeError, Names},
@@ -48,7 +47,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Column::number("pid", "PID", 7, "process that owns the socket"),
         Column::text("comm", "COMM", 15, "name of that process"),
         Column::text("saddr", "SADDR", 15, "source address of the packet"),
-        Column::number("sport", "SPORT", 5, "source port of the packet"),
+        Column::number("sport", "SPORT", 5, "source port of the packet; of its fragments only the first has one"),
         Column::text("daddr", "DADDR", 15, "destination address of the packet"),
         Column::number("dport", "DPORT", 5, "destination port of the packet"),
         Column::text("state", "STATE", 9, "TCP state of the socket, as in ss(8)"),
@@ -131,10 +130,21 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
     let drop: Drop = record(bytes)?;
     let [pid, comm, ino] = owner(&drop.owner, names);
     values.extend([pid, comm]);
-    values.extend(flow(&drop.flow));
+    let known = |value| {
+        if drop.is_later == 0 {
+            value
+        } else {
+            Value::Unknown
+        }
+    };
+    let [saddr, sport, daddr, dport] = flow(&drop.flow);
     values.extend([
+        saddr,
+        known(sport),
+        daddr,
+        known(dport),
         tcp_state(drop.state),
-        Value::TcpFlags(drop.tcp_flags),
+        known(Value::TcpFlags(drop.tcp_flags)),
         code(drop.reason, names),
         names.symbol(drop.location),
         Value::name(drop.iface),
@@ -145,7 +155,7 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
             NO_REASON => Value::Unknown,
             reason => Value::Unsigned(u64::from(reason)),
         },
-        Value::Unsigned(u64::from(drop.seq)),
+        known(Value::Unsigned(u64::from(drop.seq))),
         family(&drop.flow),
         Value::nonzero(drop.flow.ifindex),
         ino,
@@ -165,7 +175,8 @@ fn group(key: &CountKey, names: &mut dyn Names) -> Vec<(&'static str, Value)> {
                 names.symbol(key.location)
             },
         ),
-        ("dport", port(key.port)),
+        // No packet is for port 0: that of a later fragment is not known.
+        ("dport", Value::nonzero(u16::from_be_bytes(key.port))),
         ("netns", Value::nonzero(key.netns)),
     ]
 }

@@ -258,6 +258,12 @@ pub(crate) fn ends(key: &GroupKey) -> [Value; 4] {
     if key.family == 0 {
         return [const { Value::Unknown }; 4];
     }
+    let is_drop = key.key.kind == Kind::Drops as u32;
+    let port = |bytes: [u8; 2]| match bytes {
+        // Of a later fragment.
+        [0, 0] if is_drop => Value::Unknown,
+        bytes => port(bytes),
+    };
     [
         ip(key.family, key.saddr),
         port(key.sport),

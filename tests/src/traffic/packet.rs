@@ -18,6 +18,28 @@ pub mod flags {
     pub const ACK: u8 = 16;
 }
 
+/// What there is of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// All of it.
+    Whole,
+    /// It is the first of several fragments.
+    First,
+    /// It is a later fragment: what looks like a TCP header is none.
+    Later,
+}
+
+impl Shape {
+    /// The offset of the fragment in bytes, and whether more of them follow.
+    const fn fragment(self) -> (u16, bool) {
+        match self {
+            Self::Whole => (0, false),
+            Self::First => (0, true),
+            Self::Later => (80, false),
+        }
+    }
+}
+
 /// A TCP packet without payload, from the client to the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet {
@@ -33,6 +55,8 @@ pub struct Packet {
     pub seq: u32,
     /// Whether its checksum is right.
     pub is_intact: bool,
+    /// What there is of it.
+    pub shape: Shape,
 }
 
 impl Packet {
@@ -45,6 +69,7 @@ impl Packet {
             flags,
             seq: 1_000_000,
             is_intact: true,
+            shape: Shape::Whole,
         }
     }
 
@@ -54,29 +79,51 @@ impl Packet {
         let mut tcp = self.tcp();
         let length = u8::try_from(tcp.len()).expect("a header is short");
         let mut pseudo = vec![0, 6, 0, length];
-        if self.family == Family::V6 {
-            bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, length, 6, 64]);
-            let ends = [CLIENT.1.octets(), SERVER.1.octets()].concat();
-            bytes.extend(&ends);
-            pseudo.extend(ends);
-        } else {
-            let ends = [CLIENT.0.octets(), SERVER.0.octets()].concat();
-            let mut ip = vec![0x45, 0, 0, 20 + length, 0, 1, 0x40, 0, 64, 6, 0, 0];
-            ip.extend(&ends);
-            let sum = checksum(&ip);
-            ip[10..12].copy_from_slice(&sum);
-            bytes.extend([8, 0]);
-            bytes.extend(ip);
-            pseudo.extend(ends);
-        }
+        let ends = match self.family {
+            Family::V6 => [CLIENT.1.octets(), SERVER.1.octets()].concat(),
+            Family::V4 | Family::Mapped => [CLIENT.0.octets(), SERVER.0.octets()].concat(),
+        };
+        pseudo.extend(&ends);
         pseudo.extend(&tcp);
         let mut sum = checksum(&pseudo);
         if !self.is_intact {
             sum[0] ^= 0x55;
         }
         tcp[16..18].copy_from_slice(&sum);
+        bytes.extend(match self.family {
+            Family::V6 => self.ipv6(&ends, length),
+            Family::V4 | Family::Mapped => self.ipv4(&ends, length),
+        });
         bytes.extend(tcp);
         bytes
+    }
+
+    /// The type of the frame and the IPv4 header, of so many bytes of TCP.
+    fn ipv4(&self, ends: &[u8], length: u8) -> Vec<u8> {
+        let fragment = match self.shape.fragment() {
+            (0, false) => 0x4000,
+            (offset, more) => (offset / 8) | (u16::from(more) << 13),
+        };
+        let [high, low] = fragment.to_be_bytes();
+        let mut ip = vec![0x45, 0, 0, 20 + length, 0, 1, high, low, 64, 6, 0, 0];
+        ip.extend(ends);
+        let sum = checksum(&ip);
+        ip[10..12].copy_from_slice(&sum);
+        [&[8, 0][..], &ip].concat()
+    }
+
+    /// The type of the frame, the IPv6 header, and one for a fragment, of so many bytes of TCP.
+    fn ipv6(&self, ends: &[u8], length: u8) -> Vec<u8> {
+        let (next, extension) = match self.shape.fragment() {
+            (0, false) => (6, vec![]),
+            (offset, more) => {
+                let [high, low] = (offset | u16::from(more)).to_be_bytes();
+                (44, vec![6, 0, high, low, 0, 0, 0, 1])
+            }
+        };
+        let length = length + u8::try_from(extension.len()).expect("it is short");
+        let ip = [0x86, 0xdd, 0x60, 0, 0, 0, 0, length, next, 64];
+        [&ip, ends, &extension].concat()
     }
 
     fn tcp(&self) -> Vec<u8> {
