@@ -93,8 +93,8 @@ record! {
         /// Kinds of which only a sample is sent, a bit for each: [`SPARSE_EVENTS`] in each slice of time
         /// on each CPU, and [`TRICKLE_EVENTS`] of every kind where cost is to be kept low.
         pub sparse: u32,
-        /// Reserved, zero.
-        pub reserved: u32,
+        /// Kinds whose events the program of another kind finds, which sees the same place anyway: a bit for each.
+        pub joined: u32,
         /// The kind whose programs note who owns a socket, raw; those of others rely on it.
         pub owners_kept_by: u32,
         /// The kind whose programs note the life of a connection, raw; those of others rely on it.

@@ -106,8 +106,7 @@ fn has_room(sock: Sock<Typed>) -> bool {
 
 /// Whether `sock` opened its connection or accepted it.
 ///
-/// An accepted socket is a copy of its listener and keeps the listener's backlog, so that this
-/// is known also of connections that were there before us.
+/// The socket itself tells, so that this is known also of connections that were there before us.
 #[inline(always)]
 pub(crate) fn role<L: Load>(sock: Sock<L>, life: Option<&Life>) -> u8 {
     if let Some(life) = life
@@ -115,10 +114,10 @@ pub(crate) fn role<L: Load>(sock: Sock<L>, life: Option<&Life>) -> u8 {
     {
         return life.role;
     }
-    if sock.load.field::<u32>(sock.address, Field::SkMaxAckBacklog) == 0 {
-        Role::Client as u8
-    } else {
+    if sock.was_accepted() {
         Role::Server as u8
+    } else {
+        Role::Client as u8
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) static CONFIG: Config = Config {
     tests_flows: 0,
     stack_interval_ns: 0,
     sparse: 0,
-    reserved: 0,
+    joined: 0,
     owners_kept_by: 0,
     lives_kept_by: 0,
     pid_namespace: PidNamespace {

@@ -197,6 +197,12 @@ impl<L: Load> Sock<L> {
         join([u64::from(word), 0])
     }
 
+    /// Whether it is a copy of its listener, whose backlog an accepted socket keeps, or has listened itself.
+    #[inline(always)]
+    pub(crate) fn was_accepted(self) -> bool {
+        self.load.field::<u32>(self.address, Field::SkMaxAckBacklog) != 0
+    }
+
     /// Whether the application has closed it.
     #[inline(always)]
     pub(crate) fn is_dead(self) -> bool {

@@ -27,8 +27,9 @@ use crate::{
     emit::{Filtered, Sighting, account, publish},
     filter, inflight,
     load::{Load, Probed, Typed},
-    maps::{CANDIDATES, CONNECTS, WINDOW, add, counters, value},
+    maps::{CANDIDATES, CONFIG, CONNECTS, WINDOW, add, counters, frozen, value},
     owners,
+    probes::lifetimes,
     sock::{AF_INET, AF_INET6, Sock, TCP_CLOSE, TCP_ESTABLISHED, TCP_SYN_RECV, TCP_SYN_SENT},
     subgroups::Subject,
 };
@@ -74,7 +75,11 @@ record! {
 pub(crate) fn connects_state(ctx: BtfTracePointContext) -> i32 {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
     if let Some(sock) = Sock::new(Typed, ctx.arg(0)).filter(|sock| sock.is_tcp()) {
-        on_state(&ctx, sock, old as u8, new as u8);
+        let (old, new) = (old as u8, new as u8);
+        on_state(&ctx, sock, old, new);
+        if frozen(&CONFIG.joined) & (1 << Kind::Lifetimes as u32) != 0 {
+            lifetimes::on_state(&ctx, sock, old, new);
+        }
     }
     0
 }
@@ -247,9 +252,12 @@ fn on_state(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8, new: u8) {
         pending.dport = Typed.field(sock.address, Field::SkcDport);
         track(sock.address, &pending);
     }
-    // A SYN that crosses another leads over SYN_RECV (RFC 9293, 3.5), where accepted connections come from too.
+    // A SYN that crosses another leads over SYN_RECV (RFC 9293, 3.5), where accepted connections come from too; these
+    // are cheaper told from their backlog than looked up.
     let is_connect = old == TCP_SYN_SENT
-        || (old == TCP_SYN_RECV && CONNECTS.get_ptr_mut(sock.address).is_some());
+        || (old == TCP_SYN_RECV
+            && !sock.was_accepted()
+            && CONNECTS.get_ptr_mut(sock.address).is_some());
     if is_connect && let Some(ending) = ending(sock, old, new) {
         finish(Typed, ctx, sock.address, ending);
     }

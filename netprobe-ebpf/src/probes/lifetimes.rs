@@ -36,10 +36,7 @@ pub(crate) fn lifetimes(ctx: BtfTracePointContext) -> i32 {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
     let (old, new) = (old as u8, new as u8);
     if let Some(sock) = Sock::new(Typed, ctx.arg(0)).filter(|sock| sock.is_tcp()) {
-        lives::track(Kind::Lifetimes, sock, old, new);
-        if new == TCP_CLOSE && was_connection(old) {
-            account(Kind::Lifetimes, try_lifetimes(&ctx, sock, old));
-        }
+        on_state(&ctx, sock, old, new);
     }
     0
 }
@@ -49,6 +46,15 @@ pub(crate) fn lifetimes(ctx: BtfTracePointContext) -> i32 {
 pub(crate) fn lifetimes_gone(ctx: BtfTracePointContext) -> i32 {
     lives::forget(Kind::Lifetimes, ctx.arg(0));
     0
+}
+
+/// A socket of TCP goes from one state to another.
+#[inline(always)]
+pub(super) fn on_state(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8, new: u8) {
+    lives::track(Kind::Lifetimes, sock, old, new);
+    if new == TCP_CLOSE && was_connection(old) {
+        account(Kind::Lifetimes, try_lifetimes(ctx, sock, old));
+    }
 }
 
 /// Listeners, and handshakes that were not finished by the peer, are none.

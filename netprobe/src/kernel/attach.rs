@@ -33,10 +33,10 @@ impl Attached {
     }
 
     /// A hook whose work the programs of another probe do, in the same place.
-    pub const fn elsewhere(hook: &'static Hook) -> Self {
+    pub const fn elsewhere(hook: &'static Hook, programs: &'static [Attach]) -> Self {
         Self {
             hook,
-            result: Ok(hook.ways[0]),
+            result: Ok(programs),
             instance: None,
         }
     }

@@ -1,8 +1,10 @@
-//! What several probes would remember, the lives of connections and the owners of sockets, one of them remembers for all.
+//! What probes do for each other: what several would remember, the lives of connections and the owners of sockets, one of
+//! them remembers for all; and where two look at the same place, one program may do for both.
 
 use netprobe_common::config::Config;
 
-use crate::probes::{Hook, Keeps, ProbeSpec};
+use super::attach::Attached;
+use crate::probes::{Attach, Hook, Keeps, ProbeSpec};
 
 /// Sees every change of state of a socket.
 const STATE: &str = "inet_sock_set_state";
@@ -35,6 +37,37 @@ fn keeper(probes: &[&ProbeSpec], kept: &[Keeps]) -> u32 {
     found.map_or(NOBODY, |spec| spec.kind as u32)
 }
 
+/// Kinds whose events the program of a probe before them finds, a bit for each.
+pub(super) fn joined(probes: &[&'static ProbeSpec]) -> u32 {
+    let mut kinds = 0;
+    for (index, spec) in probes.iter().enumerate() {
+        let before = || probes.iter().take(index).flat_map(|before| before.hooks);
+        let has_host = |hook| before().any(|host| is_host(host, hook));
+        if spec.hooks.iter().any(has_host) {
+            kinds |= 1 << spec.kind as u32;
+        }
+    }
+    kinds
+}
+
+/// The programs that do the work of `hook`, of those that are attached: none if it has to be attached itself.
+pub(super) fn host(
+    hook: &'static Hook,
+    attached: &[(&'static ProbeSpec, Vec<Attached>)],
+) -> Option<&'static [Attach]> {
+    let mut hosts = attached.iter().flat_map(|(_, hooks)| hooks);
+    let host = hosts.find(|host| is_host(host.hook, hook))?;
+    host.result.as_ref().ok().copied()
+}
+
+/// Whether the programs of `host` do the work of those of `hook` too. Both have one way.
+fn is_host(host: &Hook, hook: &Hook) -> bool {
+    let ([[host]], [[attach]]) = (host.ways, hook.ways) else {
+        return false;
+    };
+    attach.within == Some(host.program)
+}
+
 /// Whether another probe notes down what this one keeps.
 pub(super) fn relies_on_another(spec: &ProbeSpec, config: &Config) -> bool {
     let keeper = match spec.keeps {
@@ -43,4 +76,30 @@ pub(super) fn relies_on_another(spec: &ProbeSpec, config: &Config) -> bool {
         Keeps::Lives | Keeps::States => config.lives_kept_by,
     };
     keeper != spec.kind as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probes::{connects, lifetimes};
+
+    const BOTH: [&ProbeSpec; 2] = [&connects::SPEC, &lifetimes::SPEC];
+
+    #[test]
+    fn one_program_does_for_two_where_it_is_asked_for_first() {
+        assert_eq!(joined(&BOTH), 1 << lifetimes::SPEC.kind as u32);
+        assert_eq!(joined(&[BOTH[1], BOTH[0]]), 0);
+        assert_eq!(joined(&BOTH[1..]), 0);
+    }
+
+    #[test]
+    fn a_hook_is_attached_itself_unless_its_host_was() {
+        let [host_hook, hook] = BOTH.map(|spec| &spec.hooks[0]);
+        let before = |attached| [(BOTH[0], vec![attached])];
+        let works = before(Attached::elsewhere(host_hook, host_hook.ways[0]));
+        let found = host(hook, &works).map(|programs| programs[0].program);
+        assert_eq!(found, Some("connects_state"));
+        assert!(host(hook, &before(Attached::refused(host_hook, "no".to_owned()))).is_none());
+        assert!(host(host_hook, &works).is_none());
+    }
 }

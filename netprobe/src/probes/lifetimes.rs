@@ -32,7 +32,9 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             required: true,
             only_remembers: false,
             module: None,
-            ways: &[&[Via::TpBtf.on("inet_sock_set_state", "lifetimes")]],
+            ways: &[&[Via::TpBtf
+                .on("inet_sock_set_state", "lifetimes")
+                .or_within("connects_state")]],
         },
         Hook {
             sees: "the destruction of sockets, which frees their entries",

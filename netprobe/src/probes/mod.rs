@@ -154,9 +154,21 @@ pub struct Attach {
     pub via: Via,
     /// The tracepoint or function.
     pub target: &'static str,
+    /// The program of another probe at the same place that does this one's work too, for less than two cost, if it
+    /// is told to (`Config::joined`).
+    pub within: Option<&'static str>,
 }
 
 impl Attach {
+    /// The same, within `program` where that runs.
+    #[must_use]
+    pub const fn or_within(self, program: &'static str) -> Self {
+        Self {
+            within: Some(program),
+            ..self
+        }
+    }
+
     /// What the kernel's BTF calls the target; `None` if the program finds it otherwise.
     pub fn type_name(&self) -> Option<String> {
         match self.via {
@@ -200,6 +212,7 @@ impl Via {
             program,
             via: self,
             target,
+            within: None,
         }
     }
 }

@@ -26,7 +26,7 @@ use super::{
     btf_index,
     casts::{self, Casts},
     drop_reasons::{self, DropReasons},
-    keepers::{keepers, relies_on_another},
+    keepers::{host, joined, keepers, relies_on_another},
     load::{self},
     offsets,
     pod::Wire,
@@ -110,6 +110,7 @@ impl Session {
             guarded: u32::from(kernel.function(GUARD_FUNCTION).is_some()),
             owners_kept_by,
             lives_kept_by,
+            joined: joined(&probes),
             pid_namespace: namespaces::own_pid_namespace(),
             ..config
         };
@@ -148,12 +149,18 @@ impl Session {
     fn attach_probe(&mut self, spec: &'static ProbeSpec, offsets: &Offsets) {
         let missing = missing(spec, offsets);
         let relies = relies_on_another(spec, &self.config);
-        let attach = |hook| match missing {
-            Some(field) => {
-                Attached::refused(hook, format!("this kernel has no {:?}", field.source()))
+        let attach = |hook: &'static Hook| {
+            if let Some(field) = missing {
+                let why = format!("this kernel has no {:?}", field.source());
+                return Attached::refused(hook, why);
             }
-            None if hook.only_remembers && relies => Attached::elsewhere(hook),
-            None => self.attach(hook),
+            if hook.only_remembers && relies {
+                return Attached::elsewhere(hook, hook.ways[0]);
+            }
+            match host(hook, &self.probes) {
+                Some(programs) => Attached::elsewhere(hook, programs),
+                None => self.attach(hook),
+            }
         };
         let attached = spec.hooks.iter().map(attach).collect();
         self.probes.push((spec, attached));

@@ -118,7 +118,7 @@ mod tests {
         let hook = &SPEC.hooks[0];
         let attached = Attached {
             instance: Some(7),
-            ..Attached::elsewhere(hook)
+            ..Attached::elsewhere(hook, hook.ways[0])
         };
         assert_eq!(wanted(&attached, Some(7)), None);
         assert_eq!(wanted(&attached, None), Some(Change::Unloaded));

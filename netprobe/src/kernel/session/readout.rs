@@ -1,6 +1,11 @@
 //! What the programs have counted and cost, read out of their maps and descriptors.
 
-use std::{collections::HashMap, hash::Hash, os::fd::AsFd, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hash,
+    os::fd::AsFd,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow};
 use aya::maps::{MapData, PerCpuArray, RingBuf, StackTraceMap};
@@ -105,10 +110,10 @@ impl Session {
     pub fn run_time(&self) -> Option<(Duration, u64)> {
         let attached = self.probes.iter().flat_map(|(_, hooks)| hooks);
         let programs = attached.chain(&self.windowed).flat_map(Attached::programs);
-        // The sampler is loaded for graphs of what the CPUs do only; and where another probe's program does the work of
-        // a hook, its own is not loaded.
+        // The sampler is loaded for graphs of what the CPUs do only; and a program may work for several hooks.
+        let programs: HashSet<_> = programs.chain([sampler::PROGRAM]).collect();
         let fds = programs
-            .chain([sampler::PROGRAM])
+            .into_iter()
             .filter_map(|name| self.ebpf.program(name)?.fd().ok());
         let mut sum = (Duration::ZERO, 0);
         for fd in fds {
