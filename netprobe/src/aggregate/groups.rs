@@ -1,18 +1,22 @@
 //! `--count --by`: the groups that the kernel counted, joined to those that were asked for, and the
 //! small ones joined to one.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{
+    cmp::{self, Reverse},
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
 use netprobe_common::{
     counters::{BY_CGROUP, BY_FLOW, BY_LISTENER, BY_PROCESS, BY_STACK, Count, CountKey, GroupKey},
     header::Kind,
-    record::Plain,
+    record::{Plain, bytes_of},
 };
 
 use crate::{
     decode::{Names, NoNames},
     probes::{self, ProbeSpec},
-    report::{Total, Value},
+    report::{Group, Named, Total, Value},
 };
 
 /// Names of the columns that make a connection.
@@ -111,36 +115,64 @@ impl By {
         self.bits
     }
 
-    /// Joins totals that do not differ in what is asked for; the largest first, and what comes
-    /// after `top` groups as one more, `other`.
-    pub fn join(&self, totals: Vec<Total>, top: usize) -> Vec<Total> {
-        let mut joined: BTreeMap<String, Total> = BTreeMap::new();
-        for mut total in totals {
-            total.group.retain(|(name, _)| self.names.contains(name));
-            let place = |name| self.names.iter().position(|wanted| *wanted == name);
-            total.group.sort_by_key(|(name, _)| place(*name));
-            let key = format!("{:?}", total.group);
-            let sum = joined.entry(key).or_insert_with(|| Total {
-                events: 0,
-                weight: 0,
-                ..total.clone()
-            });
-            sum.events += total.events;
-            sum.weight += total.weight;
+    /// Joins what was counted and does not differ in what is asked for, as `name` names it; the largest first, and what
+    /// comes after `top` groups as one more, `other`. Names of groups that are not shown are not kept.
+    pub fn join<K: Plain>(
+        &self,
+        counts: &[(K, Count)],
+        top: usize,
+        mut name: impl FnMut(&K) -> Option<Named>,
+    ) -> Vec<Total> {
+        let mut name = |key| {
+            let mut named = name(key)?;
+            self.keep_asked(&mut named.group);
+            Some(named)
+        };
+        let mut joined: HashMap<[u64; 2], (&K, Count)> = HashMap::new();
+        for (key, count) in counts {
+            let Some(named) = name(key) else { continue };
+            let (first, sum) = joined.entry(digest(&named)).or_insert((key, Count::NONE));
+            *first = cmp::min_by_key(key, *first, |key| bytes_of(*key));
+            sum.add(count);
         }
-        let mut totals: Vec<Total> = joined.into_values().collect();
-        totals.sort_by_key(|total| Reverse((total.events, total.weight)));
-        let rest: Vec<Total> = totals.drain(top.min(totals.len())..).collect();
-        if let Some(first) = rest.first() {
-            totals.push(Total {
-                kind: first.kind,
+        let mut joined: Vec<_> = joined.into_values().collect();
+        joined.sort_unstable_by_key(|(key, count)| {
+            (Reverse((count.events, count.weight)), bytes_of(*key))
+        });
+        let rest = joined.split_off(top.min(joined.len()));
+        let shown = joined
+            .iter()
+            .filter_map(|(key, count)| Some(name(key)?.total(*count)));
+        let mut totals: Vec<Total> = shown.collect();
+        if let Some(named) = rest.first().and_then(|(key, _)| name(key)) {
+            let mut sum = Count::NONE;
+            for (_, count) in &rest {
+                sum.add(count);
+            }
+            let other = Named {
                 group: vec![("other", Value::Unsigned(rest.len() as u64))],
-                events: rest.iter().map(|total| total.events).sum(),
-                weight: rest.iter().map(|total| total.weight).sum(),
-            });
+                ..named
+            };
+            totals.push(other.total(sum));
         }
         totals
     }
+
+    /// Leaves the columns that are asked for, in the order in which they were.
+    fn keep_asked(&self, group: &mut Group) {
+        group.retain(|(name, _)| self.names.contains(name));
+        group.sort_by_key(|(name, _)| self.names.iter().position(|wanted| wanted == name));
+    }
+}
+
+/// What stands for a group whose name is not kept: 65,536 of them all differ but for one time in 2^97.
+fn digest(named: &Named) -> [u64; 2] {
+    [0, 1].map(|half| {
+        let mut hasher = DefaultHasher::new();
+        half.hash(&mut hasher);
+        named.hash(&mut hasher);
+        hasher.finish()
+    })
 }
 
 /// What a kind is counted by anyhow, and what it can be counted by beyond that.
@@ -170,26 +202,16 @@ pub fn known(kind: Kind) -> Vec<&'static str> {
 }
 
 /// Names what the kernel counted by `bits` of `Config::by`.
-pub fn totals(counts: Vec<(GroupKey, Count)>, bits: u32, names: &mut dyn Names) -> Vec<Total> {
-    let totals = counts.into_iter().filter_map(|(key, count)| {
-        let kind = u16::try_from(key.key.kind).ok().and_then(Kind::from_raw)?;
-        let spec = probes::of(kind);
-        Some(Total {
-            kind: spec.name(),
-            group: group(spec, &key, bits, names),
-            events: count.events,
-            weight: count.weight,
-        })
-    });
-    totals.collect()
+pub fn name(key: &GroupKey, bits: u32, names: &mut dyn Names) -> Option<Named> {
+    let kind = u16::try_from(key.key.kind).ok().and_then(Kind::from_raw)?;
+    let spec = probes::of(kind);
+    Some(Named {
+        kind: spec.name(),
+        group: group(spec, key, bits, names),
+    })
 }
 
-fn group(
-    spec: &ProbeSpec,
-    key: &GroupKey,
-    bits: u32,
-    names: &mut dyn Names,
-) -> Vec<(&'static str, Value)> {
+fn group(spec: &ProbeSpec, key: &GroupKey, bits: u32, names: &mut dyn Names) -> Group {
     let mut group = (spec.group)(&key.key, names);
     if bits & BY_FLOW != 0 {
         group.retain(|(name, _)| !FLOW.contains(name));
@@ -211,17 +233,13 @@ fn group(
 }
 
 /// What was added to each key since `before`.
-pub fn since<K: Plain + PartialEq>(
-    now: &[(K, Count)],
-    before: &[(K, Count)],
-    key: impl Fn(&K) -> Vec<u8>,
-) -> Vec<(K, Count)> {
-    let before: BTreeMap<Vec<u8>, Count> = before
+pub fn since<K: Plain>(now: &[(K, Count)], before: &[(K, Count)]) -> Vec<(K, Count)> {
+    let before: HashMap<&[u8], &Count> = before
         .iter()
-        .map(|(known, count)| (key(known), *count))
+        .map(|(known, count)| (bytes_of(known), count))
         .collect();
     let new = now.iter().filter_map(|(known, count)| {
-        let left = count.since(before.get(&key(known)).unwrap_or(&Count::NONE));
+        let left = count.since(before.get(bytes_of(known)).unwrap_or(&&Count::NONE));
         (left.events > 0).then_some((*known, left))
     });
     new.collect()
@@ -231,15 +249,24 @@ pub fn since<K: Plain + PartialEq>(
 mod tests {
     use super::*;
 
-    fn total(reason: &'static str, dport: u64, events: u64) -> Total {
-        Total {
+    fn counted(code: u32, port: u16, events: u64) -> (CountKey, Count) {
+        let key = CountKey {
+            code,
+            port: port.to_be_bytes(),
+            ..CountKey::zeroed()
+        };
+        let weight = events * 10;
+        (key, Count { events, weight })
+    }
+
+    fn name(key: &CountKey) -> Named {
+        let port = u16::from_be_bytes(key.port);
+        Named {
             kind: "drops",
             group: vec![
-                ("reason", Value::Word(reason)),
-                ("dport", Value::Unsigned(dport)),
+                ("reason", Value::Unsigned(key.code.into())),
+                ("dport", Value::Unsigned(port.into())),
             ],
-            events,
-            weight: events * 10,
         }
     }
 
@@ -250,20 +277,20 @@ mod tests {
 
     #[test]
     fn groups_that_differ_in_nothing_asked_for_are_one() {
-        let totals = vec![total("a", 1, 5), total("a", 2, 6), total("b", 1, 20)];
-        let joined = by(&["reason"]).join(totals, 9);
+        let counts = [counted(7, 1, 5), counted(7, 2, 6), counted(8, 1, 20)];
+        let joined = by(&["reason"]).join(&counts, 9, |key| Some(name(key)));
         let found: Vec<_> = joined
             .iter()
             .map(|total| (total.events, total.weight))
             .collect();
         assert_eq!(found, [(20, 200), (11, 110)]);
-        assert_eq!(joined[1].group, [("reason", Value::Word("a"))]);
+        assert_eq!(joined[1].group, [("reason", Value::Unsigned(7))]);
     }
 
     #[test]
     fn what_comes_after_the_top_is_other_and_nothing_is_lost() {
-        let totals = vec![total("a", 1, 5), total("b", 2, 6), total("c", 3, 7)];
-        let joined = by(&["dport", "reason"]).join(totals, 1);
+        let counts = [counted(7, 1, 5), counted(8, 2, 6), counted(9, 3, 7)];
+        let joined = by(&["dport", "reason"]).join(&counts, 1, |key| Some(name(key)));
         assert_eq!(joined.len(), 2);
         assert_eq!(joined[0].group[0], ("dport", Value::Unsigned(3)));
         assert_eq!(joined[1].group, [("other", Value::Unsigned(2))]);
@@ -312,7 +339,7 @@ mod tests {
         key.owner.comm[0] = b'x';
         let counts = vec![(key, count), (GroupKey { stack: 5, ..key }, count)];
         let by = By::new(Kind::Drops, &["process".into()]).unwrap();
-        let joined = by.join(totals(counts, by.bits(), &mut NoNames), 9);
+        let joined = by.join(&counts, 9, |key| super::name(key, by.bits(), &mut NoNames));
         assert_eq!(joined.len(), 1);
         assert_eq!(joined[0].events, 4);
         assert_eq!(joined[0].group[0], ("pid", Value::Unsigned(7)));
@@ -325,10 +352,9 @@ mod tests {
             ..CountKey::zeroed()
         };
         let count = |events| Count { events, weight: 1 };
-        let bytes = |key: &CountKey| netprobe_common::record::bytes_of(key).to_vec();
         let before = [(key(1), count(3)), (key(2), count(4))];
         let now = [(key(1), count(3)), (key(2), count(6)), (key(3), count(1))];
-        let new = since(&now, &before, bytes);
+        let new = since(&now, &before);
         let new: Vec<_> = new
             .iter()
             .map(|(key, count)| (key.code, count.events))

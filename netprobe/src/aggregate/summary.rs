@@ -8,32 +8,33 @@ use netprobe_common::{
 use crate::{
     decode::Names,
     probes,
-    report::{Total, Value},
+    report::{Named, Total, Value},
 };
 
 /// Names the groups of `--count` and sorts them, largest first.
 pub fn totals(counts: Vec<(CountKey, Count)>, names: &mut dyn Names) -> Vec<Total> {
     let mut totals: Vec<Total> = counts
         .into_iter()
-        .filter_map(|(key, count)| {
-            let kind = u16::try_from(key.kind).ok().and_then(Kind::from_raw)?;
-            let spec = probes::of(kind);
-            let mut group = (spec.group)(&key, names);
-            if key.any_port != 0 || key.code == OTHER {
-                for (_, value) in group.iter_mut().filter(|(name, _)| name.ends_with("port")) {
-                    *value = Value::Unknown;
-                }
-            }
-            Some(Total {
-                kind: spec.name(),
-                group,
-                events: count.events,
-                weight: count.weight,
-            })
-        })
+        .filter_map(|(key, count)| Some(name(&key, names)?.total(count)))
         .collect();
     totals.sort_by(|a, b| (a.kind, b.events, b.weight).cmp(&(b.kind, a.events, a.weight)));
     totals
+}
+
+/// Names a group of `--count`.
+pub fn name(key: &CountKey, names: &mut dyn Names) -> Option<Named> {
+    let kind = u16::try_from(key.kind).ok().and_then(Kind::from_raw)?;
+    let spec = probes::of(kind);
+    let mut group = (spec.group)(key, names);
+    if key.any_port != 0 || key.code == OTHER {
+        for (_, value) in group.iter_mut().filter(|(name, _)| name.ends_with("port")) {
+            *value = Value::Unknown;
+        }
+    }
+    Some(Named {
+        kind: spec.name(),
+        group,
+    })
 }
 
 #[cfg(test)]

@@ -56,7 +56,10 @@ impl Tally {
 
     /// The groups of `--count --by`, summed over CPUs.
     pub fn groups(&self) -> Result<Vec<(GroupKey, Count)>> {
-        Ok(some(hash(&self.groups)?))
+        let mut groups = Vec::new();
+        each(&self.groups, |key, count| groups.push((key, count)))?;
+        groups.retain(|(_, count)| count.events > 0);
+        Ok(groups)
     }
 }
 
@@ -126,16 +129,25 @@ fn some<K>(totals: HashMap<K, Count>) -> Vec<(K, Count)> {
 }
 
 fn hash<K: Plain + Eq + Hash>(map: &Map) -> Result<HashMap<K, Count>> {
-    let map: PerCpuHashMap<_, Wire<K>, Wire<Count>> = PerCpuHashMap::try_from(map)?;
     let mut totals = HashMap::new();
+    each(map, |key: K, count| {
+        totals.entry(key).or_insert(Count::NONE).add(&count);
+    })?;
+    Ok(totals)
+}
+
+/// Each key of a map of counts, with its sum over CPUs.
+fn each<K: Plain>(map: &Map, mut each: impl FnMut(K, Count)) -> Result<()> {
+    let map: PerCpuHashMap<_, Wire<K>, Wire<Count>> = PerCpuHashMap::try_from(map)?;
     for entry in &map {
         let (Wire(key), values) = entry.context("read a map of counts")?;
-        let sum: &mut Count = totals.entry(key).or_insert(Count::NONE);
+        let mut sum = Count::NONE;
         for Wire(count) in values.iter() {
             sum.add(count);
         }
+        each(key, sum);
     }
-    Ok(totals)
+    Ok(())
 }
 
 fn each_place<P: Plain>(map: &Map, places: u32, mut each: impl FnMut(&P)) -> Result<()> {

@@ -2,12 +2,12 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use netprobe_common::counters::Counters;
+use netprobe_common::counters::{Count, Counters};
 
 pub mod diagnosis;
 
 /// One value of a row.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Value {
     /// Unknown, or not applicable; shown as `-` and `null`.
     Unknown,
@@ -192,13 +192,38 @@ pub struct Layout {
     pub columns: &'static [Column],
 }
 
+/// What the events of a group share, as column name and value.
+pub type Group = Vec<(&'static str, Value)>;
+
+/// Which group of `--count` it is.
+#[derive(Clone, Debug, PartialEq, Hash)]
+pub struct Named {
+    /// The kind's name.
+    pub kind: &'static str,
+    /// What its events share.
+    pub group: Group,
+}
+
+impl Named {
+    /// The group with what was counted of it.
+    pub fn total(self, count: Count) -> Total {
+        let Self { kind, group } = self;
+        Total {
+            kind,
+            group,
+            events: count.events,
+            weight: count.weight,
+        }
+    }
+}
+
 /// A group of `--count`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Total {
     /// The kind's name.
     pub kind: &'static str,
-    /// What the events of the group share, as column name and value.
-    pub group: Vec<(&'static str, Value)>,
+    /// What its events share.
+    pub group: Group,
     /// How many.
     pub events: u64,
     /// Their weight, see [`Probe::weight`].

@@ -6,10 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use netprobe_common::{
-    counters::{BY_STACK, Count, CountKey, GroupKey},
-    record::bytes_of,
-};
+use netprobe_common::counters::{BY_STACK, Count, CountKey, GroupKey};
 
 use super::{
     super::{
@@ -164,8 +161,8 @@ struct Reading {
 impl Reading {
     fn since(&self, before: &Self) -> Self {
         Self {
-            counts: groups::since(&self.counts, &before.counts, |key| bytes_of(key).to_vec()),
-            groups: groups::since(&self.groups, &before.groups, |key| bytes_of(key).to_vec()),
+            counts: groups::since(&self.counts, &before.counts),
+            groups: groups::since(&self.groups, &before.groups),
         }
     }
 }
@@ -218,15 +215,16 @@ impl Board<'_> {
     }
 
     fn totals(&mut self, reading: Reading) -> Vec<Total> {
-        let Some(by) = &self.by else {
-            return summary::totals(reading.counts, &mut self.names);
-        };
-        let totals = if by.bits() == 0 {
-            summary::totals(reading.counts, &mut self.names)
-        } else {
-            groups::totals(reading.groups, by.bits(), &mut self.names)
-        };
-        by.join(totals, self.options.top)
+        let (top, names) = (self.options.top, &mut self.names);
+        match &self.by {
+            None => summary::totals(reading.counts, names),
+            Some(by) if by.bits() == 0 => {
+                by.join(&reading.counts, top, |key| summary::name(key, names))
+            }
+            Some(by) => by.join(&reading.groups, top, |key| {
+                groups::name(key, by.bits(), names)
+            }),
+        }
     }
 
     /// Shows what was added since this was last called.
