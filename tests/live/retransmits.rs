@@ -103,6 +103,7 @@ fn what_was_seen_is_compared_with_what_the_kernel_counted() {
     let resident = cable.client.run(|| Command::new("sleep").arg("60").spawn());
     let mut resident = resident.expect("start sleep(1)");
     let mut probe = Probe::start(&["retransmits", "--json", "--strict"]);
+    let only = Probe::of(&cable.client, "retransmits");
     let clients = cable.client.run(|| {
         let begin = (0..SYNS).map(|_| Family::V4.begin(PORT));
         begin.collect::<Vec<_>>()
@@ -114,6 +115,7 @@ fn what_was_seen_is_compared_with_what_the_kernel_counted() {
     });
     drop(clients);
     let run = probe.stop();
+    let only = only.stop();
     resident.kill().expect("it is there");
     resident.wait().expect("it ends");
     let [segments] = &run.summary.reconciled[..] else {
@@ -123,6 +125,11 @@ fn what_was_seen_is_compared_with_what_the_kernel_counted() {
     assert!(segments.agrees && segments.seen >= SYNS, "{segments:?}");
     assert!(segments.least >= SYNS, "{segments:?}");
     assert!(run.summary.totals.is_empty(), "{:?}", run.summary);
+    let [segments] = &only.summary.reconciled[..] else {
+        panic!("{:?}", only.summary);
+    };
+    assert!(segments.agrees, "{segments:?}");
+    assert_eq!(segments.seen, only.all().len() as u64, "{segments:?}");
 }
 
 #[test]

@@ -205,6 +205,25 @@ fn alternatives(
     Ok(Expression::any(tests.collect::<Result<Vec<_>, Error>>()?))
 }
 
+/// Network namespaces of which every event is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whole {
+    /// All of them.
+    All,
+    /// The one with this inode number.
+    One(u32),
+}
+
+impl Whole {
+    /// Whether the one with this inode number is wanted.
+    pub(super) fn has(self, inode: u32) -> bool {
+        match self {
+            Self::All => true,
+            Self::One(wanted) => wanted == inode,
+        }
+    }
+}
+
 /// What is wanted of a probe.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -213,9 +232,16 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Whether there is no filter.
-    pub(super) fn wants_all(&self) -> bool {
-        self.expression == Expression::ALL
+    /// The namespaces of which every event is wanted: all, or one of them. `None` if events of a namespace are told apart.
+    pub(super) fn whole_namespaces(&self) -> Option<Whole> {
+        match &self.expression {
+            Expression::And(none) if none.is_empty() => Some(Whole::All),
+            Expression::Test(test) => match test.predicate {
+                Predicate::Netns(inode) if !test.is_negated => Some(Whole::One(inode)),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// Refuses what the kernel cannot test, because `what` happens there.

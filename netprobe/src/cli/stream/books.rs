@@ -30,16 +30,19 @@ impl Books {
         let [spec] = request.probes[..] else {
             return None;
         };
-        if spec.oracles.is_empty() || !plan.wants_all() || request.config.by != 0 {
+        if spec.oracles.is_empty() || request.config.by != 0 {
             return None;
         }
+        let wanted = plan.whole_namespaces()?;
         if request.config.count == 0 {
             request.config.count = 1;
             request.sizes.counts = GROUPS;
         }
+        let mut namespaces = namespaces::all().ok()?;
+        namespaces.retain(|namespace| wanted.has(namespace.inode));
         let mut books = Self {
             spec,
-            namespaces: namespaces::all().ok()?,
+            namespaces,
             readings: Vec::new(),
         };
         books.read();
