@@ -104,7 +104,7 @@ record! {
 }
 
 record! {
-    /// The name of an interface.
+    /// The name of an interface or process.
     pub struct Name {
         /// The name, NUL padded.
         pub words: [u32; 4],
@@ -158,6 +158,10 @@ record! {
         pub interface: Name,
         /// Of the cgroup of the socket, which only the kernel can look up.
         pub cgroup: Cgroup,
+        /// Of the process that called.
+        pub pid: Number,
+        /// Of its name.
+        pub comm: Name,
     }
 }
 
@@ -181,15 +185,13 @@ impl Filter {
             len: 0,
             mode: ANY,
         },
-        interface: Name {
-            words: [0; 4],
-            mask: [0; 4],
-            mode: ANY,
-        },
+        interface: Name::ANY,
         cgroup: Cgroup {
             id: [0; 2],
             mode: ANY,
         },
+        pid: Number::ANY,
+        comm: Name::ANY,
     };
 
     /// Whether any test is of flows.
@@ -200,6 +202,8 @@ impl Filter {
                 reasons: self.reasons,
                 interface: self.interface,
                 cgroup: self.cgroup,
+                pid: self.pid,
+                comm: self.comm,
                 ..Self::NONE
             }
     }
@@ -261,6 +265,18 @@ impl Filter {
         mode == ANY || (mode == IS) == (self.reasons.has(setting, reason) != 0)
     }
 
+    /// Whether processes are tested at all.
+    #[inline(always)]
+    pub fn names_callers<S: Setting>(&self, setting: S) -> bool {
+        setting.read(&self.pid.mode) != ANY || setting.read(&self.comm.mode) != ANY
+    }
+
+    /// Whether a process with this id and name is wanted.
+    #[inline(always)]
+    pub fn admits_caller<S: Setting>(&self, setting: S, pid: u32, comm: &[u8; 16]) -> bool {
+        self.pid.admits(setting, pid) && self.comm.admits(setting, comm)
+    }
+
     /// Whether interface names are tested at all.
     #[inline(always)]
     pub fn names_interface<S: Setting>(&self, setting: S) -> bool {
@@ -270,8 +286,22 @@ impl Filter {
     /// Whether an interface of this name is wanted; an empty one is unknown.
     #[inline(always)]
     pub fn admits_interface<S: Setting>(&self, setting: S, name: &[u8; 16]) -> bool {
-        let mode = setting.read(&self.interface.mode);
-        let (wanted, mask) = (&self.interface.words, &self.interface.mask);
+        self.interface.admits(setting, name)
+    }
+}
+
+impl Name {
+    /// Any name.
+    pub const ANY: Self = Self {
+        words: [0; 4],
+        mask: [0; 4],
+        mode: ANY,
+    };
+
+    #[inline(always)]
+    fn admits<S: Setting>(&self, setting: S, name: &[u8; 16]) -> bool {
+        let mode = setting.read(&self.mode);
+        let (wanted, mask) = (&self.words, &self.mask);
         mode == ANY || (mode == IS) == (difference(setting, &words(name), wanted, mask) == 0)
     }
 }

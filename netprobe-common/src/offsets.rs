@@ -74,13 +74,14 @@ fields! {
     FileInode = Member("file.f_inode");
     InodeIno = Member("inode.i_ino");
     IcskQlen = Member("inet_connection_sock.icsk_accept_queue.qlen");
-    IcskBackoff = Member("inet_connection_sock.icsk_backoff");
+    IcskRetransmits = Member("inet_connection_sock.icsk_retransmits");
     IcskPending = Member("inet_connection_sock.icsk_pending");
     IcskProbesOut = Member("inet_connection_sock.icsk_probes_out");
     IcskLastReceived = Member("inet_connection_sock.icsk_ack.lrcvtime");
     IcskCaState = Member("inet_connection_sock.icsk_ca_state");
     IcskCaStateMask = BitMask("inet_connection_sock.icsk_ca_state");
     TcpTotalRetrans = Member("tcp_sock.total_retrans");
+    TcpPriorSsthresh = Member("tcp_sock.prior_ssthresh");
     TcpSrttUs = Member("tcp_sock.srtt_us");
     TcpSndCwnd = Member("tcp_sock.snd_cwnd");
     TcpLastSent = Member("tcp_sock.lsndtime");
@@ -89,6 +90,9 @@ fields! {
     TcpBytesSent = Member("tcp_sock.bytes_sent");
     TcpBytesRetrans = Member("tcp_sock.bytes_retrans");
     TcpBytesReceived = Member("tcp_sock.bytes_received");
+    TcpBytesAcked = Member("tcp_sock.bytes_acked");
+    TcpSndUna = Member("tcp_sock.snd_una");
+    TcpSndNxt = Member("tcp_sock.snd_nxt");
     TcpSegsOut = Member("tcp_sock.segs_out");
     TcpSegsIn = Member("tcp_sock.segs_in");
     SkbSk = Member("sk_buff.sk");

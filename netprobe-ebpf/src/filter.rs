@@ -1,6 +1,10 @@
 //! What the user asked to see. An unset filter is dead code to the verifier.
 
-use netprobe_common::{filter::Setting, record::Plain, records::Flow};
+use netprobe_common::{
+    filter::Setting,
+    record::Plain,
+    records::{Flow, Owner},
+};
 
 use crate::maps::{CONFIG, frozen};
 
@@ -31,6 +35,14 @@ pub(crate) fn admits_state(state: u8) -> bool {
 #[inline(always)]
 pub(crate) fn admits_reason(reason: u32) -> bool {
     CONFIG.filter.admits_reason(Frozen, reason)
+}
+
+/// Whether a process is wanted; `None` is unknown.
+#[inline(always)]
+pub(crate) fn admits_caller(owner: Option<&Owner>) -> bool {
+    let filter = &CONFIG.filter;
+    !filter.names_callers(Frozen)
+        || owner.is_some_and(|owner| filter.admits_caller(Frozen, owner.pid, &owner.comm))
 }
 
 /// Whether an interface is wanted; its name is read only if anybody asks for it.

@@ -5,7 +5,6 @@
 
 use netprobe_common::{
     header::Kind,
-    offsets::Field,
     record,
     record::Plain,
     records::{Owner, Role},

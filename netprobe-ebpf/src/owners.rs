@@ -72,8 +72,10 @@ pub(crate) fn of<L: Load>(sock: Sock<L>, owner: &mut Owner) {
     } else if let Some(life) = lives::of(sock.address) {
         *owner = life.owner;
     }
+    let ino = sock.inode();
+    owner.is_open = u32::from(ino != 0);
     if owner.ino == 0 {
-        owner.ino = sock.inode();
+        owner.ino = ino;
     }
     owner.cgroup = sock.cgroup();
 }
@@ -84,7 +86,7 @@ pub(crate) fn caller<L: Load>(sock: Sock<L>) -> Owner {
     Owner {
         ino: sock.inode(),
         pid: task::pid(),
-        reserved: 0,
+        is_open: 0,
         comm: task::process_comm(),
         cgroup: 0,
     }

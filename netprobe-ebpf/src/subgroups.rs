@@ -90,6 +90,7 @@ pub(crate) fn add<S: Subject>(sighting: &Sighting<'_, S>, stack: i32, is_fine: b
 /// Only what groups are to differ in.
 #[inline(always)]
 fn narrow(owner: &mut Owner, by: u32) {
+    owner.is_open = 0;
     if by & BY_CGROUP == 0 {
         owner.cgroup = 0;
     }

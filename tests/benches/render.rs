@@ -135,7 +135,7 @@ fn record(index: u32) -> Drop {
         owner: Owner {
             ino: 123_456,
             pid: 4321,
-            reserved: 0,
+            is_open: 0,
             comm: *b"nginx\0\0\0\0\0\0\0\0\0\0\0",
             cgroup: 0,
         },

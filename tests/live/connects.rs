@@ -160,6 +160,70 @@ fn exhausted_ports_equal_the_applications_own_count() {
     }
 }
 
+/// A port of the application's own, which another connection to the same place has already.
+#[test]
+fn a_port_that_is_taken_for_this_destination_is_no_fault_of_the_application() {
+    if !has_hooks("connects", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let _listeners = listen(&cable);
+    let from = |family: Family| {
+        let socket = family.socket();
+        socket.set_reuse_address(true).expect("reuse the address");
+        let own = family.wanted(CLIENT, 40_000);
+        socket.bind(&own.into()).expect("bind");
+        socket
+    };
+    let probe = Probe::of(&cable.client, "connects");
+    cable.client.run(|| {
+        for family in [Family::V4, Family::V6] {
+            let (first, second) = (from(family), from(family));
+            family
+                .connect_with(&first, family.port(PORT))
+                .expect("connect");
+            let refused = family.connect_with(&second, family.port(PORT)).unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(libc::EADDRNOTAVAIL));
+        }
+    });
+    let run = probe.stop();
+    assert_eq!(run.count("errno", "EADDRNOTAVAIL"), 2, "{:?}", run.events);
+    for event in run.with("errno", "EADDRNOTAVAIL") {
+        assert_eq!(number(event, "syn_attempts"), 0, "{event:?}");
+    }
+}
+
+#[test]
+fn the_kernel_leaves_out_connects_of_other_processes() {
+    if !has_hooks("connects", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let _listeners = listen(&cable);
+    let [own, other] = [std::process::id(), 1].map(|pid| pid.to_string());
+    let probes = [
+        ["--pid", &own],
+        ["--pid", &other],
+        ["--filter", "comm != np-client"],
+    ]
+    .map(|[option, wanted]| {
+        let inum = cable.client.inum().to_string();
+        Probe::start(&["connects", "--json", "--netns", &inum, option, wanted])
+    });
+    cable.client.run(|| {
+        for _ in 0..TIMES {
+            Family::V4.connect(PORT).expect("connect");
+        }
+    });
+    let (_client, _told) = connect_as_client(&cable, Family::V4, PORT);
+    for (probe, expected) in probes.into_iter().zip([TIMES, 0, TIMES]) {
+        let run = probe.stop();
+        let account = run.account("connects");
+        assert_eq!(run.all().len() as u64, expected, "{:?}", run.events);
+        assert_eq!(account.counters.delivered, expected, "{account:?}");
+    }
+}
+
 #[test]
 fn unroutable_connects_equal_the_applications_own_count() {
     if !has_hooks("connects", &[AT_ONCE]) {

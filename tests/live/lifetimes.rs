@@ -220,6 +220,42 @@ fn an_unanswered_peer_ends_in_a_timeout() {
     assert_eq!(cable.client.counters().get("TcpExt.TCPKeepAlive"), 1);
 }
 
+/// Each attempt counts as if it sent other data.
+#[test]
+fn what_never_left_this_machine_was_not_sent() {
+    if !has_hooks("lifetimes", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    // Namespaces are found by the processes that live in them.
+    let mut inhabitant = Actor::start("np-inhabitant", |_| cable.client.enter());
+    inhabitant.hear();
+    let listener = cable.server.run(|| Family::V4.listen(PORT, 8));
+    let (mut near, _far) = Family::V4.pair(&cable.client, &listener);
+    near.write_all(&[1; QUESTION]).expect("send");
+    wait_until("it was acknowledged", || {
+        cable.client.counters().get("Tcp.OutSegs") >= 3
+    });
+    cable.client.wait_for_silence();
+    let lifetimes = Probe::of(&cable.client, "lifetimes");
+    let firewall = cable
+        .client
+        .firewall("output", &format!("tcp dport {PORT}"));
+    near.write_all(&[1; QUESTION]).expect("write");
+    wait_until("it was tried three times", || firewall.dropped() >= 3);
+    let open = open_connections(&cable.client, &[]);
+    abort(near);
+    let run = lifetimes.stop();
+    let sent = |event: &Event| number(event, "bytes_sent");
+    let all = run
+        .all()
+        .iter()
+        .chain(&open)
+        .filter(|event| event["dport"] == PORT);
+    let all: Vec<u64> = all.map(sent).collect();
+    assert_eq!(all, [QUESTION as u64; 2], "{:?} {open:?}", run.events);
+}
+
 #[test]
 fn connections_from_before_are_reported_without_their_duration() {
     if !has_hooks("lifetimes", &[]) {

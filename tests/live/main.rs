@@ -24,6 +24,7 @@ mod flame_tasks;
 mod flame_unwind;
 mod lifetimes;
 mod listeners;
+mod owners;
 mod pcap;
 mod resets;
 mod retransmits;

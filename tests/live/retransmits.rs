@@ -2,6 +2,7 @@
 
 use std::{
     io::{Read, Write},
+    net::{TcpListener, TcpStream},
     process::Command,
 };
 
@@ -10,7 +11,6 @@ use netprobe_tests::{
     event::{Event, column_of, number, sum, text},
     netns::{Cable, Netns},
     probe::{Probe, Run},
-    process::Actor,
     skip::has_hooks,
     traffic::{CLIENT, Family, SERVER, abort, port_of},
     wait_until,
@@ -327,53 +327,61 @@ fn timeouts_equal_tcp_timeouts_and_are_numbered() {
     }
 }
 
-/// Opens a connection that nothing comes back on once `cut` is cued, and then sends.
-fn sender(cable: &Cable, name: &str) -> Actor {
-    Actor::start(name, |stage| {
-        cable.client.enter();
-        let mut connection = Family::V4.connect(PORT).expect("connect");
-        stage.tell(b'c');
-        stage.await_byte();
-        connection.write_all(&[1; 100]).expect("send");
-        // Kept open to the end of the process.
-        std::mem::forget(connection);
-    })
-}
-
 #[test]
-fn the_owner_is_known_when_its_process_has_gone() {
-    if !has_hooks("retransmits", &["who opens"]) {
+fn linear_timeouts_are_numbered_too() {
+    if !has_hooks("retransmits", &[]) {
         return;
     }
     let cable = Cable::new();
-    let listener = cable.server.run(|| Family::V4.listen(PORT, 8));
-    let mut before = sender(&cable, "np-before");
-    before.hear();
-    let mut probe = Probe::of(&cable.client, "retransmits");
-    let mut after = sender(&cable, "np-after");
-    after.hear();
-    let accepted = [(); 2].map(|()| listener.accept().expect("accept"));
-    let blackhole = cable.server.firewall("input", &format!("tcp dport {PORT}"));
-    let pids = [before, after].map(|mut sender| {
-        sender.cue();
-        sender.hear();
-        // Killed here: its socket is orphaned, and goes on sending.
-        sender.pid()
+    let listener = cable.server.run(|| Family::V4.listen(PORT, 1));
+    let (near, _far) = Family::V4.pair(&cable.client, &listener);
+    // With it a stream without loss so far is never thin enough.
+    near.set_tcp_congestion(b"reno")
+        .expect("reno is always there");
+    near.set_tcp_thin_linear_timeouts(true)
+        .expect("set thin timeouts");
+    let probe = Probe::of(&cable.client, "retransmits");
+    let _blackhole = cable.server.firewall("input", &format!("tcp dport {PORT}"));
+    near.send(b"tail").expect("send");
+    wait_until("it was sent again five times", || {
+        cable.client.counters().get("TcpExt.TCPTimeouts") >= 5
     });
-    probe.wait_for("both sent again", |events| {
-        pids.iter().all(|pid| {
-            let mine = events.iter().filter(|event| event["pid"] == *pid);
-            mine.filter(|event| event["state"] == "FIN-WAIT-1").count() > 1
-        })
-    });
-    drop((accepted, listener));
-    blackhole.open();
+    abort(near);
     let run = probe.stop();
-    for event in run.all() {
-        assert!(pids.contains(&number(event, "pid")), "{event:?}");
-        assert!(
-            ["np-before", "np-after"].contains(&text(event, "comm")),
-            "{event:?}"
-        );
+    let events = run.with("cause", "rto");
+    let attempts: Vec<u64> = events
+        .iter()
+        .map(|event| number(event, "attempt"))
+        .collect();
+    assert_eq!(attempts[..5], [1, 2, 3, 4, 5], "{:?}", run.events);
+}
+
+/// A narrow link behind the server, which tells the client of it when a packet does not fit.
+#[test]
+fn what_did_not_fit_through_a_tunnel_was_no_timeout() {
+    if !has_hooks("retransmits", &[]) {
+        return;
     }
+    let (cable, far) = (Cable::new(), Netns::new());
+    cable.server.ip(&format!(
+        "link add far type veth peer name far netns {}\nlink set far mtu 1300 up\naddress add 10.78.0.1/24 dev far\n",
+        far.path()
+    ));
+    far.ip("link set far up\naddress add 10.78.0.2/24 dev far\nroute add default via 10.78.0.1\n");
+    cable.server.sysctl("net.ipv4.ip_forward", 1);
+    cable.client.ip("route add 10.78.0.0/24 via 10.77.0.2\n");
+    let listener = far.run(|| TcpListener::bind("10.78.0.2:7201").expect("listen"));
+    let probe = Probe::of(&cable.client, "retransmits");
+    let connect = || TcpStream::connect("10.78.0.2:7201").expect("connect");
+    let mut near = cable.client.run(connect);
+    let (mut there, _) = listener.accept().expect("accept");
+    near.write_all(&[7; 10_000]).expect("send");
+    there.read_exact(&mut [0; 10_000]).expect("receive");
+    let counters = cable.client.counters();
+    let run = probe.stop();
+    assert!(counters.get("Tcp.RetransSegs") > 0, "it was told");
+    assert_eq!(
+        segments(run.with("cause", "other")),
+        counters.get("Tcp.RetransSegs")
+    );
 }

@@ -130,7 +130,7 @@ fn owner(comm: &[u8]) -> Owner {
     Owner {
         ino: 46_220,
         pid: 4711,
-        reserved: 0,
+        is_open: 0,
         comm: name(comm),
         cgroup: 4242,
     }

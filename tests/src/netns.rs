@@ -75,6 +75,11 @@ impl Netns {
         })
     }
 
+    /// Where ip(8) finds it.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", id(), self.file.as_raw_fd())
+    }
+
     /// Runs commands of ip(8) in it, one per line.
     #[track_caller]
     pub fn ip(&self, batch: &str) -> String {
@@ -193,7 +198,7 @@ impl Cable {
     /// Two new namespaces; the addresses are the same in every cable.
     pub fn new() -> Self {
         let (client, server) = (Netns::new(), Netns::new());
-        let peer = format!("/proc/{}/fd/{}", id(), server.file.as_raw_fd());
+        let peer = server.path();
         client.ip(&format!(
             "link add {INTERFACE} address 02:77:00:00:00:01 type veth \
              peer name {INTERFACE} address 02:77:00:00:00:02 netns {peer}\n{}",

@@ -40,7 +40,8 @@ record! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Cause {
-    /// None of the below, e.g. a path MTU change.
+    /// None of the below: the path MTU became smaller, or the peer did not take the data of a Fast Open
+    /// (`tcp_simple_retransmit`).
     Other = 0,
     /// Retransmission timeout, and the recovery that follows it (`TCP_CA_Loss`).
     Rto = 1,

@@ -289,8 +289,8 @@ fn ending(sock: Sock<Typed>, old: u8, new: u8) -> Option<Ending> {
     if is_in_call {
         return None;
     }
-    // `inet_num` is given back before this point, `inet_sport` is not.
-    if errno == 0 && sock.tcp_field::<u16>(Field::InetSport) == 0 {
+    // Nobody closes a socket between SYN_SENT and its SYN but `connect` itself, when it finds no port.
+    if errno == 0 && sock.tcp_field::<u32>(Field::TcpSegsOut) == 0 {
         errno = EADDRNOTAVAIL;
         source = ErrnoSource::Inferred;
     }
@@ -422,7 +422,10 @@ fn try_finish<L: Load, C: StackIdContext>(
         flow.dport = pending.dport;
         to_family(&mut flow, pending.family);
     }
-    if !filter::admits(&flow) || !cgroups::admits(Some(sock)) {
+    if !filter::admits(&flow)
+        || !filter::admits_caller(pending.as_ref().map(|pending| &pending.owner))
+        || !cgroups::admits(Some(sock))
+    {
         return Err(Filtered);
     }
     let latency_ns = match &pending {

@@ -119,7 +119,7 @@ fn try_lifetimes(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8) -> Resu
     let error = sock.error();
     let ending = ending(sock, old, error);
     let role = lives::role(sock, lives::of(sock.address).as_deref());
-    let bytes = Bytes::of(sock);
+    let bytes = Bytes::of(sock, role == Role::Client as u8);
     let key = CountKey {
         kind: Kind::Lifetimes as u32,
         code: ending as u32,
@@ -165,7 +165,7 @@ struct Bytes {
 
 impl Bytes {
     #[inline(always)]
-    fn of(sock: Sock<Typed>) -> Self {
+    fn of(sock: Sock<Typed>, is_client: bool) -> Self {
         let Some(tcp) = Typed.tcp_sock(sock.address) else {
             return Self {
                 sent: 0,
@@ -175,10 +175,17 @@ impl Bytes {
         let sent: u64 = Typed.field(tcp, Field::TcpBytesSent);
         let again: u64 = Typed.field(tcp, Field::TcpBytesRetrans);
         let received: u64 = Typed.field(tcp, Field::TcpBytesReceived);
+        // What did not get past this machine is sent anew, and counted anew as if it were other data: the sequence numbers
+        // know better. A SYN has one of them.
+        let acked: u64 = Typed.field(tcp, Field::TcpBytesAcked);
+        let una: u32 = Typed.field(tcp, Field::TcpSndUna);
+        let next: u32 = Typed.field(tcp, Field::TcpSndNxt);
+        let numbered =
+            (acked + u64::from(next.wrapping_sub(una))).saturating_sub(u64::from(is_client));
         // The kernel counts the peer's FIN as a byte.
         let fin = u64::from(sock.flags() & SOCK_DONE != 0);
         Self {
-            sent: sent.saturating_sub(again),
+            sent: sent.saturating_sub(again).min(numbered),
             received: received.saturating_sub(fin),
         }
     }

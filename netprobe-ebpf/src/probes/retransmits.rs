@@ -153,6 +153,12 @@ fn cause(sock: Sock<Typed>, state: u8) -> Cause {
     let mask = crate::load::offset_of(Field::IcskCaStateMask) as u8;
     let ca_state: u8 = sock.tcp_field(Field::IcskCaState);
     match ca_state & mask {
+        // Not after a timeout, but `tcp_simple_retransmit`: it forgets the threshold that a timeout remembers.
+        TCP_CA_LOSS
+            if timeouts(sock) == 0 && sock.tcp_field::<u32>(Field::TcpPriorSsthresh) == 0 =>
+        {
+            Cause::Other
+        }
         TCP_CA_LOSS => Cause::Rto,
         TCP_CA_RECOVERY => Cause::Fast,
         _ => {
@@ -166,15 +172,18 @@ fn cause(sock: Sock<Typed>, state: u8) -> Cause {
     }
 }
 
-/// SYNs are counted one by one; data by how often the timer has backed off.
+/// Timeouts since something was acknowledged, this one included.
+#[inline(always)]
+fn timeouts(sock: Sock<Typed>) -> u32 {
+    u32::from(sock.tcp_field::<u8>(Field::IcskRetransmits))
+}
+
+/// SYNs are counted one by one; data by the timeouts.
 #[inline(always)]
 fn attempt(sock: Sock<Typed>, cause: Cause) -> u32 {
     match cause {
         Cause::Syn => sock.tcp_field(Field::TcpTotalRetrans),
-        Cause::Rto => {
-            let backoff: u8 = sock.tcp_field(Field::IcskBackoff);
-            u32::from(backoff) + 1
-        }
+        Cause::Rto => timeouts(sock).max(1),
         Cause::Fast | Cause::Tlp | Cause::Other | Cause::SynAck => 1,
     }
 }

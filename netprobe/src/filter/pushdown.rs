@@ -7,7 +7,7 @@ use netprobe_common::filter::{
     ANY, CODES, Cgroup, Codes, Filter, IS, IS_NOT, Name, Number, PREFIXES, Prefixes, RANGES, words,
 };
 
-use super::{Expression, Ports, Predicate, Prefix, Side, Test, states};
+use super::{Expression, Pattern, Ports, Predicate, Prefix, Side, Test, states};
 use crate::probes::KernelTest;
 
 /// A filter in its two parts.
@@ -74,7 +74,11 @@ impl Kernel<'_> {
             Predicate::Port(Side::Either, ports) => {
                 filter.port.len == 0 && set_ports(&mut filter.port, ports)
             }
-            Predicate::Port(Side::Listener, _) | Predicate::Pid(_) | Predicate::Comm(_) => false,
+            Predicate::Port(Side::Listener, _) => false,
+            Predicate::Pid(pid) => has(KernelTest::Caller) && set(&mut filter.pid, *pid, mode),
+            Predicate::Comm(pattern) => {
+                has(KernelTest::Caller) && set_pattern(&mut filter.comm, pattern, mode)
+            }
             Predicate::Family(family) => set(&mut filter.family, family.number(), mode),
             Predicate::Netns(inode) => set(&mut filter.netns, *inode, mode),
             Predicate::Cgroup(group) => {
@@ -84,11 +88,7 @@ impl Kernel<'_> {
                 has(KernelTest::Interface) && set(&mut filter.ifindex, *index, mode)
             }
             Predicate::Iface(pattern) => {
-                has(KernelTest::Interface)
-                    && filter.interface.mode == 0
-                    && pattern
-                        .exact()
-                        .is_some_and(|name| set_name(&mut filter.interface, name, mode))
+                has(KernelTest::Interface) && set_pattern(&mut filter.interface, pattern, mode)
             }
             Predicate::State(states) => {
                 if !has(KernelTest::State) || self.states & states == 0 {
@@ -152,6 +152,14 @@ fn narrow(all: &mut Ports, place: &mut netprobe_common::filter::Ports, ports: &P
         *all = both;
     }
     fits
+}
+
+fn set_pattern(place: &mut Name, pattern: &Pattern, mode: u32) -> bool {
+    let is_free = place.mode == ANY;
+    is_free
+        && pattern
+            .exact()
+            .is_some_and(|name| set_name(place, name, mode))
 }
 
 fn set_name(place: &mut Name, name: &str, mode: u32) -> bool {

@@ -22,6 +22,9 @@ const MOST_SKIPPED: u32 = 7;
 /// A cost below this part of the limit is nothing to speak of.
 const QUIET: f64 = 0.1;
 
+/// So few events a second cost nothing to speak of, whatever is told of them: to look for them may cost much more.
+const FEW: u64 = 500;
+
 /// The measurements of a run.
 #[derive(Debug)]
 pub struct Meter {
@@ -30,6 +33,8 @@ pub struct Meter {
     cpus: f64,
     began: Mark,
     last: Mark,
+    /// Events until then that the filter wanted.
+    events: u64,
     slices: Slices,
     /// The latest slice, which stands for the intervals that are skipped after it.
     latest: Option<Slices>,
@@ -90,6 +95,7 @@ impl Meter {
             cpus: f64::from(u32::try_from(cpus).unwrap_or(u32::MAX)),
             began: now,
             last: now,
+            events: 0,
             slices: Slices::default(),
             latest: None,
             kernel: Weighed::default(),
@@ -120,7 +126,8 @@ impl Meter {
         let own = now.cpus_since(self.last) / self.cpus;
         self.last = now;
         // Without events there is nothing to leave out, however slow the machine.
-        let is_idle = slice.is_some_and(|slice| slice.runs == 0);
+        let is_idle =
+            slice.is_some_and(|slice| slice.runs == 0) || self.has_few_events(session, elapsed);
         let mut in_kernel = 0.0;
         if let Some(slice) = slice {
             self.kernel.cpu_s += slice.cpus() * elapsed.as_secs_f64();
@@ -155,6 +162,17 @@ impl Meter {
             self.limit * 100.0,
             announcement(level, session.config())
         );
+    }
+
+    /// Whether so few events came since this was last asked that to leave some out would save nothing.
+    fn has_few_events(&mut self, session: &Session, elapsed: Duration) -> bool {
+        let counters = session.all_counters();
+        let before = std::mem::replace(
+            &mut self.events,
+            counters.fired.saturating_sub(counters.filtered),
+        );
+        let came = u128::from(self.events.saturating_sub(before));
+        came * 1000 < elapsed.as_millis() * u128::from(FEW)
     }
 
     /// Lets the kernel measure for a slice, and decides how long that is good for.

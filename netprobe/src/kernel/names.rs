@@ -145,10 +145,12 @@ impl Names for LiveNames {
     }
 
     fn owner(&mut self, owner: &Owner) -> Option<(u32, [u8; 16])> {
-        if owner.pid != 0 {
-            return Some((owner.pid, owner.comm));
+        let noted = (owner.pid != 0).then_some((owner.pid, owner.comm));
+        // Who was noted may have handed the socket to another process, such as a child, and have ended.
+        if noted.is_some() && (owner.is_open == 0 || self.owners.has(owner.pid, self.at_ns)) {
+            return noted;
         }
-        self.owners.of(owner.ino, self.at_ns)
+        self.owners.of(owner.ino, self.at_ns).or(noted)
     }
 
     fn cgroup(&mut self, owner: &Owner) -> Value {

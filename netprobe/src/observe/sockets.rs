@@ -238,7 +238,9 @@ fn connection(netns: u32, socket: &InetResponse, listening: &HashSet<u16>) -> Op
         ino: u64::from(socket.header.inode),
         cgroup: socket.nlas.iter().find_map(cgroup),
         is_server: listening.contains(&id.source_port),
-        traffic: info.and_then(|info| (info.state != TCP_SYN_SENT).then(|| traffic(info))),
+        traffic: info
+            .filter(|info| info.state != TCP_SYN_SENT)
+            .map(|info| traffic(info, socket.header.send_queue)),
     }
 }
 
@@ -259,10 +261,25 @@ const fn bytes_received(info: &TcpInfo) -> u64 {
     info.bytes_received.saturating_sub(has_fin as u64)
 }
 
-fn traffic(info: &TcpInfo) -> Traffic {
+/// Bytes of data, each once. What does not get past this machine is sent anew, and counted anew as if it were other data:
+/// no more can have been sent than was acknowledged or waits for that.
+fn bytes_sent(info: &TcpInfo, queued: u32) -> u64 {
+    let under_way = queued.saturating_sub(info.notsent_bytes);
+    let numbered = info.bytes_acked + u64::from(under_way);
+    let sent = info.bytes_sent.saturating_sub(info.bytes_retrans);
+    // The number of a SYN may be among them.
+    if sent > numbered {
+        numbered.saturating_sub(1)
+    } else {
+        sent
+    }
+}
+
+/// `queued` bytes were written and not acknowledged.
+fn traffic(info: &TcpInfo, queued: u32) -> Traffic {
     let [sent, received] = [info.last_data_sent, info.last_data_recv]
         .map(|millis| Duration::from_millis(u64::from(millis)));
-    let bytes_sent = info.bytes_sent.saturating_sub(info.bytes_retrans);
+    let bytes_sent = bytes_sent(info, queued);
     let bytes_received = bytes_received(info);
     let age = if bytes_sent == 0 {
         Some(sent)

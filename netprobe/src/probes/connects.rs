@@ -121,7 +121,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         )
         .hidden(),
     ],
-    kernel_tests: &[KernelTest::Cgroup],
+    kernel_tests: &[KernelTest::Cgroup, KernelTest::Caller],
     weight: "sum(latency_ns)",
     decode,
     group,

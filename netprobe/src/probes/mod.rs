@@ -127,6 +127,8 @@ pub enum KernelTest {
     Interface,
     /// Of the cgroup of the socket (`cgroups::admits`), where this kernel keeps it.
     Cgroup,
+    /// Of the process that called, by id or name (`filter::admits_caller`).
+    Caller,
 }
 
 /// A place in the kernel that a probe watches.

@@ -59,7 +59,12 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Column::text("daddr", "RADDR", 15, "remote address"),
         Column::number("dport", "RPORT", 5, "remote port"),
         Column::text("state", "STATE", 12, "TCP state of the socket, as in ss(8)"),
-        Column::text("cause", "CAUSE", 7, "rto, fast, tlp, syn, syn-ack or other"),
+        Column::text(
+            "cause",
+            "CAUSE",
+            7,
+            "rto, fast, tlp, syn, syn-ack, or other: without loss, as where the path MTU became smaller",
+        ),
         Column::number(
             "attempt",
             "TRY",

@@ -105,7 +105,7 @@ fn summary(totals: &[&str]) -> Json {
             "probes": { "type": "array", "items": probe },
             "totals": { "type": "array", "items": total(totals) },
             "connects": { "type": "object", "description": "what the connects add up to (of `connects`)" },
-            "reconciled": { "type": "array", "items": reconciled(), "description": "where the kernel counts the same, without filter" },
+            "reconciled": { "type": "array", "items": reconciled(), "description": "where the kernel counts the same: without filter, or of one namespace" },
         },
         "required": ["kind", "schema", "elapsed_s", "complete", "probes", "totals"],
     })
@@ -122,9 +122,10 @@ fn reconciled() -> Json {
             "counter": { "type": "string", "description": "as nstat(8) names it" },
             "least": { "type": "integer", "minimum": 0, "description": "its growth while all programs were attached" },
             "most": { "type": "integer", "minimum": 0, "description": "its growth from before the first until after the last" },
+            "gone": { "type": "integer", "minimum": 0, "description": "seen in namespaces that are gone, with their counters" },
             "agrees": { "type": "boolean" },
         },
-        "required": ["what", "seen", "counter", "least", "most", "agrees"],
+        "required": ["what", "seen", "counter", "least", "most", "gone", "agrees"],
         "additionalProperties": false,
     })
 }

@@ -126,8 +126,12 @@ fn beside(reconciled: &Reconciled) -> String {
     } else {
         String::new()
     };
+    let elsewhere = match reconciled.gone {
+        0 => String::new(),
+        gone => format!("; {gone} in namespaces that are gone"),
+    };
     format!(
-        "{seen} of {counted} {} seen ({}){verdict}",
+        "{seen} of {counted} {} seen ({}){verdict}{elsewhere}",
         reconciled.unit, reconciled.counter
     )
 }
@@ -213,6 +217,7 @@ mod tests {
                 seen,
                 least,
                 most,
+                gone: 0,
             })
         };
         assert_eq!(told(7, 7, 7), "7 of 7 segments seen (Tcp.RetransSegs)");

@@ -368,6 +368,8 @@ pub struct Reconciled {
     pub least: u64,
     /// And from before the first was until after the last one.
     pub most: u64,
+    /// Seen in namespaces that are gone, with their counters.
+    pub gone: u64,
 }
 
 impl Reconciled {

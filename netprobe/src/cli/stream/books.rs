@@ -1,8 +1,10 @@
 //! Whether a run has seen as many events as the kernel itself has counted meanwhile.
 
+use std::collections::BTreeMap;
+
 use netprobe_common::counters::{Count, CountKey, OTHER};
 
-use super::super::filter::Plan;
+use super::super::filter::{Plan, Whole};
 use crate::{
     kernel::session::{Request, Session},
     observe::{
@@ -16,12 +18,15 @@ use crate::{
 /// Room for the groups of a run that shows events and counts only to compare.
 const GROUPS: u32 = 1024;
 
+/// The counters of each namespace, by its inode number.
+type Reading = BTreeMap<u32, Counters>;
+
 /// What the kernel counts, read on both sides of the moments at which the programs come and go: events in between may
-/// have been seen, or not.
+/// have been seen, or not. No namespace is held meanwhile: it would outlive its container.
 pub(super) struct Books {
     spec: &'static ProbeSpec,
-    namespaces: Vec<Namespace>,
-    readings: Vec<Vec<Option<Counters>>>,
+    wanted: Whole,
+    readings: Vec<Reading>,
 }
 
 impl Books {
@@ -38,11 +43,9 @@ impl Books {
             request.config.count = 1;
             request.sizes.counts = GROUPS;
         }
-        let mut namespaces = namespaces::all().ok()?;
-        namespaces.retain(|namespace| wanted.has(namespace.inode));
         let mut books = Self {
             spec,
-            namespaces,
+            wanted,
             readings: Vec::new(),
         };
         books.read();
@@ -51,9 +54,12 @@ impl Books {
 
     /// Reads again, as when the programs are attached.
     pub(super) fn read(&mut self) {
-        let read = namespaces::in_each(&self.namespaces, |_| counters::of_tcp());
-        let read = read.unwrap_or_default().into_iter();
-        self.readings.push(read.map(Result::ok).collect());
+        let mut namespaces = namespaces::all().unwrap_or_default();
+        namespaces.retain(|namespace| self.wanted.has(namespace.inode));
+        let read = |namespace: &Namespace| (namespace.inode, counters::of_tcp());
+        let read = namespaces::in_each(&namespaces, read).unwrap_or_default();
+        self.readings
+            .push(read.into_iter().filter_map(Result::ok).collect());
     }
 
     /// Compares with what was seen; nothing if some of it cannot be compared.
@@ -77,20 +83,22 @@ impl Books {
                 seen: 0,
                 least: 0,
                 most: 0,
+                gone: 0,
             };
-            let readings = began.iter().zip(ended).zip(opened.iter().zip(closed));
-            for (namespace, readings) in self.namespaces.iter().zip(readings) {
-                let ((Some(began), Some(ended)), (Some(opened), Some(closed))) = readings else {
-                    continue;
-                };
-                sum.least += grown(oracle, began, ended);
-                sum.most += grown(oracle, opened, closed);
-                let here = totals
-                    .iter()
-                    .filter(|(key, _)| key.netns == namespace.inode);
-                sum.seen += here
-                    .map(|(key, count)| (oracle.seen)(key, count))
-                    .sum::<u64>();
+            for (inode, closed) in closed {
+                if let Some(ended) = ended.get(inode) {
+                    sum.least += grown(oracle, began.get(inode), ended);
+                }
+                sum.most += grown(oracle, opened.get(inode), closed);
+            }
+            for (key, count) in totals {
+                let is_there = closed.contains_key(&key.netns);
+                let seen = (oracle.seen)(key, count);
+                *(if is_there {
+                    &mut sum.seen
+                } else {
+                    &mut sum.gone
+                }) += seen;
             }
             sum
         });
@@ -118,12 +126,22 @@ fn name(oracle: &Oracle) -> String {
     }
 }
 
-fn grown(oracle: &Oracle, before: &Counters, after: &Counters) -> u64 {
+/// By how much it has grown; from nothing where the namespace was not there before.
+fn grown(oracle: &Oracle, before: Option<&Counters>, after: &Counters) -> u64 {
     let read = |counters: &Counters| {
         let of = |name: &str| counters.get(name).copied().unwrap_or(0);
         of(oracle.counter) - oracle.but.map_or(0, of)
     };
-    u64::try_from(read(after) - read(before)).unwrap_or(0)
+    let before = before.filter(|before| is_same(before, after));
+    u64::try_from(read(after) - before.map_or(0, read)).unwrap_or(0)
+}
+
+/// Whether these may be of one namespace: the number of one that has gone is given to the next, which begins to count
+/// anew.
+fn is_same(before: &Counters, after: &Counters) -> bool {
+    const GAUGE: &str = "Tcp.CurrEstab";
+    let mut counts = before.iter().filter(|(name, _)| **name != GAUGE);
+    counts.all(|(name, before)| after.get(name).is_none_or(|after| before <= after))
 }
 
 #[cfg(test)]
@@ -140,8 +158,22 @@ mod tests {
         };
         let before = Counters::from([("Tcp.RetransSegs", 10), ("TcpExt.TCPRetransFail", 1)]);
         let after = Counters::from([("Tcp.RetransSegs", 25), ("TcpExt.TCPRetransFail", 3)]);
-        assert_eq!(grown(retransmits, &before, &after), 13);
+        assert_eq!(grown(retransmits, Some(&before), &after), 13);
         assert_eq!(name(retransmits), "Tcp.RetransSegs - TcpExt.TCPRetransFail");
+    }
+
+    #[test]
+    fn a_namespace_that_came_later_has_counted_from_nothing() {
+        let [retransmits] = probes::of(Kind::Retransmits).oracles else {
+            panic!("one counter counts segments");
+        };
+        let now = Counters::from([("Tcp.RetransSegs", 25), ("Tcp.OutSegs", 90)]);
+        assert_eq!(grown(retransmits, None, &now), 25);
+        // It has the number of one that was there before.
+        let other = Counters::from([("Tcp.RetransSegs", 3), ("Tcp.OutSegs", 95)]);
+        assert_eq!(grown(retransmits, Some(&other), &now), 25);
+        let gauge = Counters::from([("Tcp.RetransSegs", 3), ("Tcp.CurrEstab", 95)]);
+        assert_eq!(grown(retransmits, Some(&gauge), &now), 22);
     }
 
     #[test]

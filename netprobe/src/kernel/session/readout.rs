@@ -135,7 +135,7 @@ impl Session {
         Ok(values.iter().map(|Wire(candidates)| candidates.calls).sum())
     }
 
-    /// For each probe, firings of its programs that the kernel skipped because one was running on
+    /// For each probe, firings of the programs that see its events that the kernel skipped because one was running on
     /// that CPU already, or a kprobe was; `None` where the kernel does not say.
     pub fn missed(&self) -> Vec<Option<u64>> {
         let of_links = link_info::missed();
@@ -146,7 +146,8 @@ impl Session {
 
     fn missed_by(&self, hooks: &[Attached], of_links: &HashMap<u32, u64>) -> Option<u64> {
         let mut sum = Some(0);
-        for program in hooks.iter().flat_map(Attached::programs) {
+        let hooks = hooks.iter().filter(|hook| !hook.hook.only_remembers);
+        for program in hooks.flat_map(Attached::programs) {
             let Some(program) = self.ebpf.program(program) else {
                 continue;
             };

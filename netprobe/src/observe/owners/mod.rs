@@ -12,7 +12,7 @@ use std::{
 
 use self::{
     budget::Budget,
-    scan::{Held, scan, started_ns},
+    scan::{Held, is_running, scan, started_ns},
 };
 
 use super::clock::{now_ns, thread_cpu};
@@ -29,6 +29,8 @@ mod scan;
 pub struct Owners {
     proc: PathBuf,
     held: HashMap<u64, Held>,
+    /// When processes were last seen to be there.
+    there: HashMap<u32, u64>,
     /// When the last scan began.
     scanned_ns: u64,
     budget: Budget,
@@ -47,6 +49,8 @@ impl Default for Owners {
 
 /// Sockets that are remembered; beyond that only those that are still there.
 const MOST: usize = 131_072;
+/// Processes of which it is remembered that they are there.
+const MOST_THERE: usize = 4096;
 /// Another process may have begun to share a socket since it was looked for: how old a list of holders may
 /// get in any case, and at most; between them half as old as what it is the list of.
 const FRESH_NS: u64 = 250_000_000;
@@ -57,6 +61,7 @@ impl Owners {
         Self {
             proc,
             held: HashMap::new(),
+            there: HashMap::new(),
             scanned_ns: 0,
             budget: Budget::default(),
             first: None,
@@ -117,6 +122,23 @@ impl Owners {
     /// The processes that held socket `ino` when it was last looked for.
     pub fn last(&self, ino: u64) -> &[Holder] {
         self.held.get(&ino).map_or(&[], |held| &held.holders)
+    }
+
+    /// Whether a process is there, or was shortly before `at_ns`.
+    pub fn has(&mut self, pid: u32, at_ns: u64) -> bool {
+        if let Some(seen_ns) = self.there.get(&pid)
+            && at_ns.abs_diff(*seen_ns) < FRESH_NS
+        {
+            return true;
+        }
+        let is_there = is_running(&self.proc, pid);
+        if self.there.len() > MOST_THERE {
+            self.there.clear();
+        }
+        if is_there {
+            self.there.insert(pid, at_ns);
+        }
+        is_there
     }
 
     /// When a process was there at the latest; `None` if it has ended.

@@ -117,6 +117,12 @@ pub(super) fn started_ns(proc: &Path, pid: u32) -> Option<u64> {
     Some(started_since_boot(&stat)?.saturating_sub(asleep_ns()))
 }
 
+/// Whether a process is there and has not ended, as one that waits for its parent has.
+pub(super) fn is_running(proc: &Path, pid: u32) -> bool {
+    let stat = fs::read_to_string(proc.join(format!("{pid}/stat"))).unwrap_or_default();
+    stat::field(&stat, 3).is_some_and(|state| !matches!(state, "Z" | "X"))
+}
+
 /// The end of the clock tick in which a process began, by its `/proc/PID/stat`.
 fn started_since_boot(stat: &str) -> Option<u64> {
     /// `USER_HZ` is 100.

@@ -133,3 +133,17 @@ fn a_list_of_holders_is_none_when_one_of_them_is_gone_and_it_is_not_due_to_look_
     owners.budget = Budget::default();
     assert_eq!(owners.all(77, now_ns(), 0).len(), 1);
 }
+
+#[test]
+fn a_process_that_waits_for_its_parent_is_not_there_any_more() {
+    let proc = Proc::new("owners-zombie");
+    proc.process(7, "server", now_ns());
+    let mut owners = proc.owners();
+    assert!(owners.has(7, 0) && !owners.has(8, 0));
+    let stat = proc.0.join("7/stat");
+    let ended = fs::read_to_string(&stat).unwrap().replace(") S ", ") Z ");
+    fs::write(stat, ended).unwrap();
+    // What was seen shortly before is not looked at again.
+    assert!(owners.has(7, FRESH_NS / 2));
+    assert!(!owners.has(7, 2 * FRESH_NS));
+}
