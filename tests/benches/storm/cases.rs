@@ -27,6 +27,11 @@ pub(crate) const CASES: &[Case] = &[
         &["drops", "--json", "--stack", "--max-overhead", "100%"],
         Output::Events,
     ),
+    netprobe(
+        "netprobe, counted by stack",
+        &["drops", "--count", "--by", "stack", "--max-overhead", "100%"],
+        Output::Totals,
+    ),
     bpftrace(
         "bpftrace, nothing",
         &["tracepoint:skb:kfree_skb { $x = 1; }"],
