@@ -162,7 +162,7 @@ fn reconciled(reconciled: &Reconciled) -> Json {
         "counter": reconciled.counter,
         "least": reconciled.least,
         "most": reconciled.most,
-        "gone": reconciled.gone,
+        "elsewhere": reconciled.elsewhere,
         "agrees": reconciled.agrees(),
     })
 }

@@ -122,10 +122,10 @@ fn reconciled() -> Json {
             "counter": { "type": "string", "description": "as nstat(8) names it" },
             "least": { "type": "integer", "minimum": 0, "description": "its growth while all programs were attached" },
             "most": { "type": "integer", "minimum": 0, "description": "its growth from before the first until after the last" },
-            "gone": { "type": "integer", "minimum": 0, "description": "seen in namespaces that are gone, with their counters" },
+            "elsewhere": { "type": "integer", "minimum": 0, "description": "seen in namespaces whose counters could not be read, as of containers that have ended" },
             "agrees": { "type": "boolean" },
         },
-        "required": ["what", "seen", "counter", "least", "most", "gone", "agrees"],
+        "required": ["what", "seen", "counter", "least", "most", "elsewhere", "agrees"],
         "additionalProperties": false,
     })
 }

@@ -126,9 +126,9 @@ fn beside(reconciled: &Reconciled) -> String {
     } else {
         String::new()
     };
-    let elsewhere = match reconciled.gone {
+    let elsewhere = match reconciled.elsewhere {
         0 => String::new(),
-        gone => format!("; {gone} in namespaces that are gone"),
+        seen => format!("; {seen} in namespaces whose counters could not be read"),
     };
     format!(
         "{seen} of {counted} {} seen ({}){verdict}{elsewhere}",
@@ -217,7 +217,7 @@ mod tests {
                 seen,
                 least,
                 most,
-                gone: 0,
+                elsewhere: 0,
             })
         };
         assert_eq!(told(7, 7, 7), "7 of 7 segments seen (Tcp.RetransSegs)");

@@ -368,8 +368,8 @@ pub struct Reconciled {
     pub least: u64,
     /// And from before the first was until after the last one.
     pub most: u64,
-    /// Seen in namespaces that are gone, with their counters.
-    pub gone: u64,
+    /// Seen in namespaces whose counters could not be read, as of containers that have ended.
+    pub elsewhere: u64,
 }
 
 impl Reconciled {

@@ -29,7 +29,14 @@ pub(crate) const CASES: &[Case] = &[
     ),
     netprobe(
         "netprobe, counted by stack",
-        &["drops", "--count", "--by", "stack", "--max-overhead", "100%"],
+        &[
+            "drops",
+            "--count",
+            "--by",
+            "stack",
+            "--max-overhead",
+            "100%",
+        ],
         Output::Totals,
     ),
     bpftrace(

@@ -83,7 +83,7 @@ impl Books {
                 seen: 0,
                 least: 0,
                 most: 0,
-                gone: 0,
+                elsewhere: 0,
             };
             for (inode, closed) in closed {
                 if let Some(ended) = ended.get(inode) {
@@ -97,7 +97,7 @@ impl Books {
                 *(if is_there {
                     &mut sum.seen
                 } else {
-                    &mut sum.gone
+                    &mut sum.elsewhere
                 }) += seen;
             }
             sum
