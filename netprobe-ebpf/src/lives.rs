@@ -44,11 +44,11 @@ pub(crate) fn track(kind: Kind, sock: Sock<Typed>, old: u8, new: u8) {
         return;
     }
     if new == TCP_SYN_SENT {
-        if has_room(sock) {
+        if has_room() {
             begin(kind, sock, Role::Client, caller(sock));
         }
     } else if new == TCP_SYN_RECV && old == TCP_LISTEN {
-        if has_room(sock) {
+        if has_room() {
             begin(kind, sock, Role::Server, Owner::zeroed());
         }
     } else if new == TCP_LISTEN
@@ -96,11 +96,10 @@ pub(crate) fn forget(kind: Kind, sk: u64) {
     }
 }
 
-/// Whether `sock` is remembered, or may be: where the ends of connections are sent sparsely, so many are remembered as
-/// are sent.
+/// Whether another socket may be remembered: where the ends of connections are sent sparsely, so many are as are sent.
 #[inline(always)]
-fn has_room(sock: Sock<Typed>) -> bool {
-    !is_sparse(Kind::Lifetimes) || of(sock.address).is_some() || !is_enough_remembered()
+fn has_room() -> bool {
+    !is_sparse(Kind::Lifetimes) || !is_enough_remembered()
 }
 
 /// Whether `sock` opened its connection or accepted it.
@@ -146,7 +145,8 @@ fn begin(kind: Kind, sock: Sock<Typed>, role: Role, owner: Owner) {
 /// closes for somebody else (MPTCP).
 #[inline(always)]
 fn claim(kind: Kind, sock: Sock<Typed>) {
-    if task::is_kernel_thread() || !has_room(sock) {
+    let is_over = is_sparse(Kind::Lifetimes) && of(sock.address).is_none() && !has_room();
+    if is_over || task::is_kernel_thread() {
         return;
     }
     if let Some(life) = entry(kind, sock)
