@@ -1,6 +1,9 @@
 //! SYNs and SYN-ACKs that a namespace of this machine threw away itself: neither the other end nor the path is to blame.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use super::super::super::{
     dropped,
@@ -54,11 +57,12 @@ fn reason(event: &Event) -> Option<String> {
 }
 
 impl<'a> LostHere<'a> {
-    /// What most of the lost segments of handshakes with an end were lost by, if that is on this machine.
-    pub(super) fn of(window: &'a Window, end: End) -> Option<Self> {
+    /// What most of the lost segments of handshakes of some clients with an end were lost by, if that is on this machine.
+    /// Answers to others, as of a flood, nobody waits for.
+    pub(super) fn of(window: &'a Window, end: End, clients: &HashSet<IpAddr>) -> Option<Self> {
         let mut reasons = HashMap::<(u32, String), (u64, &Event)>::new();
         for event in window.events.of("drops") {
-            if !is_of(event, end) || dropped::is_netfilter(|name| event.value(name)) {
+            if !is_of(event, end, clients) || dropped::is_netfilter(|name| event.value(name)) {
                 continue;
             }
             let reason = reason(event).or_else(|| event.text("location"));
@@ -173,8 +177,15 @@ fn is_answer(event: &Event) -> bool {
     matches!(event.value("flags"), Value::TcpFlags(flags) if flags & ACK > 0)
 }
 
-/// Whether it is a SYN to an end, or the answer of that end.
-fn is_of(event: &Event, end: End) -> bool {
-    let is_its = |(from, to): (End, End)| end == if is_answer(event) { from } else { to };
+/// Whether it is a SYN of one of these clients to an end, or its answer.
+fn is_of(event: &Event, end: End, clients: &HashSet<IpAddr>) -> bool {
+    let is_its = |(from, to): (End, End)| {
+        let (service, client) = if is_answer(event) {
+            (from, to)
+        } else {
+            (to, from)
+        };
+        service == end && clients.contains(&client.0)
+    };
     is_lost(event) && places::ends(event).is_some_and(is_its)
 }

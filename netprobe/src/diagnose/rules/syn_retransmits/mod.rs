@@ -150,7 +150,8 @@ fn describe(window: &Window, near: &Unanswered<'_>, far: Option<&Unanswered<'_>>
     } else {
         Confidence::High
     };
-    let lost = near.end().and_then(|end| LostHere::of(window, end));
+    let end = near.end().filter(|_| near.is_client());
+    let lost = end.and_then(|end| LostHere::of(window, end, &near.clients(window)));
     let summary = match &lost {
         Some(lost) => format!("{summary}{}", lost.words()),
         None => summary,
@@ -301,17 +302,15 @@ fn both_ends(
             connects.established, connects.attempts
         )
     });
-    let answered = near.answered(window, far);
-    let answered = answered.filter(|(answered, tried)| *tried > 0 && answered * 2 >= *tried);
-    let (what, why) = match answered {
-        Some((answered, tried)) => (
+    let (what, why) = match near.answered(window, far) {
+        (answered, tried) if tried > 0 && answered * 2 >= tried => (
             "lose their SYN-ACKs",
             format!(
                 "the SYNs arrive and are answered ({answered} of {tried} that were looked at): the answers are lost on their way \
                  back"
             ),
         ),
-        None => (
+        _ => (
             "lose segments",
             "both ends are on this machine: one of them, or what lies between them, drops"
                 .to_owned(),

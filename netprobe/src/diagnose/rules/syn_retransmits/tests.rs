@@ -299,6 +299,20 @@ fn a_namespace_that_drops_the_syns_itself_is_named_with_the_reason() {
         summary.ends_with("; SYNs are dropped here, as XFRM_POLICY"),
         "{summary}"
     );
+    // Those of others may be forged: nobody waits for them.
+    let mut window = quiet();
+    sent_again(&mut window, 12, "10.0.0.2:5432");
+    let forged = [
+        ("reason", Value::Word("IP_INADDRERRORS")),
+        ("flags", Value::TcpFlags(0x12)),
+        ("saddr", Value::Ip([10, 0, 0, 2].into())),
+        ("sport", Value::Unsigned(5432)),
+        ("daddr", Value::Ip([192, 0, 2, 1].into())),
+        ("dport", Value::Unsigned(41_000)),
+    ];
+    window.event("drops", 12, &forged);
+    let summary = window.findings()[0].summary.clone();
+    assert!(!summary.contains("dropped here"), "{summary}");
     // What is freed with its socket is not lost, nor what somebody only listened in to.
     for reason in ["QUEUE_PURGE", "OTHERHOST"] {
         let summary = silent(reason).summary;

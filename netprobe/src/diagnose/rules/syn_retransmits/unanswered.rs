@@ -141,10 +141,11 @@ impl<'a> Unanswered<'a> {
         Connects::of(window, self.netns, self.end()?)
     }
 
-    /// Of the handshakes with the silent destination that went wrong, as this end saw them, how many the other end
-    /// was seen to answer, and how many there are.
-    pub(super) fn answered(&self, window: &Window, far: &Self) -> Option<(usize, usize)> {
-        let end = self.end()?;
+    /// Local ends of handshakes with the silent destination that went wrong.
+    fn tried(&self, window: &Window) -> HashSet<End> {
+        let Some(end) = self.end() else {
+            return HashSet::new();
+        };
         let near = |kind, (name, word): (&'static str, &'static str)| {
             let events = window.events.within(kind, self.netns.inode);
             events.filter_map(move |event| {
@@ -152,16 +153,28 @@ impl<'a> Unanswered<'a> {
                 (remote == end).then_some(local)
             })
         };
-        let tried: HashSet<End> = near("retransmits", ("cause", "syn"))
+        near("retransmits", ("cause", "syn"))
             .chain(near("connects", ("outcome", "aborted")))
-            .collect();
+            .collect()
+    }
+
+    /// The addresses that the silent destination was asked from.
+    pub(super) fn clients(&self, window: &Window) -> HashSet<IpAddr> {
+        let tried = self.tried(window).into_iter();
+        tried.map(|(address, _)| address).collect()
+    }
+
+    /// Of the handshakes with the silent destination that went wrong, as this end saw them, how many the other end
+    /// was seen to answer, and how many there are.
+    pub(super) fn answered(&self, window: &Window, far: &Self) -> (usize, usize) {
+        let tried = self.tried(window);
         let events = window.events.within("retransmits", far.netns.inode);
         let answered: HashSet<End> = events
             .filter(|event| event.is("cause", "syn-ack"))
-            .filter_map(|event| places::ends(event).filter(|(local, _)| *local == end))
+            .filter_map(|event| places::ends(event).filter(|(local, _)| Some(*local) == self.end()))
             .map(|(_, remote)| remote)
             .collect();
-        Some((tried.intersection(&answered).count(), tried.len()))
+        (tried.intersection(&answered).count(), tried.len())
     }
 }
 
