@@ -155,6 +155,12 @@ impl Events {
         self.samples.remove(kind);
     }
 
+    /// Adds an event as it is.
+    #[cfg(test)]
+    pub(super) fn keep(&mut self, kind: &'static str, event: Event) {
+        self.samples.entry(kind).or_default().kept.push(event);
+    }
+
     /// Says of all events so far that they happened elsewhere.
     #[cfg(test)]
     pub(super) fn relocate(&mut self, netns: &Value) {

@@ -13,8 +13,10 @@ use crate::report::Value;
 
 /// A connection that heard of its peer since was not quiet.
 const QUIET_NS: u64 = 1_000_000_000;
+/// An answer that crosses the end of the connection comes sooner after that.
+const CLOSED_NS: u64 = 500_000_000;
 /// Fewer quiet ones are no pattern.
-const LEAST: usize = 3;
+pub(super) const LEAST: usize = 3;
 /// So many that were looked at tell what the others were like.
 const ENOUGH: u64 = 8;
 
@@ -35,6 +37,8 @@ pub(super) enum Peer {
 pub(super) struct Received {
     /// Times since the peer was last heard of, of quiet connections, in nanoseconds.
     pub(super) quiet_ns: Vec<u64>,
+    /// Times since the peer had closed in order, of connections that were written to all the same, in nanoseconds.
+    pub(super) closed_ns: Vec<u64>,
     /// How many connections were busy.
     pub(super) busy: usize,
     /// How old connections were, where their opening was seen, in nanoseconds.
@@ -123,7 +127,9 @@ pub(super) fn by_service(window: &Window, netns: &Netns) -> BTreeMap<End, Receiv
     let known = known_peers(window);
     let mut services = BTreeMap::<End, Received>::new();
     for event in window.events.within("resets", netns.inode) {
-        let Some((local, remote)) = places::ends(event).filter(|_| is_of_established(event)) else {
+        let is_stale = is_of_closed(event);
+        let is_told = is_stale || is_of_established(event);
+        let Some((local, remote)) = places::ends(event).filter(|_| is_told) else {
             continue;
         };
         // A client that leaves is no incident of its server.
@@ -131,21 +137,32 @@ pub(super) fn by_service(window: &Window, netns: &Netns) -> BTreeMap<End, Receiv
             continue;
         }
         let peer = known.get(&(remote, local));
-        if peer == Some(&None) {
+        if peer == Some(&None) && !is_stale {
             continue;
         }
         let received = services.entry(remote).or_default();
+        if received.owner.is_none() && event.text("comm").is_some() {
+            received.owner = Some((event.small("pid"), event.text("comm")));
+        }
+        if is_stale {
+            received.closed_ns.extend(event.number("idle_ns"));
+            continue;
+        }
         received.peers.extend(peer.cloned().flatten());
         received.ages_ns.extend(event.number("age_ns"));
         match event.number("idle_ns") {
             Some(idle_ns) if idle_ns >= QUIET_NS => received.quiet_ns.push(idle_ns),
             _ => received.busy += 1,
         }
-        if received.owner.is_none() && event.text("comm").is_some() {
-            received.owner = Some((event.small("pid"), event.text("comm")));
-        }
     }
     services
+}
+
+/// Whether the peer had closed in order long before.
+fn is_of_closed(event: &Event) -> bool {
+    event.is("direction", "received")
+        && event.is("state", "CLOSE-WAIT")
+        && event.number("idle_ns") >= Some(CLOSED_NS)
 }
 
 /// In CLOSE-WAIT the peer had closed in order before: an answer that came too late.

@@ -82,7 +82,9 @@ const FOLLOWS: &[(&str, &[&str])] = &[
         &["orphan-overflow", "resets", "path-loss"],
     ),
     ("egress-queue-drops", &["path-loss", "syn-retransmits"]),
-    ("idle-reset", &["resets"]),
+    ("orphan-overflow", &["path-loss", "resets"]),
+    ("path-loss", &["syn-retransmits"]),
+    ("idle-reset", &["path-loss", "resets"]),
 ];
 
 /// What fills a table, and the table: until it is full and stops connections itself, the reason comes first.
@@ -97,6 +99,9 @@ const AT_SERVICES: &[&str] = &[
     "syn-backlog-full",
     "idle-reset",
 ];
+
+/// What goes wrong on the way to single hosts: only what goes to them follows from it, and late, not never.
+const ON_PATHS: &[&str] = &["path-loss"];
 
 /// What goes wrong at a single service, too: where that is not known, it follows from nothing at another.
 const OF_SERVICES: &[&str] = &["syn-backlog-full"];
@@ -153,6 +158,9 @@ fn cause(effect: &Finding, findings: &[Finding], window: &Window) -> Option<&'st
         return meeting.next().map(|cause| cause.id);
     }
     let explains = |cause: &Finding, hit: &Affected| {
+        if ON_PATHS.contains(&cause.id) {
+            return is_on_path(cause, hit, window);
+        }
         if AT_SERVICES.contains(&cause.id) && services(cause).next().is_some() {
             return services(cause).any(|service| is_same(service, hit, window));
         }
@@ -174,7 +182,13 @@ fn may_explain(cause: &Finding, effect: &Finding) -> bool {
     };
     let is_filled = FILLS.contains(&(cause.id, effect.id)) && !is_filling(cause, effect);
     let is_forecast = FORECASTS.contains(&cause.id) && cause.severity < Severity::Critical;
-    cause.severity >= Severity::Warning && !is_forecast && !is_filled && !is_filling(effect, cause)
+    // Who answers none is not merely hard to reach.
+    let is_cut = ON_PATHS.contains(&cause.id) && effect.severity == Severity::Critical;
+    cause.severity >= Severity::Warning
+        && !is_forecast
+        && !is_filled
+        && !is_filling(effect, cause)
+        && !is_cut
 }
 
 /// The services that a finding names.
@@ -209,6 +223,24 @@ fn is_in(service: &Affected, cause: &Finding, window: &Window) -> bool {
     };
     let mut places = cause.affected.iter().filter(|hit| hit.netns.is_some());
     places.any(|hit| is_local(address, hit.netns, service.netns, window))
+}
+
+/// Whether a handshake with a service goes the way on which segments are lost: to the same host, or the other way round.
+fn is_on_path(cause: &Finding, hit: &Affected, window: &Window) -> bool {
+    cause.affected.iter().any(|lost| {
+        let is_same =
+            lost.netns == hit.netns && (lost.address == hit.address || hit.kind == "listener");
+        let is_back = lost.address.zip(hit.address).is_some_and(|(to, service)| {
+            is_own(to, hit.netns, window) && is_own(service, lost.netns, window)
+        });
+        is_same || is_back
+    })
+}
+
+/// Whether an address is known to be one of a namespace.
+fn is_own(address: IpAddr, netns: Option<u32>, window: &Window) -> bool {
+    let mut all = window.namespaces.iter();
+    all.any(|own| Some(own.inode) == netns && own.after.addresses.contains(&address))
 }
 
 /// Whether an address that was seen in a namespace is one of namespace `owner`. Where its addresses are not known, it is

@@ -55,11 +55,15 @@ fn service(netns: u32, end: &str) -> Affected {
 }
 
 /// Behind what the last of these findings stands: id, whether it is critical, and the service that is hit. Namespace
-/// 1 is that of 10.9.0.1.
+/// 1 is that of 10.9.0.1, and 2 that of 10.9.0.2.
 fn behind(all: &[(&'static str, bool, Affected)]) -> Option<&'static str> {
     let mut window = quiet();
     window.netns().inode = 1;
     window.netns().after.addresses = [[10, 9, 0, 1].into()].into();
+    let mut other = window.netns().clone();
+    other.inode = 2;
+    other.after.addresses = [[10, 9, 0, 2].into()].into();
+    window.namespaces.push(other);
     let mut findings: Vec<Finding> = all
         .iter()
         .map(|(id, is_critical, hit)| {
@@ -133,6 +137,60 @@ fn a_backlog_of_an_unknown_listener_is_not_behind_what_is_wrong_with_a_known_one
     );
     let unknown = ("syn-backlog-full", false, named("netns", "x", Some(1)));
     assert_eq!(behind(&[slow, unknown]), None);
+}
+
+#[test]
+fn handshakes_that_are_late_on_a_lossy_path_follow_from_it_and_those_with_others_or_never_answered_do_not()
+ {
+    let lossy = |netns, end| ("path-loss", false, service(netns, end));
+    let late = |is_critical, netns, end| ("syn-retransmits", is_critical, service(netns, end));
+    for (cause, effect, expected) in [
+        (lossy(2, "10.9.0.1:80"), late(false, 2, "10.9.0.1:80"), true),
+        (
+            lossy(2, "10.9.0.1:80"),
+            late(false, 2, "10.9.0.1:443"),
+            true,
+        ),
+        (lossy(2, "10.9.0.1:80"), late(true, 2, "10.9.0.1:80"), false),
+        (
+            lossy(2, "10.9.0.1:80"),
+            late(false, 2, "10.9.0.77:80"),
+            false,
+        ),
+        // The answers of 10.9.0.1 are lost on their way to its client.
+        (
+            lossy(1, "10.9.0.2:40001"),
+            late(false, 2, "10.9.0.1:80"),
+            true,
+        ),
+        (
+            lossy(1, "10.9.0.3:40001"),
+            late(false, 2, "10.9.0.1:80"),
+            false,
+        ),
+    ] {
+        let told = behind(&[cause.clone(), effect.clone()]);
+        assert_eq!(
+            told,
+            expected.then_some("path-loss"),
+            "{cause:?} {effect:?}"
+        );
+    }
+}
+
+#[test]
+fn what_orphans_lose_follows_from_their_limit() {
+    use Severity::Warning;
+    for effect in ["path-loss", "resets"] {
+        for (netns, expected) in [(1, Some("orphan-overflow")), (2, None)] {
+            let mut findings = vec![
+                found("orphan-overflow", Warning, 1),
+                found(effect, Warning, netns),
+            ];
+            order(&mut findings, &Window::default());
+            assert_eq!(findings[1].behind, expected, "{effect} {netns}");
+        }
+    }
 }
 
 #[test]

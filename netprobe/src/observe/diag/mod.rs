@@ -22,6 +22,8 @@ const SYN_RECV: u8 = 3;
 const TIME_WAIT: u8 = 6;
 const CLOSE_WAIT: u8 = 8;
 const LISTEN: u8 = 10;
+/// `idiag_timer` of a socket that waits for an acknowledgement.
+const RETRANSMIT: u8 = 1;
 /// `idiag_timer` of a socket that waits to send a keepalive probe.
 const KEEPALIVE: u8 = 2;
 /// Longer after the last data than the peer acknowledges it: what is heard then answers a probe.
@@ -35,6 +37,9 @@ const LARGEST: usize = 4096;
 const MOST_WAITING: usize = 65_536;
 /// A connection is quiet when no data went over it for this long.
 pub const QUIET_MS: u32 = 10_000;
+
+/// A connection whose peer was heard of since is in use.
+const UNHEARD_MS: u32 = 1000;
 
 /// On shorter paths a congestion window grows back before anybody notices.
 const LONG_PATH_US: u32 = 5000;
@@ -136,6 +141,8 @@ pub struct Quietness {
     pub kept_alive: u32,
     /// The longest time without data, in milliseconds.
     pub quietest_ms: u32,
+    /// Connections whose peer was heard of just now.
+    pub heard: u32,
 }
 
 /// The sockets of a namespace.
@@ -156,6 +163,9 @@ pub struct SocketTable {
     pub paths: HashMap<IpAddr, Path>,
     /// How quiet connections that were opened here are, by address and port of the service.
     pub quietness: HashMap<(IpAddr, u16), Quietness>,
+    /// Connections that were opened here and wait for nothing, by address and port of the service and by local port: how
+    /// long their peer has not been heard of, in milliseconds, where that is over a second; up to a bound.
+    pub unheard_ms: HashMap<(IpAddr, u16, u16), u32>,
     /// Connections over a path of some length that have sent much and pause now: after such a pause
     /// the congestion window begins anew.
     pub pausing: u64,
@@ -302,6 +312,14 @@ impl SocketTable {
         quietness.quietest_ms = quietness.quietest_ms.max(info.idle_ms);
         let is_heard = info.idle_ms > info.unheard_ms.saturating_add(ANSWERED_MS);
         quietness.kept_alive += u32::from(socket.timer == KEEPALIVE && is_heard);
+        let is_unheard = info.unheard_ms >= UNHEARD_MS;
+        quietness.heard += u32::from(!is_unheard);
+        if is_unheard && socket.timer != RETRANSMIT {
+            let connection = (socket.remote, socket.remote_port, socket.local_port);
+            if let Some(unheard_ms) = bounded(&mut self.unheard_ms, connection, 0) {
+                *unheard_ms = info.unheard_ms;
+            }
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Connections that were quiet for a while are reset: something on the way has forgotten them, or the
 //! peer has had enough of them.
 
+mod silent;
+
 use super::super::{
     Explanation, Rule, Verdict,
     events::port_of,
@@ -29,7 +31,9 @@ pub(super) static RULE: Rule = Rule {
                      the peer's timeout where its process was seen to close them (a peer on this machine), where keepalive \
                      probes were answered until then (ss -o, tcp_info), and most likely where all came after the same time; \
                      something that forgets is asked only when a connection is used again, after \
-                     different times, none shorter than its own; it is that, too, where the peer is on this machine and sent no reset. Resets of \
+                     different times, none shorter than its own; it is that, too, where the peer is on this machine and sent no reset. Something that drops what it has forgotten is \
+                     told by connections that were quiet when the window began and get no answer any more (a third attempt, \
+                     or ETIMEDOUT), while others with the same service go on. Resets of \
                      busy connections are resets instead.",
         fixes: &[
             (
@@ -63,9 +67,10 @@ fn check(window: &Window) -> Verdict {
         let quiet = services
             .into_iter()
             .filter(|(_, received)| received.is_of_quiet_ones());
-        let found: Vec<Finding> = quiet
+        let mut found: Vec<Finding> = quiet
             .map(|(peer, received)| describe(window, netns, peer, received))
             .collect();
+        found.extend(silent::check(window, netns));
         if found.is_empty() {
             received::check_seen(window, netns)?;
         }

@@ -121,6 +121,7 @@ fn where_keepalive_was_answered_more_of_it_is_no_advice() {
         connections: 10,
         kept_alive: 4,
         quietest_ms: 3_900,
+        heard: 0,
     };
     window
         .sockets()
@@ -222,4 +223,78 @@ fn nothing_is_in_order_where_resets_were_counted_and_not_looked_at() {
     assert_eq!(is_undecided(&window), [false, false]);
     window.hold_ports(3306, 0, 12, 6);
     assert_eq!(is_undecided(&window), [true, true]);
+}
+
+/// Ten connections to 10.0.0.2:5432, quiet when the window began, that send something for the `attempt`th time; beside
+/// `heard` others, of which `lossy` lose something.
+fn silenced(attempt: u64, heard: u32, lossy: u64) -> Window {
+    let mut window = quiet();
+    let mut again = |port: u64, attempt| {
+        let segment = [
+            ("cause", Value::Word("rto")),
+            ("attempt", Value::Unsigned(attempt)),
+            ("saddr", Value::Ip([10, 0, 0, 1].into())),
+            ("sport", Value::Unsigned(port)),
+            ("daddr", Value::Ip([10, 0, 0, 2].into())),
+            ("dport", Value::Unsigned(5432)),
+        ];
+        window.event("retransmits", 4, &segment);
+    };
+    for port in 41_000..41_010 {
+        again(port, attempt);
+    }
+    for port in 42_000..42_000 + lossy {
+        again(port, 2);
+        again(port, 1);
+    }
+    for port in 43_000..43_010 {
+        again(port, 1);
+    }
+    let retransmits = 40 + 4 * lossy;
+    window.total("retransmits", retransmits, &[("cause", Value::Word("rto"))]);
+    window.grow(&[
+        ("Tcp.RetransSegs", retransmits.cast_signed()),
+        ("Tcp.OutSegs", 2000),
+    ]);
+    let before = window.netns().before.sockets.as_mut().unwrap();
+    for port in 41_000..41_010 {
+        let connection = ([10, 0, 0, 2].into(), 5432, port);
+        before.unheard_ms.insert(connection, 20_000);
+    }
+    let seen = Quietness {
+        heard,
+        ..Quietness::default()
+    };
+    let service = ([10, 0, 0, 2].into(), 5432);
+    window.sockets().quietness.insert(service, seen);
+    window
+}
+
+#[test]
+fn quiet_connections_that_get_no_answer_beside_busy_ones_that_do_are_forgotten_and_no_loss() {
+    let window = silenced(3, 5, 0);
+    let told = [("idle-reset", None), ("path-loss", Some("idle-reset"))];
+    assert_eq!(window.told(), told);
+    confirms(
+        &window,
+        "10 quiet connections with 10.0.0.2 (port 5432) got no answer",
+        &["TCP_KEEPIDLE"],
+    );
+    assert_eq!(window.findings()[0].fixes[0].set[0].1, "5");
+    // What arrives at the second attempt, a peer that is gone, and a path that loses of all.
+    for (attempt, heard, lossy) in [(2, 5, 0), (3, 0, 0), (3, 5, 5)] {
+        let ids = silenced(attempt, heard, lossy).ids();
+        assert_eq!(ids, ["path-loss"], "{attempt} {heard} {lossy}");
+    }
+    // They were busy.
+    let mut window = silenced(3, 5, 0);
+    window
+        .netns()
+        .before
+        .sockets
+        .as_mut()
+        .unwrap()
+        .unheard_ms
+        .clear();
+    assert_eq!(window.ids(), ["path-loss"]);
 }

@@ -27,7 +27,8 @@ pub(super) static RULE: Rule = Rule {
                 were acknowledged (fast), by a tail loss probe, or by tcp_retransmit_timer() when nothing comes at all \
                 (RTO), which also begins anew with a window of one.",
         recognised: "Over one per cent of segments were sent again, by the counters and by the events, to addresses outside of the \
-                     namespace, and no queue or firewall of this machine dropped them: those findings would come first. The peer or the path is said to be gone only where the same segments go out three times and more. A \
+                     namespace, and no queue or firewall of this machine dropped them: those findings would come first. The peer or the path is said to be gone only where the same segments go out three times and more, and no other \
+                     connection with the peer goes well: large packets may be all that is lost, otherwise. A \
                      median round-trip time of three times its own minimum or more says that a queue on the path is full \
                      (bufferbloat); without that it is clean loss. A queue that loses nothing is told by active connections with ten \
                      segments or more in flight, whose round trip takes three times its minimum and 50 ms more, at the \
@@ -35,6 +36,10 @@ pub(super) static RULE: Rule = Rule {
         fixes: &[
             (
                 "look at the path: mtr, the interface counters of the devices on it",
+                "none",
+            ),
+            (
+                "large packets are lost: an MTU on the path whose ICMP is filtered; net.ipv4.tcp_mtu_probing=1 finds it",
                 "none",
             ),
             (
@@ -194,7 +199,8 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
     let peers = peers(window, netns);
     let worst = peers.first();
     let to = worst.map_or(String::new(), |((address, _), _)| format!(" to {address}"));
-    let kind = kind(fast, &peers);
+    let others = worst.map_or(0, |((address, _), _)| others(window, netns, *address));
+    let kind = kind(fast, &peers, others);
     let found = finding(
         RULE.id,
         Severity::Warning,
@@ -222,6 +228,12 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
         None => found.hits([somewhere(netns)]),
     };
     let hits = destinations(netns, &peers);
+    let found = match worst {
+        Some(((address, _), _)) if is_by_size(fast, &peers, others) => {
+            large_packets(found, netns, *address)
+        }
+        _ => found,
+    };
     found
         .hits(hits)
         .command(
@@ -237,18 +249,59 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
 
 /// What comes after the loss. Where a request is one segment, no later ones can be acknowledged: that
 /// fast retransmits are missing says nothing then.
-fn kind(fast: u64, peers: &[((IpAddr, u16), Peer)]) -> &'static str {
-    let sum = |part: fn(&Peer) -> u32| -> u32 { peers.iter().map(|(_, peer)| part(peer)).sum() };
-    let (total, late) = (sum(|peer| peer.total), sum(|peer| peer.late));
+fn kind(fast: u64, peers: &[((IpAddr, u16), Peer)], others: u64) -> String {
+    let total: u32 = peers.iter().map(|(_, peer)| peer.total).sum();
     if fast > 0 {
-        "; acknowledgements still come, so the path lives but drops"
+        "; acknowledgements still come, so the path lives but drops".to_owned()
     } else if total == 0 {
-        ""
-    } else if late * 3 >= total {
-        "; the same segments go out three times and more: the peer or the path is gone, or drops whole trains"
+        String::new()
+    } else if is_by_size(fast, peers, others) {
+        format!(
+            "; the same segments go out three times and more, though {others} other connections with it began or ended well \
+             meanwhile: while that goes on, it is large packets that are lost (an MTU), or what single connections send; else \
+             the peer or the path is gone"
+        )
+    } else if is_in_vain(peers) {
+        "; the same segments go out three times and more: the peer or the path is gone, or drops whole trains".to_owned()
     } else {
-        "; few segments go out more than twice, so the path lives but drops"
+        "; few segments go out more than twice, so the path lives but drops".to_owned()
     }
+}
+
+/// Whether the same segments go out again and again.
+fn is_in_vain(peers: &[((IpAddr, u16), Peer)]) -> bool {
+    let sum = |part: fn(&Peer) -> u32| -> u32 { peers.iter().map(|(_, peer)| part(peer)).sum() };
+    sum(|peer| peer.late) * 3 >= sum(|peer| peer.total).max(1)
+}
+
+/// Whether they may be too large, as others get through.
+fn is_by_size(fast: u64, peers: &[((IpAddr, u16), Peer)], others: u64) -> bool {
+    fast == 0 && others > 0 && is_in_vain(peers)
+}
+
+/// How to see whether large packets are all that is lost.
+fn large_packets(found: Finding, netns: &Netns, address: IpAddr) -> Finding {
+    // Ethernet's 1500 bytes without the headers of IP and ICMP.
+    let size = if address.is_ipv4() { 1472 } else { 1452 };
+    let enter = netns.enter();
+    found.command(
+        format!(
+            "see whether large packets get through: `{enter}ping -M do -s {size} {address}`, and with -s 1200; if only the latter \
+             does, let ICMP \"fragmentation needed\" (\"packet too big\") pass on the way, or set net.ipv4.tcp_mtu_probing=1"
+        ),
+        "none",
+    )
+}
+
+/// How many connections with an address began or ended well in the window.
+fn others(window: &Window, netns: &Netns, address: IpAddr) -> u64 {
+    let well = |kind, (name, word): (&'static str, &'static str)| {
+        let events = window.events.within(kind, netns.inode);
+        let well =
+            events.filter(move |event| event.is(name, word) && event.ip("daddr") == Some(address));
+        well.count() as u64
+    };
+    well("lifetimes", ("result", "fin")).max(well("connects", ("outcome", "established")))
 }
 
 /// The addresses that segments are lost to, the worst first; with the port where it is one service.

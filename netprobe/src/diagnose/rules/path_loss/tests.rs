@@ -121,6 +121,45 @@ fn a_path_is_gone_where_the_same_data_goes_out_again_and_again_and_each_peer_is_
 }
 
 #[test]
+fn a_peer_whose_other_connections_go_well_is_not_gone() {
+    let told = |others: usize, address: [u8; 4]| {
+        let mut window = quiet();
+        window.grow(&[("Tcp.RetransSegs", 80), ("Tcp.OutSegs", 3000)]);
+        window.total("retransmits", 80, &[("cause", Value::Word("rto"))]);
+        let lost = [
+            ("cause", Value::Word("rto")),
+            ("daddr", Value::Ip([10, 0, 0, 2].into())),
+            ("dport", Value::Unsigned(40_000)),
+            ("attempt", Value::Unsigned(4)),
+        ];
+        window.event("retransmits", 80, &lost);
+        let ended = [
+            ("result", Value::Word("fin")),
+            ("daddr", Value::Ip(address.into())),
+        ];
+        window.event("lifetimes", others, &ended);
+        window.findings().remove(0)
+    };
+    let found = told(300, [10, 0, 0, 2]);
+    let summary = &found.summary;
+    assert!(
+        summary.contains("though 300 other connections with it began or ended well"),
+        "{summary}"
+    );
+    assert!(summary.contains("large packets"), "{summary}");
+    assert!(found.fixes[0].text.contains("ping -M do -s 1472 10.0.0.2"));
+    for found in [told(0, [10, 0, 0, 2]), told(300, [10, 0, 0, 3])] {
+        assert!(
+            found
+                .summary
+                .contains("the peer or the path is gone, or drops"),
+            "{}",
+            found.summary
+        );
+    }
+}
+
+#[test]
 fn counters_that_no_event_confirms_are_no_loss() {
     // Two files, read one after the other, while SYNs are sent again.
     let mut window = quiet();

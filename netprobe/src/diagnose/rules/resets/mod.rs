@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 mod refusals;
+mod stale;
 mod unexplained;
 
 use super::super::{
@@ -29,13 +30,18 @@ pub(super) static RULE: Rule = Rule {
         recognised: "The resets probe counts them by direction and cause. Deliberate ones (SO_LINGER 0, disconnect) and those \
                      to ports that nobody listens at are only noted, as is what is below one in twenty of the connections of \
                      a service: some clients of any service leave early. Resets that established connections received, \
-                     although they were in use, are told by destination, whatever the peer sent them for. What is refused at one \
+                     although they were in use, are told by destination, whatever the peer sent them for; so are those of connections that the \
+                     peer had closed in order half a second before or more, and that were written to all the same. What is refused at one \
                      address while the same process gets through at another of the same machine (localhost as ::1 and 127.0.0.1) \
                      is only noted. A firewall is named only where one of this machine was seen to drop the SYNs.",
         fixes: &[
             (
                 "received in use: look at the peer (its log, netprobe resets there), and at a proxy in between",
                 "none",
+            ),
+            (
+                "written to after the peer had closed: have the pool give up idle connections before the service does",
+                "more new connections",
             ),
             (
                 "unread data: have the server read requests to their end before it closes",
@@ -157,6 +163,7 @@ fn check(window: &Window) -> Verdict {
             }
         }
         found.extend(unexplained::check(window, netns, opened));
+        found.extend(stale::check(window, netns, opened));
         if found.is_empty() {
             received::check_seen(window, netns)?;
         }

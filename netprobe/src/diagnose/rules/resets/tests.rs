@@ -375,3 +375,38 @@ fn every_cause_of_the_probe_is_known_here() {
         assert!(CAUSES.iter().any(|(cause, ..)| *cause == name), "{name}");
     }
 }
+
+#[test]
+fn connections_that_are_used_after_their_end_are_a_warning_that_names_the_client() {
+    let told = |idle_ns: u64| {
+        let mut window = quiet();
+        lives(&mut window, 5432, "reset", 30);
+        let reset = [
+            ("direction", Value::Word("received")),
+            ("state", Value::Word("CLOSE-WAIT")),
+            ("saddr", Value::Ip([10, 0, 0, 1].into())),
+            ("sport", Value::Unsigned(41_000)),
+            ("daddr", Value::Ip([10, 0, 0, 2].into())),
+            ("dport", Value::Unsigned(5432)),
+            ("comm", Value::Word("pool")),
+            ("idle_ns", Value::Unsigned(idle_ns)),
+        ];
+        window.event("resets", 20, &reset);
+        window.findings()
+    };
+    let findings = told(1_020_000_000);
+    assert_eq!(findings.len(), 1);
+    assert_eq!(
+        (findings[0].id, findings[0].severity),
+        ("resets", Severity::Warning)
+    );
+    let summary = &findings[0].summary;
+    assert!(
+        summary.starts_with(
+            "pool wrote to 20 connections that 10.0.0.2:5432 had closed 1.0 to 1.0 s before"
+        ),
+        "{summary}"
+    );
+    // A request that crosses the end.
+    assert!(told(20_000_000).is_empty());
+}

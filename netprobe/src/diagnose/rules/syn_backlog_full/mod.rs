@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::IpAddr};
 use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, host, somewhere},
-    in_each,
+    in_each, places,
     sizing::{PERSIST, roomy, several},
     syn_backlog::{Refused, port},
     window::{Gap, Netns, Queue, Window, ratio},
@@ -25,7 +25,8 @@ pub(super) static RULE: Rule = Rule {
         recognised: "TCPReqQFullDrop or TCPReqQFullDoCookies grew (with tcp_syncookies=1 or 0), the listeners probe saw such \
                      refusals, or without cookies ListenDrops grew by more than its other reasons while half of \
                      tcp_max_syn_backlog was taken. If hardly any of the handshakes of that port is completed it is a \
-                     flood, or the answers are lost; else it is load. A full accept queue fills the backlog too: then \
+                     flood, or the answers are lost; else it is load. Where they are lost on their way to clients in namespaces that \
+                     were watched, it is only noted: see syn-retransmits. A full accept queue fills the backlog too: then \
                      that comes first.",
         fixes: &[
             (
@@ -70,8 +71,12 @@ fn check(window: &Window) -> Verdict {
 enum Why {
     /// Their accept queue is full: the final ACK is ignored.
     AcceptQueue,
-    /// Next to none is completed.
+    /// The answers do not reach clients in namespaces that were watched: they wait in vain.
+    Unanswered,
+    /// Next to none is completed, of many.
     Flood,
+    /// Next to none is completed, of too few for a flood.
+    Unfinished,
     /// They are completed, but there are more at once than have room.
     Load,
 }
@@ -119,17 +124,39 @@ impl Place<'_> {
         Ok((completed, "lifetimes, sock_diag"))
     }
 
-    fn why(&self, completed: u64) -> Why {
+    fn why(&self, completed: u64, sources: &HashSet<IpAddr>) -> Why {
         let blocked = self.queue().map_or(0.0, Queue::full_share);
         if blocked >= BLOCKED {
             return Why::AcceptQueue;
         }
         let attempts = self.refused.all();
-        if attempts >= LEAST_FLOOD && ratio(completed, attempts) < FLOOD {
+        if ratio(completed, attempts) >= FLOOD {
+            return Why::Load;
+        }
+        let waiting = sources.iter().filter(|source| self.is_waiting(**source));
+        let waiting = waiting.count();
+        if waiting > 0 && waiting * 2 >= sources.len() {
+            Why::Unanswered
+        } else if attempts >= LEAST_FLOOD {
             Why::Flood
         } else {
-            Why::Load
+            Why::Unfinished
         }
+    }
+
+    /// Whether a source is a client in a namespace that was watched, none of whose connects to that port succeeds.
+    fn is_waiting(&self, source: IpAddr) -> bool {
+        let homes = places::homes(self.window, self.netns, source);
+        let connects = homes
+            .iter()
+            .flat_map(|home| self.window.events.within("connects", home.inode));
+        let own = connects.filter(|event| {
+            let ends = places::ends(event);
+            ends.is_some_and(|(local, remote)| local.0 == source && Some(remote.1) == self.port)
+        });
+        let mut outcomes = own.map(|event| event.is("outcome", "established"));
+        let first = outcomes.next();
+        first == Some(false) && !outcomes.any(|is_established| is_established)
     }
 
     /// Addresses with refused or half-open handshakes; more may have been there in between.
@@ -167,8 +194,8 @@ impl Place<'_> {
 
     fn describe(&self) -> Result<Finding, Gap> {
         let (completed, counted) = self.completed()?;
-        let why = self.why(completed);
         let sources = self.sources();
+        let why = self.why(completed, &sources);
         let kind = match why {
             Why::AcceptQueue => {
                 "handshakes stay half open because its accept queue is full".to_owned()
@@ -178,9 +205,21 @@ impl Place<'_> {
                  not arrive",
                 several(sources.len() as u64, "source address", "source addresses")
             ),
+            Why::Unanswered => {
+                "handshakes stay half open because the answers do not reach the clients, who wait for them in vain".to_owned()
+            }
+            Why::Unfinished => {
+                "hardly any handshake is completed: the answers do not arrive, or nobody waits for them".to_owned()
+            }
             Why::Load => "handshakes do complete: too many at once".to_owned(),
         };
         let (severity, how) = self.how();
+        // With more room as few of them would be completed.
+        let severity = if why == Why::Unanswered {
+            Severity::Info
+        } else {
+            severity
+        };
         let confidence = match self.window.watched("listeners") {
             Ok(()) => Confidence::High,
             Err(_) => Confidence::Medium,
@@ -264,7 +303,8 @@ impl Place<'_> {
     }
 
     fn fixes(&self, found: Finding, why: Why, completed: u64) -> Finding {
-        let found = if self.netns.sysctl("net.ipv4.tcp_syncookies") == Some(0) {
+        let has_no_cookies = self.netns.sysctl("net.ipv4.tcp_syncookies") == Some(0);
+        let found = if has_no_cookies && why != Why::Unanswered {
             found.sysctl(
                 format!("answer with cookies when the backlog is full; {PERSIST}"),
                 &[("net.ipv4.tcp_syncookies", "1".to_owned())],
@@ -279,8 +319,23 @@ impl Place<'_> {
                 "none",
             ),
             Why::Flood => found.command(
-                format!("find out where they come from ({}) and filter that upstream", self.look()),
+                format!(
+                    "find out where they come from ({}): filter a flood upstream; if they are clients, see whether the SYN-ACKs \
+                     reach them",
+                    self.look()
+                ),
                 "sources may be forged",
+            ),
+            Why::Unfinished => found.command(
+                format!(
+                    "find out where they come from ({}), and see whether the SYN-ACKs reach them",
+                    self.look()
+                ),
+                "none",
+            ),
+            Why::Unanswered => found.command(
+                "see what keeps the SYN-ACKs from the clients (syn-retransmits says more): a larger backlog helps nobody",
+                "none",
             ),
             Why::Load => self.room(found, completed),
         }

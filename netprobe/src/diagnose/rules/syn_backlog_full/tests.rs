@@ -55,6 +55,83 @@ fn the_room_follows_the_rate_and_not_the_time_that_one_looked() {
     }
 }
 
+/// A service whose `refused` SYNs found the backlog full, of a client here that gives up; nothing is completed.
+fn unanswered(refused: i64) -> Window {
+    let mut window = quiet();
+    window.listen(80, 128, &[0; 10]);
+    window.grow(&[
+        ("TcpExt.TCPReqQFullDoCookies", refused),
+        ("TcpExt.SyncookiesSent", refused),
+        ("TcpExt.TCPSynRetrans", 200),
+    ]);
+    let client = [10, 0, 0, 7].into();
+    let clients = window.sockets().clients.entry(80).or_default();
+    clients.half_open = 128;
+    clients.half_open_sources.insert(client);
+    window.total("retransmits", 200, &[("cause", Value::Word("syn-ack"))]);
+    let answer = [
+        ("cause", Value::Word("syn-ack")),
+        ("saddr", Value::Ip([10, 0, 0, 1].into())),
+        ("sport", Value::Unsigned(80)),
+    ];
+    window.event("retransmits", 200, &answer);
+    window
+}
+
+#[test]
+fn answers_that_are_lost_are_neither_a_load_nor_a_flood_and_more_room_is_no_cure() {
+    // Who they are is not known: nothing is said to be completed, and no size follows.
+    for (refused, said) in [
+        (12, "the answers do not arrive, or nobody waits"),
+        (120, "a flood"),
+    ] {
+        let window = unanswered(refused);
+        let findings = window.findings();
+        assert_eq!(findings[0].id, "syn-backlog-full");
+        let summary = &findings[0].summary;
+        assert!(
+            summary.contains(said) && !summary.contains("complete:"),
+            "{summary}"
+        );
+        assert!(sets(&window).is_empty());
+    }
+    // A client on this machine that gives up.
+    for refused in [12, 120] {
+        let mut window = unanswered(refused);
+        let mut there = window.netns().clone();
+        there.inode = 77;
+        there.after.addresses = [[10, 0, 0, 7].into()].into();
+        there.after.counters.clear();
+        there.before.counters.clear();
+        window.namespaces.push(there);
+        let connect = [
+            ("outcome", Value::Word("aborted")),
+            ("saddr", Value::Ip([10, 0, 0, 7].into())),
+            ("sport", Value::Unsigned(41_000)),
+            ("daddr", Value::Ip([10, 0, 0, 1].into())),
+            ("dport", Value::Unsigned(80)),
+            ("latency_ns", Value::Unsigned(300_000_000)),
+        ];
+        let answers = window.events.clone();
+        window.events = crate::diagnose::events::Events::default();
+        window.event("connects", 60, &connect);
+        window.relocate(77);
+        window.events.totals.extend(answers.totals.clone());
+        for event in answers.of("retransmits") {
+            window.events.keep("retransmits", event.clone());
+        }
+        let findings = window.findings();
+        assert_eq!(findings[0].id, "syn-retransmits");
+        assert_eq!(
+            (findings[0].severity, findings[0].behind),
+            (Severity::Critical, None)
+        );
+        let found = findings.iter().find(|found| found.id == "syn-backlog-full");
+        assert_eq!(found.map(|found| found.severity), Some(Severity::Info));
+        assert!(sets(&window).is_empty());
+    }
+}
+
 #[test]
 fn a_flood_without_cookies_shows_in_the_drops_that_have_no_other_counter() {
     let flood = |half_open| {

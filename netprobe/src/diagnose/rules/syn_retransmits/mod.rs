@@ -1,21 +1,22 @@
 //! SYNs or SYN-ACKs go unanswered and are sent again: connecting takes 1, 3, 7 s, or fails.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    net::IpAddr,
-};
+mod connects;
+mod lost_here;
+mod unanswered;
 
+use self::{
+    connects::{Connects, Ending},
+    lost_here::LostHere,
+    unanswered::Unanswered,
+};
 use super::super::{
     Explanation, Rule, Verdict, dropped,
-    events::Event,
     finding::{finding, somewhere},
     in_each,
+    sizing::lasting,
     window::{Netns, Window, ratio},
 };
-use crate::report::{
-    Value,
-    diagnosis::{Affected, Confidence, Finding, Severity},
-};
+use crate::report::diagnosis::{Confidence, Finding, Severity};
 
 pub(super) static RULE: Rule = Rule {
     id: "syn-retransmits",
@@ -26,7 +27,10 @@ pub(super) static RULE: Rule = Rule {
         cause: "A SYN without an answer is sent again by tcp_retransmit_timer() after 1 s, then twice as long, up to \
                 tcp_syn_retries times; a SYN-ACK likewise. Something between the two ends drops it: the listener, a \
                 firewall or conntrack on either machine, or the path.",
-        recognised: "TCPSynRetrans grew; events name the destination. It is critical when next to no connect to it succeeds. Where \
+        recognised: "TCPSynRetrans grew; events name the destination. It is critical when next to no connect to it succeeds. It is found \
+                     without that, too, where all connects to a destination fail with EHOSTUNREACH, or are given up by clients \
+                     that wait for a quarter of a second or more, but not for the first SYN to be sent again. A namespace of this \
+                     machine that was seen to drop the SYNs or SYN-ACKs (kfree_skb) is named, with the kernel's reason. Where \
                      the listener is on this machine too and sends its SYN-ACKs again, that is one finding. Whether a listener, the firewall or conntrack of this \
                      machine is at fault is told by their own findings, which come first. It is said to be the path or the \
                      peer only where no SYN was seen to be dropped in any namespace of this machine (kfree_skb, conntrack), and no \
@@ -46,34 +50,15 @@ pub(super) static RULE: Rule = Rule {
 
 const LEAST: u64 = 3;
 const MUCH: f64 = 0.02;
-
-/// A destination that takes at most this share of the connects is down.
-const DOWN: f64 = 0.05;
-/// Fewer connects are not "all of them".
-const LEAST_CONNECTS: u64 = 5;
-
-/// SYNs or SYN-ACKs of a namespace that were sent again.
-struct Unanswered<'a> {
-    netns: &'a Netns,
-    again: u64,
-    syns: u64,
-    answers: u64,
-    /// Who does not answer, the worst first.
-    silent: Vec<Affected>,
-}
-
-/// Connects to a destination, among those that were seen.
-struct Connects {
-    attempts: u64,
-    established: u64,
-}
+/// Most of those who are silent that are named.
+const MOST: usize = 4;
 
 fn check(window: &Window) -> Verdict {
     let mut all = Vec::new();
     let scans = dropped::scans(window);
     let verdict = in_each(window, |netns| {
         let again = netns.grown("TcpExt.TCPSynRetrans")?;
-        let again = wanted(window, netns, &scans, again);
+        let again = unanswered::wanted(window, netns, &scans, again);
         let opened = netns.grown("Tcp.ActiveOpens")? + netns.grown("Tcp.PassiveOpens")?;
         if again >= LEAST && ratio(again, opened + again) >= MUCH {
             all.push(netns.inode);
@@ -83,12 +68,27 @@ fn check(window: &Window) -> Verdict {
     let is_hit = |netns: &&Netns| all.contains(&netns.inode);
     let hit = window.namespaces.iter().filter(is_hit);
     let hit: Vec<Unanswered<'_>> = hit
-        .map(|netns| Unanswered::of(window, netns, &scans))
+        .flat_map(|netns| Unanswered::of(window, netns, &scans))
         .collect();
-    if hit.is_empty() {
+    let (mut clients, servers): (Vec<_>, Vec<_>) = hit.into_iter().partition(Unanswered::is_client);
+    for netns in &window.namespaces {
+        for dead in Unanswered::dead(window, netns) {
+            let is_known =
+                |known: &Unanswered<'_>| known.netns.inode == netns.inode && known.names(&dead);
+            // Where all are told that nobody is there, that says more.
+            let is_told = |known: &Unanswered<'_>| known.is_of(&dead) && dead.is_unreachable();
+            match clients.iter().position(is_known) {
+                Some(place) if is_told(&clients[place]) && clients[place].silent.len() == 1 => {
+                    clients[place] = dead;
+                }
+                Some(_) => {}
+                None => clients.push(dead),
+            }
+        }
+    }
+    if clients.is_empty() && servers.is_empty() {
         return verdict;
     }
-    let (clients, servers): (Vec<_>, Vec<_>) = hit.into_iter().partition(Unanswered::is_client);
     let ends = clients.iter().map(|client| {
         let far = servers.iter().find(|server| client.is_of(server));
         describe(window, client, far)
@@ -101,157 +101,14 @@ fn check(window: &Window) -> Verdict {
     Verdict::Found(found)
 }
 
-impl<'a> Unanswered<'a> {
-    fn of(window: &Window, netns: &'a Netns, scans: &Scans) -> Self {
-        let inode = netns.inode.to_string();
-        let [syns, answers] = ["syn", "syn-ack"].map(|cause| {
-            let group = [("cause", cause), ("netns", inode.as_str())];
-            window.events.count("retransmits", &group)
-        });
-        let cause = if answers > syns { "syn-ack" } else { "syn" };
-        Self {
-            netns,
-            again: wanted(
-                window,
-                netns,
-                scans,
-                netns.grown("TcpExt.TCPSynRetrans").unwrap_or(0),
-            ),
-            syns,
-            answers,
-            silent: silent(window, netns, scans, cause),
-        }
-    }
-
-    const fn is_client(&self) -> bool {
-        self.answers <= self.syns
-    }
-
-    /// The address and port of who is silent most.
-    fn end(&self) -> Option<(IpAddr, u16)> {
-        let hit = self.silent.first()?;
-        hit.address.zip(hit.port)
-    }
-
-    /// Whether the silent destination of this one is the listener of the other.
-    fn is_of(&self, server: &Self) -> bool {
-        self.end().is_some() && self.end() == server.end()
-    }
-
-    /// How connects to the silent destination went, where they are seen.
-    fn connects(&self, window: &Window) -> Option<Connects> {
-        let (address, port) = self.end()?;
-        window.watched_required("connects").ok()?;
-        let is_to = |event: &&Event| {
-            event.ip("daddr") == Some(address) && event.small("dport") == Some(port)
-        };
-        let ended = window
-            .events
-            .within("connects", self.netns.inode)
-            .filter(is_to);
-        let (mut attempts, mut established) = (0, 0);
-        let mut ports = HashSet::new();
-        for event in ended {
-            attempts += 1;
-            established += u64::from(event.is("outcome", "established"));
-            ports.insert(event.number("sport"));
-        }
-        // A connect without a time limit of its own does not end within the window. Where connects
-        // are a sample, their ports do not tell which ones are still waiting.
-        if window.events.weight("connects") < 1.5 {
-            let waiting = window.events.within("retransmits", self.netns.inode);
-            let waiting = waiting
-                .filter(|event| event.is("cause", "syn"))
-                .filter(is_to);
-            let waiting: HashSet<_> = waiting.map(|event| event.number("sport")).collect();
-            attempts += waiting.difference(&ports).count() as u64;
-        }
-        Some(Connects {
-            attempts,
-            established,
-        })
-    }
-}
-
-impl Connects {
-    fn is_down(&self) -> bool {
-        self.attempts >= LEAST_CONNECTS && ratio(self.established, self.attempts) <= DOWN
-    }
-}
-
-/// Who tries port after port of an address, and is kept out by a firewall here.
-type Scans = HashSet<(IpAddr, IpAddr)>;
-
-/// Whether a SYN goes to a port that nobody waits for an answer of.
-fn is_of_scan(scans: &Scans, event: &Event) -> bool {
-    let ends = event.ip("saddr").zip(event.ip("daddr"));
-    ends.is_some_and(|ends| scans.contains(&ends))
-}
-
-/// Of so many SYNs and SYN-ACKs, those that are of no scan.
-fn wanted(window: &Window, netns: &Netns, scans: &Scans, again: u64) -> u64 {
-    if scans.is_empty() {
-        return again;
-    }
-    let (mut all, mut rest) = (0_u64, 0_u64);
-    for event in window.events.within("retransmits", netns.inode) {
-        if event.is("cause", "syn") || event.is("cause", "syn-ack") {
-            all += 1;
-            rest += u64::from(!is_of_scan(scans, event));
-        }
-    }
-    (again * rest).checked_div(all).unwrap_or(again)
-}
-
-/// Who does not answer, the worst first: destinations of SYNs, or listeners whose clients are silent.
-fn silent(window: &Window, netns: &Netns, scans: &Scans, cause: &str) -> Vec<Affected> {
-    let mut silent = BTreeMap::<_, (u32, Option<u32>, Option<String>)>::new();
-    for event in window.events.within("retransmits", netns.inode) {
-        if !event.is("cause", cause) || is_of_scan(scans, event) {
-            continue;
-        }
-        let end = if cause == "syn" {
-            event.ip("daddr").zip(event.small::<u16>("dport"))
-        } else {
-            event.ip("saddr").zip(event.small::<u16>("sport"))
-        };
-        if let Some(end) = end {
-            let entry = silent
-                .entry(end)
-                .or_insert((0, event.small("pid"), event.text("comm")));
-            entry.0 += 1;
-        }
-    }
-    let mut silent: Vec<_> = silent.into_iter().collect();
-    silent.sort_by_key(|(_, (count, ..))| std::cmp::Reverse(*count));
-    let kind = if cause == "syn" {
-        "destination"
-    } else {
-        "listener"
-    };
-    let hits = silent
-        .into_iter()
-        .take(4)
-        .map(|((address, port), (_, pid, comm))| Affected {
-            kind,
-            pid,
-            comm,
-            ..Window::affected_destination(netns, address, port)
-        });
-    hits.collect()
-}
-
 /// Whether none of what drops SYNs within this machine has dropped any, and all of it was looked at.
 fn is_elsewhere(window: &Window) -> bool {
-    const SYN: u8 = 2;
     // The other end, or a router, may be in another namespace of this machine.
     let mut dropped = window.events.of("drops").iter().peekable();
     let is_sample = dropped.peek().is_some() || window.events.count("drops", &[]) == 0;
-    let is_syn =
-        |event: &Event| matches!(event.value("flags"), Value::TcpFlags(flags) if flags & SYN > 0);
     let is_sent = window.watched_required("drops").is_ok()
         && is_sample
-        && !dropped.any(is_syn)
+        && !dropped.any(lost_here::is_lost)
         && window.events.count("conntrack", &[]) == 0;
     let counters = [
         "TcpExt.ListenDrops",
@@ -281,7 +138,9 @@ fn describe(window: &Window, near: &Unanswered<'_>, far: Option<&Unanswered<'_>>
         Some(far) => both_ends(window, (near, far), connects.as_ref()),
         None => destination_is_silent(window, near, connects.as_ref()),
     };
-    let severity = if connects.as_ref().is_some_and(Connects::is_down) {
+    let severity = if near.is_reached {
+        Severity::Info
+    } else if connects.as_ref().is_some_and(Connects::is_down) {
         Severity::Critical
     } else {
         Severity::Warning
@@ -291,20 +150,14 @@ fn describe(window: &Window, near: &Unanswered<'_>, far: Option<&Unanswered<'_>>
     } else {
         Confidence::High
     };
-    let found = finding(RULE.id, severity, confidence, summary)
-        .counted(
-            format!("{} SYNs and SYN-ACKs sent again", near.again),
-            near.again,
-            "segments",
-            "TcpExt.TCPSynRetrans",
-        )
-        .counted(
-            format!("{} of them SYNs, {} SYN-ACKs", near.syns, near.answers),
-            near.syns,
-            "SYNs",
-            "tcp_retransmit_skb, tcp_retransmit_synack",
-        )
-        .since(window, near.netns, "TcpExt.TCPSynRetrans");
+    let end = near.end().filter(|_| near.is_client());
+    let lost = end.and_then(|end| LostHere::of(window, end, &near.clients(window)));
+    let summary = match &lost {
+        Some(lost) => format!("{summary}{}", lost.words()),
+        None => summary,
+    };
+    let found = finding(RULE.id, severity, confidence, summary);
+    let found = sent_again(found, window, near);
     let found = match far {
         Some(far) => found.counted(
             format!("{} SYN-ACKs sent again{}", far.answers, far.netns.place()),
@@ -331,21 +184,63 @@ fn describe(window: &Window, near: &Unanswered<'_>, far: Option<&Unanswered<'_>>
         .into_iter()
         .filter_map(|far| far.silent.first().cloned());
     let found = found
-        .hits(near.silent.iter().cloned())
+        .hits(near.silent.iter().take(MOST).cloned())
         .hits(far_hits)
         .hits(nobody);
-    if far.is_some() {
-        return found.command(
-            "look at what lies between the two namespaces: bridges, forwarding rules (nft list ruleset), tc, and the \
-             listener's queues",
-            "none",
-        );
+    match lost {
+        Some(lost) => lost.add(found, window),
+        None => found.command(advice(near, far), "none"),
     }
-    found.command(
-        "look at the other end: netprobe diagnose there tells whether its listener, firewall or conntrack drops them; if \
-         none does, it is the path (tcptraceroute, security groups)",
-        "none",
-    )
+}
+
+/// Adds how many were sent again, where that is what tells.
+fn sent_again(found: Finding, window: &Window, near: &Unanswered<'_>) -> Finding {
+    if near.ended.is_some() {
+        return found;
+    }
+    found
+        .counted(
+            format!("{} SYNs and SYN-ACKs sent again", near.again),
+            near.again,
+            "segments",
+            "TcpExt.TCPSynRetrans",
+        )
+        .counted(
+            format!("{} of them SYNs, {} SYN-ACKs", near.syns, near.answers),
+            near.syns,
+            "SYNs",
+            "tcp_retransmit_skb, tcp_retransmit_synack",
+        )
+        .since(window, near.netns, "TcpExt.TCPSynRetrans")
+}
+
+/// Where to look next.
+fn advice(near: &Unanswered<'_>, far: Option<&Unanswered<'_>>) -> String {
+    const OTHER_END: &str = "look at the other end: netprobe diagnose there tells whether its listener, firewall or conntrack drops \
+                             them; if none does, it is the path (tcptraceroute, security groups)";
+    if far.is_some() {
+        return "look at what lies between the two namespaces: bridges, forwarding rules (nft list ruleset), tc, and the \
+                listener's queues"
+            .to_owned();
+    }
+    let enter = near.netns.enter();
+    let address = near.end().map(|(address, _)| address.to_string());
+    let address = address.unwrap_or_else(|| "ADDRESS".to_owned());
+    match near.ended {
+        Some((Ending::GivenUp { waited_ns }, _)) => format!(
+            "{OTHER_END}; if it is far away, see that its clients wait long enough: they gave up after {}",
+            lasting(waited_ns / 1000)
+        ),
+        Some((Ending::Unreachable { is_neighbour: true }, _)) => format!(
+            "see whether that host is up and the address right: `{enter}ip route get {address}` shows the next hop, `{enter}ip \
+             neigh` who does not answer"
+        ),
+        Some((Ending::Unreachable { .. }, _)) => format!(
+            "`{enter}ip route get {address}` shows whether a route here says so; else a router or the firewall of the other end \
+             does, by ICMP (tcpdump icmp)"
+        ),
+        None => OTHER_END.to_owned(),
+    }
 }
 
 fn clients_are_silent(window: &Window, near: &Unanswered<'_>) -> String {
@@ -407,11 +302,33 @@ fn both_ends(
             connects.established, connects.attempts
         )
     });
+    let (what, why) = match near.answered(window, far) {
+        (answered, tried) if tried > 0 && answered * 2 >= tried => (
+            "lose their SYN-ACKs",
+            format!(
+                "the SYNs arrive and are answered ({answered} of {tried} that were looked at): the answers are lost on their way \
+                 back"
+            ),
+        ),
+        _ => (
+            "lose segments",
+            "both ends are on this machine: one of them, or what lies between them, drops"
+                .to_owned(),
+        ),
+    };
+    let place = near.netns.place();
+    let tries = match near.ended {
+        Some((Ending::GivenUp { waited_ns }, count)) => format!(
+            "{count} connects{place} were given up within {}",
+            lasting(waited_ns / 1000)
+        ),
+        Some((Ending::Unreachable { .. }, count)) => {
+            format!("{count} connects{place} failed with EHOSTUNREACH")
+        }
+        None => format!("{} SYNs{place}", near.syns),
+    };
     format!(
-        "handshakes with {who} lose segments on both sides: {} SYNs{} and {} SYN-ACKs{} were sent again in {:.0} s{share}; \
-         both ends are on this machine: one of them, or what lies between them, drops",
-        near.syns,
-        near.netns.place(),
+        "handshakes with {who} {what}: {tries} and {} SYN-ACKs{} were sent again in {:.0} s{share}; {why}",
         far.answers,
         far.netns.place(),
         window.seconds
@@ -423,6 +340,9 @@ fn destination_is_silent(
     near: &Unanswered<'_>,
     connects: Option<&Connects>,
 ) -> String {
+    if let (Some(ended), Some(connects)) = (near.ended, connects) {
+        return destination_is_dead(window, near, ended, connects);
+    }
     let inode = near.netns.inode.to_string();
     let group = [("errno", "ETIMEDOUT"), ("netns", inode.as_str())];
     let timed_out = match window.events.count("connects", &group) {
@@ -436,17 +356,64 @@ fn destination_is_silent(
     } else {
         "SYNs"
     };
-    let elsewhere = if is_elsewhere(window) {
-        "; nobody on this machine was seen to drop them: the path or the peer"
-    } else {
-        ""
-    };
     format!(
-        "{}{} {}: {} {what} were sent again in {:.0} s{timed_out}{elsewhere}",
+        "{}{} {}: {} {what} were sent again in {:.0} s{timed_out}{}",
         who.map_or("a destination", |hit| hit.name.as_str()),
         near.netns.place(),
         answering(connects),
         near.again,
+        window.seconds,
+        elsewhere(window)
+    )
+}
+
+/// Who drops them, if nobody here does.
+fn elsewhere(window: &Window) -> &'static str {
+    if is_elsewhere(window) {
+        "; nobody on this machine was seen to drop them: the path or the peer"
+    } else {
+        ""
+    }
+}
+
+/// A destination that no SYN was sent to again.
+fn destination_is_dead(
+    window: &Window,
+    near: &Unanswered<'_>,
+    (ending, count): (Ending, u64),
+    connects: &Connects,
+) -> String {
+    let who = near.silent.first().map_or("", |hit| hit.name.as_str());
+    let more = match near.silent.len() {
+        0 | 1 => String::new(),
+        all => format!(" (and {} more)", all - 1),
+    };
+    let (how, why) = match ending {
+        Ending::GivenUp { waited_ns } => (
+            format!(
+                "were given up without an answer, within {}",
+                lasting(waited_ns / 1000)
+            ),
+            elsewhere(window),
+        ),
+        Ending::Unreachable { is_neighbour } => (
+            "failed with EHOSTUNREACH".to_owned(),
+            if is_neighbour {
+                "; nobody on the link answers for its address, or for that of the router (ARP, ND)"
+            } else {
+                ""
+            },
+        ),
+    };
+    let reached = if near.is_reached {
+        "; its clients get through by the other family of addresses"
+    } else {
+        ""
+    };
+    format!(
+        "{who}{more}{} takes no connection: {count} of {} connects seen in {:.0} s {how}{why}{reached}",
+        near.netns.place(),
+        connects.attempts,
         window.seconds
     )
 }

@@ -153,3 +153,247 @@ fn a_listener_of_this_machine_comes_first() {
     assert_eq!(findings[0].id, "application-not-accepting");
     assert_eq!(findings[1].behind, Some("application-not-accepting"));
 }
+
+/// `times` connects from 10.0.0.1 to an end, that end in such a way after so many milliseconds.
+fn connects(
+    window: &mut Window,
+    times: usize,
+    to: &str,
+    (name, word): (&'static str, &'static str),
+    waited_ms: u64,
+) {
+    let end: std::net::SocketAddr = to.parse().unwrap();
+    let connect = [
+        ("saddr", Value::Ip([10, 0, 0, 1].into())),
+        ("sport", Value::Unsigned(41_000)),
+        ("daddr", Value::Ip(end.ip())),
+        ("dport", Value::Unsigned(end.port().into())),
+        ("latency_ns", Value::Unsigned(waited_ms * 1_000_000)),
+        ("comm", Value::Word("app")),
+        (name, Value::Word(word)),
+    ];
+    window.event("connects", times, &connect);
+}
+
+#[test]
+fn clients_that_give_up_before_a_syn_is_sent_again_are_unanswered_too() {
+    const ABORTED: (&str, &str) = ("outcome", "aborted");
+    let mut window = quiet();
+    connects(&mut window, 20, "10.0.0.2:5432", ABORTED, 300);
+    let findings = window.findings();
+    assert_eq!(
+        (findings[0].id, findings[0].severity),
+        ("syn-retransmits", Severity::Critical)
+    );
+    let summary = "10.0.0.2:5432 takes no connection: 20 of 20 connects seen in 10 s were given up without an answer, within \
+                   300 ms; nobody on this machine was seen to drop them: the path or the peer";
+    assert_eq!(findings[0].summary, summary);
+    // Who closes at once does not wait; a few are none; others get through.
+    for (times, established, waited_ms) in [(20, 0, 100), (4, 0, 300), (20, 5, 300)] {
+        let mut window = quiet();
+        connects(&mut window, times, "10.0.0.2:5432", ABORTED, waited_ms);
+        connects(
+            &mut window,
+            established,
+            "10.0.0.2:5432",
+            ("outcome", "established"),
+            1,
+        );
+        assert!(window.ids().is_empty(), "{times} {established} {waited_ms}");
+    }
+    // Happy eyeballs: IPv6 is slow here, and nobody minds.
+    let mut window = quiet();
+    connects(&mut window, 20, "[fd00::2]:443", ABORTED, 300);
+    connects(
+        &mut window,
+        20,
+        "10.0.0.2:443",
+        ("outcome", "established"),
+        1,
+    );
+    assert_eq!(window.findings()[0].severity, Severity::Info);
+}
+
+#[test]
+fn a_host_that_cannot_be_reached_is_named_with_what_is_known_of_why() {
+    let mut window = quiet();
+    connects(
+        &mut window,
+        20,
+        "10.0.0.77:9004",
+        ("errno", "EHOSTUNREACH"),
+        3000,
+    );
+    let summary = |window: &Window| window.findings()[0].summary.clone();
+    let said = "10.0.0.77:9004 takes no connection: 20 of 20 connects seen in 10 s failed with EHOSTUNREACH";
+    assert_eq!(summary(&window), said);
+    let dropped = [
+        ("reason", Value::Word("NEIGH_FAILED")),
+        ("flags", Value::TcpFlags(2)),
+        ("saddr", Value::Ip([10, 0, 0, 1].into())),
+        ("sport", Value::Unsigned(41_000)),
+        ("daddr", Value::Ip([10, 0, 0, 77].into())),
+        ("dport", Value::Unsigned(9004)),
+    ];
+    window.event("drops", 20, &dropped);
+    assert!(summary(&window).contains("nobody on the link answers"));
+}
+
+/// 10.0.0.1 sends SYNs again to an end.
+fn sent_again(window: &mut Window, times: usize, to: &str) {
+    let end: std::net::SocketAddr = to.parse().unwrap();
+    let syn = [
+        ("cause", Value::Word("syn")),
+        ("saddr", Value::Ip([10, 0, 0, 1].into())),
+        ("sport", Value::Unsigned(41_000)),
+        ("daddr", Value::Ip(end.ip())),
+        ("dport", Value::Unsigned(end.port().into())),
+    ];
+    window.event("retransmits", times, &syn);
+    let times = times as u64;
+    window.total("retransmits", times, &[("cause", Value::Word("syn"))]);
+    window.grow(&[("TcpExt.TCPSynRetrans", times.cast_signed())]);
+}
+
+/// 10.0.0.1's SYNs to 10.0.0.2:5432 are dropped for a reason.
+fn dropped(window: &mut Window, times: usize, reason: &'static str) {
+    let syn = [
+        ("reason", Value::Word(reason)),
+        ("flags", Value::TcpFlags(2)),
+        ("iface", Value::Word("eth1")),
+        ("saddr", Value::Ip([10, 0, 0, 1].into())),
+        ("sport", Value::Unsigned(41_000)),
+        ("daddr", Value::Ip([10, 0, 0, 2].into())),
+        ("dport", Value::Unsigned(5432)),
+    ];
+    window.event("drops", times, &syn);
+    window.total("drops", times as u64, &[("reason", Value::Word(reason))]);
+}
+
+#[test]
+fn a_namespace_that_drops_the_syns_itself_is_named_with_the_reason() {
+    let silent = |reason| {
+        let mut window = quiet();
+        sent_again(&mut window, 12, "10.0.0.2:5432");
+        dropped(&mut window, 12, reason);
+        window.findings()[0].clone()
+    };
+    let found = silent("IP_RPFILTER");
+    let summary = &found.summary;
+    let said =
+        "; SYNs are dropped here, by rp_filter: the route back to 10.0.0.1 does not lead over eth1";
+    assert!(summary.ends_with(said), "{summary}");
+    let set = &found.fixes[1].set[0];
+    assert_eq!(
+        (set.0.as_str(), set.1.as_str()),
+        ("net.ipv4.conf.eth1.rp_filter", "2")
+    );
+    assert!(
+        found
+            .fixes
+            .iter()
+            .all(|fix| !fix.text.contains("other end"))
+    );
+    let summary = silent("XFRM_POLICY").summary;
+    assert!(
+        summary.ends_with("; SYNs are dropped here, as XFRM_POLICY"),
+        "{summary}"
+    );
+    // Those of others may be forged: nobody waits for them.
+    let mut window = quiet();
+    sent_again(&mut window, 12, "10.0.0.2:5432");
+    let forged = [
+        ("reason", Value::Word("IP_INADDRERRORS")),
+        ("flags", Value::TcpFlags(0x12)),
+        ("saddr", Value::Ip([10, 0, 0, 2].into())),
+        ("sport", Value::Unsigned(5432)),
+        ("daddr", Value::Ip([192, 0, 2, 1].into())),
+        ("dport", Value::Unsigned(41_000)),
+    ];
+    window.event("drops", 12, &forged);
+    let summary = window.findings()[0].summary.clone();
+    assert!(!summary.contains("dropped here"), "{summary}");
+    // What is freed with its socket is not lost, nor what somebody only listened in to.
+    for reason in ["QUEUE_PURGE", "OTHERHOST"] {
+        let summary = silent(reason).summary;
+        assert!(summary.ends_with("the path or the peer"), "{summary}");
+    }
+    // A SYN that comes again is answered again and freed.
+    let mut window = quiet();
+    sent_again(&mut window, 12, "10.0.0.2:5432");
+    for (function, is_lost) in [("tcp_v4_rcv+0x1", false), ("ip_rcv_finish_core+0x1", true)] {
+        let again = [
+            ("reason", Value::Word("NOT_SPECIFIED")),
+            ("location", Value::Text(function.into())),
+            ("flags", Value::TcpFlags(2)),
+        ];
+        window.event("drops", 12, &again);
+        window.total("drops", 12, &[("reason", Value::Word("NOT_SPECIFIED"))]);
+        let blames = window.findings()[0]
+            .summary
+            .contains("the path or the peer");
+        assert_eq!(blames, !is_lost, "{function}");
+    }
+}
+
+#[test]
+fn what_a_firewall_here_rejects_stands_behind_it_also_beside_another_dead_host() {
+    let mut window = quiet();
+    sent_again(&mut window, 24, "10.0.0.2:5432");
+    sent_again(&mut window, 6, "10.0.0.77:9004");
+    dropped(&mut window, 30, "NETFILTER_DROP");
+    window.netns().after.addresses = [[10, 0, 0, 1].into()].into();
+    let findings = window.findings();
+    let told: Vec<_> = findings
+        .iter()
+        .map(|found| (found.id, found.affected[0].port, found.behind))
+        .collect();
+    let expected = [
+        ("firewall-drops", Some(5432), None),
+        ("syn-retransmits", Some(9004), None),
+        ("syn-retransmits", Some(5432), Some("firewall-drops")),
+    ];
+    assert_eq!(told, expected);
+    let [other, own] = [1, 2].map(|place: usize| findings[place].evidence[0].value);
+    assert_eq!((other, own), (Some(6.0), Some(24.0)));
+}
+
+#[test]
+fn answers_that_are_lost_are_told_from_segments_that_are_lost_both_ways() {
+    let told = |answered: &[u64]| {
+        let mut window = quiet();
+        for port in answered {
+            let answer = [
+                ("cause", Value::Word("syn-ack")),
+                ("saddr", Value::Ip([10, 0, 0, 2].into())),
+                ("sport", Value::Unsigned(5432)),
+                ("daddr", Value::Ip([10, 0, 0, 1].into())),
+                ("dport", Value::Unsigned(*port)),
+            ];
+            window.event("retransmits", 8, &answer);
+        }
+        window.total("retransmits", 30, &[("cause", Value::Word("syn-ack"))]);
+        window.relocate(77);
+        let mut server = quiet().namespaces.remove(0);
+        server.inode = 77;
+        server.is_initial = false;
+        server.after.counters.insert("TcpExt.TCPSynRetrans", 30);
+        window.namespaces.push(server);
+        sent_again(&mut window, 12, "10.0.0.2:5432");
+        window.findings()[0].summary.clone()
+    };
+    let summary = told(&[41_000]);
+    assert!(
+        summary.contains("lose their SYN-ACKs: 12 SYNs and 30 SYN-ACKs in namespace 77"),
+        "{summary}"
+    );
+    assert!(
+        summary.contains("the SYNs arrive and are answered (1 of 1"),
+        "{summary}"
+    );
+    let summary = told(&[41_001]);
+    assert!(
+        summary.contains("lose segments") && summary.contains("what lies between"),
+        "{summary}"
+    );
+}

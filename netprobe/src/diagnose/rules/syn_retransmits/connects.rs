@@ -1,0 +1,175 @@
+//! How connects to a destination went, where they are seen; and destinations that take none, although no
+//! SYN to them was sent again: clients gave up before that, or were told that nobody is there.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+};
+
+use super::super::super::{
+    events::Event,
+    places::{self, End},
+    window::{Netns, Window, ratio},
+};
+
+/// A destination that takes at most this share of the connects is down.
+const DOWN: f64 = 0.05;
+/// Fewer connects are not "all of them".
+const LEAST_CONNECTS: u64 = 5;
+/// Who waits less does not wait for an answer: it comes from another continent in that time.
+const PATIENT_NS: u64 = 250_000_000;
+
+/// Connects to a destination, among those that were seen.
+pub(super) struct Connects {
+    pub(super) attempts: u64,
+    pub(super) established: u64,
+}
+
+impl Connects {
+    /// Those from a namespace to one address and port.
+    pub(super) fn of(window: &Window, netns: &Netns, (address, port): End) -> Option<Self> {
+        window.watched_required("connects").ok()?;
+        let is_to = |event: &&Event| {
+            event.ip("daddr") == Some(address) && event.small("dport") == Some(port)
+        };
+        let ended = window.events.within("connects", netns.inode).filter(is_to);
+        let (mut attempts, mut established) = (0, 0);
+        let mut ports = HashSet::new();
+        for event in ended {
+            attempts += 1;
+            established += u64::from(event.is("outcome", "established"));
+            ports.insert(event.number("sport"));
+        }
+        // A connect without a time limit of its own does not end within the window. Where connects
+        // are a sample, their ports do not tell which ones are still waiting.
+        if window.events.weight("connects") < 1.5 {
+            let waiting = window.events.within("retransmits", netns.inode);
+            let waiting = waiting
+                .filter(|event| event.is("cause", "syn"))
+                .filter(is_to);
+            let waiting: HashSet<_> = waiting.map(|event| event.number("sport")).collect();
+            attempts += waiting.difference(&ports).count() as u64;
+        }
+        Some(Self {
+            attempts,
+            established,
+        })
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.attempts >= LEAST_CONNECTS && ratio(self.established, self.attempts) <= DOWN
+    }
+}
+
+/// How connects ended without a SYN that was sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The client closed after so long without an answer, at most.
+    GivenUp { waited_ns: u64 },
+    /// EHOSTUNREACH.
+    Unreachable {
+        /// Whether nobody on the link answered for the address of the next hop.
+        is_neighbour: bool,
+    },
+}
+
+/// A destination that takes no connect.
+#[derive(Debug)]
+pub(super) struct Dead {
+    pub(super) end: End,
+    pub(super) ending: Ending,
+    pub(super) count: u64,
+    pub(super) owner: (Option<u32>, Option<String>),
+    /// Whether the same process gets through to that port by the other family of addresses.
+    pub(super) is_reached: bool,
+}
+
+/// What was seen of the connects to a destination.
+#[derive(Default)]
+struct Tally {
+    given_up: u64,
+    waited_ns: u64,
+    unreachable: u64,
+    owner: Option<(Option<u32>, Option<String>)>,
+}
+
+/// Destinations of a namespace that take no connect, though it is not SYNs sent again that tell; the one with most
+/// attempts first.
+pub(super) fn dead(window: &Window, netns: &Netns) -> Vec<Dead> {
+    let mut tallies = BTreeMap::<End, Tally>::new();
+    for event in window.events.within("connects", netns.inode) {
+        let Some((_, remote)) = places::ends(event) else {
+            continue;
+        };
+        let waited_ns = event.number("latency_ns").unwrap_or(0);
+        let is_given_up = event.is("outcome", "aborted") && waited_ns >= PATIENT_NS;
+        let is_unreachable = event.is("errno", "EHOSTUNREACH");
+        if !is_given_up && !is_unreachable {
+            continue;
+        }
+        let tally = tallies.entry(remote).or_default();
+        tally.given_up += u64::from(is_given_up);
+        tally.unreachable += u64::from(is_unreachable);
+        if is_given_up {
+            tally.waited_ns = tally.waited_ns.max(waited_ns);
+        }
+        tally
+            .owner
+            .get_or_insert_with(|| (event.small("pid"), event.text("comm")));
+    }
+    let dead = tallies
+        .into_iter()
+        .filter_map(|(end, tally)| Dead::of(window, netns, end, tally));
+    let mut dead: Vec<Dead> = dead.collect();
+    dead.sort_by_key(|dead| std::cmp::Reverse(dead.count));
+    dead
+}
+
+impl Dead {
+    fn of(window: &Window, netns: &Netns, end: End, tally: Tally) -> Option<Self> {
+        let connects = Connects::of(window, netns, end)?;
+        let count = tally.given_up.max(tally.unreachable);
+        if !connects.is_down() || count < LEAST_CONNECTS {
+            return None;
+        }
+        let ending = if tally.given_up > tally.unreachable {
+            Ending::GivenUp {
+                waited_ns: tally.waited_ns,
+            }
+        } else {
+            Ending::Unreachable {
+                is_neighbour: has_no_neighbour(window, netns, end),
+            }
+        };
+        let owner = tally.owner.unwrap_or_default();
+        let is_reached = is_reached(window, netns, end, owner.1.as_deref());
+        Some(Self {
+            end,
+            ending,
+            count,
+            owner,
+            is_reached,
+        })
+    }
+}
+
+/// Whether SYNs to an end were dropped as nobody answered for the address of the next hop.
+fn has_no_neighbour(window: &Window, netns: &Netns, end: End) -> bool {
+    let mut drops = window.events.within("drops", netns.inode);
+    drops.any(|event| {
+        event.is("reason", "NEIGH_FAILED")
+            && places::ends(event).is_some_and(|(_, remote)| remote == end)
+    })
+}
+
+/// Whether a process gets through to a port by the other family of addresses: it falls back on that.
+fn is_reached(window: &Window, netns: &Netns, (address, port): End, comm: Option<&str>) -> bool {
+    let is_other = |other: IpAddr| other.is_ipv4() != address.is_ipv4();
+    let mut connects = window.events.within("connects", netns.inode);
+    connects.any(|event| {
+        event.is("outcome", "established")
+            && event.small("dport") == Some(port)
+            && event.ip("daddr").is_some_and(is_other)
+            && event.text("comm").as_deref() == comm
+    })
+}

@@ -1,0 +1,191 @@
+//! SYNs and SYN-ACKs that a namespace of this machine threw away itself: neither the other end nor the path is to blame.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
+
+use super::super::super::{
+    dropped,
+    events::Event,
+    places::{self, End},
+    window::{Netns, Window},
+};
+use crate::report::{Value, diagnosis::Finding};
+
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+/// Fewer are no reason.
+const LEAST: u64 = 3;
+/// What is freed without being lost: by the socket that sent it, by who only listened in, and of those that are refused.
+const NO_LOSS: [&str; 4] = ["QUEUE_PURGE", "OTHERHOST", "NO_SOCKET", "NEIGH_FAILED"];
+
+/// Segments of handshakes with one end that a namespace dropped, for one reason.
+pub(super) struct LostHere<'a> {
+    netns: &'a Netns,
+    /// Whose handshakes.
+    end: End,
+    /// Whether they are its answers.
+    are_answers: bool,
+    /// As the kernel names it; on old kernels, the function.
+    reason: String,
+    interface: Option<String>,
+    /// Who sent the first of them.
+    source: IpAddr,
+    count: u64,
+}
+
+/// Whether a segment of a handshake was lost within this machine. What the firewall drops, has a rule of its own.
+pub(super) fn is_lost(event: &Event) -> bool {
+    let is_syn = matches!(event.value("flags"), Value::TcpFlags(flags) if flags & SYN > 0);
+    let is_loss = if let Some(reason) = reason(event) {
+        !NO_LOSS.contains(&&*reason)
+    } else {
+        // A socket that is given up frees what it has sent, and TCP a SYN that it has answered before.
+        let has_socket = event.text("state").is_some() || event.number("pid").is_some();
+        let location = event.text("location");
+        let is_of_tcp = location.is_some_and(|function| function.starts_with("tcp_"));
+        !(has_socket || is_of_tcp) || dropped::is_netfilter(|name| event.value(name))
+    };
+    is_syn && is_loss
+}
+
+/// Why, if the kernel says it.
+fn reason(event: &Event) -> Option<String> {
+    let reason = event.text("reason");
+    reason.filter(|reason| reason != "NOT_SPECIFIED")
+}
+
+impl<'a> LostHere<'a> {
+    /// What most of the lost segments of handshakes of some clients with an end were lost by, if that is on this machine.
+    /// Answers to others, as of a flood, nobody waits for.
+    pub(super) fn of(window: &'a Window, end: End, clients: &HashSet<IpAddr>) -> Option<Self> {
+        let mut reasons = HashMap::<(u32, String), (u64, &Event)>::new();
+        for event in window.events.of("drops") {
+            if !is_of(event, end, clients) || dropped::is_netfilter(|name| event.value(name)) {
+                continue;
+            }
+            let reason = reason(event).or_else(|| event.text("location"));
+            if let (Some(inode), Some(reason)) = (event.netns(), reason) {
+                let known = reasons.entry((inode, reason)).or_insert((0, event));
+                known.0 += 1;
+            }
+        }
+        let most = reasons.into_iter().max_by_key(|(_, (count, _))| *count)?;
+        let ((inode, reason), (count, event)) = most;
+        let mut namespaces = window.namespaces.iter();
+        let netns = namespaces.find(|netns| netns.inode == inode)?;
+        // Without a reason, who only listened in looks the same as who lost it.
+        let is_known = self::reason(event).is_some()
+            || places::ends(event).is_some_and(|(_, to)| places::is_local(netns, to.0));
+        (count >= LEAST && is_known).then_some(Self {
+            netns,
+            end,
+            are_answers: is_answer(event),
+            reason,
+            interface: event.text("iface"),
+            source: event.ip("saddr")?,
+            count,
+        })
+    }
+
+    fn is_reverse_path(&self) -> bool {
+        self.reason == "IP_RPFILTER"
+    }
+
+    /// What to add to the summary.
+    pub(super) fn words(&self) -> String {
+        let place = match self.netns.place() {
+            place if place.is_empty() => " here".to_owned(),
+            place => place,
+        };
+        let why = if self.is_reverse_path() {
+            let over = self.over();
+            format!(
+                "by rp_filter: the route back to {} does not lead over {over}",
+                self.source
+            )
+        } else {
+            format!("as {}", self.reason)
+        };
+        let what = if self.are_answers { "SYN-ACKs" } else { "SYNs" };
+        format!("; {what} are dropped{place}, {why}")
+    }
+
+    fn over(&self) -> &str {
+        self.interface
+            .as_deref()
+            .unwrap_or("the interface they came in by")
+    }
+
+    /// Adds the number that it rests on, and what helps.
+    pub(super) fn add(&self, found: Finding, window: &Window) -> Finding {
+        let Self {
+            netns,
+            reason,
+            source,
+            count,
+            ..
+        } = self;
+        let found = found.counted(
+            format!(
+                "{count} segments of its handshakes dropped{}, first from {source}: {reason}",
+                netns.place()
+            ),
+            *count,
+            "segments",
+            "kfree_skb",
+        );
+        let mut hits = found.affected.iter();
+        let is_named = hits.any(|hit| hit.kind == "listener" && hit.port == Some(self.end.1));
+        let listener = places::listener(window, netns, self.end).filter(|_| !is_named);
+        let found =
+            found.hits(listener.map(|(home, listener)| window.affected_listener(home, listener)));
+        if !self.is_reverse_path() {
+            return found.command(
+                "netprobe drops --count --by reason,location shows where they are dropped, netprobe drops -o json each of them",
+                "none",
+            );
+        }
+        let found = found.command(
+            format!(
+                "give{} a route back to {source} over {}: `{}ip route get {source}` shows the present one",
+                netns.place(),
+                self.over(),
+                netns.enter()
+            ),
+            "none",
+        );
+        match &self.interface {
+            Some(interface) => {
+                let name = format!("net.ipv4.conf.{interface}.rp_filter");
+                found.sysctl(
+                    format!(
+                        "or have{} accept what could have come by any interface (loose)",
+                        netns.place()
+                    ),
+                    &[(name.as_str(), "2".to_owned())],
+                    "forged source addresses get further",
+                )
+            }
+            None => found,
+        }
+    }
+}
+
+fn is_answer(event: &Event) -> bool {
+    matches!(event.value("flags"), Value::TcpFlags(flags) if flags & ACK > 0)
+}
+
+/// Whether it is a SYN of one of these clients to an end, or its answer.
+fn is_of(event: &Event, end: End, clients: &HashSet<IpAddr>) -> bool {
+    let is_its = |(from, to): (End, End)| {
+        let (service, client) = if is_answer(event) {
+            (from, to)
+        } else {
+            (to, from)
+        };
+        service == end && clients.contains(&client.0)
+    };
+    is_lost(event) && places::ends(event).is_some_and(is_its)
+}

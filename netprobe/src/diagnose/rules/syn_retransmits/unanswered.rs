@@ -1,0 +1,252 @@
+//! SYNs and SYN-ACKs of a namespace that nobody answers, and who should.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+};
+
+use super::{
+    super::super::{
+        dropped,
+        events::Event,
+        places::{self, End},
+        window::{Netns, Window},
+    },
+    connects::{Connects, Dead, Ending, dead},
+};
+use crate::report::diagnosis::Affected;
+
+/// Who tries port after port of an address, and is kept out by a firewall here.
+pub(super) type Scans = HashSet<(IpAddr, IpAddr)>;
+
+/// SYNs or SYN-ACKs of a namespace that nobody answers.
+pub(super) struct Unanswered<'a> {
+    pub(super) netns: &'a Netns,
+    /// Those that were sent again, and of those, the SYNs and the SYN-ACKs.
+    pub(super) again: u64,
+    pub(super) syns: u64,
+    pub(super) answers: u64,
+    /// Who does not answer, the worst first.
+    pub(super) silent: Vec<Affected>,
+    /// How connects ended, where none was sent again: so many.
+    pub(super) ended: Option<(Ending, u64)>,
+    /// Whether the process gets through all the same, by the other family of addresses.
+    pub(super) is_reached: bool,
+}
+
+impl<'a> Unanswered<'a> {
+    /// What was sent again in a namespace. SYNs that a firewall here keeps out are one thing, and those that others do
+    /// not answer another.
+    pub(super) fn of(window: &Window, netns: &'a Netns, scans: &Scans) -> Vec<Self> {
+        let inode = netns.inode.to_string();
+        let [syns, answers] = ["syn", "syn-ack"].map(|cause| {
+            let group = [("cause", cause), ("netns", inode.as_str())];
+            window.events.count("retransmits", &group)
+        });
+        let again = netns.grown("TcpExt.TCPSynRetrans").unwrap_or(0);
+        let again = wanted(window, netns, scans, again);
+        let cause = if answers > syns { "syn-ack" } else { "syn" };
+        let all: Vec<&Event> = window
+            .events
+            .within("retransmits", netns.inode)
+            .filter(|event| event.is("cause", cause) && !is_of_scan(scans, event))
+            .collect();
+        let kept_out = kept_out(window);
+        let is_kept_out = |event: &&&Event| {
+            let ends = places::ends(event);
+            cause == "syn" && ends.is_some_and(|(_, remote)| kept_out.contains(&remote))
+        };
+        let (known, rest): (Vec<&Event>, Vec<&Event>) =
+            all.iter().partition(|event| is_kept_out(event));
+        let part = |events: Vec<&Event>| {
+            let of_all = |count: u64| {
+                (count * events.len() as u64)
+                    .checked_div(all.len() as u64)
+                    .unwrap_or(count)
+            };
+            Self {
+                netns,
+                again: of_all(again),
+                syns: of_all(syns),
+                answers: of_all(answers),
+                silent: silent(netns, &events, cause),
+                ended: None,
+                is_reached: false,
+            }
+        };
+        if known.is_empty() {
+            return vec![part(rest)];
+        }
+        let parts = [rest, known].into_iter().filter(|part| !part.is_empty());
+        parts.map(part).collect()
+    }
+
+    /// Destinations that take no connect, though no SYN to them was sent again, by how that ends.
+    pub(super) fn dead(window: &Window, netns: &'a Netns) -> Vec<Self> {
+        let kept_out = kept_out(window);
+        let mut parts = Vec::<Self>::new();
+        let mut kinds = Vec::new();
+        for found in dead(window, netns) {
+            let kind = (
+                kept_out.contains(&found.end),
+                std::mem::discriminant(&found.ending),
+                found.is_reached,
+            );
+            if let Some(place) = kinds.iter().position(|known| *known == kind) {
+                parts[place].silent.push(affected(netns, &found));
+                continue;
+            }
+            kinds.push(kind);
+            parts.push(Self {
+                netns,
+                again: 0,
+                syns: 0,
+                answers: 0,
+                silent: vec![affected(netns, &found)],
+                ended: Some((found.ending, found.count)),
+                is_reached: found.is_reached,
+            });
+        }
+        parts
+    }
+
+    pub(super) const fn is_client(&self) -> bool {
+        self.answers <= self.syns
+    }
+
+    /// Whether connects are told that nobody is there.
+    pub(super) const fn is_unreachable(&self) -> bool {
+        matches!(self.ended, Some((Ending::Unreachable { .. }, _)))
+    }
+
+    /// The address and port of who is silent most.
+    pub(super) fn end(&self) -> Option<End> {
+        let hit = self.silent.first()?;
+        hit.address.zip(hit.port)
+    }
+
+    /// Whether one of the silent destinations of this one is the worst of the other.
+    pub(super) fn names(&self, other: &Self) -> bool {
+        let mut ends = self.silent.iter().map(|hit| hit.address.zip(hit.port));
+        other.end().is_some() && ends.any(|end| end == other.end())
+    }
+
+    /// Whether the silent destination of this one is the listener of the other.
+    pub(super) fn is_of(&self, server: &Self) -> bool {
+        self.end().is_some() && self.end() == server.end()
+    }
+
+    /// How connects to the silent destination went, where they are seen.
+    pub(super) fn connects(&self, window: &Window) -> Option<Connects> {
+        Connects::of(window, self.netns, self.end()?)
+    }
+
+    /// Local ends of handshakes with the silent destination that went wrong.
+    fn tried(&self, window: &Window) -> HashSet<End> {
+        let Some(end) = self.end() else {
+            return HashSet::new();
+        };
+        let near = |kind, (name, word): (&'static str, &'static str)| {
+            let events = window.events.within(kind, self.netns.inode);
+            events.filter_map(move |event| {
+                let (local, remote) = places::ends(event).filter(|_| event.is(name, word))?;
+                (remote == end).then_some(local)
+            })
+        };
+        near("retransmits", ("cause", "syn"))
+            .chain(near("connects", ("outcome", "aborted")))
+            .collect()
+    }
+
+    /// The addresses that the silent destination was asked from.
+    pub(super) fn clients(&self, window: &Window) -> HashSet<IpAddr> {
+        let tried = self.tried(window).into_iter();
+        tried.map(|(address, _)| address).collect()
+    }
+
+    /// Of the handshakes with the silent destination that went wrong, as this end saw them, how many the other end
+    /// was seen to answer, and how many there are.
+    pub(super) fn answered(&self, window: &Window, far: &Self) -> (usize, usize) {
+        let tried = self.tried(window);
+        let events = window.events.within("retransmits", far.netns.inode);
+        let answered: HashSet<End> = events
+            .filter(|event| event.is("cause", "syn-ack"))
+            .filter_map(|event| places::ends(event).filter(|(local, _)| Some(*local) == self.end()))
+            .map(|(_, remote)| remote)
+            .collect();
+        (tried.intersection(&answered).count(), tried.len())
+    }
+}
+
+/// Ends that a firewall of this machine was seen to keep SYNs from.
+fn kept_out(window: &Window) -> HashSet<End> {
+    let drops = window.events.of("drops").iter();
+    drops
+        .filter(|event| dropped::is_syn(event) && dropped::is_netfilter(|name| event.value(name)))
+        .filter_map(|event| Some(places::ends(event)?.1))
+        .collect()
+}
+
+fn affected(netns: &Netns, dead: &Dead) -> Affected {
+    let (pid, comm) = dead.owner.clone();
+    Affected {
+        pid,
+        comm,
+        ..Window::affected_destination(netns, dead.end.0, dead.end.1)
+    }
+}
+
+/// Whether a SYN goes to a port that nobody waits for an answer of.
+fn is_of_scan(scans: &Scans, event: &Event) -> bool {
+    let ends = event.ip("saddr").zip(event.ip("daddr"));
+    ends.is_some_and(|ends| scans.contains(&ends))
+}
+
+/// Of so many SYNs and SYN-ACKs, those that are of no scan.
+pub(super) fn wanted(window: &Window, netns: &Netns, scans: &Scans, again: u64) -> u64 {
+    if scans.is_empty() {
+        return again;
+    }
+    let (mut all, mut rest) = (0_u64, 0_u64);
+    for event in window.events.within("retransmits", netns.inode) {
+        if event.is("cause", "syn") || event.is("cause", "syn-ack") {
+            all += 1;
+            rest += u64::from(!is_of_scan(scans, event));
+        }
+    }
+    (again * rest).checked_div(all).unwrap_or(again)
+}
+
+/// Who does not answer, the worst first: destinations of SYNs, or listeners whose clients are silent.
+fn silent(netns: &Netns, events: &[&Event], cause: &str) -> Vec<Affected> {
+    let mut silent = BTreeMap::<_, (u32, Option<u32>, Option<String>)>::new();
+    for event in events {
+        let end = if cause == "syn" {
+            event.ip("daddr").zip(event.small::<u16>("dport"))
+        } else {
+            event.ip("saddr").zip(event.small::<u16>("sport"))
+        };
+        if let Some(end) = end {
+            let entry = silent
+                .entry(end)
+                .or_insert((0, event.small("pid"), event.text("comm")));
+            entry.0 += 1;
+        }
+    }
+    let mut silent: Vec<_> = silent.into_iter().collect();
+    silent.sort_by_key(|(_, (count, ..))| std::cmp::Reverse(*count));
+    let kind = if cause == "syn" {
+        "destination"
+    } else {
+        "listener"
+    };
+    let hits = silent
+        .into_iter()
+        .map(|((address, port), (_, pid, comm))| Affected {
+            kind,
+            pid,
+            comm,
+            ..Window::affected_destination(netns, address, port)
+        });
+    hits.collect()
+}
