@@ -27,7 +27,7 @@ pub(super) static RULE: Rule = Rule {
         recognised: "A process that holds a listener has as many descriptors open as its limit allows. It is critical \
                      when connections wait in its queue meanwhile. From 90 % on it is a warning. Processes that hold \
                      the same listeners, as preforked workers do, are one finding. From 70 % on it is one, too, where the number \
-                     grows so that none is left within 10 min. A process that only connects is \
+                     grows so that none is left within 10 min, and from 50 % on within 1 min. A process that only connects is \
                      weighed when it holds a TCP socket or was seen to connect: a warning when it is at its limit, \
                      as nothing shows that it wants more.",
         fixes: &[
@@ -47,10 +47,14 @@ pub(super) static RULE: Rule = Rule {
 const NEARLY: f64 = 0.9;
 /// From here on a forecast is worth a warning.
 const FILLING: f64 = 0.7;
+/// From here on it is, if none is left within a minute.
+const BEGUN: f64 = 0.5;
+/// In seconds.
+const SOON_S: f64 = 60.0;
 /// What fills later than this is not forecast.
 const HORIZON_S: f64 = 600.0;
 /// By less than this part of the limit the number may well swing.
-const SWING: f64 = 0.02;
+const SWING: f64 = 0.03;
 /// So few more are no leak.
 const LEAST_GROWN: f64 = 4.0;
 /// No server is given less.
@@ -247,8 +251,9 @@ fn left_s(window: &Window, holder: &Process) -> Option<f64> {
     let left = seconds_left(holder.fds, holder.fd_limit, growth)?;
     #[expect(clippy::cast_precision_loss, reason = "a size")]
     let swing = (holder.fd_limit as f64 * SWING).max(LEAST_GROWN);
-    let is_filling = ratio(holder.fds, holder.fd_limit) >= FILLING;
-    (is_filling && left <= HORIZON_S && growth * window.seconds >= swing).then_some(left)
+    let share = ratio(holder.fds, holder.fd_limit);
+    let is_filling = share >= FILLING && left <= HORIZON_S || share >= BEGUN && left <= SOON_S;
+    (is_filling && growth * window.seconds >= swing).then_some(left)
 }
 
 /// Who must raise the limit of a process, and where: what started it, unless it has lowered its own.
@@ -438,9 +443,11 @@ mod tests {
                 .iter()
                 .any(|fix| fix.text.contains("closes what it opens"))
         );
-        assert_eq!(of(148, 151), []);
+        assert_eq!(of(25, 105)[0].id, "fd-exhaustion");
+        assert_eq!(of(146, 151), []);
+        assert_eq!(of(96, 110), []);
         assert_eq!(of(151, 71), []);
-        assert_eq!(of(50, 130), []);
+        assert_eq!(of(15, 95), []);
     }
 
     #[test]

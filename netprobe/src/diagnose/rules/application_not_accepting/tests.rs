@@ -202,7 +202,9 @@ fn a_service_beside_another_does_not_wait_for_it() {
     // It has too few connections to it.
     let mut window = two_tiers(8);
     let ports = &mut window.sockets().ports;
-    ports.values_mut().for_each(|ports| ports.open = 3);
+    for ports in ports.values_mut() {
+        ports.open = 3;
+    }
     assert_eq!(services(&window), alone);
     // Nobody waits there: it takes time, but has enough workers.
     let mut window = two_tiers(8);
