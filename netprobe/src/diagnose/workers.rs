@@ -15,6 +15,9 @@ use crate::{
 /// Workers that are busy for a larger share of the time let a queue grow before them at every burst.
 const BUSY: f64 = 0.8;
 
+/// Clock ticks of a second (USER_HZ).
+const TICKS: f64 = 100.0;
+
 /// The processes of a listener, and how they accept.
 pub(super) struct Workers<'a> {
     pub(super) window: &'a Window,
@@ -32,6 +35,8 @@ pub(super) struct Before {
     pub(super) name: String,
     /// Connections that come to it each second.
     pub(super) arrivals: f64,
+    /// What to say if some are counted more than once.
+    pub(super) at_most: &'static str,
     /// Connections that it opens for each that it accepts.
     pub(super) each: f64,
     /// Connections that it opens each second now.
@@ -66,10 +71,11 @@ impl Workers<'_> {
     }
 
     /// Connections that want to come each second, turned away or not.
-    pub(super) fn arrival_rate(&self) -> f64 {
+    pub(super) fn arrival_rate(&self) -> (f64, &'static str) {
         let accepted = self.accepting.accepted.unwrap_or(0);
         let came = self.accepting.busy.map_or(0.0, |(came, _)| came);
-        self.window.rate(self.arrivals(accepted).0).max(came)
+        let (arrivals, at_most) = self.arrivals(accepted);
+        (self.window.rate(arrivals).max(came), at_most)
     }
 
     /// Little's law: connections served at once = arrivals/s x service time, and service time = connections served at once
@@ -108,6 +114,7 @@ impl Workers<'_> {
             reason = "a bounded positive number"
         )]
         let wanted = (rate * service_s / BUSY).ceil().clamp(1.0, 1e6) as u64;
+        let found = self.on_cpu(found);
         let processes = self.window.processes.holders(self.listener.ino).count();
         let is_one_each = served <= processes as u64;
         let (what, setting) = if is_one_each {
@@ -128,6 +135,30 @@ impl Workers<'_> {
             ),
             &[(setting, wanted.to_string())],
             RISK,
+        )
+    }
+
+    /// Says so where a process has no time for more.
+    fn on_cpu(&self, found: Finding) -> Finding {
+        let mut holders = self.window.processes.holders(self.listener.ino);
+        let share = |holder: &Process| {
+            let before = self.window.processes_before.by_pid.get(&holder.pid);
+            let ticks = before.map_or(0, |before| {
+                holder.cpu_ticks.saturating_sub(before.cpu_ticks)
+            });
+            self.window.rate(ticks) / TICKS
+        };
+        let busy = holders.find(|holder| share(holder) >= BUSY);
+        let Some(busy) = busy else { return found };
+        found.command(
+            format!(
+                "pid {} uses {:.0} % of a CPU: if that is one thread (top -H -p {}), serving more at once does not help, but less \
+                 work for each connection or more processes do",
+                busy.pid,
+                share(busy) * 100.0,
+                busy.pid
+            ),
+            "none",
         )
     }
 
@@ -155,7 +186,13 @@ impl Workers<'_> {
             } else {
                 format!(" x {:.1} connections for each", before.each)
             };
-            format!("{:.1} arrivals/s at {}{each}", before.arrivals, before.name)
+            let Before {
+                arrivals,
+                at_most,
+                name,
+                ..
+            } = before;
+            format!("{at_most}{arrivals:.1} arrivals/s at {name}{each}")
         });
         let mut terms: Vec<String> = passed.collect();
         if others > 0.0 {

@@ -27,6 +27,8 @@ pub struct Process {
     pub comm: String,
     /// What its first thread does, as in ps(1): `R`, `S`, `D`, `T` …
     pub state: Option<char>,
+    /// CPU time that all its threads have used so far, in clock ticks (1/100 s).
+    pub cpu_ticks: u64,
     /// Open descriptors.
     pub fds: u64,
     /// Where `open` and `accept` begin to fail (EMFILE).
@@ -234,6 +236,8 @@ fn describe(process: &mut Process, path: &Path) {
     let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
     process.state = stat::state(&stat);
     process.parent = stat::field(&stat, 4).map_or(0, |pid| pid.parse().unwrap_or(0));
+    let ticks = |number| stat::field(&stat, number).and_then(|ticks| ticks.parse::<u64>().ok());
+    process.cpu_ticks = ticks(14).unwrap_or(0) + ticks(15).unwrap_or(0);
     process.unit = unit(&fs::read_to_string(path.join("cgroup")).unwrap_or_default());
     let parent = PathBuf::from(format!("/proc/{}", process.parent));
     if process.parent > 0 && fs::read(parent.join("comm")).is_ok_and(|name| name == comm) {

@@ -190,9 +190,11 @@ impl<'a> Case<'a> {
             .map_or(0, |upstream| upstream.connects);
         let opens = self.window.rate(connects);
         let accepted = self.accepting.accepted.filter(|accepted| *accepted > 0)?;
+        let (arrivals, at_most) = self.workers().arrival_rate();
         Some(Before {
             name: format!("port {} of {}", self.port(), self.comm()),
-            arrivals: self.workers().arrival_rate(),
+            arrivals,
+            at_most,
             each: if connects == 0 {
                 1.0
             } else {

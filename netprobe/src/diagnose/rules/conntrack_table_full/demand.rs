@@ -147,7 +147,12 @@ impl Demand {
             [only] if only.is_other() => format!("after the last packet ({})", only.spelt()),
             [only] => format!("in {}", only.state),
             [first, second, ..] => format!(
-                "after their end or last packet (most of them {} in {}, {} in {})",
+                "after their {} (most of them {} in {}, {} in {})",
+                if self.ends.iter().any(Ends::is_other) {
+                    "end or last packet"
+                } else {
+                    "end"
+                },
                 spoken(first.keep_s),
                 first.spelt(),
                 spoken(second.keep_s),
