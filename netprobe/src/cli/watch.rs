@@ -187,6 +187,7 @@ impl Watch {
         }
         let after: Vec<&Snapshot> = seen.iter().map(|netns| &netns.after).collect();
         let processes = scan(&after, Some(&self.processes));
+        name_processes(&mut seen, &processes);
         gaps.extend(unseen(&processes));
         let softnet = self.softnet.into_iter().zip(softnet::read());
         let window = Window {
@@ -204,6 +205,25 @@ impl Watch {
             ..Window::default()
         };
         Ok((window, gaps))
+    }
+}
+
+/// Finds a process in each namespace that has no name to enter it by.
+fn name_processes(seen: &mut [Netns], processes: &Processes) {
+    let is_nameless = |netns: &&Netns| !netns.is_initial && netns.name.is_none();
+    let nameless = seen.iter().filter(is_nameless);
+    let nameless: Vec<u32> = nameless.map(|netns| netns.inode).collect();
+    if nameless.is_empty() {
+        return;
+    }
+    let holders = processes
+        .by_pid
+        .values()
+        .filter(|process| !process.sockets.is_empty());
+    let holders = holders.map(|process| process.pid).collect();
+    let found = namespaces::processes(&nameless, &holders);
+    for netns in seen {
+        netns.pid = found.get(&netns.inode).copied();
     }
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Accepting {
     pub(super) stall: Option<Stall>,
     /// Connections per second that came, and that were accepted, while the processes were busy.
     pub(super) busy: Option<(f64, f64)>,
+    /// Connections that its processes hold at once, where they are known to be its own.
+    pub(super) served: Option<u64>,
 }
 
 impl Accepting {
@@ -108,7 +110,26 @@ pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
             && (stall.is_some() || waited_s.is_some_and(|waited| waited >= LONG_S)),
         stall,
         busy: busy(window, netns, queue, came.zip(accepted)),
+        served: served(window, netns, queue),
     }
+}
+
+/// How many connections its processes hold at once: who serves has accepted, and has not closed. Between a close and the next
+/// accept() one is missing, so that the more at the beginning or the end counts.
+fn served(window: &Window, netns: &Netns, queue: &Queue) -> Option<u64> {
+    let port = queue.listener.port;
+    let held = [&netns.before, &netns.after].map(|snapshot| clients(snapshot, port));
+    let most = held.into_iter().flatten().map(|clients| clients.held).max();
+    most.filter(|most| *most > 0 && is_one_service(window, netns, queue))
+        .map(u64::from)
+}
+
+/// Whether somebody waits in the queue whenever one looks, but for what had just been accepted.
+pub(super) fn is_always_waited_for(queue: &Queue) -> bool {
+    let idle = queue.depths.iter().filter(|depth| **depth == 0).count();
+    queue.depths.len() >= LEAST_LOOKS
+        && queue.listener.queue > 0
+        && ratio(idle as u64, queue.depths.len() as u64) <= IDLE_SHARE
 }
 
 /// As ps(1) shows it.

@@ -228,6 +228,7 @@ mod tests {
         window.waiting(9100, 11, 0);
         let clients = window.sockets().clients.get_mut(&9100).unwrap();
         clients.waiting_ms = waiting_ms;
+        clients.held = 1;
         let group = [
             ("role", crate::report::Value::Word("server")),
             ("service_port", crate::report::Value::Unsigned(9100)),

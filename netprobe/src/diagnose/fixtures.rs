@@ -176,6 +176,25 @@ impl Window {
         self.sockets().clients.insert(port, clients(waiting_ms));
     }
 
+    /// Lets a listener's application hold so many connections all the time, of which `ended` were served to their end.
+    pub(super) fn serving(&mut self, port: u16, held: u32, ended: u64) {
+        let sockets = self.sockets();
+        let clients = sockets.clients.entry(port).or_default();
+        clients.held += held;
+        clients.open += held;
+        let netns = self.netns();
+        let before = netns.before.sockets.get_or_insert_default();
+        before.listeners = netns.after.sockets.clone().unwrap_or_default().listeners;
+        let clients = before.clients.entry(port).or_default();
+        clients.held += held;
+        clients.open += held;
+        let group = [
+            ("role", Value::Word("server")),
+            ("service_port", Value::Unsigned(port.into())),
+        ];
+        self.total("lifetimes", ended, &group);
+    }
+
     /// Adds a group of totals.
     pub(super) fn total(
         &mut self,

@@ -15,6 +15,7 @@ mod received;
 mod rules;
 mod sizing;
 mod syn_backlog;
+mod tiers;
 pub mod window;
 mod workers;
 
@@ -160,7 +161,10 @@ fn unread(window: &Window) -> Option<Gap> {
 }
 
 /// Asks in each namespace. What was found counts more than what could not be seen elsewhere.
-fn in_each(window: &Window, mut check: impl FnMut(&Netns) -> Result<Vec<Finding>, Gap>) -> Verdict {
+fn in_each<'a>(
+    window: &'a Window,
+    mut check: impl FnMut(&'a Netns) -> Result<Vec<Finding>, Gap>,
+) -> Verdict {
     let mut found = Vec::new();
     let mut gap = None;
     for netns in &window.namespaces {

@@ -45,8 +45,8 @@ impl Range {
 /// The first port that the kernel does not keep for services of the system.
 const LOWEST: u32 = 1024;
 const HIGHEST: u32 = 65_535;
-/// Ranges are rounded up to so many ports.
-const ROUND: u32 = 1000;
+/// Ranges are rounded up to a multiple of so many ports.
+pub(super) const ROUND: u32 = 1000;
 
 impl Range {
     /// The widest that there is.

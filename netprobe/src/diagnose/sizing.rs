@@ -1,5 +1,8 @@
 //! The arithmetic of the fixes: what must have room, from what was measured.
 
+/// What [`roomy`] does, in words.
+pub(super) const SPARED: &str = "and half as much again, rounded up to a power of two";
+
 /// What a table or limit should be for `needed` now: half as much again, as a round number.
 pub(super) fn roomy(needed: f64) -> u64 {
     let wanted = (needed * 1.5).ceil().max(1.0);

@@ -57,6 +57,8 @@ pub struct Netns {
     pub name: Option<String>,
     /// Whether it is that of process 1.
     pub is_initial: bool,
+    /// A process that is in it, where it has no name to enter it by: one that listens there, if there is one.
+    pub pid: Option<u32>,
     /// At the beginning.
     pub before: Snapshot,
     /// At the end.
@@ -207,12 +209,15 @@ impl Netns {
 
     /// What runs a command in it: goes before the command, and is empty for the initial one.
     pub fn enter(&self) -> String {
-        match (&self.name, self.is_initial) {
-            (_, true) => String::new(),
-            // A name that a shell would understand as something else is left to the reader.
-            (Some(name), false) if name.chars().all(is_plain) => format!("ip netns exec {name} "),
-            (Some(_), false) => "ip netns exec NAME ".to_owned(),
-            (None, false) => "nsenter --net=/proc/PID/ns/net ".to_owned(),
+        // A name that a shell would understand as something else is left to the reader.
+        let plain = self.name.as_ref();
+        let plain = plain.filter(|name| name.chars().all(is_plain));
+        match (plain, &self.name, self.pid) {
+            _ if self.is_initial => String::new(),
+            (Some(name), ..) => format!("ip netns exec {name} "),
+            (None, _, Some(pid)) => format!("nsenter --net=/proc/{pid}/ns/net "),
+            (None, Some(_), None) => "ip netns exec NAME ".to_owned(),
+            (None, None, None) => "nsenter --net=/proc/PID/ns/net ".to_owned(),
         }
     }
 
@@ -357,6 +362,25 @@ mod tests {
         let new = "154 since this namespace was made, all of them in this window";
         assert_eq!(told(0, 154).as_deref(), Some(new));
         assert_eq!(told(7, 7), None);
+    }
+
+    #[test]
+    fn a_namespace_is_entered_by_its_name_or_by_a_process_in_it() {
+        let enter = |name: Option<&str>, pid| {
+            let netns = Netns {
+                name: name.map(str::to_owned),
+                pid,
+                ..Netns::default()
+            };
+            netns.enter()
+        };
+        assert_eq!(enter(Some("blue"), Some(7)), "ip netns exec blue ");
+        assert_eq!(
+            enter(Some("a; b"), Some(7)),
+            "nsenter --net=/proc/7/ns/net "
+        );
+        assert_eq!(enter(None, Some(7)), "nsenter --net=/proc/7/ns/net ");
+        assert_eq!(enter(None, None), "nsenter --net=/proc/PID/ns/net ");
     }
 
     #[test]

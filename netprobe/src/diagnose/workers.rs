@@ -1,7 +1,5 @@
 //! What to do about the processes of a listener that do not accept, or not fast enough: wake them,
-//! give them what they lack, or have more of them.
-
-use std::collections::HashSet;
+//! give them what they lack, or have more served at once.
 
 use super::{
     accepting::{self, Accepting},
@@ -17,12 +15,38 @@ use crate::{
 /// Workers that are busy for a larger share of the time let a queue grow before them at every burst.
 const BUSY: f64 = 0.8;
 
+/// Clock ticks of a second (USER_HZ).
+const TICKS: f64 = 100.0;
+
 /// The processes of a listener, and how they accept.
 pub(super) struct Workers<'a> {
     pub(super) window: &'a Window,
     pub(super) listener: &'a Listener,
     pub(super) accepting: &'a Accepting,
     pub(super) overflow: Option<&'a Overflow>,
+    /// Those that wait for it with their own clients.
+    pub(super) before: &'a [Before],
+}
+
+/// A service that waits for another, and what it passes on.
+#[derive(Clone, Debug)]
+pub(super) struct Before {
+    /// How it is called.
+    pub(super) name: String,
+    /// Connections that come to it each second.
+    pub(super) arrivals: f64,
+    /// What to say if some are counted more than once.
+    pub(super) at_most: &'static str,
+    /// Connections that it opens for each that it accepts.
+    pub(super) each: f64,
+    /// Connections that it opens each second now.
+    pub(super) opens: f64,
+}
+
+/// What comes each second, and how that is known.
+struct Arrivals {
+    rate: f64,
+    text: String,
 }
 
 impl Workers<'_> {
@@ -46,53 +70,139 @@ impl Workers<'_> {
         }
     }
 
-    /// Little's law: busy workers = arrivals/s x service time, and service time = workers / accepts/s
-    /// while all are busy.
-    fn more(&self, found: Finding, accepted: u64, (came, taken): (f64, f64)) -> Finding {
-        let (workers, verb) = self.workers();
+    /// Connections that want to come each second, turned away or not.
+    pub(super) fn arrival_rate(&self) -> (f64, &'static str) {
+        let accepted = self.accepting.accepted.unwrap_or(0);
+        let came = self.accepting.busy.map_or(0.0, |(came, _)| came);
         let (arrivals, at_most) = self.arrivals(accepted);
-        let arrival_rate = self.window.rate(arrivals).max(came);
-        #[expect(clippy::cast_precision_loss, reason = "a few processes")]
-        let service_s = workers as f64 / taken;
+        (self.window.rate(arrivals).max(came), at_most)
+    }
+
+    /// Little's law: connections served at once = arrivals/s x service time, and service time = connections served at once
+    /// / accepts/s while all are busy.
+    fn more(&self, found: Finding, accepted: u64, (came, taken): (f64, f64)) -> Finding {
+        const RISK: &str =
+            "each worker takes memory, and perhaps a connection of the database behind it";
+        let Arrivals { rate, text } = self.demand(accepted, (came, taken));
+        if rate <= taken * BUSY {
+            return found.command(
+                format!(
+                    "no more come than it can serve ({rate:.1} arrivals/s, and it accepts {taken:.1}/s): the queue is of those \
+                     who came before; look again when it is empty, or once nothing else keeps clients away"
+                ),
+                "none",
+            );
+        }
+        let Some(served) = self.accepting.served else {
+            return found.application(
+                format!(
+                    "let it serve {:.1} times as many connections at once (more processes, threads or connections of each, \
+                     whatever binds): {text} / {taken:.1} accepted/s / {BUSY}, so that it is busy {:.0} % of the time; how many \
+                     it serves now is not known",
+                    rate / taken / BUSY,
+                    BUSY * 100.0,
+                ),
+                &[],
+                RISK,
+            );
+        };
+        #[expect(clippy::cast_precision_loss, reason = "a few connections")]
+        let service_s = served as f64 / taken;
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a bounded positive number"
         )]
-        let wanted = (arrival_rate * service_s / BUSY).ceil().clamp(1.0, 1e6) as u64;
+        let wanted = (rate * service_s / BUSY).ceil().clamp(1.0, 1e6) as u64;
+        let found = self.on_cpu(found);
+        let processes = self.window.processes.holders(self.listener.ino).count();
+        let is_one_each = served <= processes as u64;
+        let (what, setting) = if is_one_each {
+            ("give it more workers", "workers")
+        } else {
+            (
+                "let it serve more connections at once (threads, workers or its limit of connections, whatever binds)",
+                "served_at_once",
+            )
+        };
         found.application(
             format!(
-                "give it more workers: {at_most}{arrival_rate:.1} arrivals/s x {service_s:.3} s per connection and \
-                 process / {BUSY}, so that they are busy {:.0} % of the time, rounded up, = {wanted}, where {} now {verb}",
+                "{what}: {text} x {service_s:.3} s per connection ({served} held at once / {taken:.1} accepted/s) / {BUSY}, so \
+                 that they are busy {:.0} % of the time, rounded up, = {wanted}, where {} now {} {served}",
                 BUSY * 100.0,
-                several(workers as u64, "process", "processes"),
+                several(processes as u64, "process", "processes"),
+                if processes == 1 { "serves" } else { "serve" },
             ),
-            &[("workers", wanted.to_string())],
-            "each worker takes memory, and perhaps a connection of the database behind it",
+            &[(setting, wanted.to_string())],
+            RISK,
         )
     }
 
-    /// How many processes serve its connections, and what they are known to do. A parent of others that hold the
-    /// listener, too, may only watch over them: so it is where its children were seen to have connections of the
-    /// listener, and it was not.
-    fn workers(&self) -> (usize, &'static str) {
-        let holders: Vec<&Process> = self.window.processes.holders(self.listener.ino).collect();
-        let served = self.window.events.of("lifetimes").iter().filter(|end| {
-            end.is("role", "server") && end.small("sport") == Some(self.listener.port)
+    /// Says so where a process has no time for more.
+    fn on_cpu(&self, found: Finding) -> Finding {
+        let mut holders = self.window.processes.holders(self.listener.ino);
+        let share = |holder: &Process| {
+            let before = self.window.processes_before.by_pid.get(&holder.pid);
+            let ticks = before.map_or(0, |before| {
+                holder.cpu_ticks.saturating_sub(before.cpu_ticks)
+            });
+            self.window.rate(ticks) / TICKS
+        };
+        let busy = holders.find(|holder| share(holder) >= BUSY);
+        let Some(busy) = busy else { return found };
+        found.command(
+            format!(
+                "pid {} uses {:.0} % of a CPU: if that is one thread (top -H -p {}), serving more at once does not help, but less \
+                 work for each connection or more processes do",
+                busy.pid,
+                share(busy) * 100.0,
+                busy.pid
+            ),
+            "none",
+        )
+    }
+
+    /// What comes, and what would come if those that wait for it did not have to.
+    fn demand(&self, accepted: u64, (came, taken): (f64, f64)) -> Arrivals {
+        let (arrivals, at_most) = self.arrivals(accepted);
+        let own = self.window.rate(arrivals).max(came);
+        let passed: f64 = self
+            .before
+            .iter()
+            .map(|before| before.arrivals * before.each)
+            .sum();
+        let opened: f64 = self.before.iter().map(|before| before.opens).sum();
+        // Less is within what two counts differ by.
+        let others = Some(taken - opened).filter(|others| *others >= taken * 0.1);
+        let others = others.unwrap_or(0.0);
+        let rate = passed + others;
+        if self.before.is_empty() || rate <= own {
+            let text = format!("{at_most}{own:.1} arrivals/s");
+            return Arrivals { rate: own, text };
+        }
+        let passed = self.before.iter().map(|before| {
+            let each = if (before.each - 1.0).abs() < 0.05 {
+                String::new()
+            } else {
+                format!(" x {:.1} connections for each", before.each)
+            };
+            let Before {
+                arrivals,
+                at_most,
+                name,
+                ..
+            } = before;
+            format!("{at_most}{arrivals:.1} arrivals/s at {name}{each}")
         });
-        let serving: HashSet<u32> = served.filter_map(|end| end.small("pid")).collect();
-        let is_master = |holder: &Process| {
-            let mut children = holders.iter().filter(|other| other.parent == holder.pid);
-            !serving.contains(&holder.pid) && children.any(|child| serving.contains(&child.pid))
+        let mut terms: Vec<String> = passed.collect();
+        if others > 0.0 {
+            terms.push(format!("{others:.1} arrivals/s of others"));
+        }
+        let text = match terms.as_slice() {
+            [only] => only.clone(),
+            _ => format!("({})", terms.join(" + ")),
         };
-        let masters = holders.iter().filter(|holder| is_master(holder)).count();
-        let verb = match (masters, holders.len()) {
-            (0, 0 | 1) => "holds the listener",
-            (0, _) => "hold the listener",
-            (_, 2) => "accepts from it",
-            _ => "accept from it",
-        };
-        ((holders.len() - masters).max(1), verb)
+        Arrivals { rate, text }
     }
 
     /// How many clients came, turned away or not, and what to say if some are counted more than once.

@@ -12,15 +12,45 @@ use std::{
 
 /// Most entries that are looked at.
 const SAMPLE: u32 = 20_000;
+/// The state of UDP flows that went both ways for a while, which stay longer than others.
+pub const UDP_STREAM: &str = "udp [ASSURED]";
 /// Most addresses that are told apart.
 const ADDRESSES: usize = 4096;
+
+/// Protocols whose flows have ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP
+    Tcp,
+    /// UDP
+    Udp,
+}
+
+impl Protocol {
+    /// From its name in the table, in events, and in rules of nft(8).
+    pub fn of(name: &str) -> Option<Self> {
+        match name {
+            "tcp" => Some(Self::Tcp),
+            "udp" => Some(Self::Udp),
+            _ => None,
+        }
+    }
+
+    /// Its name in the table, in events, and in rules of nft(8).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
 
 /// What is in the table, of the entries that were looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entries {
     /// How many were looked at.
     pub sampled: u32,
-    /// By TCP state; other protocols by their name.
+    /// By TCP state; other protocols by their name, and [`UDP_STREAM`].
     pub states: BTreeMap<String, u32>,
     /// Seconds until established ones are forgotten, if no packet comes.
     pub established_left_s: Vec<u32>,
@@ -30,6 +60,8 @@ pub struct Entries {
     pub sources: BTreeMap<IpAddr, u32>,
     /// By destination address and port.
     pub destinations: BTreeMap<(IpAddr, u16), u32>,
+    /// By protocol and port of the destination, up to a bound.
+    pub services: BTreeMap<(Protocol, u16), u32>,
     /// By zone, where one is set.
     pub zones: BTreeMap<u16, u32>,
 }
@@ -68,6 +100,7 @@ impl Entries {
                 Some(("zone", value)) => {
                     *self.zones.entry(value.parse().unwrap_or(0)).or_default() += 1;
                 }
+                None if word == "[ASSURED]" && state == "udp" => state = UDP_STREAM,
                 None if left_s.is_none() && word.parse::<u32>().is_ok() => {
                     left_s = word.parse().ok();
                 }
@@ -95,6 +128,10 @@ impl Entries {
         if let Some(destination) = destination.filter(|_| self.destinations.len() < ADDRESSES) {
             *self.destinations.entry((destination, port)).or_default() += 1;
         }
+        let service = Protocol::of(protocol).map(|protocol| (protocol, port));
+        if let Some(service) = service.filter(|_| self.services.len() < ADDRESSES) {
+            *self.services.entry(service).or_default() += 1;
+        }
     }
 }
 
@@ -118,6 +155,8 @@ mod tests {
         assert_eq!(entries.sampled, 2);
         assert_eq!(entries.states["ESTABLISHED"], 1);
         assert_eq!(entries.states["udp"], 1);
+        assert_eq!(entries.services[&(Protocol::Udp, 53)], 1);
+        assert_eq!(entries.services[&(Protocol::Tcp, 80)], 1);
         assert_eq!(entries.established_left_s, [431_999]);
         assert_eq!(entries.destinations[&("10.0.0.2".parse().unwrap(), 80)], 1);
         assert_eq!(entries.sources[&"10.0.0.1".parse().unwrap()], 1);
@@ -129,5 +168,10 @@ mod tests {
             ));
         }
         assert_eq!(entries.local, 2);
+        entries.add(
+            "ipv4 2 udp 17 119 src=10.0.0.1 dst=10.0.0.2 sport=5 dport=53 src=10.0.0.2 dst=10.0.0.1 sport=53 dport=5 \
+             [ASSURED] mark=0 use=1",
+        );
+        assert_eq!((entries.states["udp"], entries.states[UDP_STREAM]), (1, 1));
     }
 }

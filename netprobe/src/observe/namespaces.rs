@@ -2,7 +2,7 @@
 //! thread that looks into one after the other.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io,
     os::{fd::AsFd, unix::fs::MetadataExt},
@@ -139,6 +139,26 @@ fn inode(metadata: io::Result<fs::Metadata>) -> Option<u32> {
     metadata.ok()?.ino().try_into().ok()
 }
 
+/// A process in each of these network namespaces: one of `wanted` if it is there, or else the one with the lowest id.
+pub fn processes(namespaces: &[u32], wanted: &BTreeSet<u32>) -> BTreeMap<u32, u32> {
+    let mut found = BTreeMap::new();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.parse::<u32>().ok());
+        let place = inode(fs::metadata(entry.path().join("ns/net")));
+        let Some((pid, place)) = pid.zip(place.filter(|place| namespaces.contains(place))) else {
+            continue;
+        };
+        let known = found.entry(place).or_insert(pid);
+        let order = |pid: &u32| (!wanted.contains(pid), *pid);
+        if order(&pid) < order(known) {
+            *known = pid;
+        }
+    }
+    found
+}
+
 /// Whether processes are in network namespaces that cannot be told, as we may not look at them.
 pub fn are_hidden() -> bool {
     let is_denied = |path: PathBuf| {
@@ -212,6 +232,16 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn a_process_that_is_wanted_comes_before_others_of_its_namespace() {
+        let own = inode(fs::metadata("/proc/self/ns/net")).unwrap();
+        let pid = std::process::id();
+        let wanted = BTreeSet::from([pid]);
+        assert_eq!(processes(&[own], &wanted), [(own, pid)].into());
+        assert!(processes(&[own], &BTreeSet::new())[&own] <= pid);
+        assert_eq!(processes(&[], &wanted), BTreeMap::new());
     }
 
     #[test]

@@ -27,17 +27,21 @@ pub struct Process {
     pub comm: String,
     /// What its first thread does, as in ps(1): `R`, `S`, `D`, `T` …
     pub state: Option<char>,
+    /// CPU time that all its threads have used so far, in clock ticks (1/100 s).
+    pub cpu_ticks: u64,
     /// Open descriptors.
     pub fds: u64,
     /// Where `open` and `accept` begin to fail (EMFILE).
     pub fd_limit: u64,
     /// How far it may raise that itself.
     pub fd_hard_limit: u64,
+    /// Where they fail for its parent, if that is a process of the same name: what started both allows as many.
+    pub parent_fd_limit: Option<u64>,
     /// Its unit of systemd(1), if it has one.
     pub unit: Option<String>,
     /// Inode numbers of the wanted sockets that it holds.
     pub sockets: Vec<u64>,
-    /// Its network namespace, where it has [no descriptors](Self::has_no_descriptors).
+    /// Its network namespace, where it has used half of its descriptors.
     pub netns: Option<u32>,
     /// Whether it is seen to hold a TCP socket; looked at only where it has no descriptors.
     pub has_tcp: bool,
@@ -232,8 +236,15 @@ fn describe(process: &mut Process, path: &Path) {
     let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
     process.state = stat::state(&stat);
     process.parent = stat::field(&stat, 4).map_or(0, |pid| pid.parse().unwrap_or(0));
+    let ticks = |number| stat::field(&stat, number).and_then(|ticks| ticks.parse::<u64>().ok());
+    process.cpu_ticks = ticks(14).unwrap_or(0) + ticks(15).unwrap_or(0);
     process.unit = unit(&fs::read_to_string(path.join("cgroup")).unwrap_or_default());
-    if process.has_no_descriptors() {
+    let parent = PathBuf::from(format!("/proc/{}", process.parent));
+    if process.parent > 0 && fs::read(parent.join("comm")).is_ok_and(|name| name == comm) {
+        let limits = fs::read_to_string(parent.join("limits")).unwrap_or_default();
+        process.parent_fd_limit = open_files(&limits).map(|(soft, _)| soft);
+    }
+    if process.fds.saturating_mul(2) >= process.fd_limit {
         let netns = fs::metadata(path.join("ns/net"));
         process.netns = netns.ok().and_then(|netns| netns.ino().try_into().ok());
     }

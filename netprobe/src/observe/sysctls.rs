@@ -46,6 +46,9 @@ pub const WANTED: &[&str] = &[
     "net.netfilter.nf_conntrack_tcp_timeout_close_wait",
     "net.netfilter.nf_conntrack_tcp_timeout_last_ack",
     "net.netfilter.nf_conntrack_tcp_timeout_close",
+    "net.netfilter.nf_conntrack_udp_timeout",
+    "net.netfilter.nf_conntrack_udp_timeout_stream",
+    "net.netfilter.nf_conntrack_icmp_timeout",
 ];
 
 /// Those that one value of the machine stands for where a namespace has none of its own.

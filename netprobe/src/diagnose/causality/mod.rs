@@ -15,7 +15,12 @@ const FOLLOWS: &[(&str, &[&str])] = &[
     ("route-cache-full", &["syn-retransmits", "path-loss"]),
     (
         "conntrack-table-full",
-        &["conntrack-stale-entries", "syn-retransmits", "path-loss"],
+        &[
+            "conntrack-stale-entries",
+            "application-not-accepting",
+            "syn-retransmits",
+            "path-loss",
+        ],
     ),
     (
         "firewall-drops",
@@ -123,8 +128,9 @@ const GATES: &[&str] = &[
 /// Sorts findings and marks those that stand behind another.
 pub(super) fn order(findings: &mut [Finding], window: &Window) {
     for index in 0..findings.len() {
-        let behind = cause(&findings[index], findings, window);
-        findings[index].behind = behind;
+        // A rule knows more of what it says itself.
+        let known = findings[index].behind;
+        findings[index].behind = known.or_else(|| cause(&findings[index], findings, window));
     }
     findings.sort_by_key(|finding| {
         (

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, named, process},
-    sizing::{self, roomy, seconds_left, spoken},
+    sizing::{self, SPARED, roomy, seconds_left, spoken},
     window::{Netns, Window, ratio},
 };
 use crate::{
@@ -26,12 +26,14 @@ pub(super) static RULE: Rule = Rule {
                 the connection, so the accept queue fills up behind it.",
         recognised: "A process that holds a listener has as many descriptors open as its limit allows. It is critical \
                      when connections wait in its queue meanwhile. From 90 % on it is a warning. Processes that hold \
-                     the same listeners, as preforked workers do, are one finding. A process that only connects is \
+                     the same listeners, as preforked workers do, are one finding. From 70 % on it is one, too, where the number \
+                     grows so that none is left within 10 min, and from 50 % on within 1 min. A process that only connects is \
                      weighed when it holds a TCP socket or was seen to connect: a warning when it is at its limit, \
                      as nothing shows that it wants more.",
         fixes: &[
             (
-                "raise LimitNOFILE= of the unit (systemctl edit), then restart; prlimit --nofile for a running process",
+                "raise LimitNOFILE= of the unit (systemctl edit), then restart; prlimit --nofile for a running process; where it \
+                 lowers its own limit (nginx worker_rlimit_nofile), there",
                 "select(2) cannot handle descriptors above 1023",
             ),
             (
@@ -43,6 +45,18 @@ pub(super) static RULE: Rule = Rule {
 };
 
 const NEARLY: f64 = 0.9;
+/// From here on a forecast is worth a warning.
+const FILLING: f64 = 0.7;
+/// From here on it is, if none is left within a minute.
+const BEGUN: f64 = 0.5;
+/// In seconds.
+const SOON_S: f64 = 60.0;
+/// What fills later than this is not forecast.
+const HORIZON_S: f64 = 600.0;
+/// By less than this part of the limit the number may well swing.
+const SWING: f64 = 0.03;
+/// So few more are no leak.
+const LEAST_GROWN: f64 = 4.0;
 /// No server is given less.
 const LEAST_WANTED: u64 = 4096;
 /// Most processes of a service that are named.
@@ -90,8 +104,11 @@ fn services(window: &Window) -> Vec<Vec<&Process>> {
     for process in window.processes.by_pid.values() {
         let service = if !process.sockets.is_empty() {
             let is_near = ratio(process.fds, process.fd_limit) >= NEARLY;
-            is_near.then(|| Service::Of(process.sockets.iter().copied().collect()))
-        } else if process.fds >= process.fd_limit && connects(window, process) {
+            (is_near || left_s(window, process).is_some())
+                .then(|| Service::Of(process.sockets.iter().copied().collect()))
+        } else if (process.fds >= process.fd_limit || left_s(window, process).is_some())
+            && connects(window, process)
+        {
             Some(Service::Client(&process.comm, process.netns))
         } else {
             None
@@ -139,7 +156,13 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
         Severity::Warning
     };
     let open = format!("{} of {} are open", holder.fds, holder.fd_limit);
-    let what = if is_client {
+    let what = if let (false, Some(left)) = (is_full, left_s(window, holder)) {
+        format!(
+            "file descriptors for {} only: {open}, {:.1} more each second",
+            spoken(left),
+            growth(window, holder)
+        )
+    } else if is_client {
         format!("no file descriptors left ({open}): it can open no connection (EMFILE)")
     } else if is_full {
         format!(
@@ -147,8 +170,7 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
             sizing::waiting(queued)
         )
     } else {
-        let forecast = forecast(window, holder);
-        format!("nearly no file descriptors left{forecast}: {open}")
+        format!("nearly no file descriptors left: {open}")
     };
     let found = finding(
         RULE.id,
@@ -199,7 +221,8 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
                 .map(|holder| hit(holder, waiting)),
         );
     let pids: Vec<u32> = holders.iter().map(|holder| holder.pid).collect();
-    Some(fixes(found, holder, &pids, queued))
+    let is_growing = left_s(window, holder).is_some();
+    Some(fixes(found, (holder, is_growing), &pids, queued))
 }
 
 /// The namespace of a process, if it is watched.
@@ -215,16 +238,59 @@ fn hit(holder: &Process, waiting: Option<(&Netns, u16, u32)>) -> Affected {
     process(Some(holder.pid), Some(holder.comm.clone()), netns)
 }
 
-/// When the last one is gone, if their number grows.
-fn forecast(window: &Window, holder: &Process) -> String {
+/// By how many they become more each second.
+fn growth(window: &Window, holder: &Process) -> f64 {
     let before = window.processes_before.by_pid.get(&holder.pid);
-    let growth = before.map_or(0, |before| holder.fds.saturating_sub(before.fds));
-    seconds_left(holder.fds, holder.fd_limit, window.rate(growth)).map_or(String::new(), |left| {
-        format!(" (in {} at this rate)", spoken(left))
-    })
+    let grown = before.map_or(0, |before| holder.fds.saturating_sub(before.fds));
+    window.rate(grown)
 }
 
-fn fixes(found: Finding, holder: &Process, pids: &[u32], queued: u32) -> Finding {
+/// When the last one is gone, if most are, and their number grows by more than it may swing.
+fn left_s(window: &Window, holder: &Process) -> Option<f64> {
+    let growth = growth(window, holder);
+    let left = seconds_left(holder.fds, holder.fd_limit, growth)?;
+    #[expect(clippy::cast_precision_loss, reason = "a size")]
+    let swing = (holder.fd_limit as f64 * SWING).max(LEAST_GROWN);
+    let share = ratio(holder.fds, holder.fd_limit);
+    let is_filling = share >= FILLING && left <= HORIZON_S || share >= BEGUN && left <= SOON_S;
+    (is_filling && growth * window.seconds >= swing).then_some(left)
+}
+
+/// Who must raise the limit of a process, and where: what started it, unless it has lowered its own.
+fn where_to_raise(holder: &Process, wanted: u64) -> (String, &'static str) {
+    let unit = holder.unit.as_deref().unwrap_or("its unit");
+    let lowered = holder
+        .parent_fd_limit
+        .filter(|parent| *parent > holder.fd_limit);
+    let Some(parent) = lowered else {
+        return (format!("set LimitNOFILE={wanted} in {unit}"), "LimitNOFILE");
+    };
+    let setting = match holder.comm.as_str() {
+        "nginx" => "worker_rlimit_nofile",
+        "php-fpm" => "rlimit_files",
+        _ => "RLIMIT_NOFILE",
+    };
+    let first = if parent < wanted {
+        format!("set LimitNOFILE={wanted} in {unit}, and then ")
+    } else {
+        String::new()
+    };
+    (
+        format!(
+            "{first}raise its own limit to {wanted} in its configuration ({setting}): it is {} by that, where its parent (pid {}) \
+             has {parent}",
+            holder.fd_limit, holder.parent
+        ),
+        setting,
+    )
+}
+
+fn fixes(
+    found: Finding,
+    (holder, is_growing): (&Process, bool),
+    pids: &[u32],
+    queued: u32,
+) -> Finding {
     let needed = holder.fds + u64::from(queued);
     #[expect(clippy::cast_precision_loss, reason = "a size")]
     let wanted = roomy(needed as f64).max(LEAST_WANTED);
@@ -233,10 +299,7 @@ fn fixes(found: Finding, holder: &Process, pids: &[u32], queued: u32) -> Finding
         .take(MOST_NAMED)
         .map(|pid| format!("prlimit --pid {pid} --nofile={wanted}:{wanted}"));
     let each = each.collect::<Vec<_>>().join("; ");
-    let unit = holder
-        .unit
-        .as_deref()
-        .map_or("its unit".to_owned(), str::to_owned);
+    let (raise, setting) = where_to_raise(holder, wanted);
     let is_client = holder.sockets.is_empty();
     let waiting = if is_client {
         String::new()
@@ -246,11 +309,10 @@ fn fixes(found: Finding, holder: &Process, pids: &[u32], queued: u32) -> Finding
     let found = found
         .application(
             format!(
-                "set LimitNOFILE={wanted} in {unit} ({} open{waiting}, and half as much again, \
-                 rounded up to a power of two and to no less than {LEAST_WANTED}) and restart it",
+                "{raise} ({} open{waiting}, {SPARED} and to no less than {LEAST_WANTED}) and restart it",
                 holder.fds
             ),
-            &[("LimitNOFILE", wanted.to_string())],
+            &[(setting, wanted.to_string())],
             "select(2) cannot handle descriptors above 1023",
         )
         .command(
@@ -264,7 +326,7 @@ fn fixes(found: Finding, holder: &Process, pids: &[u32], queued: u32) -> Finding
             ),
             "gone when it restarts",
         );
-    if !is_client {
+    if !is_client && !is_growing {
         return found;
     }
     found.command(
@@ -304,7 +366,7 @@ fn machine(window: &Window) -> Option<Finding> {
             "/proc/sys/fs/file-nr",
         )
         .sysctl(
-            format!("raise the limit: {used} and half as much again"),
+            format!("raise the limit: {used}, {SPARED}"),
             &[("fs.file-max", wanted.to_string())],
             "kernel memory: about 256 bytes for each file",
         ),
@@ -350,9 +412,77 @@ mod tests {
         assert_eq!(findings[0].severity, Severity::Warning);
         // 24 are left, and 98 more are taken each second.
         assert!(
-            findings[0].summary.contains("(in 0 s at this rate)"),
+            findings[0].summary.contains("for 0 s only: 1000 of 1024"),
             "{}",
             findings[0].summary
+        );
+    }
+
+    #[test]
+    fn a_leak_is_forecast_and_a_busy_moment_is_not() {
+        let of = |before: u64, now: u64| {
+            let mut window = quiet();
+            window.listen(80, 128, &[0; 10]);
+            let server = window.processes.by_pid.get_mut(&100).unwrap();
+            (server.fds, server.fd_limit) = (before, 200);
+            window.processes_before = window.processes.clone();
+            window.processes.by_pid.get_mut(&100).unwrap().fds = now;
+            window.findings()
+        };
+        // 8 more each second; 49 are left.
+        let found = of(71, 151).remove(0);
+        assert_eq!(found.severity, Severity::Warning);
+        let summary = &found.summary;
+        assert!(
+            summary.contains("for 6 s only: 151 of 200 are open, 8.0 more each second"),
+            "{summary}"
+        );
+        assert!(
+            found
+                .fixes
+                .iter()
+                .any(|fix| fix.text.contains("closes what it opens"))
+        );
+        assert_eq!(of(25, 105)[0].id, "fd-exhaustion");
+        assert_eq!(of(146, 151), []);
+        assert_eq!(of(96, 110), []);
+        assert_eq!(of(151, 71), []);
+        assert_eq!(of(15, 95), []);
+    }
+
+    #[test]
+    fn a_limit_that_a_process_has_lowered_itself_is_not_raised_in_its_unit() {
+        let mut window = quiet();
+        window.listen(80, 128, &[0; 10]);
+        let worker = window.processes.by_pid.get_mut(&100).unwrap();
+        (worker.fds, worker.fd_limit) = (30, 30);
+        (worker.comm, worker.parent) = ("nginx".to_owned(), 99);
+        let fix = |window: &Window| window.findings()[0].fixes[0].clone();
+        assert_eq!(fix(&window).set[0].0, "LimitNOFILE");
+        window
+            .processes
+            .by_pid
+            .get_mut(&100)
+            .unwrap()
+            .parent_fd_limit = Some(65_536);
+        let told = fix(&window);
+        assert_eq!(told.set[0].0, "worker_rlimit_nofile");
+        assert!(
+            told.text
+                .contains("it is 30 by that, where its parent (pid 99) has 65536")
+        );
+        assert!(!told.text.contains("LimitNOFILE"), "{}", told.text);
+        // Nobody can raise it above what he was given.
+        window
+            .processes
+            .by_pid
+            .get_mut(&100)
+            .unwrap()
+            .parent_fd_limit = Some(1024);
+        assert!(
+            fix(&window)
+                .text
+                .starts_with("set LimitNOFILE=4096 in its unit, and then")
         );
     }
 

@@ -4,7 +4,7 @@
 use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, named},
-    sizing::{PERSIST, roomy},
+    sizing::{PERSIST, SPARED, roomy, several},
     window::{Gap, Netns, Window, ratio},
 };
 use crate::report::diagnosis::{Confidence, Finding, Severity};
@@ -48,6 +48,8 @@ const TABLES: [(&str, &str, &str, &str); 2] = [
     ),
 ];
 const NEARLY: f64 = 0.9;
+/// No table is made larger than this for those that were refused: some 25 MiB.
+const LARGEST: u64 = 65_536;
 
 fn check(window: &Window) -> Verdict {
     let Some(initial) = window.initial() else {
@@ -98,8 +100,7 @@ fn describe(
             format!("the {name} table is nearly full: {used} of {room} entries"),
         )
     };
-    #[expect(clippy::cast_precision_loss, reason = "a size")]
-    let wanted = roomy(used.max(limit.unwrap_or(0)) as f64);
+    let (wanted, arithmetic) = size(used, limit, refused);
     let set = [1, 2, 3].map(|step| {
         let value = wanted >> (3 - step);
         (format!("{prefix}.gc_thresh{step}"), value.to_string())
@@ -124,11 +125,36 @@ fn describe(
             )
             .hits([named("table", name, None)])
             .sysctl(
-                format!("make room: {used} entries now and half as much again; {PERSIST}"),
+                format!("make room: {arithmetic}; {PERSIST}"),
                 &set,
                 "memory: about 0.4 KiB for each entry",
             ),
     ))
+}
+
+/// How many entries must have room: those that are there, which are no more than the limit, and those that were refused.
+fn size(used: u64, limit: Option<u64>, refused: u64) -> (u64, String) {
+    let now = used.max(limit.unwrap_or(0));
+    #[expect(clippy::cast_precision_loss, reason = "a size")]
+    let [all, least] = [now + refused, now].map(|needed| roomy(needed as f64));
+    // One that tries every address, as a scan does, needs no room for all of them.
+    let wanted = all.min(least.max(LARGEST));
+    let entries = if used < now {
+        format!("room for {now} now")
+    } else {
+        format!("{} now", several(used, "entry", "entries"))
+    };
+    let arithmetic = match refused {
+        0 => format!("{entries}, {SPARED}"),
+        _ if wanted < all => format!(
+            "{entries} + at most {refused} refused (who tried again is counted again) would need more than {wanted}: see first \
+             whether somebody tries every address of the link"
+        ),
+        _ => format!(
+            "{entries} + at most {refused} refused (who tried again is counted again), {SPARED}"
+        ),
+    };
+    (wanted, arithmetic)
 }
 
 #[cfg(test)]
@@ -148,6 +174,28 @@ mod tests {
             .map(|(_, value)| value)
             .collect();
         assert_eq!(values, ["512", "1024", "2048"]);
+    }
+
+    #[test]
+    fn the_size_is_that_of_those_who_want_in_and_not_of_those_who_got_in() {
+        let sized = |refused: i64| {
+            let mut window = quiet();
+            window.set("net.ipv4.neigh.default.gc_thresh3", "64");
+            window.grow(&[
+                ("arp_cache.table_fulls", refused),
+                ("arp_cache.entries", 65),
+            ]);
+            let fix = window.findings()[0].fixes[0].clone();
+            (fix.set[2].1.clone(), fix.text)
+        };
+        let (value, text) = sized(1188);
+        assert_eq!(value, "2048");
+        let arithmetic = "65 entries now + at most 1188 refused (who tried again is counted again), and half as much again";
+        assert!(text.contains(arithmetic), "{text}");
+        // A scan of a large network is not given room.
+        let (value, text) = sized(10_000_000);
+        assert_eq!(value, "65536");
+        assert!(text.contains("tries every address"), "{text}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, somewhere},
     in_each,
-    sizing::{PERSIST, roomy},
+    sizing::{PERSIST, SPARED, roomy},
     window::{Window, ratio},
 };
 use crate::report::diagnosis::{Confidence, Severity};
@@ -82,7 +82,7 @@ fn check(window: &Window) -> Verdict {
             )
             .hits([somewhere(netns)])
             .sysctl(
-                format!("make room: {entries} and half as much again; {PERSIST}"),
+                format!("make room: {entries}, {SPARED}; {PERSIST}"),
                 &[("net.ipv6.route.max_size", wanted.to_string())],
                 "memory: about 0.5 KiB for each entry",
             ),

@@ -4,7 +4,7 @@ use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, named, somewhere},
     in_each,
-    sizing::{PERSIST, bytes, roomy},
+    sizing::{PERSIST, SPARED, bytes, roomy},
     window::{Gap, Netns, Window, ratio},
 };
 use crate::report::diagnosis::{Confidence, Finding, Severity};
@@ -155,7 +155,10 @@ fn describe(
         somewhere(netns)
     }])
     .sysctl(
-        format!("allow {} ({used} pages now, and half as much again); {PERSIST}", pages(wanted)),
+        format!(
+            "allow {} (of {used} pages now and {limit} allowed the more, {SPARED}); {PERSIST}",
+            pages(wanted)
+        ),
         &[(
             "net.ipv4.tcp_mem",
             format!("{} {} {wanted}", wanted / 2, wanted / 4 * 3),

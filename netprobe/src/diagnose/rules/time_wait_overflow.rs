@@ -4,7 +4,7 @@ use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, somewhere},
     in_each,
-    sizing::{PERSIST, roomy},
+    sizing::{PERSIST, SPARED, roomy},
     window::Window,
 };
 use crate::report::diagnosis::{Confidence, Severity};
@@ -66,8 +66,8 @@ fn check(window: &Window) -> Verdict {
             .hits([somewhere(netns)])
             .sysctl(
                 format!(
-                    "raise tcp_max_tw_buckets: {closes:.1} closes/s x 60 s = {:.0}, at least the {limit} of now, and half \
-                     as much again; {PERSIST}",
+                    "raise tcp_max_tw_buckets: {closes:.1} closes/s x 60 s = {:.0}, at least the {limit} of now, {SPARED}; \
+                     {PERSIST}",
                     closes * 60.0
                 ),
                 &[("net.ipv4.tcp_max_tw_buckets", wanted.to_string())],

@@ -113,6 +113,8 @@ pub struct Clients {
     pub half_open_sources: HashSet<IpAddr>,
     /// Connections in any state that the kernel still has whole, accepted or not; without TIME_WAIT.
     pub open: u32,
+    /// Connections that were accepted and that the application has not closed, whatever the client did.
+    pub held: u32,
     /// How long each connection that nobody has accepted yet waits so far, in milliseconds; up to a
     /// bound. The queue is first in, first out.
     pub waiting_ms: Vec<u32>,
@@ -243,7 +245,10 @@ impl SocketTable {
         if is_through && clients.sources.len() < LARGEST {
             clients.sources.insert(socket.remote);
         }
-        clients.open += u32::from(socket.info.is_some() && socket.state != SYN_RECV);
+        let is_whole = socket.info.is_some() && socket.state != SYN_RECV;
+        clients.open += u32::from(is_whole);
+        // What waits has no inode yet, and what was closed has none any more.
+        clients.held += u32::from(is_whole && socket.ino != 0);
         if let Some(waiting_ms) = socket.waiting_ms() {
             if clients.waiting_ms.len() < MOST_WAITING {
                 clients.waiting_ms.push(waiting_ms);
@@ -396,6 +401,7 @@ mod tests {
         let table = super::table().unwrap();
         let clients_of = &table.clients[&address.port()];
         assert_eq!((clients_of.open, clients_of.established), (3, 1));
+        assert_eq!(clients_of.held, 1);
         assert!(clients_of.waiting_ms.iter().all(|waited| *waited >= 20));
         drop((clients, accepted));
     }

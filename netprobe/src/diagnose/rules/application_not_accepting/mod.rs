@@ -9,8 +9,9 @@ use super::super::{
     in_each,
     overflow::{self, Overflow},
     sizing::{counted, seconds_left, spoken, waiting},
-    window::{Netns, Queue, Window},
-    workers::Workers,
+    tiers::Upstream,
+    window::{Gap, Netns, Queue, Window, ratio},
+    workers::{Before, Workers},
 };
 use crate::report::diagnosis::{Confidence, Finding, Severity};
 
@@ -29,7 +30,10 @@ pub(super) static RULE: Rule = Rule {
                      is accepted, attempts are turned away, or the wait is 5 s. How many are accepted follows from the \
                      sockets of the port before and after and from those that ended. Bursts that a fast application \
                      empties in between are accept-queue-overflow instead, and so is a queue whose connections all came at \
-                     once, after a pause. Where everybody who waited at some look still waits, nothing was accepted since.",
+                     once, after a pause. Where everybody who waited at some look still waits, nothing was accepted since. \
+                     How many it serves at once are the connections that it holds, whatever serves them: processes, threads or \
+                     a limit. Where nearly all that it serves have a connection of its own open to a listener in whose queue \
+                     somebody always waits, it waits for that one, which comes first.",
         fixes: &[
             (
                 "more workers (php-fpm pm.max_children, Apache MaxRequestWorkers, more threads): arrivals/s x service time / 0.8",
@@ -48,40 +52,87 @@ pub(super) static RULE: Rule = Rule {
 };
 
 fn check(window: &Window) -> Verdict {
-    in_each(window, |netns| {
-        let overflows = overflow::of(window, netns);
-        let of = |queue: &Queue| {
-            let mut overflows = overflows.iter().flatten();
-            overflows.find(|overflow| {
-                let found = overflow.queue.as_ref();
-                found.is_some_and(|found| found.listener.ino == queue.listener.ino)
-            })
-        };
-        let mut found: Vec<(u16, Finding)> = Vec::new();
-        let mut deepest_first: Vec<&Queue> = netns.queues.iter().collect();
-        deepest_first.sort_by_key(|queue| std::cmp::Reverse(queue.deepest()));
-        for queue in deepest_first {
-            let (overflow, accepting) = (of(queue), accepting::of(window, netns, queue));
-            let is_pinned = overflow.is_some_and(Overflow::is_pinned);
-            // Several that share a port are one service.
-            let is_told = found.iter().any(|(port, _)| *port == queue.listener.port);
-            let is_stalled = overflow.is_some() && accepting.is_stalled();
-            if (is_pinned || is_stalled || accepting.waits_long) && !is_told {
-                let case = Case {
-                    window,
-                    netns,
-                    queue,
-                    overflow,
-                    accepting,
-                };
-                found.push((queue.listener.port, case.describe()));
+    let mut cases = Vec::new();
+    let verdict = in_each(window, |netns| {
+        cases.extend(cases_of(window, netns)?);
+        Ok(Vec::new())
+    });
+    if cases.is_empty() {
+        return verdict;
+    }
+    link(&mut cases);
+    Verdict::Found(cases.iter().map(Case::describe).collect())
+}
+
+/// The listeners of a namespace whose connections are not accepted.
+fn cases_of<'a>(window: &'a Window, netns: &'a Netns) -> Result<Vec<Case<'a>>, Gap> {
+    let overflows = overflow::of(window, netns);
+    let mut cases: Vec<Case<'a>> = Vec::new();
+    let mut deepest_first: Vec<&Queue> = netns.queues.iter().collect();
+    deepest_first.sort_by_key(|queue| std::cmp::Reverse(queue.deepest()));
+    for queue in deepest_first {
+        let mut found = overflows.iter().flatten();
+        let overflow = found.find(|overflow| {
+            let found = overflow.queue.as_ref();
+            found.is_some_and(|found| found.listener.ino == queue.listener.ino)
+        });
+        let accepting = accepting::of(window, netns, queue);
+        let is_pinned = overflow.is_some_and(Overflow::is_pinned);
+        // Several that share a port are one service.
+        let is_told = cases.iter().any(|case| case.port() == queue.listener.port);
+        let is_stalled = overflow.is_some() && accepting.is_stalled();
+        if (is_pinned || is_stalled || accepting.waits_long) && !is_told {
+            cases.push(Case::new(
+                window,
+                netns,
+                queue,
+                accepting,
+                overflow.cloned(),
+            ));
+        }
+    }
+    match overflows {
+        Err(gap) if cases.is_empty() => Err(gap),
+        _ => Ok(cases),
+    }
+}
+
+/// Finds what each waits for. A service that keeps others waiting comes before them, also where its own clients do not
+/// wait for long, as they are few.
+fn link(cases: &mut Vec<Case<'_>>) {
+    let mut next = 0;
+    while let Some(case) = cases.get(next) {
+        if let Some((netns, queue)) = case.upstream.as_ref().and_then(Upstream::busy) {
+            let window = case.window;
+            let is_it = |other: &Case<'_>| {
+                other.netns.inode == netns.inode && other.port() == queue.listener.port
+            };
+            let place = cases.iter().position(is_it).unwrap_or_else(|| {
+                let accepting = accepting::of(window, netns, queue);
+                cases.push(Case::new(window, netns, queue, accepting, None));
+                cases.len() - 1
+            });
+            if !leads_to(cases, place, next) {
+                let (before, is_critical) = (cases[next].as_before(), cases[next].is_critical());
+                cases[next].waits_for = Some(place);
+                cases[place].before.extend(before);
+                cases[place].keeps_critical |= is_critical;
             }
         }
-        match overflows {
-            Err(gap) if found.is_empty() => Err(gap),
-            _ => Ok(found.into_iter().map(|(_, finding)| finding).collect()),
+        next += 1;
+    }
+}
+
+/// Whether a service waits for another, if only for one that waits for it.
+fn leads_to(cases: &[Case<'_>], from: usize, to: usize) -> bool {
+    let mut at = Some(from);
+    while let Some(place) = at {
+        if place == to {
+            return true;
         }
-    })
+        at = cases[place].waits_for;
+    }
+    false
 }
 
 /// A listener whose connections are not accepted, and what is known of it.
@@ -89,14 +140,89 @@ struct Case<'a> {
     window: &'a Window,
     netns: &'a Netns,
     queue: &'a Queue,
-    overflow: Option<&'a Overflow>,
+    overflow: Option<Overflow>,
     accepting: Accepting,
+    /// The service that its processes seem to wait for.
+    upstream: Option<Upstream<'a>>,
+    /// Its place among the cases, if it is one.
+    waits_for: Option<usize>,
+    /// The services that wait for this one.
+    before: Vec<Before>,
+    /// Whether clients of one of those are turned away.
+    keeps_critical: bool,
+}
+
+impl<'a> Case<'a> {
+    fn new(
+        window: &'a Window,
+        netns: &'a Netns,
+        queue: &'a Queue,
+        accepting: Accepting,
+        overflow: Option<Overflow>,
+    ) -> Self {
+        let served = accepting.served;
+        Self {
+            window,
+            netns,
+            queue,
+            overflow,
+            accepting,
+            upstream: served.and_then(|served| Upstream::of(window, netns, queue, served)),
+            waits_for: None,
+            before: Vec::new(),
+            keeps_critical: false,
+        }
+    }
+
+    const fn port(&self) -> u16 {
+        self.queue.listener.port
+    }
+
+    fn is_critical(&self) -> bool {
+        self.keeps_critical || self.overflow.is_some() || self.accepting.is_hopeless()
+    }
+
+    /// What it passes on to the service that it waits for.
+    fn as_before(&self) -> Option<Before> {
+        let connects = self
+            .upstream
+            .as_ref()
+            .map_or(0, |upstream| upstream.connects);
+        let opens = self.window.rate(connects);
+        let accepted = self.accepting.accepted.filter(|accepted| *accepted > 0)?;
+        let (arrivals, at_most) = self.workers().arrival_rate();
+        Some(Before {
+            name: format!("port {} of {}", self.port(), self.comm()),
+            arrivals,
+            at_most,
+            each: if connects == 0 {
+                1.0
+            } else {
+                ratio(connects, accepted)
+            },
+            opens,
+        })
+    }
+
+    fn comm(&self) -> &str {
+        let holder = self.window.holder(&self.queue.listener);
+        holder.map_or("the application", |process| process.comm.as_str())
+    }
+
+    fn workers(&self) -> Workers<'_> {
+        Workers {
+            window: self.window,
+            listener: &self.queue.listener,
+            accepting: &self.accepting,
+            overflow: self.overflow.as_ref(),
+            before: &self.before,
+        }
+    }
 }
 
 impl Case<'_> {
     fn describe(&self) -> Finding {
-        let is_critical = self.overflow.is_some() || self.accepting.is_hopeless();
-        let severity = if is_critical {
+        let severity = if self.is_critical() {
             Severity::Critical
         } else {
             Severity::Warning
@@ -104,7 +230,7 @@ impl Case<'_> {
         // That its own connections wait, or none was accepted, is certain.
         let is_certain =
             self.accepting.waits_long || self.accepting.is_stuck() || self.accepting.is_stalled();
-        let confidence = match self.overflow {
+        let confidence = match &self.overflow {
             Some(overflow) if !is_certain && overflow.emptied == Emptied::Unknown => {
                 lower(overflow.confidence)
             }
@@ -112,16 +238,17 @@ impl Case<'_> {
             _ => Confidence::High,
         };
         let found = finding(RULE.id, severity, confidence, self.summary());
-        let found = self.measures(self.stall(self.depths(found)));
+        let found = self.waits(self.measures(self.stall(self.depths(found))));
         let listener = &self.queue.listener;
-        let found = found.hits([self.window.affected_listener(self.netns, listener)]);
+        let mut found = found.hits([self.window.affected_listener(self.netns, listener)]);
+        if self.waits_for.is_some() {
+            found.behind = Some(RULE.id);
+        }
         self.fixes(found)
     }
 
     fn summary(&self) -> String {
-        let listener = &self.queue.listener;
-        let comm = self.window.holder(listener);
-        let comm = comm.map_or("the application", |process| process.comm.as_str());
+        let (listener, comm) = (&self.queue.listener, self.comm());
         let state = accepting::state(self.window, self.queue).map_or("", does);
         let accepts = match (self.accepting.accepted, self.accepting.came) {
             (Some(0), _) => format!("accepts no connections{state}"),
@@ -143,7 +270,7 @@ impl Case<'_> {
         let waits = waited.map_or(String::new(), |waited| {
             format!(", the first for {}", spoken(waited))
         });
-        let state = match self.overflow {
+        let state = match &self.overflow {
             Some(overflow) => format!(
                 "its queue of {} is {} and {}",
                 listener.limit,
@@ -161,10 +288,42 @@ impl Case<'_> {
                 self.forecast()
             ),
         };
+        let mut others: Vec<&str> = self
+            .before
+            .iter()
+            .map(|before| before.name.as_str())
+            .collect();
+        others.truncate(MOST_NAMED);
+        let others = match (others.len(), &self.upstream) {
+            (0, Some(upstream)) if self.waits_for.is_some() => {
+                format!("; it waits for {}", upstream.name(self.window))
+            }
+            (0, _) => String::new(),
+            (1, _) => format!("; {} waits for it", others[0]),
+            _ => format!("; {} wait for it", others.join(" and ")),
+        };
         format!(
-            "{comm} at port {}{} {accepts}: {state}",
+            "{comm} at port {}{} {accepts}: {state}{others}",
             listener.port,
             self.netns.place()
+        )
+    }
+
+    /// What its own connections are to, while it serves others.
+    fn waits(&self, found: Finding) -> Finding {
+        let (Some(upstream), Some(served)) = (&self.upstream, self.accepting.served) else {
+            return found;
+        };
+        found.counted(
+            format!(
+                "while it serves {}, {} to {}",
+                counted(served, "connection"),
+                are_open(upstream.open),
+                upstream.name(self.window)
+            ),
+            upstream.open.into(),
+            "connections",
+            "sock_diag, connects",
         )
     }
 
@@ -218,7 +377,7 @@ impl Case<'_> {
 
     /// What was counted.
     fn measures(&self, found: Finding) -> Finding {
-        let found = match self.overflow {
+        let found = match &self.overflow {
             None => found,
             Some(overflow) => found.counted(
                 match overflow.others {
@@ -275,15 +434,29 @@ impl Case<'_> {
     }
 
     fn fixes(&self, found: Finding) -> Finding {
-        let workers = Workers {
-            window: self.window,
-            listener: &self.queue.listener,
-            accepting: &self.accepting,
-            overflow: self.overflow,
+        if let (Some(upstream), true) = (&self.upstream, self.waits_for.is_some()) {
+            return found.command(
+                format!(
+                    "first have {} serve more at once, which it waits for: more workers here would only wait there as well",
+                    upstream.name(self.window)
+                ),
+                "none",
+            );
+        }
+        let found = self.workers().advise(found);
+        let found = match &self.upstream {
+            Some(upstream) => found.command(
+                format!(
+                    "see whether {} is what is slow: more workers help only if it answers more at once",
+                    upstream.name(self.window)
+                ),
+                "none",
+            ),
+            None => found,
         };
-        let found = workers.advise(found);
         if self
             .overflow
+            .as_ref()
             .is_some_and(|overflow| overflow.is_pinned() && overflow.emptied == Emptied::Unknown)
         {
             return found.command(
@@ -293,7 +466,7 @@ impl Case<'_> {
             );
         }
         found.command(
-            if self.overflow.is_some_and(Overflow::is_pinned) {
+            if self.overflow.as_ref().is_some_and(Overflow::is_pinned) {
                 "do not make the queue longer: it is always full, so everybody would only wait longer"
             } else {
                 "do not make the queue longer: everybody would only wait longer"
@@ -301,6 +474,15 @@ impl Case<'_> {
             "none",
         )
     }
+}
+
+/// More that wait for the same are not named.
+const MOST_NAMED: usize = 2;
+
+/// Connections that are open.
+fn are_open(connections: u32) -> String {
+    let are = if connections == 1 { "is" } else { "are" };
+    format!("{} {are} open", counted(connections.into(), "connection"))
 }
 
 /// What a process does that runs nothing, to be said after what it does not do.

@@ -1,23 +1,36 @@
 //! Windows in which an application does not accept, or hardly.
 
 use crate::{
-    diagnose::fixtures::quiet,
+    diagnose::{fixtures::quiet, window::Window},
     report::{Value, diagnosis::Severity},
 };
 
+/// A listener that is always full, whose application holds so many connections and serves 20/s, where 60/s come.
+fn busy(held: u32) -> Window {
+    let mut window = quiet();
+    window.listen(9000, 10, &[11; 10]);
+    window.serving(9000, held, 200);
+    window.grow(&[("TcpExt.ListenOverflows", 400), ("Tcp.PassiveOpens", 200)]);
+    window
+}
+
+fn first_fix(window: &Window) -> (Vec<(String, String)>, String) {
+    let fix = window.findings()[0].fixes[0].clone();
+    (fix.set, fix.text)
+}
+
+fn set(name: &str, value: &str) -> Vec<(String, String)> {
+    vec![(name.to_owned(), value.to_owned())]
+}
+
 #[test]
 fn workers_are_sized_by_littles_law() {
-    let mut window = quiet();
-    window.listen(9000, 10, &[11, 10, 11, 11, 11, 11, 11, 11, 11, 11]);
     // One process accepts 20/s, so a connection takes 50 ms; 60/s arrive, which keeps 3 busy, so that 4 are
     // busy less than 80 % of the time.
-    window.grow(&[("TcpExt.ListenOverflows", 400), ("Tcp.PassiveOpens", 200)]);
+    let window = busy(1);
     let findings = window.findings();
     assert_eq!(findings[0].id, "application-not-accepting");
-    assert_eq!(
-        findings[0].fixes[0].set,
-        [("workers".to_owned(), "4".to_owned())]
-    );
+    assert_eq!(first_fix(&window).0, set("workers", "4"));
     assert!(findings[0].fixes.iter().all(|fix| {
         fix.set
             .iter()
@@ -26,10 +39,81 @@ fn workers_are_sized_by_littles_law() {
 }
 
 #[test]
-fn a_master_that_only_holds_the_listener_is_no_worker() {
+fn a_process_that_serves_several_at_once_is_not_told_to_be_so_many_processes() {
+    // Five threads of one process: 60/s x 250 ms / 0.8.
+    let (value, text) = first_fix(&busy(5));
+    assert_eq!(value, set("served_at_once", "19"));
+    let arithmetic = "x 0.250 s per connection (5 held at once / 20.0 accepted/s) / 0.8";
+    assert!(text.contains(arithmetic), "{text}");
+    assert!(
+        text.contains("= 19, where 1 process now serves 5"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_process_that_has_no_time_is_told_first() {
+    let first = |ticks| {
+        let mut window = busy(5);
+        window.processes_before = window.processes.clone();
+        let server = window.processes.by_pid.get_mut(&100).unwrap();
+        server.cpu_ticks += ticks;
+        first_fix(&window).1
+    };
+    // 9.7 of 10 s.
+    let text = first(970);
+    assert!(text.starts_with("pid 100 uses 97 % of a CPU"), "{text}");
+    assert!(first(300).starts_with("let it serve more"));
+}
+
+#[test]
+fn how_many_are_served_at_once_is_not_guessed() {
+    let mut window = busy(5);
+    let netns = window.netns();
+    for seen in [&mut netns.before, &mut netns.after] {
+        let sockets = seen.sockets.as_mut().unwrap();
+        sockets.clients.get_mut(&9000).unwrap().held = 0;
+    }
+    let (value, text) = first_fix(&window);
+    assert_eq!(value, []);
+    assert!(
+        text.contains("3.8 times as many connections at once"),
+        "{text}"
+    );
+}
+
+#[test]
+fn no_size_is_given_where_fewer_come_than_are_served() {
+    // A queue of earlier arrivals, of which hardly any come now.
     let mut window = quiet();
-    window.listen(9000, 10, &[11; 10]);
-    window.grow(&[("TcpExt.ListenOverflows", 400), ("Tcp.PassiveOpens", 200)]);
+    window.listen(9000, 20, &[20, 18, 16, 14, 12, 10, 8, 6, 5, 4]);
+    window.serving(9000, 2, 20);
+    window.waiting(9000, 20, 4);
+    let clients = window.sockets().clients.get_mut(&9000).unwrap();
+    clients.waiting_ms = vec![9000, 8000, 7000, 3000];
+    (clients.open, clients.held) = (6, 2);
+    let before = window.netns().before.sockets.as_mut().unwrap();
+    let clients = before.clients.get_mut(&9000).unwrap();
+    (clients.open, clients.held) = (22, 2);
+    let findings = window.findings();
+    assert_eq!(findings[0].id, "application-not-accepting");
+    let (value, text) = first_fix(&window);
+    assert_eq!(value, []);
+    assert!(text.starts_with("no more come than it can serve"), "{text}");
+    // A full table may be what keeps clients, or its own connections, away.
+    window.set("net.netfilter.nf_conntrack_max", "200");
+    window.set("net.netfilter.nf_conntrack_count", "200");
+    window.grow(&[("nf_conntrack.drop", 900)]);
+    let expected = [
+        ("conntrack-table-full", None),
+        ("application-not-accepting", Some("conntrack-table-full")),
+    ];
+    assert_eq!(window.told(), expected);
+}
+
+#[test]
+fn a_master_that_only_holds_the_listener_is_no_worker() {
+    let mut window = busy(2);
     let master = window.processes.by_pid[&100].clone();
     for pid in [101, 102] {
         let worker = crate::observe::processes::Process {
@@ -39,32 +123,141 @@ fn a_master_that_only_holds_the_listener_is_no_worker() {
         };
         window.processes.by_pid.insert(pid, worker);
     }
-    let end = |pid| {
-        [
-            ("role", Value::Word("server")),
-            ("sport", Value::Unsigned(9000)),
-            ("pid", Value::Unsigned(pid)),
-        ]
-    };
-    let workers = |window: &crate::diagnose::window::Window| {
-        let fix = window.findings()[0].fixes[0].clone();
-        (fix.set[0].1.clone(), fix.text)
-    };
-    // Nobody knows whose the connections were: 60/s x 3 / 20/s / 0.8.
-    assert_eq!(workers(&window).0, "12");
-    window.event("lifetimes", 20, &end(101));
-    let (wanted, text) = workers(&window);
-    assert_eq!(wanted, "8");
-    assert!(
-        text.contains("where 2 processes now accept from it"),
-        "{text}"
-    );
-    // One that accepts beside its children is a worker.
-    window.event("lifetimes", 1, &end(100));
-    assert_eq!(workers(&window).0, "12");
+    // Two hold a connection: 60/s x 100 ms / 0.8.
+    let (value, text) = first_fix(&window);
+    assert_eq!(value, set("workers", "8"));
+    assert!(text.contains("where 3 processes now serve 2"), "{text}");
 }
 
-fn summary_of(window: &crate::diagnose::window::Window) -> String {
+/// `web` at port 80 serves `held` connections at once and has one each open to `app` at port 9000, which serves two; 20/s
+/// come, and 5/s are served.
+fn two_tiers(held: u32) -> Window {
+    let mut window = quiet();
+    window.listen(80, 20, &[21; 10]);
+    window.serving(80, held, 50);
+    window.grow(&[("TcpExt.ListenOverflows", 150), ("Tcp.PassiveOpens", 100)]);
+    let group = [
+        ("stage", Value::Word("syn-accept-queue")),
+        ("listener_port", Value::Unsigned(80)),
+    ];
+    window.total("listeners", 150, &group);
+    window.netns().after.addresses = [[10, 0, 0, 1].into()].into();
+    window.listen(9000, 10, &[6; 10]);
+    window.serving(9000, 2, 50);
+    let application = crate::observe::processes::Process {
+        pid: 200,
+        comm: "app".to_owned(),
+        sockets: vec![79_000],
+        ..window.processes.by_pid[&100].clone()
+    };
+    window.processes.by_pid.insert(200, application);
+    let web = window.processes.by_pid.get_mut(&100).unwrap();
+    (web.comm, web.sockets) = ("web".to_owned(), vec![70_080]);
+    let to = crate::observe::diag::Destination {
+        local: [10, 0, 0, 1].into(),
+        remote: [10, 0, 0, 1].into(),
+        port: 9000,
+    };
+    let ports = crate::observe::diag::Ports {
+        open: held,
+        ..Default::default()
+    };
+    window.sockets().ports.insert(to, ports);
+    window.total("connects", 50, &[("dport", Value::Unsigned(9000))]);
+    let connect = [
+        ("pid", Value::Unsigned(100)),
+        ("daddr", Value::Ip([10, 0, 0, 1].into())),
+        ("dport", Value::Unsigned(9000)),
+    ];
+    window.event("connects", 50, &connect);
+    window
+}
+
+fn services(window: &Window) -> Vec<(Option<u16>, Option<&'static str>)> {
+    let findings = window.findings();
+    let told = findings
+        .iter()
+        .filter(|found| found.id == "application-not-accepting");
+    told.map(|found| (found.affected[0].port, found.behind))
+        .collect()
+}
+
+#[test]
+fn a_service_that_waits_for_another_stands_behind_it() {
+    let expected = vec![
+        (Some(9000), None),
+        (Some(80), Some("application-not-accepting")),
+    ];
+    for held in [8, 40] {
+        let window = two_tiers(held);
+        assert_eq!(services(&window), expected);
+        let findings = window.findings();
+        let (first, second) = (&findings[0], &findings[1]);
+        assert_eq!(first.severity, Severity::Critical);
+        assert!(
+            first.summary.contains("port 80 of web waits for it"),
+            "{}",
+            first.summary
+        );
+        // What comes to the first: 20/s x 0.4 s / 0.8.
+        let text = &first.fixes[0].text;
+        assert!(text.contains("20.0 arrivals/s at port 80 of web"), "{text}");
+        assert_eq!(first.fixes[0].set[0].1, "10");
+        assert!(second.fixes.iter().all(|fix| fix.set.is_empty()));
+    }
+}
+
+#[test]
+fn a_service_beside_another_does_not_wait_for_it() {
+    let alone = vec![(Some(80), None)];
+    // Others have these connections.
+    let mut window = two_tiers(8);
+    window.events.forget("connects");
+    assert_eq!(services(&window), alone);
+    // It has too few connections to it.
+    let mut window = two_tiers(8);
+    let ports = &mut window.sockets().ports;
+    for ports in ports.values_mut() {
+        ports.open = 3;
+    }
+    assert_eq!(services(&window), alone);
+    // Nobody waits there: it takes time, but has enough workers.
+    let mut window = two_tiers(8);
+    window.netns().queues[1].depths = vec![0, 0, 1, 0, 0, 0, 1, 0, 0, 0];
+    assert_eq!(services(&window), alone);
+    let fixes = window.findings()[0].fixes.clone();
+    assert!(
+        fixes[1]
+            .text
+            .contains("see whether 10.0.0.1:9000 (app) is what is slow")
+    );
+}
+
+#[test]
+fn two_that_wait_for_each_other_are_not_both_behind() {
+    let mut window = two_tiers(8);
+    let to = crate::observe::diag::Destination {
+        local: [10, 0, 0, 1].into(),
+        remote: [10, 0, 0, 1].into(),
+        port: 80,
+    };
+    let ports = crate::observe::diag::Ports {
+        open: 8,
+        ..Default::default()
+    };
+    window.sockets().ports.insert(to, ports);
+    let connect = [
+        ("pid", Value::Unsigned(200)),
+        ("daddr", Value::Ip([10, 0, 0, 1].into())),
+        ("dport", Value::Unsigned(80)),
+    ];
+    window.event("connects", 50, &connect);
+    let told = services(&window);
+    let first = told.iter().filter(|(_, behind)| behind.is_none()).count();
+    assert_eq!((told.len(), first), (2, 1));
+}
+
+fn summary_of(window: &Window) -> String {
     window.findings()[0].summary.clone()
 }
 
@@ -143,14 +336,14 @@ fn two_hung_listeners_do_not_each_claim_what_both_turned_away() {
 fn a_client_that_tries_again_is_one_arrival() {
     let mut window = quiet();
     window.listen(8080, 10, &[11; 10]);
+    window.serving(8080, 1, 100);
     window.grow(&[("TcpExt.ListenOverflows", 1450), ("Tcp.PassiveOpens", 100)]);
     let group = [
         ("role", Value::Word("client")),
         ("service_port", Value::Unsigned(8080)),
     ];
     window.total("lifetimes", 500, &group);
-    let set =
-        |window: &crate::diagnose::window::Window| window.findings()[0].fixes[0].set[0].1.clone();
+    let set = |window: &Window| window.findings()[0].fixes[0].set[0].1.clone();
     // 50/s x 0.1 s / 0.8.
     assert_eq!(set(&window), "7");
     // Who has begun and not ended has arrived as well: 60/s.
@@ -160,6 +353,7 @@ fn a_client_that_tries_again_is_one_arrival() {
     assert_eq!(set(&window), "8");
     window.events.totals.clear();
     window.sockets().outgoing.clear();
+    window.sockets().clients.clear();
     assert!(window.findings()[0].fixes[0].text.contains("at most"));
 }
 
@@ -205,7 +399,7 @@ fn the_time_in_which_nobody_came_is_not_work() {
     window.waiting(8080, 0, 0);
     let clients = window.sockets().clients.get_mut(&8080).unwrap();
     clients.waiting_ms = (0..58).map(|number| number * 60).collect();
-    clients.open = 58;
+    (clients.open, clients.held) = (59, 1);
     let group = [
         ("role", Value::Word("server")),
         ("service_port", Value::Unsigned(8080)),

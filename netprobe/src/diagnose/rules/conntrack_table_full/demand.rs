@@ -6,10 +6,11 @@ use super::super::super::{
     sizing::spoken,
     window::{Netns, Window, ratio},
 };
-use crate::observe::conntrack::Entries;
+use crate::observe::conntrack::{Entries, UDP_STREAM};
 
-/// States of TCP that an entry stays in for a time, the setting for that, and what the kernel sets itself, in seconds.
-const STATES: [(&str, &str, u64); 7] = [
+/// States that an entry stays in for a time, the setting for that, and what the kernel sets itself, in seconds: those of TCP,
+/// then those of [`OTHERS`].
+const STATES: [(&str, &str, u64); 10] = [
     (
         "TIME_WAIT",
         "net.netfilter.nf_conntrack_tcp_timeout_time_wait",
@@ -41,7 +42,17 @@ const STATES: [(&str, &str, u64); 7] = [
         30,
     ),
     ("CLOSE", "net.netfilter.nf_conntrack_tcp_timeout_close", 10),
+    ("udp", "net.netfilter.nf_conntrack_udp_timeout", 30),
+    (
+        UDP_STREAM,
+        "net.netfilter.nf_conntrack_udp_timeout_stream",
+        120,
+    ),
+    ("icmp", "net.netfilter.nf_conntrack_icmp_timeout", 30),
 ];
+
+/// What has no connections that are opened and accepted: an entry stays for a time after its last packet.
+const OTHERS: [&str; 3] = ["udp", UDP_STREAM, "icmp"];
 
 /// What must have room.
 pub(super) struct Demand {
@@ -60,6 +71,20 @@ pub(super) struct Ends {
     pub(super) setting: &'static str,
     pub(super) entries: f64,
     pub(super) keep_s: f64,
+}
+
+impl Ends {
+    fn is_other(&self) -> bool {
+        OTHERS.contains(&self.state)
+    }
+
+    /// How people write it.
+    pub(super) fn spelt(&self) -> String {
+        match self.state {
+            UDP_STREAM => "UDP both ways".to_owned(),
+            state => state.to_uppercase(),
+        }
+    }
 }
 
 impl Demand {
@@ -91,8 +116,11 @@ impl Demand {
             // None has ended so far: most will do so in order.
             ends.truncate(1);
         }
+        let others = ends.iter().filter(|ends| ends.is_other());
+        let others: f64 = others.map(|ends| ends.entries / ends.keep_s.max(1.0)).sum();
         Self {
-            arrivals: arrivals(window, netns, dropped).max(window.rate(growth)),
+            // As many as expire come in their place.
+            arrivals: (arrivals(window, netns, dropped) + others).max(window.rate(growth)),
             open: entries("ESTABLISHED").round(),
             ends,
         }
@@ -104,16 +132,31 @@ impl Demand {
         mean_s(&self.ends)
     }
 
+    /// What comes: connections, or with other protocols flows.
+    pub(super) fn what(&self) -> &'static str {
+        if self.ends.iter().any(Ends::is_other) {
+            "flows"
+        } else {
+            "connections"
+        }
+    }
+
     /// Where they stay so long.
     pub(super) fn place(&self) -> String {
         match self.ends.as_slice() {
+            [only] if only.is_other() => format!("after the last packet ({})", only.spelt()),
             [only] => format!("in {}", only.state),
             [first, second, ..] => format!(
-                "after their end (most of them {} in {}, {} in {})",
+                "after their {} (most of them {} in {}, {} in {})",
+                if self.ends.iter().any(Ends::is_other) {
+                    "end or last packet"
+                } else {
+                    "end"
+                },
                 spoken(first.keep_s),
-                first.state,
+                first.spelt(),
                 spoken(second.keep_s),
-                second.state
+                second.spelt()
             ),
             [] => String::new(),
         }
@@ -158,7 +201,7 @@ fn mean_s(ends: &[Ends]) -> f64 {
     ends.first().map_or(0.0, |ends| ends.keep_s)
 }
 
-/// Connections per second that take an entry, or would. One within this machine is opened and accepted here, and has one
+/// TCP connections per second that take an entry, or would, and all that is dropped. One within this machine is opened and accepted here, and has one
 /// entry; what is dropped of those that are opened here has been counted as they were opened.
 fn arrivals(window: &Window, netns: &Netns, dropped: u64) -> f64 {
     let grown = |name| number(netns.grown(name).unwrap_or(0));

@@ -10,10 +10,13 @@ use super::super::{
     finding::{finding, host, somewhere},
     in_each,
     places::End,
-    sizing::{PERSIST, bytes, roomy, seconds_left, spoken},
+    sizing::{PERSIST, SPARED, bytes, roomy, seconds_left, spoken},
     window::{Gap, Netns, Window, endpoint, ratio},
 };
-use crate::report::diagnosis::{Confidence, Finding, Severity};
+use crate::{
+    observe::conntrack::{Protocol, UDP_STREAM},
+    report::diagnosis::{Confidence, Finding, Severity},
+};
 
 pub(super) static RULE: Rule = Rule {
     id: "conntrack-table-full",
@@ -200,6 +203,10 @@ fn heaviest(mut found: Finding, window: &Window, netns: &Netns) -> Finding {
     }
     if let Some((state, count)) = entries.states.iter().max_by_key(|(_, count)| **count) {
         let share = share(*count);
+        let state = match state.as_str() {
+            UDP_STREAM => "UDP that goes both ways".to_owned(),
+            state => state.to_uppercase(),
+        };
         found = found.measured(
             format!("{share:.0} % of entries are {state}"),
             share,
@@ -258,7 +265,7 @@ fn raise(
     let why = if room.is_some() {
         "so as many as it has buckets for".to_owned()
     } else {
-        format!("at least the {} of now, and half as much again", table.max)
+        format!("at least the {} of now, {SPARED}", table.max)
     };
     let open = if demand.open > 0.0 {
         format!(", and {:.0} that are open", demand.open)
@@ -267,9 +274,10 @@ fn raise(
     };
     found.sysctl(
         format!(
-            "raise nf_conntrack_max to {wanted}: {:.0} new connections/s{waiting} x {:.0} s {} = {:.0}{open}, {why}{memory}; \
+            "raise nf_conntrack_max to {wanted}: {:.0} new {}/s{waiting} x {:.0} s {} = {:.0}{open}, {why}{memory}; \
              {PERSIST}",
             demand.arrivals,
+            demand.what(),
             demand.keep_s(),
             demand.place(),
             demand.ended(),
@@ -299,9 +307,10 @@ fn shorten(found: Finding, table: &Table, demand: &Demand) -> Finding {
     };
     found.sysctl(
         format!(
-            "or forget connections in {} sooner, after {SHORTER_S} s instead of {:.0} s: that frees {:.0} of {:.0} entries once the \
+            "or forget {} in {} sooner, after {SHORTER_S} s instead of {:.0} s: that frees {:.0} of {:.0} entries once the \
              old ones have expired, and what comes then has room",
-            ends.state,
+            demand.what(),
+            ends.spelt(),
             ends.keep_s,
             ends.entries * (1.0 - shorter_s / ends.keep_s),
             ends.entries,
@@ -313,35 +322,41 @@ fn shorten(found: Finding, table: &Table, demand: &Demand) -> Finding {
 
 /// A flow that fills much of the table need not be in it.
 fn untrack(found: Finding, window: &Window, netns: &Netns) -> Finding {
-    let Some(port) = heaviest_port(window, netns) else {
+    let Some((protocol, port)) = heaviest_service(window, netns) else {
         return found;
     };
+    let protocol = protocol.name();
     let enter = netns.enter();
     let rules = ["prerouting", "output"].map(|hook| {
         format!(
-            "add chain inet raw {hook} {{ type filter hook {hook} priority raw; }}; add rule inet raw {hook} tcp dport {port} \
-             notrack; add rule inet raw {hook} tcp sport {port} notrack"
+            "add chain inet raw {hook} {{ type filter hook {hook} priority raw; }}; add rule inet raw {hook} {protocol} dport \
+             {port} notrack; add rule inet raw {hook} {protocol} sport {port} notrack"
         )
     });
     found.command(
         format!(
-            "or do not track the heaviest flow, that of port {port}: {enter}nft 'add table inet raw; {}'",
+            "or do not track the heaviest flow, that of {} port {port}: {enter}nft 'add table inet raw; {}'",
+            protocol.to_uppercase(),
             rules.join("; ")
         ),
         "rules by connection state, and NAT, do not work for that flow any more",
     )
 }
 
-/// The port of the service that most entries are for, if they are a good part; or else that most is dropped of.
-fn heaviest_port(window: &Window, netns: &Netns) -> Option<u16> {
+/// Protocol and port that most entries are for, if they are a good part; or else that most is dropped of.
+fn heaviest_service(window: &Window, netns: &Netns) -> Option<(Protocol, u16)> {
     let entries = netns.after.conntrack.as_ref();
     if let Some(entries) = entries.filter(|entries| entries.sampled > 0) {
-        let most = entries.destinations.iter().max_by_key(|(_, count)| **count);
-        let (end, count) = most?;
+        let most = entries.services.iter().max_by_key(|(_, count)| **count);
+        let (service, count) = most?;
         let share = ratio((*count).into(), entries.sampled.into());
-        return (end.1 > 0 && share >= HEAVY).then_some(end.1);
+        return (service.1 > 0 && share >= HEAVY).then_some(*service);
     }
-    wanted(window, netns).map(|(_, port)| port)
+    let (_, port) = wanted(window, netns)?;
+    let events = window.events.within("conntrack", netns.inode);
+    let mut of_port = events.filter(|event| event.small("dport") == Some(port));
+    let protocol = of_port.find_map(|event| Protocol::of(&event.text("protocol")?));
+    Some((protocol?, port))
 }
 
 /// The service that most of what is dropped is for.

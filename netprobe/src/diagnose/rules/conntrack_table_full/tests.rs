@@ -2,6 +2,7 @@
 
 use crate::{
     diagnose::{Verdict, fixtures::quiet},
+    observe::conntrack::Protocol,
     report::{
         Value,
         diagnosis::{Confidence, Severity},
@@ -93,6 +94,7 @@ fn full_of(states: &[(&str, u32)]) -> crate::diagnose::window::Window {
     entries.states.extend(states);
     entries.sources.insert(loopback, sampled);
     entries.destinations.insert((loopback, 8000), sampled);
+    entries.services.insert((Protocol::Tcp, 8000), sampled);
     window.netns().after.conntrack = Some(entries);
     window.listen(8000, 128, &[0; 10]);
     window
@@ -172,6 +174,34 @@ fn the_flow_that_need_not_be_tracked_is_named() {
         "{text}"
     );
     assert!(texts(&full()).iter().all(|text| !text.contains("notrack")));
+}
+
+#[test]
+fn a_table_that_is_full_of_datagrams_is_told_by_their_protocol_and_time() {
+    let mut window = full_of(&[("udp", 194), ("CLOSE_WAIT", 6)]);
+    let entries = window.netns().after.conntrack.as_mut().unwrap();
+    (entries.local, entries.sources) = (0, [([10, 0, 0, 9].into(), 200)].into());
+    entries.services = [((Protocol::Udp, 53), 194), ((Protocol::Tcp, 80), 6)].into();
+    let found = window.findings().remove(0);
+    let evidence = found.evidence.iter();
+    assert!(
+        evidence
+            .into_iter()
+            .any(|said| said.text == "97 % of entries are UDP")
+    );
+    // 100/s are turned away, and 194 / 30 s expire: 106/s x 30 s.
+    let fix = &found.fixes[0];
+    assert!(fix.text.contains("106 new flows/s"), "{}", fix.text);
+    assert!(
+        fix.text.contains("30 s in UDP, 60 s in CLOSE_WAIT"),
+        "{}",
+        fix.text
+    );
+    assert_eq!(fix.set[0].1, "8192");
+    let untracked = found.fixes.iter().find(|fix| fix.text.contains("notrack"));
+    let text = &untracked.unwrap().text;
+    assert!(text.contains("udp dport 53 notrack"), "{text}");
+    assert!(!text.contains("tcp "), "{text}");
 }
 
 #[test]

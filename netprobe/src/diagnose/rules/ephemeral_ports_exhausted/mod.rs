@@ -7,7 +7,7 @@ use super::super::{
     events::Event,
     finding::{finding, process},
     in_each,
-    ports::{Place, Range, connects, reuses},
+    ports::{Place, ROUND, Range, connects, reuses},
     sizing::{PERSIST, seconds_left, spoken},
     window::{Gap, Window, endpoint, ratio},
 };
@@ -27,7 +27,9 @@ pub(super) static RULE: Rule = Rule {
                 refuses each that a connection to the same destination holds, TIME_WAIT included, unless \
                 tcp_twsk_unique() may take it over (tcp_tw_reuse). When all are held it returns -EADDRNOTAVAIL.",
         recognised: "connects failed with EADDRNOTAVAIL and the ports of that destination, counted in the socket \
-                     tables, fill the range. A refusal by the peer is ECONNREFUSED and no case of this.",
+                     tables, fill the range. A refusal by the peer is ECONNREFUSED and no case of this. A program that \
+                     calls bind() before connect() fails there, with EADDRINUSE, and nothing tells of it: where all ports \
+                     are held and no connect() failed, it is a warning of low confidence.",
         fixes: &[
             (
                 "ports in TIME_WAIT: keep connections to that upstream open (HTTP keep-alive, a pool)",
@@ -56,6 +58,8 @@ pub(super) static RULE: Rule = Rule {
 const EADDRNOTAVAIL: &str = "EADDRNOTAVAIL";
 /// With fewer ports held than this share the error has another reason.
 const NEARLY: f64 = 0.9;
+/// From here on the next one fails, as a rule: a few ports are free for a moment.
+const FULL: f64 = 0.99;
 /// From here on it is worth a warning, if it grows.
 const FILLING: f64 = 0.7;
 /// From here on it is, if the range is full before ports in TIME_WAIT are free again.
@@ -103,7 +107,9 @@ fn check(window: &Window) -> Verdict {
             // The probe must have seen the failures, if there were any.
             window.watched_required("connects")?;
         }
-        let filling = places.iter().filter_map(Place::filling);
+        let filling = places
+            .iter()
+            .filter_map(|place| place.filling().or_else(|| place.taken()));
         Ok(filling.take(MOST_NAMED).collect())
     })
 }
@@ -230,6 +236,36 @@ impl Place<'_> {
         Some(self.fixes(self.occupancy(found)))
     }
 
+    /// All ports are held, and no connect() was seen to find none: nothing may want more of them, or it calls bind() first,
+    /// whose failure leaves no trace.
+    fn taken(&self) -> Option<Finding> {
+        let Ports { open, .. } = self.ports;
+        let usable = self.range.usable();
+        let is_full = |ports: u32| usable > 0 && ratio(ports.into(), usable.into()) >= FULL;
+        if !is_full(self.ports.used()) {
+            return None;
+        }
+        // What a load has left in TIME_WAIT is no failure, unless somebody goes on.
+        let is_open = ratio(open.into(), self.ports.used().into()) >= FILLING;
+        let goes_on = !reuses(self.netns, &self.destination) && self.connects().next().is_some();
+        if !is_open && !goes_on {
+            return None;
+        }
+        let service = endpoint(self.destination.remote, self.destination.port);
+        let found = finding(
+            RULE.id,
+            Severity::Warning,
+            Confidence::Low,
+            format!(
+                "{} of {usable} local ports for {service}{} are held: one more bind() before connect() fails with EADDRINUSE, \
+                 which the kernel shows to nobody else, and connect() alone with EADDRNOTAVAIL, which was not seen",
+                self.ports.used(),
+                self.netns.place(),
+            ),
+        );
+        Some(self.fixes(self.occupancy(found)))
+    }
+
     fn occupancy(&self, found: Finding) -> Finding {
         let Range { first, last, .. } = self.range;
         found
@@ -333,7 +369,8 @@ impl Place<'_> {
         };
         found.sysctl(
             format!(
-                "widen the port range to {first}-{last}, {} more ports: {arithmetic}, and half as much again{enough}; {PERSIST}",
+                "widen the port range to {first}-{last}, {} more ports: {arithmetic}, and half as much again, \
+                 rounded up so that the range has a multiple of {ROUND}{enough}; {PERSIST}",
                 range.usable().saturating_sub(self.range.usable())
             ),
             &[("net.ipv4.ip_local_port_range", format!("{first} {last}"))],

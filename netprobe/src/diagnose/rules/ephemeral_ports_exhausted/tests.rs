@@ -133,6 +133,36 @@ fn a_range_that_is_full_but_steady_is_no_error_yet() {
 }
 
 #[test]
+fn a_range_that_open_connections_hold_may_fail_those_who_bind_first() {
+    let steady = |time_wait, open| {
+        let mut window = holding(time_wait, open);
+        window.netns().before.sockets = window.netns().after.sockets.clone();
+        window
+    };
+    let found = steady(0, 51).findings().remove(0);
+    assert_eq!(found.id, "ephemeral-ports-exhausted");
+    assert_eq!(
+        (found.severity, found.confidence),
+        (Severity::Warning, Confidence::Low)
+    );
+    assert!(found.summary.contains("EADDRINUSE"), "{}", found.summary);
+    assert_eq!(steady(0, 49).ids(), [""; 0]);
+    // In TIME_WAIT: only where somebody goes on to connect, and may not take a port again.
+    let goes_on = |reuse: &str| {
+        let mut window = steady(51, 0);
+        window.set("net.ipv4.tcp_tw_reuse", reuse);
+        let connect = [
+            ("daddr", Value::Ip([10, 0, 0, 2].into())),
+            ("dport", Value::Unsigned(9000)),
+        ];
+        window.event("connects", 5, &connect);
+        window.verdict("ephemeral-ports-exhausted")
+    };
+    assert!(matches!(goes_on("0"), Verdict::Found(_)));
+    assert_eq!(goes_on("1"), Verdict::Ok);
+}
+
+#[test]
 fn of_two_exhausted_destinations_each_has_its_own_process_and_count() {
     let mut window = holding(50, 1);
     window.hold_ports(9001, 49, 2, 25);
