@@ -384,6 +384,10 @@ pub struct ConnectView {
     pub established: u64,
     /// Those that were not, by errno, or `closed` if the application did not wait.
     pub failed: Vec<(String, u64)>,
+    /// Whether these are all that there were, and not only those that were shown.
+    pub are_all: bool,
+    /// How many were shown; all that follows is of these.
+    pub shown: u64,
     /// Established ones by the power of two of microseconds that they took less than.
     pub latency: Vec<(u32, u64)>,
     /// By the number of SYNs that were sent.
