@@ -61,7 +61,7 @@ pub(super) struct Options {
     /// Write to this file instead of standard output.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Only these columns, in this order; +NAME adds to the usual ones, `all` is all of them.
+    /// Only these columns, in this order; `all` is all of them. A list that begins with + adds to the usual ones.
     #[arg(
         long,
         value_name = "NAME",
@@ -82,9 +82,9 @@ pub(super) struct Options {
     /// With --count: show what was added in each interval too.
     #[arg(long, value_parser = parse_duration, requires = "count")]
     interval: Option<Duration>,
-    /// With --by: so many groups, the rest as one.
-    #[arg(long, value_name = "N", default_value_t = 20, requires = "by")]
-    top: usize,
+    /// With --count: so many groups, the rest as one, `other` [default: 20; with --json and without --by all].
+    #[arg(long, value_name = "N", requires = "count")]
+    top: Option<usize>,
     /// Of `drops`: write the headers of the packets to this file, as pcapng, with the reason as comment.
     #[arg(long, value_name = "FILE", conflicts_with = "count")]
     pcap: Option<PathBuf>,
