@@ -4,7 +4,7 @@ use std::{io::Write, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 
-use super::{filter, stream};
+use super::{absent, filter, stream};
 use crate::{
     filter::{check_columns, contradiction, matcher::Matcher},
     observe::{
@@ -101,6 +101,7 @@ fn matcher(options: &filter::Options) -> Result<Matcher> {
         LAYOUT.columns.iter().any(|column| column.name == name)
     })?;
     contradiction::check(&expression)?;
+    absent::warn(&expression);
     Ok(Matcher::new(expression, LAYOUT.columns))
 }
 
