@@ -124,6 +124,11 @@ impl Options {
         &self.pid
     }
 
+    /// Whether one namespace is wanted only.
+    pub(super) const fn is_of_one_netns(&self) -> bool {
+        self.netns.is_some()
+    }
+
     /// Inode number of the namespace that is wanted, if any is.
     pub(super) fn netns(&self) -> Result<Option<u32>, Error> {
         let inode = self.netns.as_ref().map(|text| {

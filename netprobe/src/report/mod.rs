@@ -149,6 +149,11 @@ impl Column {
         }
     }
 
+    /// Whether its values are addresses.
+    pub fn is_address(&self) -> bool {
+        matches!(self.name, "saddr" | "daddr" | "listener")
+    }
+
     /// The same, only on wide terminals.
     #[must_use]
     pub const fn wide(self) -> Self {

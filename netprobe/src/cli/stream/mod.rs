@@ -19,7 +19,7 @@ use super::{
 use crate::{
     filter::Error,
     kernel::{load::Sizes, session::Request},
-    observe::clock::now_ns,
+    observe::{clock::now_ns, namespaces},
     probes::{self, ProbeSpec},
     render::{
         self,
@@ -152,6 +152,18 @@ impl Options {
         Output::open(self.output.as_deref())
     }
 
+    /// Columns that tables have however narrow the terminal: the namespace where there are several, in which the same
+    /// address may be of different machines, and where nothing is narrow the interface.
+    fn needed(&self, width: Option<usize>) -> Vec<&'static str> {
+        let are_several = || {
+            let all = namespaces::all();
+            all.map_or(true, |all| all.len() > 1) || namespaces::are_hidden()
+        };
+        let netns = (!self.filter.is_of_one_netns() && are_several()).then_some("netns");
+        let iface = width.is_none().then_some("iface");
+        netns.into_iter().chain(iface).collect()
+    }
+
     /// The format of rows of `layout`.
     pub(super) fn format(&self, layout: Layout, width: Option<usize>) -> Result<Box<dyn Format>> {
         let is_data = self.json || self.csv;
@@ -164,7 +176,7 @@ impl Options {
         let usual = if is_data {
             (0..layout.columns.len()).collect()
         } else {
-            table::fitting(layout, width, &clock)
+            table::fitting(layout, width, &clock, &self.needed(width))
         };
         let columns = columns::pick(layout, &usual, &self.columns)?;
         Ok(if self.json {
