@@ -269,6 +269,15 @@ pub struct Probe {
     pub missed: Option<u64>,
 }
 
+/// What is not seen whatever is attached, of this kernel or with these privileges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// What is not seen.
+    pub what: &'static str,
+    /// Why, or what it needs.
+    pub why: String,
+}
+
 /// A place in the kernel that a probe watches, or would like to.
 #[derive(Clone, Debug)]
 pub struct Hook {

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     aggregate::summary,
     capture::live::LiveRing,
-    filter::matcher::Matcher,
+    filter::{KnownReasons as _, matcher::Matcher},
     kernel::{
         keeper::Keeper,
         names::LiveNames,
@@ -179,6 +179,9 @@ pub(super) fn announce(session: &Session, spec: &ProbeSpec) {
                 log::warn!("not seen: {} ({why})", attached.hook.sees);
             }
         }
+    }
+    if spec.kind == Kind::Drops && session.drop_reasons().all().is_empty() {
+        log::warn!("not seen: reasons (this kernel gives none, as those from 5.17 on do)");
     }
     if let Some(Err(why)) = session.windowed().map(|attached| &attached.result) {
         log::warn!("not seen: {} ({why})", probes::connects::CANDIDATES.sees);
