@@ -1,15 +1,18 @@
 //! What reads bytes from outside, as targets for a fuzzer: none may panic, hang or take memory without bounds,
 //! whatever it is given. `tests/fuzz` has them for cargo-fuzz, with the corpora that the tests below read too.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+};
 
 use crate::{
     decode::{NoNames, decode},
     filter::{self, Services},
     kernel::{btf_index, fdinfo::FdInfo, task_stacks::Sent},
     observe::{
-        cgroups::Cgroup, conntrack::Entries, counters, diag, interfaces, namespaces, netlink,
-        netns, processes, services, sockets, softnet,
+        cgroups::Cgroup, conntrack::Entries, counters, diag, hosts, interfaces, namespaces,
+        netlink, netns, processes, services, sockets, softnet,
     },
     render::{folded, pprof},
     report::Row,
@@ -70,6 +73,10 @@ fn filter(bytes: &[u8]) {
 struct Nobody;
 
 impl Services for Nobody {
+    fn hosts(&self, _name: &str) -> Vec<IpAddr> {
+        Vec::new()
+    }
+
     fn port(&self, _name: &str) -> Option<u16> {
         None
     }
@@ -93,6 +100,7 @@ fn proc(bytes: &[u8]) {
     processes::unit(&text);
     processes::socket(&text);
     services::find(&text, "http");
+    hosts::find(&text, "localhost");
     FdInfo::parse(&text);
     let mut kept = counters::Counters::new();
     counters::named_lines(&text, &mut kept);

@@ -40,7 +40,7 @@ fn main() {
     };
     let all: Vec<usize> = (0..layout.columns.len()).collect();
     let of_day = Clock::new(Style::OfDay);
-    let usual = table::fitting(layout, None, &of_day);
+    let usual = table::fitting(layout, None, &of_day, &[]);
     let formats: [(&str, Box<dyn Format>); 3] = [
         (
             "JSON Lines",

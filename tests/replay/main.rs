@@ -81,7 +81,7 @@ fn every_kind_as_table_narrow_and_wide() {
         for (width, suffix) in [(80, "narrow"), (250, "wide")] {
             let layout = layout(*kind);
             let clock = Clock::new(Style::Rfc3339);
-            let columns = table::fitting(layout, Some(width), &clock);
+            let columns = table::fitting(layout, Some(width), &clock, &[]);
             let mut table = Table::new(layout, &columns, clock).with_stacks(layout);
             let out = written(*kind, &mut table);
             matches_golden(&format!("{}.{suffix}.txt", kind.name()), &out);
@@ -94,10 +94,10 @@ fn a_wider_terminal_shows_more_until_all_is_shown() {
     for kind in Kind::ALL {
         let layout = layout(*kind);
         let clock = Clock::new(Style::OfDay);
-        let shown = |width| table::fitting(layout, Some(width), &clock).len();
+        let shown = |width| table::fitting(layout, Some(width), &clock, &[]).len();
         let counts: Vec<usize> = (0..400).map(shown).collect();
         assert!(counts.is_sorted(), "{}: {counts:?}", kind.name());
-        assert_eq!(counts[0], table::fitting(layout, None, &clock).len());
+        assert_eq!(counts[0], table::fitting(layout, None, &clock, &[]).len());
         let hidden = |column: &&Column| column.shown == Shown::Never;
         let most = layout.columns.len() - layout.columns.iter().filter(hidden).count();
         assert_eq!(counts[399], most, "{}", kind.name());

@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
 };
 
-use crate::report::{Column, ConnectView, Destination, Row, Value};
+use crate::report::{Column, ConnectView, Destination, Row, Total, Value};
 
 /// Destinations that are told apart; the rest is one.
 const DESTINATIONS: usize = 4096;
@@ -145,6 +145,8 @@ impl Connects {
         ConnectView {
             established: self.established,
             failed: self.failed.clone().into_iter().collect(),
+            are_all: false,
+            shown: self.attempts.values().sum(),
             latency: self.latency.clone().into_iter().collect(),
             attempts: self.attempts.clone().into_iter().collect(),
             steps: self.steps.clone().into_iter().collect(),
@@ -152,6 +154,27 @@ impl Connects {
             other,
         }
     }
+}
+
+/// Puts what the kernel counted in the place of what was shown: it has counted all.
+pub fn count_all(view: &mut ConnectView, totals: &[Total]) {
+    view.established = 0;
+    view.are_all = true;
+    let mut failed = BTreeMap::new();
+    for total in totals {
+        let value = |wanted| {
+            let mut group = total.group.iter();
+            group.find_map(|(name, value)| (*name == wanted).then_some(value))
+        };
+        let unknown = &Value::Unknown;
+        let [outcome, errno] = ["outcome", "errno"].map(|name| value(name).unwrap_or(unknown));
+        if (outcome, errno) == (&Value::Word("established"), unknown) {
+            view.established += total.events;
+        } else {
+            *failed.entry(failure(outcome, errno)).or_default() += total.events;
+        }
+    }
+    view.failed = failed.into_iter().collect();
 }
 
 /// Errno of a failure, or `closed` where the application did not wait for the outcome.
@@ -232,6 +255,30 @@ mod tests {
             (worst.failed, worst.unanswered, worst.sent_again),
             (2, 1, 6)
         );
+    }
+
+    #[test]
+    fn what_was_not_shown_is_in_the_sums_that_the_kernel_counted() {
+        let mut view = sum(&[row("failed", &Value::Word("ECONNREFUSED"), 1, 1, 2)]);
+        assert_eq!((view.shown, view.are_all), (1, false));
+        let total = |outcome, errno, events| Total {
+            kind: "connects",
+            group: vec![("outcome", Value::Word(outcome)), ("errno", errno)],
+            events,
+            weight: 0,
+        };
+        let totals = [
+            total("failed", Value::Word("ECONNREFUSED"), 61),
+            total("failed", Value::Word("EACCES"), 2),
+            total("failed", Value::Word("ECONNREFUSED"), 1),
+            total("established", Value::Unknown, 5),
+            total("aborted", Value::Unknown, 3),
+        ];
+        count_all(&mut view, &totals);
+        let failed: Vec<(&str, u64)> = view.failed.iter().map(|(name, n)| (&**name, *n)).collect();
+        assert_eq!(failed, [("EACCES", 2), ("ECONNREFUSED", 62), ("closed", 3)]);
+        assert_eq!((view.established, view.shown, view.are_all), (5, 1, true));
+        assert_eq!(view.destinations[0].connects, 1);
     }
 
     #[test]

@@ -110,6 +110,12 @@ impl By {
         Ok(by)
     }
 
+    /// The groups that the kernel counts anyhow.
+    pub fn usual(kind: Kind) -> Self {
+        let (names, _extras) = offered(kind);
+        Self { names, bits: 0 }
+    }
+
     /// What the kernel must count by beyond its groups, bits of `Config::by`; 0 is nothing.
     pub const fn bits(&self) -> u32 {
         self.bits
@@ -295,6 +301,17 @@ mod tests {
         assert_eq!(joined[0].group[0], ("dport", Value::Unsigned(3)));
         assert_eq!(joined[1].group, [("other", Value::Unsigned(2))]);
         assert_eq!(joined.iter().map(|total| total.events).sum::<u64>(), 18);
+    }
+
+    #[test]
+    fn what_is_not_grouped_by_anything_is_told_apart_by_all_and_has_a_top_too() {
+        let counts: Vec<_> = (1..=9)
+            .map(|port| counted(7, port, u64::from(port)))
+            .collect();
+        let joined = By::usual(Kind::Drops).join(&counts, 2, |key| Some(name(key)));
+        assert_eq!(joined[0].group.len(), 2);
+        assert_eq!(joined[2].group, [("other", Value::Unsigned(7))]);
+        assert_eq!(joined.iter().map(|total| total.events).sum::<u64>(), 45);
     }
 
     #[test]

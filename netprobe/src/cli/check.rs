@@ -6,20 +6,24 @@ use std::{
 };
 
 use anyhow::Result;
+use caps::Capability;
 use clap::Args;
 use netprobe_common::{config::Config, counters::Counters, record::Plain};
 use serde_json::json;
 
+use super::watch::READS_HOLDERS;
 use crate::{
+    filter::KnownReasons as _,
     kernel::{
         attach::Attached,
         load::Sizes,
         privileges,
         session::{Request, Session},
+        symbols::Symbols,
     },
     probes::{self, PROBES},
     render,
-    report::{Hook, Probe},
+    report::{Hook, Limit, Probe},
 };
 
 /// Options of `check`.
@@ -32,6 +36,18 @@ pub(super) struct Options {
 
 /// Attaches everything, reports, and leaves nothing.
 pub(super) fn run(options: &Options) -> Result<ExitCode> {
+    let checked = check(options);
+    // Whoever reads JSON learns it there, too.
+    if let Err(error) = checked.as_ref().map_err(|error| format!("{error:#}"))
+        && options.json
+    {
+        let report = json!({ "probes": [], "limits": [], "cannot_run": error });
+        write_json(&mut io::stdout().lock(), report)?;
+    }
+    checked
+}
+
+fn check(options: &Options) -> Result<ExitCode> {
     privileges::check()?;
     privileges::lift_memlock();
     let request = Request {
@@ -48,20 +64,75 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     if let Some((probe, windowed)) = connects.zip(session.windowed()) {
         probe.hooks.push(hook(windowed));
     }
+    let limits = limits(&session);
     let mut out = io::stdout().lock();
     if options.json {
+        let limits = limits.iter();
         let report = json!({
-            "schema": "netprobe.check/1",
-            "netprobe": env!("CARGO_PKG_VERSION"),
-            "kernel": crate::kernel::release(),
             "probes": probes.iter().map(render::jsonl::probe).collect::<Vec<_>>(),
+            "limits": limits.map(|Limit { what, why }| json!({ "what": what, "why": why })).collect::<Vec<_>>(),
         });
-        serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from)?;
-        writeln!(out)?;
+        write_json(&mut out, report)?;
     } else {
-        render::check::write(&mut out, &crate::kernel::release(), &probes)?;
+        render::check::write(&mut out, &crate::kernel::release(), &probes, &limits)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn write_json(out: &mut dyn Write, mut report: serde_json::Value) -> Result<()> {
+    report["schema"] = "netprobe.check/1".into();
+    report["netprobe"] = env!("CARGO_PKG_VERSION").into();
+    report["kernel"] = crate::kernel::release().into();
+    serde_json::to_writer_pretty(&mut *out, &report).map_err(io::Error::from)?;
+    Ok(writeln!(out)?)
+}
+
+/// What no probe sees of this kernel or with these privileges.
+fn limits(session: &Session) -> Vec<Limit> {
+    let mut limits = Vec::new();
+    let mut add = |what, why: Option<String>| {
+        limits.extend(why.map(|why| Limit { what, why }));
+    };
+    let needs = |capabilities: &[Capability]| {
+        let lacking = privileges::lacking(capabilities)?;
+        Some(format!("needs {lacking}"))
+    };
+    let restricted = "the kernel hides their addresses (kernel.kptr_restrict)".to_owned();
+    add(
+        "names of kernel functions (LOCATION, stacks)",
+        Symbols::are_hidden().then(|| needs(&[Capability::CAP_SYSLOG]).unwrap_or(restricted)),
+    );
+    add(
+        "processes of other users that hold a socket",
+        needs(&READS_HOLDERS),
+    );
+    add(
+        "other network namespaces' counters and listeners",
+        needs(&[Capability::CAP_SYS_ADMIN]),
+    );
+    let without = |is_there: bool, why: &str| (!is_there).then(|| why.to_owned());
+    add(
+        "why packets are dropped (REASON of drops)",
+        without(
+            !session.drop_reasons().all().is_empty(),
+            "this kernel does not say, as those from 5.17 on do; LOCATION is the function",
+        ),
+    );
+    add(
+        "why connections are reset (REASON of resets)",
+        without(
+            !session.reset_reasons().all().is_empty(),
+            "this kernel does not say, as those from 6.10 on do",
+        ),
+    );
+    add(
+        "the control group of a socket",
+        without(
+            session.has_socket_cgroups(),
+            "this kernel does not keep it: that of the process is shown",
+        ),
+    );
+    limits
 }
 
 /// The state of every probe of a session; `missed` is by position, where it is known.

@@ -1,10 +1,13 @@
 //! The options that say which events are wanted. All of them become one expression, of which the
 //! kernel tests as much as it can.
 
+use std::net::IpAddr;
+
 use anyhow::Result;
 use clap::Args;
 use netprobe_common::filter;
 
+use super::absent;
 use crate::{
     filter::{
         Error, Expression, Family, KnownReasons, Origin, Pattern, Predicate, Reasons, Services,
@@ -12,7 +15,7 @@ use crate::{
     },
     observe::{
         cgroups::{self, Cgroup},
-        netns, services,
+        hosts, netns, services,
     },
     probes::{KernelTest, ProbeSpec},
 };
@@ -65,7 +68,8 @@ pub(super) struct Options {
     /// family (inet, inet6, ipv4-mapped), listener, cgroup. Joined by and, or, not, parentheses; side by side means and. Source and
     /// destination are those of the event: of the packet for `drops`, `listeners` and `conntrack`,
     /// local and remote for `retransmits` and `connects`. What is unknown is equal to nothing.
-    /// IPv4 addresses also mean those that IPv6 sockets use.
+    /// IPv4 addresses also mean those that IPv6 sockets use. Of names of hosts, only those in /etc/hosts are
+    /// known; fwmark and autobound of ss are not.
     #[arg(long, value_name = "EXPR")]
     filter: Option<String>,
 }
@@ -76,6 +80,10 @@ struct Machine;
 impl Services for Machine {
     fn port(&self, name: &str) -> Option<u16> {
         services::tcp_port(name)
+    }
+
+    fn hosts(&self, name: &str) -> Vec<IpAddr> {
+        hosts::addresses(name)
     }
 
     fn netns(&self, text: &str) -> Result<u32, String> {
@@ -114,6 +122,11 @@ impl Options {
     /// The processes of `--pid`.
     pub(super) fn pids(&self) -> &[u32] {
         &self.pid
+    }
+
+    /// Whether one namespace is wanted only.
+    pub(super) const fn is_of_one_netns(&self) -> bool {
+        self.netns.is_some()
     }
 
     /// Inode number of the namespace that is wanted, if any is.
@@ -176,6 +189,12 @@ impl Options {
 
     /// The filter for one probe, checked as far as it can be without its kernel.
     pub(super) fn plan(&self, spec: &'static ProbeSpec) -> Result<Plan, Error> {
+        let plan = self.check(spec)?;
+        absent::warn(&plan.expression);
+        Ok(plan)
+    }
+
+    fn check(&self, spec: &'static ProbeSpec) -> Result<Plan, Error> {
         let expression = self.expression()?;
         check_columns(&expression, spec.name(), |name| {
             spec.columns.iter().any(|column| column.name == name)
@@ -286,7 +305,7 @@ mod tests {
 
     fn plan(options: &Options) -> Result<Plan, String> {
         options
-            .plan(&probes::drops::SPEC)
+            .check(&probes::drops::SPEC)
             .map_err(|error| error.to_string())
     }
 

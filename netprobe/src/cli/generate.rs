@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Command, Subcommand, builder::PossibleValue};
 use clap_mangen::Man;
 
-use super::Shell;
+use super::{Shell, reference};
 
 /// What to generate.
 #[derive(Args, Clone, Debug)]
@@ -59,12 +59,36 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
 /// The completions of a shell.
 pub(super) fn completions(shell: clap_complete::Shell) -> Vec<u8> {
     let mut script = Vec::new();
-    let mut definition = super::definition();
+    let mut definition = reference::shown(&super::definition());
     clap_complete::generate(shell, &mut definition, "netprobe", &mut script);
+    if shell == clap_complete::Shell::Bash {
+        script = bash_lists(&String::from_utf8_lossy(&script)).into_bytes();
+    }
     if shell == clap_complete::Shell::Fish {
         script.extend(fish_positionals(&definition).into_bytes());
     }
     script
+}
+
+/// The script with values of lists completed after each comma.
+fn bash_lists(script: &str) -> String {
+    let lists = ["--columns)", "--by)"];
+    let mut text = String::new();
+    let mut is_list = false;
+    for line in script.lines() {
+        let end = "-- \"${cur}\"))";
+        match line.strip_suffix(end).filter(|_| is_list) {
+            Some(begin) => {
+                let begin = begin.replace("compgen -W", "compgen -P \"${cur%\"${cur##*,}\"}\" -W");
+                text.push_str(&begin);
+                text.push_str("-- \"${cur##*,}\"))");
+            }
+            None => text.push_str(line),
+        }
+        text.push('\n');
+        is_list = lists.contains(&line.trim());
+    }
+    text
 }
 
 /// The words that follow a command, which clap_complete leaves out for fish.
@@ -100,7 +124,28 @@ fn man(command: &Command, folder: &Path) -> io::Result<()> {
     let page = Man::new(command.clone());
     let mut text = Vec::new();
     page.render(&mut text)?;
-    fs::write(folder.join(page.get_filename()), with_lines(&text))
+    let text = with_values(&with_lines(&text), command);
+    fs::write(folder.join(page.get_filename()), text)
+}
+
+/// The page with the values of options in its synopsis.
+fn with_values(page: &str, command: &Command) -> String {
+    let Some((before, rest)) = page.split_once(".SH SYNOPSIS\n") else {
+        return page.to_owned();
+    };
+    let (synopsis, after) = rest.split_once('\n').unwrap_or((rest, ""));
+    let mut synopsis = synopsis.to_owned();
+    for option in command.get_opts() {
+        let long = option.get_long().unwrap_or_default().replace('-', "\\-");
+        let names = option.get_value_names().unwrap_or_default();
+        if let Some(name) = names.first() {
+            let bare = format!("\\fB\\-\\-{long}\\fR]");
+            let name = name.replace('-', "\\-");
+            let whole = format!("\\fB\\-\\-{long}\\fR \\fI{name}\\fR]");
+            synopsis = synopsis.replace(&bare, &whole);
+        }
+    }
+    format!("{before}.SH SYNOPSIS\n{synopsis}\n{after}")
 }
 
 /// The page with the lines of its last section, which has tables and examples, as they are.
@@ -143,5 +188,9 @@ mod tests {
         man(&definition, folder.path()).unwrap();
         let page = fs::read_to_string(folder.path().join("netprobe-retransmits.1")).unwrap();
         assert!(page.contains("TRY         attempt "), "{page}");
+        let value = r"[\fB\-d\fR|\fB\-\-duration\fR \fIDURATION\fR]";
+        assert!(page.contains(value), "{page}");
+        let value = r"[\fB\-\-max\-overhead\fR \fIPERCENT\fR]";
+        assert!(page.contains(value), "{page}");
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     symbols::client::{COMMAND, NO_DEBUG_INFO},
 };
 
+mod absent;
 mod bcc;
 mod check;
 mod culprit;

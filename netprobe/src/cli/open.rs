@@ -4,7 +4,7 @@ use std::{io::Write, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 
-use super::{filter, stream};
+use super::{absent, filter, stream};
 use crate::{
     filter::{check_columns, contradiction, matcher::Matcher},
     observe::{
@@ -32,7 +32,7 @@ pub(super) const LAYOUT: Layout = Layout {
             "role",
             "ROLE",
             6,
-            "server if somebody listens at the local port",
+            "client if it was opened from here, server if it was accepted",
         ),
         Column::text("saddr", "LADDR", 15, "local address"),
         Column::number("sport", "LPORT", 5, "local port"),
@@ -72,7 +72,6 @@ pub(super) fn run(options: &stream::Options, is_longest: bool) -> Result<ExitCod
     }
     if is_longest {
         seniority::oldest_first(&mut connections, Numbers::now()?);
-        explain_order(&connections);
     } else {
         connections.sort_by_key(|connection| (connection.netns, connection.local));
     }
@@ -85,12 +84,17 @@ pub(super) fn run(options: &stream::Options, is_longest: bool) -> Result<ExitCod
         have_classes: cgroups::have_classes(),
     };
     let unix_ns = unix_ns();
+    let mut listed = Vec::new();
     for connection in &connections {
         if let Some(row) = wanted_row(unix_ns, connection, &mut holders, &matcher) {
             format.row(&mut out, &row)?;
+            listed.push(connection);
         }
     }
     out.flush()?;
+    if is_longest {
+        explain_order(&listed);
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -101,11 +105,12 @@ fn matcher(options: &filter::Options) -> Result<Matcher> {
         LAYOUT.columns.iter().any(|column| column.name == name)
     })?;
     contradiction::check(&expression)?;
+    absent::warn(&expression);
     Ok(Matcher::new(expression, LAYOUT.columns))
 }
 
 /// An order that is not that of any column is explained.
-fn explain_order(connections: &[OpenConnection]) {
+fn explain_order(connections: &[&OpenConnection]) {
     let count = seniority::without_age(connections);
     if count > 0 {
         log::info!(
@@ -171,11 +176,11 @@ fn row(
         values: vec![
             owner.map_or(Value::Unknown, |(pid, _)| Value::nonzero(pid)),
             owner.map_or(Value::Unknown, |(_, comm)| Value::name(comm)),
-            Value::Word(if connection.is_server {
-                "server"
-            } else {
-                "client"
-            }),
+            match connection.is_server {
+                Some(true) => Value::Word("server"),
+                Some(false) => Value::Word("client"),
+                None => Value::Unknown,
+            },
             Value::Ip(connection.local.0),
             Value::Unsigned(u64::from(connection.local.1)),
             Value::Ip(connection.remote.0),

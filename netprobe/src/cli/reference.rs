@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use clap::{
-    Arg, Command, Error,
+    Arg, Command, Error, ValueHint,
     builder::{PossibleValue, StringValueParser, TypedValueParser},
 };
 
@@ -37,9 +37,39 @@ pub(super) fn complete(command: Command) -> Command {
         .fold(command, |command, (name, text)| {
             command.mut_subcommand(name, |tool| tool.after_long_help(*text))
         });
-    PROBES.iter().fold(command, |command, spec| {
+    let command = PROBES.iter().fold(command, |command, spec| {
         command.mut_subcommand(spec.name(), |stream| of_stream(stream, spec))
-    })
+    });
+    without_files(command)
+}
+
+/// Shells offer files only where a file is meant.
+fn without_files(command: Command) -> Command {
+    let command = command.mut_args(|arg| {
+        let takes_values = arg.get_action().takes_values();
+        match arg.get_value_hint() {
+            ValueHint::Unknown if takes_values => arg.value_hint(ValueHint::Other),
+            _ => arg,
+        }
+    });
+    command.mut_subcommands(without_files)
+}
+
+/// The commands and options that people are told of.
+pub(super) fn shown(command: &Command) -> Command {
+    let arguments = command.get_arguments().filter(|arg| !arg.is_hide_set());
+    let commands = command
+        .get_subcommands()
+        .filter(|below| !below.is_hide_set());
+    // The definition is there until the program ends; so is this copy of its names.
+    let copy = Command::new(&*command.get_name().to_owned().leak())
+        .about(command.get_about().cloned().unwrap_or_default());
+    let copy = match command.get_version() {
+        Some(_) => copy.version(env!("CARGO_PKG_VERSION")),
+        None => copy,
+    };
+    copy.args(arguments.cloned())
+        .subcommands(commands.map(shown))
 }
 
 fn of_stream(command: Command, spec: &'static ProbeSpec) -> Command {
@@ -234,6 +264,30 @@ mod tests {
             ] {
                 assert!(script.contains(word), "{shell}: {word}");
             }
+        }
+    }
+
+    #[test]
+    fn bash_offers_neither_what_is_hidden_nor_files_and_goes_on_after_a_comma() {
+        let script = String::from_utf8(completions(Shell::Bash)).unwrap();
+        let after = |option: &str| {
+            let (_, rest) = script
+                .split_once("netprobe__subcmd__drops)\n            opts")
+                .unwrap();
+            let (_, rest) = rest.split_once(&format!("{option})\n")).unwrap();
+            rest.lines().next().unwrap().trim().to_owned()
+        };
+        for option in ["--reason", "--netns", "--iface", "--comm"] {
+            assert_eq!(after(option), "COMPREPLY=(\"${cur}\")", "{option}");
+        }
+        assert!(after("--output").contains("compgen -f"));
+        for option in ["--columns", "--by"] {
+            let line = after(option);
+            assert!(line.ends_with("-- \"${cur##*,}\"))"), "{line}");
+            assert!(line.contains(" -P \"${cur%\"${cur##*,}\"}\" "), "{line}");
+        }
+        for hidden in ["play", "generate"] {
+            assert!(!script.contains(hidden), "{hidden}");
         }
     }
 

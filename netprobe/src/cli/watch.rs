@@ -57,7 +57,7 @@ struct Unread {
 const READS_ALL: [Capability; 2] = [Capability::CAP_SYS_ADMIN, Capability::CAP_SYS_PTRACE];
 
 /// What tells who holds a socket.
-const READS_HOLDERS: [Capability; 2] =
+pub(super) const READS_HOLDERS: [Capability; 2] =
     [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
 
 impl Unread {
@@ -72,7 +72,7 @@ impl Unread {
             &READS_ALL[..1]
         };
         Some(match privileges::lacking(needed) {
-            Some(missing) => format!("needs {missing}, as root has"),
+            Some(missing) => format!("needs {missing}"),
             None => "netprobe is in another user namespace".to_owned(),
         })
     }

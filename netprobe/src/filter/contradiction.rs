@@ -44,7 +44,7 @@ fn check_alone(test: &Test) -> Result<(), Error> {
             test,
             format!("the opposite of `{}` never holds", test.origin),
         )),
-        Predicate::State(0) => Err(Error::of(test, "no state is left by left")),
+        Predicate::State(0) => Err(Error::of(test, "no state is left by this")),
         Predicate::Port(_, ports) if ports.is_empty() => {
             Err(Error::of(test, "no port is left by this"))
         }

@@ -3,7 +3,10 @@
 //! Generated expressions meet generated records, whose fields are drawn from few values so that
 //! most tests are decided either way. The kernel's part is the very function that it runs.
 
-use std::{net::Ipv6Addr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 use netprobe_common::{
     filter::{Filter, Plainly},
@@ -38,6 +41,10 @@ impl Names for Known {
 struct Table;
 
 impl Services for Table {
+    fn hosts(&self, _name: &str) -> Vec<IpAddr> {
+        Vec::new()
+    }
+
     fn port(&self, _name: &str) -> Option<u16> {
         None
     }

@@ -1,7 +1,10 @@
 //! Expressions and what they are understood as, mistakes and where they are pointed at, and input
 //! that nobody would write.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 use super::{
     Expression, Predicate, Services, contradiction,
@@ -12,6 +15,14 @@ use crate::observe::cgroups::Cgroup;
 struct Table;
 
 impl Services for Table {
+    fn hosts(&self, name: &str) -> Vec<IpAddr> {
+        if name == "localhost" {
+            vec![[127, 0, 0, 1].into(), Ipv6Addr::LOCALHOST.into()]
+        } else {
+            Vec::new()
+        }
+    }
+
     fn port(&self, name: &str) -> Option<u16> {
         (name == "http-alt").then_some(8080)
     }
@@ -91,6 +102,15 @@ const RIGHT: &[(&str, &str)] = &[
     ("dst *:80", "Destination 80-80"),
     ("dst *", "Any"),
     ("dst inet6:*", "Family(V6)"),
+    ("dst inet6:", "Family(V6)"),
+    ("src inet:", "Family(V4)"),
+    ("dst localhost", "Destination 127.0.0.1/32,::1/128"),
+    (
+        "dst localhost:8001",
+        "(Destination 127.0.0.1/32,::1/128 & Destination 8001-8001)",
+    ),
+    ("dst inet6:localhost", "(Destination ::1/128 & Family(V6))"),
+    ("dport = :0x1f41", "Destination 8001-8001"),
     (
         "dst inet:10.0.0.1",
         "(Destination 10.0.0.1/32 & Family(V4))",
@@ -194,7 +214,11 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("src [::1]x", "after the bracket", "[::1]x"),
     ("src fe80:::1", "no IPv6 address", "fe80:::1"),
     ("src inet:::1", "not of the family", "inet:::1"),
-    ("src example.com", "not looked up", "example.com"),
+    (
+        "src example.com",
+        "no name of a host in /etc/hosts",
+        "example.com",
+    ),
     ("src and pid 1", "expected an address", "and"),
     (
         "state establishd",

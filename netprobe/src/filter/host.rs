@@ -9,8 +9,8 @@ use super::{Family, Ports, Prefix, parse::Services};
 pub(super) struct Host {
     /// Of the socket, if it stands before the address: to ss(8) a v4-mapped address is not of `inet`.
     pub(super) family: Option<Family>,
-    /// `None` is any address.
-    pub(super) prefix: Option<Prefix>,
+    /// None is any address; several are those of a name.
+    pub(super) prefixes: Vec<Prefix>,
     /// `None` is any port.
     pub(super) ports: Option<Ports>,
 }
@@ -28,10 +28,18 @@ impl Host {
         };
         let text = &text[skipped..];
         let shift = |(why, at): Wrong| (why, at.start + skipped..at.end + skipped);
-        let (address, port) = split_host(text).map_err(shift)?;
-        let prefix = match &text[address.clone()] {
-            "" | "*" => None,
-            _ => Some(read_prefix(text, address).map_err(shift)?),
+        // As `inet6:`, which is any address of the family.
+        let (address, port) = if family.is_some() && text.is_empty() {
+            (0..0, None)
+        } else {
+            split_host(text).map_err(shift)?
+        };
+        let mut prefixes = match &text[address.clone()] {
+            "" | "*" => Vec::new(),
+            name => match of_name(name, services) {
+                prefixes if prefixes.is_empty() => vec![read_prefix(text, address).map_err(shift)?],
+                prefixes => prefixes,
+            },
         };
         let ports = match port {
             Some(at) => {
@@ -41,18 +49,29 @@ impl Host {
             }
             None => None,
         };
-        if let (Some(family), Some(prefix)) = (family, prefix)
-            && family != prefix.family()
-        {
+        let has_address = !prefixes.is_empty();
+        prefixes.retain(|prefix| family.is_none_or(|family| family == prefix.family()));
+        if has_address && prefixes.is_empty() {
             let why = "this address is not of the family before it".into();
             return Err((why, 0..skipped + text.len()));
         }
         Ok(Self {
             family,
-            prefix,
+            prefixes,
             ports,
         })
     }
+}
+
+/// The addresses of the host `name`; none if it is no name.
+fn of_name(name: &str, services: &dyn Services) -> Vec<Prefix> {
+    if name.parse::<IpAddr>().is_ok() {
+        return Vec::new();
+    }
+    let addresses = services.hosts(name).into_iter();
+    let bits = |address: &IpAddr| if address.is_ipv4() { 32 } else { 128 };
+    let prefixes = addresses.filter_map(|address| Prefix::new(address, bits(&address)));
+    prefixes.collect()
 }
 
 /// Splits at the colon that separates the port, wherever colons of the address are.
@@ -150,7 +169,7 @@ fn read_address(text: &str, has_length: bool) -> Result<IpAddr, String> {
         ));
     }
     Err(format!(
-        "`{text}` is no address (names of hosts are not looked up)"
+        "`{text}` is no address, and no name of a host in /etc/hosts"
     ))
 }
 
@@ -161,9 +180,14 @@ pub fn parse_ports(text: &str, services: &dyn Services) -> Result<Ports, String>
         return Ok(Ports::all());
     }
     let number = |text: &str| -> Option<Result<u16, String>> {
-        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let (digits, radix) = match text.strip_prefix("0x").or(text.strip_prefix("0X")) {
+            Some(digits) => (digits, 16),
+            None => (text, 10),
+        };
+        let is_digit = |letter: char| letter.is_digit(radix);
+        let is_number = !digits.is_empty() && digits.chars().all(is_digit);
         is_number.then(|| {
-            text.parse()
+            u16::from_str_radix(digits, radix)
                 .map_err(|_too_large| format!("there is no port {text}: the last is 65535"))
         })
     };

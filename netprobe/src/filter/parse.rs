@@ -9,7 +9,7 @@
 //!
 //! Depth and length are bounded, so that no input exhausts the stack.
 
-use std::{ops::Range, sync::Arc};
+use std::{net::IpAddr, ops::Range, sync::Arc};
 
 use super::{
     Error, Expression, Family, Origin, Pattern, Ports, Predicate, Prefix, Reasons, Side,
@@ -24,6 +24,8 @@ use crate::observe::cgroups::Cgroup;
 pub trait Services {
     /// The port of a service, such as `https`.
     fn port(&self, name: &str) -> Option<u16>;
+    /// The addresses of a host, such as `localhost`.
+    fn hosts(&self, name: &str) -> Vec<IpAddr>;
     /// The inode number of a network namespace, from however people write one.
     fn netns(&self, text: &str) -> Result<u32, String>;
     /// The control group of a path or id.
@@ -422,7 +424,7 @@ impl Parser<'_> {
         let mut parts = Vec::new();
         match side {
             // One end has both the address and the port.
-            Side::Either if host.prefix.is_some() && host.ports.is_some() => {
+            Side::Either if !host.prefixes.is_empty() && host.ports.is_some() => {
                 let ends = [Side::Source, Side::Destination]
                     .map(|side| Expression::all(self.host_tests(&host, side, &start)));
                 parts.push(Expression::any(ends));
@@ -437,9 +439,8 @@ impl Parser<'_> {
     }
 
     fn host_tests(&self, host: &Host, side: Side, start: &Range<usize>) -> Vec<Expression> {
-        let prefix = host
-            .prefix
-            .map(|prefix| Predicate::Address(side, vec![prefix]));
+        let prefixes = Some(host.prefixes.clone()).filter(|prefixes| !prefixes.is_empty());
+        let prefix = prefixes.map(|prefixes| Predicate::Address(side, prefixes));
         let ports = host.ports.clone().map(|ports| Predicate::Port(side, ports));
         let family = host.family.map(Predicate::Family);
         let tests = prefix.into_iter().chain(ports).chain(family);

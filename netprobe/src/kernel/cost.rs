@@ -134,8 +134,8 @@ impl Meter {
             self.kernel.elapsed_s += elapsed.as_secs_f64();
             in_kernel = slice.cpus() / self.cpus;
         }
-        let level = self.governor.level();
-        if let Some(reduced) = index(level).and_then(|index| self.reduced.get_mut(index)) {
+        let before = self.governor.level();
+        if let Some(reduced) = index(before).and_then(|index| self.reduced.get_mut(index)) {
             *reduced += elapsed;
         }
         let scans = scan_time();
@@ -156,11 +156,15 @@ impl Meter {
             log::warn!("the cost cannot be limited: {error:#}");
             return;
         }
+        let what = announcement(level, session.config());
+        if level < before {
+            log::warn!("showing events costs less by now: {what}");
+            return;
+        }
         log::warn!(
-            "cost {:.1} % of the machine, limit {:.1} %: {}",
+            "cost {:.1} % of the machine, limit {:.1} %: {what}",
             (own + in_kernel) * 100.0,
             self.limit * 100.0,
-            announcement(level, session.config())
         );
     }
 

@@ -66,6 +66,11 @@ impl LiveNames {
         self.listeners.learn();
     }
 
+    /// Learns which sockets listen by now and who holds them, where that is asked at the end only.
+    pub fn refresh_listeners(&mut self) {
+        self.listeners.refresh(&mut self.owners);
+    }
+
     /// Shows the frames of stacks as `function+0xoffset`.
     #[must_use]
     pub fn with_offsets(self, shows_offsets: bool) -> Self {

@@ -65,12 +65,23 @@ fn check_capabilities() -> Result<(), CannotRun> {
         (Capability::CAP_PERFMON, "attaches them"),
     ] {
         if !has(capability) {
+            let advice = advice(rustix::process::geteuid().is_root());
             return Err(CannotRun::new(format!(
-                "needs {capability}, which {use_of_it}: run it as root, with sudo"
+                "needs {capability}, which {use_of_it}: {advice}"
             )));
         }
     }
     Ok(())
+}
+
+/// Where the capabilities come from.
+const fn advice(is_root: bool) -> &'static str {
+    if is_root {
+        "this root has had it taken away, as in a container: grant CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN (--cap-add, \
+         --privileged)"
+    } else {
+        "run it as root, with sudo"
+    }
 }
 
 fn check_btf() -> Result<(), CannotRun> {
@@ -183,6 +194,12 @@ pub fn lift_memlock() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn root_is_not_told_to_become_root() {
+        assert!(!advice(true).contains("sudo") && advice(true).contains("CAP_BPF"));
+        assert!(advice(false).contains("as root"));
+    }
 
     #[test]
     fn maps_were_locked_memory_before_5_11() {

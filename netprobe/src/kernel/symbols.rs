@@ -1,6 +1,11 @@
 //! Names of kernel functions, from `/proc/kallsyms`, which is read once.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{BufRead, BufReader},
+    sync::Arc,
+};
 
 use super::kallsyms::Kallsyms;
 
@@ -26,6 +31,12 @@ impl Symbol {
     }
 }
 
+/// Whether a line of kallsyms has no address.
+fn is_hidden(line: &str) -> bool {
+    let address = line.split(' ').next().unwrap_or_default();
+    address.bytes().all(|digit| digit == b'0')
+}
+
 /// Looks up kernel addresses, each once. It is bounded: addresses come from the kernel's text,
 /// and the memory is given up when they are more than any kernel has places.
 #[derive(Debug)]
@@ -49,6 +60,15 @@ impl Symbols {
     /// Reads the names, if that was not done before. Those of programs are there only as long as these are attached.
     pub fn learn(&mut self) {
         self.kallsyms();
+    }
+
+    /// Whether the kernel hides the addresses of its functions from us.
+    pub fn are_hidden() -> bool {
+        let first = File::open("/proc/kallsyms").and_then(|file| {
+            let mut line = String::new();
+            BufReader::new(file).read_line(&mut line).map(|_| line)
+        });
+        is_hidden(&first.unwrap_or_default())
     }
 
     /// The function at `address`. Says once why there is no name where the kernel hides all.

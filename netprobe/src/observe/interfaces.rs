@@ -165,12 +165,18 @@ pub(crate) fn parse(text: &str) -> BTreeMap<String, Interface> {
     lines.collect()
 }
 
-/// The queueing disciplines of the namespace that this thread is in.
-pub fn qdiscs() -> Result<Vec<Qdisc>> {
+/// The names of the interfaces of the namespace that this thread is in, by index.
+pub fn names() -> Result<BTreeMap<u32, String>> {
     let mut names = BTreeMap::new();
     links(|index, name, _| {
         names.insert(index, name);
     })?;
+    Ok(names)
+}
+
+/// The queueing disciplines of the namespace that this thread is in.
+pub fn qdiscs() -> Result<Vec<Qdisc>> {
+    let names = names()?;
     let mut qdiscs = Vec::new();
     // struct tcmsg
     netlink::list(NETLINK_ROUTE, RTM_GETQDISC, &[0; 20], |message| {

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod conntrack;
 pub mod counters;
 pub mod diag;
+pub mod hosts;
 pub mod interfaces;
 pub mod listeners;
 pub mod namespaces;

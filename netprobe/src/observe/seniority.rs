@@ -62,7 +62,7 @@ pub fn oldest_first(connections: &mut Vec<OpenConnection>, numbers: Numbers) {
 }
 
 /// How many of them are of unknown age.
-pub fn without_age(connections: &[OpenConnection]) -> usize {
+pub fn without_age(connections: &[&OpenConnection]) -> usize {
     let traffic = connections.iter().filter_map(|known| known.traffic);
     traffic.filter(|traffic| traffic.age.is_none()).count()
 }
@@ -107,7 +107,7 @@ mod tests {
             state: 1,
             ino,
             cgroup: None,
-            is_server: false,
+            is_server: None,
             traffic: Some(Traffic {
                 age: age_s.map(Duration::from_secs),
                 least_age: age_s.map_or(Duration::from_millis(least_ms), Duration::from_secs),

@@ -5,7 +5,7 @@
 //! either way when one is established: where no data went one way since, that time is the age,
 //! and otherwise the age is at least as long.
 
-use std::{collections::HashSet, io, net::IpAddr, time::Duration};
+use std::{io, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use netlink_packet_core::{
@@ -14,8 +14,8 @@ use netlink_packet_core::{
 use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{
-        AF_INET, AF_INET6, IPPROTO_TCP, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_LAST_ACK, TCP_LISTEN,
-        TCP_SYN_SENT,
+        AF_INET, AF_INET6, IPPROTO_TCP, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_FIN_WAIT1, TCP_FIN_WAIT2,
+        TCP_LAST_ACK, TCP_SYN_SENT,
     },
     inet::{
         ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
@@ -43,8 +43,8 @@ pub struct OpenConnection {
     pub ino: u64,
     /// Id of the control group (version 2) that the socket was made in, where the kernel says.
     pub cgroup: Option<u64>,
-    /// Whether somebody listens at the local port, so that it was accepted from there.
-    pub is_server: bool,
+    /// Whether it was accepted, rather than opened from here; `None` if that cannot be told.
+    pub is_server: Option<bool>,
     /// What went over it, if it was ever established.
     pub traffic: Option<Traffic>,
 }
@@ -141,20 +141,16 @@ fn of_this_thread(netns: u32) -> Result<Vec<OpenConnection>> {
         dump(family, connected(), &mut sockets)
             .with_context(|| format!("list sockets of network namespace {netns}"))?;
     }
-    let is_listener = |socket: &&InetResponse| socket.header.state == TCP_LISTEN;
-    let listeners = sockets.iter().filter(is_listener);
-    let ports: HashSet<u16> = listeners
-        .map(|socket| socket.header.socket_id.source_port)
-        .collect();
-    let connections = sockets.iter().filter(|socket| !is_listener(socket));
+    let connections = sockets.iter();
     Ok(connections
-        .map(|socket| connection(netns, socket, &ports))
+        .map(|socket| connection(netns, socket))
         .collect())
 }
 
 /// All states but those of small sockets and of sockets that are of no use yet.
 fn connected() -> StateFlags {
-    StateFlags::all() - (StateFlags::TIME_WAIT | StateFlags::SYN_RECV | StateFlags::CLOSE)
+    StateFlags::all()
+        - (StateFlags::TIME_WAIT | StateFlags::SYN_RECV | StateFlags::CLOSE | StateFlags::LISTEN)
 }
 
 /// Asks for all sockets of a family in one of these states.
@@ -219,7 +215,7 @@ pub(crate) fn take(mut bytes: &[u8], sockets: &mut Vec<InetResponse>) -> Result<
     Ok(false)
 }
 
-fn connection(netns: u32, socket: &InetResponse, listening: &HashSet<u16>) -> OpenConnection {
+fn connection(netns: u32, socket: &InetResponse) -> OpenConnection {
     let id = &socket.header.socket_id;
     let info = socket.nlas.iter().find_map(|attribute| match attribute {
         Nla::TcpInfo(info) => Some(info),
@@ -237,7 +233,10 @@ fn connection(netns: u32, socket: &InetResponse, listening: &HashSet<u16>) -> Op
         state: socket.header.state,
         ino: u64::from(socket.header.inode),
         cgroup: socket.nlas.iter().find_map(cgroup),
-        is_server: listening.contains(&id.source_port),
+        is_server: match socket.header.state {
+            TCP_SYN_SENT => Some(false),
+            _ => info.and_then(|info| is_server(info, socket.header.send_queue)),
+        },
         traffic: info
             .filter(|info| info.state != TCP_SYN_SENT)
             .map(|info| traffic(info, socket.header.send_queue)),
@@ -272,6 +271,28 @@ fn bytes_sent(info: &TcpInfo, queued: u32) -> u64 {
         numbered.saturating_sub(1)
     } else {
         sent
+    }
+}
+
+/// Whether a connection was accepted: who opens one has one number more acknowledged than there are bytes, that of his
+/// SYN; the kernel makes an accepted socket when that was acknowledged already. What was sent but could not leave this
+/// machine is counted each time, so that nothing can be told of such a connection.
+fn is_server(info: &TcpInfo, send_queue: u32) -> Option<bool> {
+    let on_its_way = u64::from(send_queue).checked_sub(u64::from(info.notsent_bytes))?;
+    let has_closed = matches!(
+        info.state,
+        TCP_FIN_WAIT1 | TCP_FIN_WAIT2 | TCP_CLOSING | TCP_LAST_ACK
+    );
+    if has_closed && info.notsent_bytes > 0 {
+        // Whether the FIN is among what was sent is not told.
+        return None;
+    }
+    let bytes = info.bytes_sent.checked_sub(info.bytes_retrans)?;
+    let numbers = info.bytes_acked + on_its_way;
+    match numbers.checked_sub(bytes + u64::from(has_closed))? {
+        0 => Some(true),
+        1 => Some(false),
+        _ => None,
     }
 }
 
@@ -320,15 +341,14 @@ mod tests {
                 return;
             }
         }
-        let ports = HashSet::from([listener.local_addr().unwrap().port()]);
         for (end, is_server) in [(&near, false), (&far, true)] {
             let local = end.local_addr().unwrap();
             let listed = found
                 .iter()
-                .map(|socket| connection(1, socket, &ports))
+                .map(|socket| connection(1, socket))
                 .find(|open| open.local == (local.ip(), local.port()) && open.state == 1)
                 .unwrap();
-            assert_eq!(listed.is_server, is_server);
+            assert_eq!(listed.is_server, Some(is_server));
             let traffic = listed.traffic.unwrap();
             assert_eq!((traffic.bytes_sent, traffic.bytes_received), (0, 0));
             assert_eq!(traffic.age, Some(traffic.least_age));
@@ -350,9 +370,37 @@ mod tests {
         let peer = near.local_addr().unwrap().port();
         let listed = found
             .iter()
-            .map(|socket| connection(1, socket, &HashSet::new()))
+            .map(|socket| connection(1, socket))
             .find(|open| open.remote.1 == peer && open.state == TCP_CLOSE_WAIT)
             .unwrap();
         assert_eq!(listed.traffic.unwrap().bytes_received, 400);
+    }
+
+    #[test]
+    fn who_opened_a_connection_is_told_by_the_number_of_its_syn() {
+        let info = |state, acked, sent, again, unsent| TcpInfo {
+            state,
+            bytes_acked: acked,
+            bytes_sent: sent,
+            bytes_retrans: again,
+            notsent_bytes: unsent,
+            ..TcpInfo::parse(&[0; 512]).unwrap()
+        };
+        let cases = [
+            // Idle, after data, with data on its way and more behind it.
+            (info(1, 1, 0, 0, 0), 0, Some(false)),
+            (info(1, 0, 0, 0, 0), 0, Some(true)),
+            (info(1, 127_977, 184_296, 56_320, 3000), 3000, Some(false)),
+            (info(1, 100, 400, 0, 50), 350, Some(true)),
+            // The FIN has a number, too, once it is sent.
+            (info(TCP_FIN_WAIT2, 102, 100, 0, 0), 0, Some(false)),
+            (info(TCP_LAST_ACK, 100, 100, 0, 0), 1, Some(true)),
+            (info(TCP_FIN_WAIT1, 100, 100, 0, 9), 10, None),
+            // Bytes that were counted and did not leave.
+            (info(1, 1, 5000, 0, 1000), 1000, None),
+        ];
+        for (info, send_queue, expected) in cases {
+            assert_eq!(is_server(&info, send_queue), expected, "{info:?}");
+        }
     }
 }

@@ -2,10 +2,15 @@
 
 use std::io::{self, Write};
 
-use crate::report::Probe;
+use crate::report::{Limit, Probe};
 
-/// Writes every probe with its hooks: how each is watched, or why it is not.
-pub fn write(out: &mut dyn Write, kernel: &str, probes: &[Probe]) -> io::Result<()> {
+/// Writes every probe with its hooks, how each is watched, or why it is not; and what else is not seen.
+pub fn write(
+    out: &mut dyn Write,
+    kernel: &str,
+    probes: &[Probe],
+    limits: &[Limit],
+) -> io::Result<()> {
     writeln!(out, "kernel {kernel}")?;
     for probe in probes {
         writeln!(
@@ -21,6 +26,12 @@ pub fn write(out: &mut dyn Write, kernel: &str, probes: &[Probe]) -> io::Result<
                 Err(why) => writeln!(out, "  NO   {:<52} {why}", hook.sees)?,
             }
         }
+    }
+    if !limits.is_empty() {
+        writeln!(out, "\nof all of them")?;
+    }
+    for Limit { what, why } in limits {
+        writeln!(out, "  NO   {what:<52} {why}")?;
     }
     Ok(())
 }

@@ -12,10 +12,11 @@ const WIDTH: u64 = 40;
 
 /// Writes it as text.
 pub fn write(out: &mut dyn Write, view: &ConnectView) -> io::Result<()> {
-    let failed: u64 = view.failed.iter().map(|(_, count)| count).sum();
+    let failed = failed(view);
+    let of_what = if view.are_all { "" } else { ", of those shown" };
     writeln!(
         out,
-        "connects: {} established, {failed} not",
+        "connects: {} established, {failed} not{of_what}",
         view.established
     )?;
     for (errno, count) in &view.failed {
@@ -25,6 +26,10 @@ pub fn write(out: &mut dyn Write, view: &ConnectView) -> io::Result<()> {
             _ => "",
         };
         writeln!(out, "  {count:>8}  {errno}{about}")?;
+    }
+    let all = view.established + failed;
+    if view.shown < all {
+        writeln!(out, "of the {} that were shown, of {all}:", view.shown)?;
     }
     histogram(out, view)?;
     let again = view.attempts.iter().filter(|(syns, _)| *syns > 1);
@@ -50,6 +55,10 @@ pub fn write(out: &mut dyn Write, view: &ConnectView) -> io::Result<()> {
         )?;
     }
     destinations(out, view)
+}
+
+fn failed(view: &ConnectView) -> u64 {
+    view.failed.iter().map(|(_, count)| count).sum()
 }
 
 /// Below each power of two of microseconds.
@@ -141,10 +150,12 @@ pub fn json(view: &ConnectView) -> Json {
         .map(|(magnitude, count)| (1_u64.checked_shl(*magnitude).unwrap_or(u64::MAX), *count))
         .collect();
     json!({
+        "counted": if view.are_all { "all" } else { "shown" },
         "established": view.established,
         "failed": view.failed.iter()
             .map(|(errno, count)| json!({ "errno": errno, "connects": count }))
             .collect::<Vec<_>>(),
+        "shown": view.shown,
         "latency": pairs(&latency, "below_us"),
         "syn_attempts": pairs(&view.attempts, "syns"),
         "lost_syn_steps": pairs(&view.steps, "after_s"),
@@ -160,11 +171,39 @@ mod tests {
     fn shown(attempts: &[(u64, u64)]) -> String {
         let view = ConnectView {
             attempts: attempts.to_vec(),
+            are_all: true,
             ..ConnectView::default()
         };
         let mut out = Vec::new();
         write(&mut out, &view).unwrap();
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn what_is_only_of_those_shown_is_said_to_be() {
+        let mut view = ConnectView {
+            established: 3,
+            failed: vec![("ECONNREFUSED".to_owned(), 97)],
+            are_all: true,
+            shown: 20,
+            ..ConnectView::default()
+        };
+        let first = |view: &ConnectView| {
+            let mut out = Vec::new();
+            write(&mut out, view).unwrap();
+            let out = String::from_utf8(out).unwrap();
+            out.lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let lines = first(&view);
+        assert_eq!(lines[0], "connects: 3 established, 97 not");
+        assert_eq!(lines[2], "of the 20 that were shown, of 100:");
+        view.shown = 100;
+        assert_eq!(first(&view).len(), 2);
+        view.are_all = false;
+        assert_eq!(
+            first(&view)[0],
+            "connects: 3 established, 97 not, of those shown"
+        );
     }
 
     #[test]

@@ -20,10 +20,10 @@ pub struct Style {
     pub palette: Palette,
 }
 
-/// Draws the graph.
+/// Draws the graph; of nothing a picture that says so.
 pub fn write(out: &mut dyn Write, flame: &Flame, style: Style) -> Result<()> {
     if flame.stacks.is_empty() {
-        bail!("no stacks were collected, so there is nothing to draw");
+        return write_nothing(out, flame).context("draw the flame graph");
     }
     let lines: Vec<String> = flame.stacks.iter().map(folded::line).collect();
     let mut colours = layers::palette(&lines);
@@ -32,6 +32,28 @@ pub fn write(out: &mut dyn Write, flame: &Flame, style: Style) -> Result<()> {
         options.palette_map = Some(&mut colours);
     }
     lines_to(out, &mut options, &lines, style)
+}
+
+fn write_nothing(out: &mut dyn Write, flame: &Flame) -> io::Result<()> {
+    let [title, subtitle] = [&flame.title, &flame.subtitle].map(|text| escaped(text));
+    let unit = flame.unit;
+    writeln!(
+        out,
+        "<?xml version=\"1.0\" standalone=\"no\"?>\n\
+         <svg version=\"1.1\" width=\"1200\" height=\"100\" xmlns=\"http://www.w3.org/2000/svg\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"#f8f8f8\"/>\n\
+         <g font-family=\"monospace\" font-size=\"12\" text-anchor=\"middle\">\n\
+         <text x=\"600\" y=\"24\" font-size=\"17\">{title}</text>\n\
+         <text x=\"600\" y=\"48\">{subtitle}</text>\n\
+         <text x=\"600\" y=\"76\">no {unit}: nothing was seen</text>\n\
+         </g>\n</svg>"
+    )
+}
+
+/// Text for XML.
+fn escaped(text: &str) -> String {
+    let text = text.replace('&', "&amp;");
+    text.replace('<', "&lt;").replace('>', "&gt;")
 }
 
 /// What stands above a graph and in it.
@@ -113,6 +135,30 @@ mod tests {
     use super::*;
     use crate::report::{Folded, Profile};
     use std::{sync::Arc, time::Duration};
+
+    #[test]
+    fn of_nothing_there_is_a_picture_that_says_so() {
+        let flame = Flame {
+            title: "drops of <a> & b".to_owned(),
+            subtitle: "host".to_owned(),
+            unit: "packets",
+            palette: Palette::Hot,
+            profile: Profile {
+                name: "drops",
+                unit: "count",
+                elapsed: Duration::ZERO,
+                unix_ns: 0,
+                period_ns: 0,
+            },
+            stacks: Vec::new(),
+        };
+        let mut svg = Vec::new();
+        write(&mut svg, &flame, Style::default()).unwrap();
+        let svg = String::from_utf8(svg).unwrap();
+        assert!(svg.contains("drops of &lt;a&gt; &amp; b"), "{svg}");
+        assert!(svg.contains("no packets: nothing was seen"), "{svg}");
+        assert!(svg.ends_with("</svg>\n"), "{svg}");
+    }
 
     #[test]
     fn threads_with_numbers_are_drawn_each_and_not_as_a_difference() {

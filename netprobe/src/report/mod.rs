@@ -149,6 +149,11 @@ impl Column {
         }
     }
 
+    /// Whether its values are addresses.
+    pub fn is_address(&self) -> bool {
+        matches!(self.name, "saddr" | "daddr" | "listener")
+    }
+
     /// The same, only on wide terminals.
     #[must_use]
     pub const fn wide(self) -> Self {
@@ -262,6 +267,15 @@ pub struct Probe {
     pub unwritten: u64,
     /// Firings that the kernel skipped, where it says (`recursion_misses`, `nmissed`).
     pub missed: Option<u64>,
+}
+
+/// What is not seen whatever is attached, of this kernel or with these privileges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// What is not seen.
+    pub what: &'static str,
+    /// Why, or what it needs.
+    pub why: String,
 }
 
 /// A place in the kernel that a probe watches, or would like to.
@@ -386,6 +400,10 @@ pub struct ConnectView {
     pub established: u64,
     /// Those that were not, by errno, or `closed` if the application did not wait.
     pub failed: Vec<(String, u64)>,
+    /// Whether these are all that there were, and not only those that were shown.
+    pub are_all: bool,
+    /// How many were shown; all that follows is of these.
+    pub shown: u64,
     /// Established ones by the power of two of microseconds that they took less than.
     pub latency: Vec<(u32, u64)>,
     /// By the number of SYNs that were sent.

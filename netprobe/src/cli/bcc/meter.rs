@@ -177,7 +177,7 @@ mod tests {
             state: 1,
             ino: 9,
             cgroup: None,
-            is_server: false,
+            is_server: None,
             traffic: Some(Traffic {
                 age: None,
                 least_age: Duration::ZERO,

@@ -195,6 +195,14 @@ mod tests {
     }
 
     #[test]
+    fn wide_columns_stand_where_debians_release_has_them() {
+        let life = "PID   COMM             IP LADDR                      LPORT RADDR                      RPORT  TX_KB  RX_KB MS";
+        assert_eq!(headings(&["tcplife", "-w"]), life);
+        let states = "SKADDR           C-PID C-COMM           IP LADDR                      LPORT RADDR                      RPORT OLDSTATE    -> NEWSTATE    MS";
+        assert_eq!(headings(&["tcpstates", "-w"]), states);
+    }
+
+    #[test]
     fn the_help_explains_every_column() {
         for line in [
             &["tcpdrop", "-x"][..],

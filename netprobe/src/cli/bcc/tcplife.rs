@@ -98,7 +98,7 @@ impl Format for Lives {
             )
         } else if options.wide {
             let rest = format!(
-                "{:<5} {:<16} {:<2} {:<39} {:<5} {:<39} {:<5} {:>6} {:>6} MS",
+                "{:<5} {:<16} {:<2} {:<26} {:<5} {:<26} {:<5} {:>6} {:>6} MS",
                 "PID", "COMM", "IP", "LADDR", "LPORT", "RADDR", "RPORT", "TX_KB", "RX_KB"
             );
             ("TIME     ", "TIME(s)   ", rest)
@@ -147,7 +147,7 @@ impl Format for Lives {
             let comm = fields.comm(row, 16);
             write!(
                 out,
-                "{pid:<5} {comm:<16} {ip:<2} {local:<39} {sport:<5} {remote:<39} {dport:<5} \
+                "{pid:<5} {comm:<16} {ip:<2} {local:<26} {sport:<5} {remote:<26} {dport:<5} \
                  {sent:>6} {received:>6} {ms}"
             )?;
         } else {

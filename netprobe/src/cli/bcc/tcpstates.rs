@@ -82,7 +82,7 @@ impl Format for Changes {
             )
         } else if options.wide {
             let rest = format!(
-                "{:<16} {:<5} {:<16} {:<2} {:<39} {:<5} {:<39} {:<5} {:<11} -> {:<11} MS",
+                "{:<16} {:<5} {:<16} {:<2} {:<26} {:<5} {:<26} {:<5} {:<11} -> {:<11} MS",
                 "SKADDR",
                 "C-PID",
                 "C-COMM",
@@ -152,7 +152,7 @@ impl Format for Changes {
             let comm = fields.comm(row, 16);
             write!(
                 out,
-                "{socket:<16} {pid:<5} {comm:<16} {ip:<2} {local:<39} {sport:<5} {remote:<39} \
+                "{socket:<16} {pid:<5} {comm:<16} {ip:<2} {local:<26} {sport:<5} {remote:<26} \
                  {dport:<5} {old:<11} -> {new:<11} {ms:.3}"
             )?;
         } else {

@@ -20,7 +20,7 @@ use crate::{
 #[command(next_help_heading = "Output")]
 #[group(skip)]
 pub(super) struct Options {
-    /// File to write; `-` is stdout.
+    /// File to write; `-` is stdout. Where nothing was seen it is an empty graph, and the exit code 0.
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     output: PathBuf,
     /// Folded stacks (FlameGraph's text format) instead of SVG.
@@ -153,6 +153,9 @@ impl<'a> Output<'a> {
                 flamegraph::write(&mut out, &flame, look.style(palette))
             }
         })?;
+        if flame.stacks.is_empty() {
+            log::warn!("nothing was seen, so the graph is empty");
+        }
         if output.as_os_str() != "-" {
             log::info!("wrote {}", output.display());
         }

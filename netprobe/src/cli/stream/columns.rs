@@ -10,7 +10,8 @@ pub(super) fn pick(layout: Layout, usual: &[usize], wanted: &[String]) -> Result
         return Ok(usual.to_vec());
     }
     let mut picked = Vec::new();
-    if wanted.iter().all(|name| name.starts_with('+')) {
+    // As in `+netns,cgroup`: who adds one adds all.
+    if wanted[0].starts_with('+') {
         picked.extend(usual);
     }
     for name in wanted {
@@ -62,11 +63,13 @@ mod tests {
 
     #[test]
     fn columns_are_picked_by_name_or_title_in_the_order_given() {
-        let cases: [(&[&str], &[usize]); 6] = [
+        let cases: [(&[&str], &[usize]); 8] = [
             (&[], &[0, 1]),
             (&["family", "pid"], &[2, 0]),
             (&["raddr"], &[1]),
             (&["+family"], &[0, 1, 2]),
+            (&["+family", "pid"], &[0, 1, 2]),
+            (&["family", "+pid"], &[2, 0]),
             (&["pid", "pid"], &[0]),
             (&["all"], &[0, 1, 2]),
         ];

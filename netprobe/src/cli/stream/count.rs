@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use netprobe_common::counters::{BY_STACK, Count, CountKey, GroupKey};
+use netprobe_common::counters::{BY_PROCESS, BY_STACK, Count, CountKey, GroupKey};
 
 use super::{
     super::{
@@ -42,12 +42,18 @@ use crate::{
 /// Different stacks that are told apart.
 const STACKS: u32 = 16_384;
 
+/// Groups that are shown unless it is said.
+const TOP: usize = 20;
+
+/// How often it is looked who listens, where processes are told apart.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// A run that counts.
 pub(super) struct Counting<'a> {
     spec: &'static ProbeSpec,
     options: &'a Options,
     request: Request,
-    by: Option<By>,
+    by: By,
 }
 
 impl<'a> Counting<'a> {
@@ -57,18 +63,19 @@ impl<'a> Counting<'a> {
         options: &'a Options,
         mut request: Request,
     ) -> Result<Self> {
-        let by = (!options.by.is_empty())
-            .then(|| By::new(spec.kind, &options.by))
-            .transpose()
-            .map_err(|unknown| {
+        let by = if options.by.is_empty() {
+            By::usual(spec.kind)
+        } else {
+            By::new(spec.kind, &options.by).map_err(|unknown| {
                 let known = unknown.known.join(", ");
                 let words = options.by.join(",");
                 Error::elsewhere(format!(
                     "--by {words}: `{}` is counted by {known}",
                     spec.name()
                 ))
-            })?;
-        let bits = by.as_ref().map_or(0, By::bits);
+            })?
+        };
+        let bits = by.bits();
         if bits != 0 {
             request.config.count = 0;
             request.config.by = bits;
@@ -107,7 +114,7 @@ impl<'a> Counting<'a> {
             return Err(CannotRun::new(why.to_owned()).into());
         }
         require(&session)?;
-        let bits = self.by.as_ref().map_or(0, By::bits);
+        let bits = self.by.bits();
         let stacks = (bits & BY_STACK != 0).then(|| session.take_stacks());
         let mut board = Board {
             spec: self.spec,
@@ -173,7 +180,7 @@ struct Board<'a> {
     options: &'a Options,
     names: LiveNames,
     tally: Tally,
-    by: Option<By>,
+    by: By,
     out: Output,
     /// What the intervals have shown so far, and until when.
     shown: Reading,
@@ -187,12 +194,18 @@ impl Board<'_> {
             .options
             .interval
             .map(|interval| self.shown_at + interval);
+        let asks_owners = self.by.bits() & BY_PROCESS != 0;
         loop {
+            let look = asks_owners.then(|| Instant::now() + LOOK);
             tokio::select! {
                 biased;
                 () = stop.wait() => return Ok(()),
                 () = at(deadline) => return Ok(()),
                 () = at(next) => {}
+                () = at(look) => {
+                    self.names.refresh_listeners();
+                    continue;
+                }
             }
             let reading = self.read()?;
             self.show(&reading)?;
@@ -205,8 +218,7 @@ impl Board<'_> {
     }
 
     fn read(&self) -> Result<Reading> {
-        let is_finer = self.by.as_ref().is_some_and(|by| by.bits() != 0);
-        let (counts, groups) = if is_finer {
+        let (counts, groups) = if self.by.bits() != 0 {
             (Vec::new(), self.tally.groups()?)
         } else {
             (self.tally.counts()?, Vec::new())
@@ -214,22 +226,26 @@ impl Board<'_> {
         Ok(Reading { counts, groups })
     }
 
-    fn totals(&mut self, reading: Reading) -> Vec<Total> {
-        let (top, names) = (self.options.top, &mut self.names);
-        match &self.by {
-            None => summary::totals(reading.counts, names),
-            Some(by) if by.bits() == 0 => {
-                by.join(&reading.counts, top, |key| summary::name(key, names))
-            }
-            Some(by) => by.join(&reading.groups, top, |key| {
+    fn totals(&mut self, reading: &Reading) -> Vec<Total> {
+        let (by, names) = (&self.by, &mut self.names);
+        let usual = if self.options.json && self.options.by.is_empty() {
+            usize::MAX
+        } else {
+            TOP
+        };
+        let top = self.options.top.unwrap_or(usual);
+        if by.bits() == 0 {
+            by.join(&reading.counts, top, |key| summary::name(key, names))
+        } else {
+            by.join(&reading.groups, top, |key| {
                 groups::name(key, by.bits(), names)
-            }),
+            })
         }
     }
 
     /// Shows what was added since this was last called.
     fn show(&mut self, reading: &Reading) -> Result<()> {
-        let totals = self.totals(reading.since(&self.shown));
+        let totals = self.totals(&reading.since(&self.shown));
         let elapsed = self.shown_at.elapsed();
         self.shown_at += elapsed;
         let interval = Interval {
@@ -255,7 +271,7 @@ impl Board<'_> {
         Ok(Summary {
             elapsed,
             probes: check::probes(session, 0, missed)?,
-            totals: self.totals(reading),
+            totals: self.totals(&reading),
             connects: None,
             cost: None,
             reconciled: Vec::new(),

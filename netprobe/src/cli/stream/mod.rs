@@ -19,7 +19,7 @@ use super::{
 use crate::{
     filter::Error,
     kernel::{load::Sizes, session::Request},
-    observe::clock::now_ns,
+    observe::{clock::now_ns, namespaces},
     probes::{self, ProbeSpec},
     render::{
         self,
@@ -61,7 +61,7 @@ pub(super) struct Options {
     /// Write to this file instead of standard output.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Only these columns, in this order; +NAME adds to the usual ones, `all` is all of them.
+    /// Only these columns, in this order; `all` is all of them. A list that begins with + adds to the usual ones.
     #[arg(
         long,
         value_name = "NAME",
@@ -82,9 +82,9 @@ pub(super) struct Options {
     /// With --count: show what was added in each interval too.
     #[arg(long, value_parser = parse_duration, requires = "count")]
     interval: Option<Duration>,
-    /// With --by: so many groups, the rest as one.
-    #[arg(long, value_name = "N", default_value_t = 20, requires = "by")]
-    top: usize,
+    /// With --count: so many groups, the rest as one, `other` [default: 20; with --json and without --by all].
+    #[arg(long, value_name = "N", requires = "count")]
+    top: Option<usize>,
     /// Of `drops`: write the headers of the packets to this file, as pcapng, with the reason as comment.
     #[arg(long, value_name = "FILE", conflicts_with = "count")]
     pcap: Option<PathBuf>,
@@ -152,6 +152,18 @@ impl Options {
         Output::open(self.output.as_deref())
     }
 
+    /// Columns that tables have however narrow the terminal: the namespace where there are several, in which the same
+    /// address may be of different machines, and where nothing is narrow the interface.
+    fn needed(&self, width: Option<usize>) -> Vec<&'static str> {
+        let are_several = || {
+            let all = namespaces::all();
+            all.map_or(true, |all| all.len() > 1) || namespaces::are_hidden()
+        };
+        let netns = (!self.filter.is_of_one_netns() && are_several()).then_some("netns");
+        let iface = width.is_none().then_some("iface");
+        netns.into_iter().chain(iface).collect()
+    }
+
     /// The format of rows of `layout`.
     pub(super) fn format(&self, layout: Layout, width: Option<usize>) -> Result<Box<dyn Format>> {
         let is_data = self.json || self.csv;
@@ -164,7 +176,7 @@ impl Options {
         let usual = if is_data {
             (0..layout.columns.len()).collect()
         } else {
-            table::fitting(layout, width, &clock)
+            table::fitting(layout, width, &clock, &self.needed(width))
         };
         let columns = columns::pick(layout, &usual, &self.columns)?;
         Ok(if self.json {

@@ -9,14 +9,14 @@ use super::{
     account, end_line,
 };
 use crate::{
-    aggregate::connects::Connects,
+    aggregate::connects::{self, Connects},
     capture::live::{Batch, LiveRing},
     decode,
     filter::matcher::Matcher,
     kernel::names::LiveNames,
     probes::ProbeSpec,
     render::{self, format::Format},
-    report::{ConnectView, Row, Summary},
+    report::{ConnectView, Probe, Row, Summary, Total},
 };
 
 /// Where events go, and what became of them on the way.
@@ -56,6 +56,11 @@ impl Screen {
             format,
             out,
         }
+    }
+
+    /// Whether all that the kernel side sends is wanted.
+    pub(super) const fn wants_all(&self) -> bool {
+        self.matcher.is_none()
     }
 
     /// Writes what comes before the first event.
@@ -107,10 +112,17 @@ impl Screen {
         }
     }
 
-    /// What the connects add up to, if these are connects and any were shown.
-    pub(super) fn connects(&self) -> Option<ConnectView> {
-        let view = self.connects.as_ref()?.finish();
-        (!view.attempts.is_empty()).then_some(view)
+    /// What the connects add up to, if these are connects and there were any.
+    ///
+    /// Of `probe`, and of `counted` if the kernel counts exactly those that are wanted.
+    pub(super) fn connects(&self, probe: &Probe, counted: Option<&[Total]>) -> Option<ConnectView> {
+        let mut view = self.connects.as_ref()?.finish();
+        if let Some(totals) = counted {
+            connects::count_all(&mut view, totals);
+        }
+        let all_were_shown = probe.lost() + probe.counters.sampled_out == 0;
+        view.are_all |= all_were_shown;
+        (view.shown > 0 || view.established > 0 || !view.failed.is_empty()).then_some(view)
     }
 
     /// Writes what comes after the last event.

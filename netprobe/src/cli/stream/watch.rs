@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use netprobe_common::config::Config;
+use netprobe_common::{config::Config, header::Kind};
 
 use super::{
     super::{
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     aggregate::summary,
     capture::live::LiveRing,
-    filter::matcher::Matcher,
+    filter::{KnownReasons as _, matcher::Matcher},
     kernel::{
         keeper::Keeper,
         names::LiveNames,
@@ -29,6 +29,9 @@ use crate::{
     render::format::Format,
     report::Summary,
 };
+
+/// Room for the groups of connects: outcomes, errnos and ports.
+const GROUPS: u32 = 4096;
 
 /// What to run.
 pub(in super::super) struct Watch {
@@ -64,7 +67,11 @@ impl Watch {
 
     async fn watch(mut self, global: &Global) -> Result<Summary> {
         let mut stop = Stop::listen()?;
-        let shows_totals = self.request.config.count != 0;
+        // A view of all connects is wanted, also where not all are shown.
+        if self.spec.kind == Kind::Connects {
+            self.request.config.count = 1;
+            self.request.sizes.counts = GROUPS;
+        }
         let mut books = Books::open(&mut self.request, &self.plan);
         let (mut session, matcher) = start(&self.request, self.plan)?;
         require(&session)?;
@@ -92,19 +99,19 @@ impl Watch {
         let elapsed = session.watched_since(started);
         let drained = ended.and_then(|()| screen.drain(&mut ring));
         let counted = session.totals()?;
-        let mut summary = summarize(&session, &mut screen, elapsed, &missed)?;
+        let mut summary = summarize(&session, &screen, elapsed, &missed)?;
         summary.cost = Some(cost);
         if let Some(books) = &books {
             summary.reconciled = books.compare(&session, &counted);
-        }
-        if shows_totals {
-            summary.totals = summary::totals(counted, &mut screen.names);
         }
         if drained.is_err() {
             for probe in &mut summary.probes {
                 probe.unwritten = probe.shown().saturating_sub(screen.written);
             }
         }
+        let wants_all = screen.wants_all();
+        let counted = wants_all.then(|| summary::totals(counted, &mut screen.names));
+        summary.connects = screen.connects(&summary.probes[0], counted.as_deref());
         let written = drained.and_then(|()| screen.end(&summary));
         if !matches!(&written, Err(error) if is_closed_pipe(error)) {
             screen.account(&summary, global);
@@ -173,6 +180,9 @@ pub(super) fn announce(session: &Session, spec: &ProbeSpec) {
             }
         }
     }
+    if spec.kind == Kind::Drops && session.drop_reasons().all().is_empty() {
+        log::warn!("not seen: reasons (this kernel gives none, as those from 5.17 on do)");
+    }
     if let Some(Err(why)) = session.windowed().map(|attached| &attached.result) {
         log::warn!("not seen: {} ({why})", probes::connects::CANDIDATES.sees);
     }
@@ -181,7 +191,7 @@ pub(super) fn announce(session: &Session, spec: &ProbeSpec) {
 
 fn summarize(
     session: &Session,
-    screen: &mut Screen,
+    screen: &Screen,
     elapsed: Duration,
     missed: &[Option<u64>],
 ) -> Result<Summary> {
@@ -193,7 +203,7 @@ fn summarize(
         elapsed,
         probes,
         totals: Vec::new(),
-        connects: screen.connects(),
+        connects: None,
         cost: None,
         reconciled: Vec::new(),
     })

@@ -58,10 +58,7 @@ impl Listeners {
         at_ns: u64,
         owners: &mut Owners,
     ) -> Option<(u32, [u8; 16])> {
-        let first = self.first.take().and_then(|first| first.join().ok());
-        if let Some(listing) = first.flatten() {
-            self.take(&listing);
-        }
+        self.take_first();
         let asked_ns = arrival.opened_ns.unwrap_or(at_ns);
         if self.listed_ns.0 < asked_ns && self.is_due(STALE_NS) {
             self.list();
@@ -74,10 +71,40 @@ impl Listeners {
         self.owner(arrival, at_ns, owners)
     }
 
+    /// Lists what listens now, if that is due, and learns who holds what is new: it may be gone when it is asked for.
+    pub fn refresh(&mut self, owners: &mut Owners) {
+        if self
+            .first
+            .as_ref()
+            .is_some_and(|first| !first.is_finished())
+            || !self.is_due(STALE_NS)
+        {
+            return;
+        }
+        self.take_first();
+        let before_ns = self.listed_ns.0;
+        self.list();
+        let all = self.seen.values().flatten();
+        let new: Vec<(u64, u64)> = all
+            .filter(|seen| seen.is_there() && seen.unborn_ns >= before_ns)
+            .map(|seen| (seen.listener.ino, seen.born_ns))
+            .collect();
+        for (ino, born_ns) in new {
+            let _holders = owners.all(ino, now_ns(), born_ns);
+        }
+    }
+
     fn is_due(&self, pause_ns: u64) -> bool {
         let (begin_ns, end_ns) = self.listed_ns;
         let took_ns = end_ns - begin_ns;
         now_ns().saturating_sub(end_ns) >= pause_ns.max(took_ns * SHARE)
+    }
+
+    fn take_first(&mut self) {
+        let first = self.first.take().and_then(|first| first.join().ok());
+        if let Some(listing) = first.flatten() {
+            self.take(&listing);
+        }
     }
 
     fn list(&mut self) {
@@ -140,7 +167,14 @@ impl Listeners {
         }
         let slot = self.seen.get(&(arrival.netns, arrival.local.1))?;
         let mut found: Option<(u32, [u8; 16])> = None;
-        for seen in seen::candidates(slot, arrival, from_ns, until_ns) {
+        let candidates = seen::candidates(slot, arrival, from_ns, until_ns);
+        // What came at any time did not come before anything listened.
+        let first_ns = candidates.iter().map(|seen| seen.born_ns).min();
+        let open_ns = match arrival.opened_ns {
+            Some(opened_ns) => opened_ns,
+            None => first_ns?.max(from_ns),
+        };
+        for seen in candidates {
             let ino = seen.listener.ino;
             let holders = if seen.is_there() {
                 owners.all(ino, until_ns, seen.born_ns)
@@ -168,7 +202,7 @@ impl Listeners {
         let started_ns = *started.or_insert_with(|| owners.started_ns(pid));
         // One that began later has it from another, or has got the id of another.
         started_ns
-            .is_some_and(|started_ns| started_ns <= from_ns)
+            .is_some_and(|started_ns| started_ns <= open_ns)
             .then_some((pid, comm))
     }
 }

@@ -158,6 +158,23 @@ fn what_came_at_an_unknown_time_is_of_who_listened_all_the_time() {
 }
 
 #[test]
+fn what_came_at_an_unknown_time_is_of_the_only_one_that_ever_listened() {
+    let proc = Proc::new("later");
+    let (mut listeners, mut owners) = (Listeners::default(), proc.owners());
+    listen(&mut listeners, 5, &[]);
+    proc.process(100, "first", at(7));
+    proc.open(100, 3, 100);
+    listen(&mut listeners, 8, &[listener(ANY, 100)]);
+    let found = owner(&mut listeners, &mut owners, HOME, None, 9);
+    assert_eq!(found, Some(named(100, "first")));
+    proc.process(200, "handed-on", at(10));
+    proc.end(100);
+    proc.open(200, 3, 100);
+    let found = owner(&mut listeners, &mut owners, HOME, None, 11);
+    assert_eq!(found, None);
+}
+
+#[test]
 fn a_connection_has_the_control_group_of_its_listener() {
     let proc = Proc::new("groups");
     for (pid, comm) in [(100, "one"), (200, "two")] {
