@@ -146,7 +146,7 @@ impl<'a> Counting<'a> {
         });
         let reconciled = books.map(|books| books.compare(&session, &reading.counts));
         let mut summary =
-            board.summarize(&session, reading, session.watched_since(started), &missed)?;
+            board.summarize(&session, &reading, session.watched_since(started), &missed)?;
         summary.cost = Some(cost);
         summary.reconciled = reconciled.unwrap_or_default();
         let written = shown.and_then(|()| board.end(&summary));
@@ -264,14 +264,14 @@ impl Board<'_> {
     fn summarize(
         &mut self,
         session: &Session,
-        reading: Reading,
+        reading: &Reading,
         elapsed: Duration,
         missed: &[Option<u64>],
     ) -> Result<Summary> {
         Ok(Summary {
             elapsed,
             probes: check::probes(session, 0, missed)?,
-            totals: self.totals(&reading),
+            totals: self.totals(reading),
             connects: None,
             cost: None,
             reconciled: Vec::new(),
