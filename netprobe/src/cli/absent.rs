@@ -17,9 +17,10 @@ use crate::{
 pub(super) fn warn(expression: &Expression) {
     let Ok(()) = expression.each(&mut |test: &Test| {
         if let Some(what) = Some(test).filter(|test| !test.is_negated).and_then(missing) {
-            let limit = match namespaces::are_hidden() {
-                true => ", as far as netprobe may look",
-                false => "",
+            let limit = if namespaces::are_hidden() {
+                ", as far as netprobe may look"
+            } else {
+                ""
             };
             log::warn!("{}: no {what} now{limit}", test.origin);
         }

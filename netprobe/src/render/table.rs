@@ -91,11 +91,10 @@ impl Table {
             }
             _ => None,
         });
-        match longest.max().unwrap_or(0) {
-            ..=NARROW => 0,
-            ..=WIDER => WIDER - NARROW,
-            _ => WIDEST - NARROW,
-        }
+        let longest = longest.max().unwrap_or(0);
+        let fits = |width: &usize| longest <= *width;
+        let width = [NARROW, WIDER].into_iter().find(fits);
+        width.unwrap_or(WIDEST) - NARROW
     }
 
     fn flush(&mut self, out: &mut dyn Write) -> io::Result<()> {

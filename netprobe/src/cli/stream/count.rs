@@ -146,7 +146,7 @@ impl<'a> Counting<'a> {
         });
         let reconciled = books.map(|books| books.compare(&session, &reading.counts));
         let mut summary =
-            board.summarize(&session, reading, session.watched_since(started), &missed)?;
+            board.summarize(&session, &reading, session.watched_since(started), &missed)?;
         summary.cost = Some(cost);
         summary.reconciled = reconciled.unwrap_or_default();
         let written = shown.and_then(|()| board.end(&summary));
@@ -226,12 +226,10 @@ impl Board<'_> {
         Ok(Reading { counts, groups })
     }
 
-    fn totals(&mut self, reading: Reading) -> Vec<Total> {
+    fn totals(&mut self, reading: &Reading) -> Vec<Total> {
         let (by, names) = (&self.by, &mut self.names);
-        let usual = match self.options.json && self.options.by.is_empty() {
-            true => usize::MAX,
-            false => TOP,
-        };
+        let shows_all = self.options.json && self.options.by.is_empty();
+        let usual = if shows_all { usize::MAX } else { TOP };
         let top = self.options.top.unwrap_or(usual);
         if by.bits() == 0 {
             by.join(&reading.counts, top, |key| summary::name(key, names))
@@ -244,7 +242,7 @@ impl Board<'_> {
 
     /// Shows what was added since this was last called.
     fn show(&mut self, reading: &Reading) -> Result<()> {
-        let totals = self.totals(reading.since(&self.shown));
+        let totals = self.totals(&reading.since(&self.shown));
         let elapsed = self.shown_at.elapsed();
         self.shown_at += elapsed;
         let interval = Interval {
@@ -263,7 +261,7 @@ impl Board<'_> {
     fn summarize(
         &mut self,
         session: &Session,
-        reading: Reading,
+        reading: &Reading,
         elapsed: Duration,
         missed: &[Option<u64>],
     ) -> Result<Summary> {
