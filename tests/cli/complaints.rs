@@ -183,6 +183,39 @@ fn a_full_disk_is_a_failure_of_a_picture() {
 }
 
 #[test]
+fn what_a_full_disk_leaves_is_whole_and_counted() {
+    if !is_root() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("make a folder");
+    let file = folder.path().join("events");
+    // A disk of its own, which nobody else sees.
+    let script = "mkdir \"$1\" && mount -t tmpfs -o size=64k full \"$1\" || exit 9
+        \"$0\" drops --json --duration 60s --port 9 -o \"$1/events\"
+        code=$?; cp \"$1/events\" \"$2\"; exit $code";
+    let is_over = AtomicBool::new(false);
+    let output = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Relaxed) {
+                TcpStream::connect(("127.0.0.1", 9)).expect_err("nobody listens on port 9");
+            }
+        });
+        let mut command = Command::new("unshare");
+        let command = command.args(["-m", "sh", "-c", script]).arg(binary());
+        let output = command.arg(folder.path().join("disk")).arg(&file);
+        let output = output.output().expect("run netprobe");
+        is_over.store(true, Relaxed);
+        output
+    });
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let text = fs::read_to_string(&file).expect("it was written");
+    assert!(text.ends_with("}\n"), "torn, or nothing: {said}");
+    let shown = format!("; {} shown, ", text.lines().count());
+    assert!(said.contains(&shown), "{shown}: {said}");
+}
+
+#[test]
 fn files_are_for_their_owner_only_and_links_are_not_followed() {
     if !is_root() {
         return;

@@ -38,7 +38,7 @@ pub(super) struct Options {
 pub(super) fn run(options: &Options) -> Result<ExitCode> {
     let checked = check(options);
     // Whoever reads JSON learns it there, too.
-    if let Err(error) = checked.as_ref().map_err(|error| format!("{error:#}"))
+    if let Err(error) = checked.as_ref().map_err(super::sentence)
         && options.json
     {
         let report = json!({ "probes": [], "limits": [], "cannot_run": error });

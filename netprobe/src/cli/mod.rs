@@ -84,7 +84,7 @@ enum Command {
     Explain(explain::Options),
     /// TCP packets that the kernel threw away: reason, place, connection.
     #[command(
-        after_help = "Examples:\n  netprobe drops --stack --json\n  netprobe drops --count --duration 10s\n  netprobe drops --filter 'reason != QUEUE_PURGE'   without what queues of closed sockets held"
+        after_help = "Examples:\n  netprobe drops --stack --json\n  netprobe drops --count --duration 10s\n  netprobe drops --filter 'reason != QUEUE_PURGE'   without what queues of closed sockets held (6.6 and later)"
     )]
     Drops(stream::Options),
     /// Segments that TCP sent again, or could not: data, SYN, SYN-ACK and tail loss probes.
@@ -253,12 +253,26 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
+/// An error with its causes; those that the text before them has already are not said twice.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
 /// Says what went wrong, in one line, and chooses the exit code.
 fn conclude(error: &anyhow::Error) -> ExitCode {
     if is_closed_pipe(error) {
         return ExitCode::SUCCESS;
     }
-    log::error!("{error:#}");
+    log::error!("{}", sentence(error));
     let cannot_run = error.is::<CannotRun>() || error.chain().any(<dyn Error>::is::<CannotRun>);
     let is_usage = error.chain().any(<dyn Error>::is::<crate::filter::Error>);
     ExitCode::from(match (cannot_run, is_usage) {
@@ -321,6 +335,15 @@ mod tests {
             }
         }
         assert!(count > 30, "{count}");
+    }
+
+    #[test]
+    fn no_cause_is_said_twice() {
+        let error = anyhow::anyhow!("no memory");
+        let error = error.context("create `X`").context("map error: create `X`");
+        let error = error.context("load");
+        let expected = "load: map error: create `X`: no memory";
+        assert_eq!(sentence(&error), expected);
     }
 
     #[test]

@@ -88,6 +88,7 @@ pub(super) fn run(options: &stream::Options, is_longest: bool) -> Result<ExitCod
     for connection in &connections {
         if let Some(row) = wanted_row(unix_ns, connection, &mut holders, &matcher) {
             format.row(&mut out, &row)?;
+            out.end_record();
             listed.push(connection);
         }
     }

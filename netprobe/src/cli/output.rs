@@ -4,7 +4,7 @@ use std::{
     error::Error,
     fmt,
     fs::{File, Metadata, OpenOptions},
-    io::{self, BufWriter, IsTerminal, Write},
+    io::{self, BufWriter, IsTerminal, Seek, SeekFrom, Write},
     os::{
         fd::AsFd,
         unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
@@ -77,11 +77,19 @@ fn open(path: &Path, truncate: bool) -> Result<File> {
     Ok(file)
 }
 
-/// The output of a command.
+/// The output of a command. What a full disk leaves is cut back to the last whole record.
 pub(super) struct Output {
     writer: BufWriter<Patient>,
     name: String,
     width: Option<usize>,
+    /// Bytes that were to be written so far.
+    accepted: u64,
+    /// Of these, those that are surely there.
+    settled: u64,
+    /// Records that are there.
+    records: u64,
+    /// Where records end that may not be there yet.
+    ends: Vec<u64>,
 }
 
 impl Output {
@@ -91,11 +99,19 @@ impl Output {
             return Self::stdout();
         };
         let file = create(path)?;
-        Ok(Self {
+        Ok(Self::of(file, path.display().to_string(), None))
+    }
+
+    fn of(file: File, name: String, width: Option<usize>) -> Self {
+        Self {
             writer: BufWriter::with_capacity(1 << 16, Patient::new(file)),
-            name: path.display().to_string(),
-            width: None,
-        })
+            name,
+            width,
+            accepted: 0,
+            settled: 0,
+            records: 0,
+            ends: Vec::new(),
+        }
     }
 
     fn stdout() -> Result<Self> {
@@ -110,11 +126,40 @@ impl Output {
             .then(|| rustix::termios::tcgetwinsize(&out).ok())
             .flatten()
             .map(|size| usize::from(size.ws_col));
-        Ok(Self {
-            writer: BufWriter::with_capacity(1 << 16, Patient::new(file)),
-            name: "standard output".to_owned(),
-            width,
-        })
+        Ok(Self::of(file, "standard output".to_owned(), width))
+    }
+
+    /// A record is whole: what was written so far may stay without what follows.
+    pub(super) fn end_record(&mut self) {
+        self.ends.push(self.accepted);
+    }
+
+    /// Whole records that are there.
+    pub(super) const fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// All that was accepted is there.
+    fn settle(&mut self) {
+        self.settled = self.accepted;
+        self.records += self.ends.len() as u64;
+        self.ends.clear();
+    }
+
+    /// Not all of it is: takes away what is there of a record that is not whole. It is the last that is written.
+    fn cut(&mut self) {
+        if self.writer.get_ref().is_at_end {
+            return;
+        }
+        let there = self.writer.get_ref().written;
+        let whole = self.ends.partition_point(|end| *end <= there);
+        let kept = self.ends[..whole].last().copied().unwrap_or(self.settled);
+        self.records += whole as u64;
+        self.ends.clear();
+        let torn = there.saturating_sub(kept);
+        if let Err(error) = self.writer.get_mut().end(torn) {
+            log::debug!("cut {}: {error}", self.name);
+        }
     }
 
     /// Characters per line, if it is a terminal.
@@ -135,13 +180,29 @@ impl Output {
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.writer.write(bytes);
-        written.map_err(|error| Failure::of(&self.name, error))
+        match self.writer.write(bytes) {
+            Ok(count) => {
+                self.accepted += count as u64;
+                Ok(count)
+            }
+            Err(error) => {
+                self.cut();
+                Err(Failure::of(&self.name, error))
+            }
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let flushed = self.writer.flush();
-        flushed.map_err(|error| Failure::of(&self.name, error))
+        match self.writer.flush() {
+            Ok(()) => {
+                self.settle();
+                Ok(())
+            }
+            Err(error) => {
+                self.cut();
+                Err(Failure::of(&self.name, error))
+            }
+        }
     }
 }
 
@@ -151,6 +212,10 @@ struct Patient {
     /// Whether somebody must read what is written: a pipe, a terminal, a socket.
     has_reader: bool,
     has_given_up: bool,
+    /// Bytes that were written.
+    written: u64,
+    /// Nothing may follow.
+    is_at_end: bool,
 }
 
 impl Patient {
@@ -168,6 +233,8 @@ impl Patient {
             has_reader: is_pipe || file.is_terminal(),
             file,
             has_given_up: false,
+            written: 0,
+            is_at_end: false,
         }
     }
 
@@ -181,6 +248,19 @@ impl Patient {
         {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
+        Ok(())
+    }
+
+    /// Writes nothing more, and takes back the last bytes of a file that nobody else writes to.
+    fn end(&mut self, torn: u64) -> io::Result<()> {
+        self.is_at_end = true;
+        let data = self.file.metadata()?;
+        if torn == 0 || !data.is_file() || self.file.stream_position()? != data.len() {
+            return Ok(());
+        }
+        let kept = data.len().saturating_sub(torn);
+        self.file.set_len(kept)?;
+        self.file.seek(SeekFrom::Start(kept))?;
         Ok(())
     }
 
@@ -210,12 +290,17 @@ impl Patient {
 
 impl Write for Patient {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if !self.has_reader {
-            return self.file.write(bytes);
+        if self.is_at_end {
+            return Err(io::ErrorKind::StorageFull.into());
         }
-        self.await_room()?;
-        let length = bytes.len().min(Self::AT_ONCE);
-        self.file.write(&bytes[..length])
+        let mut length = bytes.len();
+        if self.has_reader {
+            self.await_room()?;
+            length = length.min(Self::AT_ONCE);
+        }
+        let count = self.file.write(&bytes[..length])?;
+        self.written += count as u64;
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {

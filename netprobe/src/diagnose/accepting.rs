@@ -114,14 +114,19 @@ pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
     }
 }
 
-/// How many connections its processes hold at once: who serves has accepted, and has not closed. Between a close and the next
-/// accept() one is missing, so that the more at the beginning or the end counts.
+/// How many connections its processes hold at once: who serves has accepted, and has not closed. A list that takes long
+/// shows some that were closed beside those that came instead, so that the fewer count, if all were busy at the beginning.
 fn served(window: &Window, netns: &Netns, queue: &Queue) -> Option<u64> {
     let port = queue.listener.port;
-    let held = [&netns.before, &netns.after].map(|snapshot| clients(snapshot, port));
-    let most = held.into_iter().flatten().map(|clients| clients.held).max();
-    most.filter(|most| *most > 0 && is_one_service(window, netns, queue))
-        .map(u64::from)
+    let held = |snapshot| clients(snapshot, port).map(|clients| u64::from(clients.held));
+    let was_busy = queue.depths.first().is_some_and(|depth| *depth > 0);
+    let before = held(&netns.before).filter(|held| was_busy && *held > 0);
+    let after = held(&netns.after).filter(|held| *held > 0);
+    let fewer = match (before, after) {
+        (Some(before), Some(after)) => Some(before.min(after)),
+        (before, after) => after.or(before),
+    };
+    fewer.filter(|_| is_one_service(window, netns, queue))
 }
 
 /// Whether somebody waits in the queue whenever one looks, but for what had just been accepted.
@@ -299,6 +304,33 @@ mod tests {
         clients.open = 70;
         let netns = &window.namespaces[0];
         assert!(of(&window, netns, &netns.queues[0]).is_stuck());
+    }
+
+    #[test]
+    fn what_is_served_at_once_is_held_by_the_processes_of_this_listener_alone() {
+        let mut window = quiet();
+        window.listen(80, 10, &[11; 10]);
+        window.serving(80, 2, 100);
+        let served = |window: &Window| {
+            let netns = &window.namespaces[0];
+            of(window, netns, &netns.queues[0]).served
+        };
+        let set = |window: &mut Window, held: u32| {
+            window.sockets().clients.get_mut(&80).unwrap().held = held;
+        };
+        // One more was accepted before the list was at its end.
+        set(&mut window, 3);
+        assert_eq!(served(&window), Some(2));
+        // Idle at first: only the end counts.
+        window.netns().queues[0].depths[0] = 0;
+        assert_eq!(served(&window), Some(3));
+        set(&mut window, 0);
+        assert_eq!(served(&window), None);
+        set(&mut window, 3);
+        let mut other = window.netns().queues[0].clone();
+        other.listener.ino += 1;
+        window.netns().queues.push(other);
+        assert_eq!(served(&window), None);
     }
 
     #[test]

@@ -70,12 +70,17 @@ impl Workers<'_> {
         }
     }
 
-    /// Connections that want to come each second, turned away or not.
+    /// Connections that want to come each second, turned away or not, and what to say if some are counted more than once.
     pub(super) fn arrival_rate(&self) -> (f64, &'static str) {
         let accepted = self.accepting.accepted.unwrap_or(0);
-        let came = self.accepting.busy.map_or(0.0, |(came, _)| came);
-        let (arrivals, at_most) = self.arrivals(accepted);
-        (self.window.rate(arrivals).max(came), at_most)
+        let rates = self.accepting.busy.unwrap_or_default();
+        let (_, own) = self.arrivals(accepted);
+        let before = self.before.iter().map(|before| before.at_most);
+        let at_most = before.fold(
+            own,
+            |known, at_most| if known.is_empty() { at_most } else { known },
+        );
+        (self.demand(accepted, rates).rate, at_most)
     }
 
     /// Little's law: connections served at once = arrivals/s x service time, and service time = connections served at once

@@ -64,11 +64,12 @@ impl Symbols {
 
     /// Whether the kernel hides the addresses of its functions from us.
     pub fn are_hidden() -> bool {
-        let first = File::open("/proc/kallsyms").and_then(|file| {
-            let mut line = String::new();
-            BufReader::new(file).read_line(&mut line).map(|_| line)
-        });
-        is_hidden(&first.unwrap_or_default())
+        // The first may be variables of each CPU, which begin at 0.
+        const LINES: usize = 64;
+        File::open("/proc/kallsyms").map_or(true, |file| {
+            let mut lines = BufReader::new(file).lines().take(LINES);
+            lines.all(|line| line.is_ok_and(|line| is_hidden(&line)))
+        })
     }
 
     /// The function at `address`. Says once why there is no name where the kernel hides all.
@@ -112,5 +113,17 @@ impl Symbols {
 impl Default for Symbols {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_all_zeroes_is_hidden() {
+        assert!(is_hidden("0000000000000000 T _text"));
+        assert!(!is_hidden("ffffffff81000000 T _text"));
+        assert!(!is_hidden("0000000000001000 A cpu_debug_store"));
     }
 }

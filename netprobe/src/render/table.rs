@@ -92,8 +92,9 @@ impl Table {
             _ => None,
         });
         let longest = longest.max().unwrap_or(0);
-        let mut widths = [NARROW, WIDER].into_iter();
-        widths.find(|width| longest <= *width).unwrap_or(WIDEST) - NARROW
+        let fits = |width: &usize| longest <= *width;
+        let width = [NARROW, WIDER].into_iter().find(fits);
+        width.unwrap_or(WIDEST) - NARROW
     }
 
     fn flush(&mut self, out: &mut dyn Write) -> io::Result<()> {

@@ -228,11 +228,8 @@ impl Board<'_> {
 
     fn totals(&mut self, reading: &Reading) -> Vec<Total> {
         let (by, names) = (&self.by, &mut self.names);
-        let usual = if self.options.json && self.options.by.is_empty() {
-            usize::MAX
-        } else {
-            TOP
-        };
+        let shows_all = self.options.json && self.options.by.is_empty();
+        let usual = if shows_all { usize::MAX } else { TOP };
         let top = self.options.top.unwrap_or(usual);
         if by.bits() == 0 {
             by.join(&reading.counts, top, |key| summary::name(key, names))

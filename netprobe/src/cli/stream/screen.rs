@@ -26,9 +26,6 @@ pub(super) struct Screen {
     pub(super) decode_errors: u64,
     /// Events that the filter or the format did not want.
     pub(super) filtered: u64,
-    /// Events that have reached the output.
-    pub(super) written: u64,
-    rows: u64,
     row: Row,
     connects: Option<Connects>,
     matcher: Option<Matcher>,
@@ -48,14 +45,17 @@ impl Screen {
             names,
             decode_errors: 0,
             filtered: 0,
-            written: 0,
-            rows: 0,
             row: Row::default(),
             connects: Connects::new(spec.columns),
             matcher: Some(matcher).filter(|matcher| !matcher.is_empty()),
             format,
             out,
         }
+    }
+
+    /// Events that have reached the output, whole.
+    pub(super) const fn written(&self) -> u64 {
+        self.out.records()
     }
 
     /// Whether all that the kernel side sends is wanted.
@@ -92,13 +92,13 @@ impl Screen {
             }
             let is_shown = self.format.shows(&self.row);
             self.filtered += u64::from(!is_shown);
-            self.rows += u64::from(is_shown);
             self.format.row(&mut self.out, &self.row)?;
+            if is_shown {
+                self.out.end_record();
+            }
         }
         // Whoever reads along wants whole lines, and soon; the ring makes us wait long enough.
-        self.out.flush()?;
-        self.written = self.rows;
-        Ok(())
+        Ok(self.out.flush()?)
     }
 
     /// Shows what was still in the ring when the programs were detached.

@@ -106,7 +106,7 @@ impl Watch {
         }
         if drained.is_err() {
             for probe in &mut summary.probes {
-                probe.unwritten = probe.shown().saturating_sub(screen.written);
+                probe.unwritten = probe.shown().saturating_sub(screen.written());
             }
         }
         let wants_all = screen.wants_all();

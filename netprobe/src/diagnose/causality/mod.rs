@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::{RULES, window::Window};
-use crate::report::diagnosis::{Affected, Checked, Finding, Severity};
+use crate::report::diagnosis::{Affected, Checked, Confidence, Finding, Severity};
 
 /// Causes, and what follows from each where it hits the same namespace or port.
 const FOLLOWS: &[(&str, &[&str])] = &[
@@ -190,8 +190,14 @@ fn may_explain(cause: &Finding, effect: &Finding) -> bool {
     let is_forecast = FORECASTS.contains(&cause.id) && cause.severity < Severity::Critical;
     // Who answers none is not merely hard to reach.
     let is_cut = ON_PATHS.contains(&cause.id) && effect.severity == Severity::Critical;
+    // Where later segments are acknowledged (fast retransmits, which make it certain), the path itself loses: that lets
+    // orphans wait, rather than the other way round.
+    let is_of_path = cause.id == "orphan-overflow"
+        && effect.id == "path-loss"
+        && effect.confidence == Confidence::High;
     cause.severity >= Severity::Warning
         && !is_forecast
+        && !is_of_path
         && !is_filled
         && !is_filling(effect, cause)
         && !is_cut

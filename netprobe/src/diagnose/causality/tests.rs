@@ -179,17 +179,23 @@ fn handshakes_that_are_late_on_a_lossy_path_follow_from_it_and_those_with_others
 }
 
 #[test]
-fn what_orphans_lose_follows_from_their_limit() {
+fn what_orphans_lose_follows_from_their_limit_unless_the_path_is_seen_to_lose() {
     use Severity::Warning;
-    for effect in ["path-loss", "resets"] {
-        for (netns, expected) in [(1, Some("orphan-overflow")), (2, None)] {
-            let mut findings = vec![
-                found("orphan-overflow", Warning, 1),
-                found(effect, Warning, netns),
-            ];
-            order(&mut findings, &Window::default());
-            assert_eq!(findings[1].behind, expected, "{effect} {netns}");
-        }
+    for (effect, netns, confidence, is_behind) in [
+        ("path-loss", 1, Confidence::Medium, true),
+        ("path-loss", 1, Confidence::High, false),
+        ("path-loss", 2, Confidence::Medium, false),
+        ("resets", 1, Confidence::High, true),
+        ("resets", 2, Confidence::High, false),
+    ] {
+        let mut findings = vec![
+            found("orphan-overflow", Warning, 1),
+            found(effect, Warning, netns),
+        ];
+        findings[1].confidence = confidence;
+        order(&mut findings, &Window::default());
+        let expected = is_behind.then_some("orphan-overflow");
+        assert_eq!(findings[1].behind, expected, "{effect} {netns}");
     }
 }
 

@@ -93,5 +93,7 @@ mod tests {
         assert_eq!(findings[0].id, "time-wait-overflow");
         // 100/s x 60 s = 6000, and half as much again.
         assert_eq!(findings[0].fixes[0].set[0].1, "16384");
+        let text = &findings[0].fixes[0].text;
+        assert!(text.contains("rounded up to a power of two"), "{text}");
     }
 }

@@ -113,26 +113,33 @@ fn link(cases: &mut Vec<Case<'_>>) {
                 cases.len() - 1
             });
             if !leads_to(cases, place, next) {
-                let (before, is_critical) = (cases[next].as_before(), cases[next].is_critical());
                 cases[next].waits_for = Some(place);
-                cases[place].before.extend(before);
-                cases[place].keeps_critical |= is_critical;
             }
         }
         next += 1;
     }
+    // Who is furthest from what all wait for comes first, and passes on what it gets from those that wait for it.
+    let mut furthest_first: Vec<usize> = (0..cases.len()).collect();
+    furthest_first.sort_by_key(|place| std::cmp::Reverse(distance(cases, *place)));
+    for from in furthest_first {
+        if let Some(to) = cases[from].waits_for {
+            let (before, is_critical) = (cases[from].as_before(), cases[from].is_critical());
+            cases[to].before.extend(before);
+            cases[to].keeps_critical |= is_critical;
+        }
+    }
+}
+
+/// How many services are behind one another from this one on.
+fn distance(cases: &[Case<'_>], from: usize) -> usize {
+    let next = |place: &usize| cases[*place].waits_for;
+    std::iter::successors(Some(from), next).count()
 }
 
 /// Whether a service waits for another, if only for one that waits for it.
 fn leads_to(cases: &[Case<'_>], from: usize, to: usize) -> bool {
-    let mut at = Some(from);
-    while let Some(place) = at {
-        if place == to {
-            return true;
-        }
-        at = cases[place].waits_for;
-    }
-    false
+    let next = |place: &usize| cases[*place].waits_for;
+    std::iter::successors(Some(from), next).any(|place| place == to)
 }
 
 /// A listener whose connections are not accepted, and what is known of it.

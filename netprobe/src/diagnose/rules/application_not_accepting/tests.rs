@@ -234,6 +234,53 @@ fn a_service_beside_another_does_not_wait_for_it() {
 }
 
 #[test]
+fn what_comes_to_the_first_of_three_comes_to_the_last() {
+    let mut window = two_tiers(8);
+    // `app` serves two at once as it waits for `db`, which serves two as well.
+    window.listen(5432, 128, &[1; 10]);
+    window.serving(5432, 2, 50);
+    let web = window.processes.by_pid.get_mut(&100).unwrap();
+    web.sockets = vec![70_080];
+    let database = crate::observe::processes::Process {
+        pid: 300,
+        comm: "db".to_owned(),
+        sockets: vec![75_432],
+        ..web.clone()
+    };
+    window.processes.by_pid.insert(300, database);
+    let to = crate::observe::diag::Destination {
+        local: [10, 0, 0, 1].into(),
+        remote: [10, 0, 0, 1].into(),
+        port: 5432,
+    };
+    let ports = crate::observe::diag::Ports {
+        open: 2,
+        ..Default::default()
+    };
+    window.sockets().ports.insert(to, ports);
+    window.total("connects", 50, &[("dport", Value::Unsigned(5432))]);
+    let connect = [
+        ("pid", Value::Unsigned(200)),
+        ("daddr", Value::Ip([10, 0, 0, 1].into())),
+        ("dport", Value::Unsigned(5432)),
+    ];
+    window.event("connects", 50, &connect);
+    let behind = Some("application-not-accepting");
+    let told = services(&window);
+    assert_eq!(told[0], (Some(5432), None));
+    assert!(
+        told[1..].iter().all(|(_, found)| *found == behind),
+        "{told:?}"
+    );
+    let (value, text) = first_fix(&window);
+    assert!(
+        text.contains("20.0 arrivals/s at port 9000 of app"),
+        "{text}"
+    );
+    assert_eq!(value[0].1, "10");
+}
+
+#[test]
 fn two_that_wait_for_each_other_are_not_both_behind() {
     let mut window = two_tiers(8);
     let to = crate::observe::diag::Destination {

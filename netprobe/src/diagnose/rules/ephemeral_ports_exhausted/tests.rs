@@ -244,6 +244,8 @@ fn a_range_is_widened_by_what_was_measured() {
         ),
         "{text}"
     );
+    let rounding = "half as much again, rounded up so that the range has a multiple of 1000;";
+    assert!(text.contains(rounding), "{text}");
     // Above there is no room.
     assert_eq!(range(1100, "60950 61000").0, "54536 65535");
     // There are not so many.

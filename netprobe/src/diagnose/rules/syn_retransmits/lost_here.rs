@@ -18,7 +18,10 @@ const ACK: u8 = 16;
 /// Fewer are no reason.
 const LEAST: u64 = 3;
 /// What is freed without being lost: by the socket that sent it, by who only listened in, and of those that are refused.
-const NO_LOSS: [&str; 4] = ["QUEUE_PURGE", "OTHERHOST", "NO_SOCKET", "NEIGH_FAILED"];
+const NO_LOSS: [&str; 3] = ["QUEUE_PURGE", "OTHERHOST", "NO_SOCKET"];
+
+/// Of what TCP itself drops, what is wrong with the segment: the rest came late, or twice.
+const OF_TCP: [&str; 3] = ["TCP_AO", "TCP_CSUM", "TCP_MD5"];
 
 /// Segments of handshakes with one end that a namespace dropped, for one reason.
 pub(super) struct LostHere<'a> {
@@ -39,7 +42,8 @@ pub(super) struct LostHere<'a> {
 pub(super) fn is_lost(event: &Event) -> bool {
     let is_syn = matches!(event.value("flags"), Value::TcpFlags(flags) if flags & SYN > 0);
     let is_loss = if let Some(reason) = reason(event) {
-        !NO_LOSS.contains(&&*reason)
+        let is_late = reason.starts_with("TCP_") && !OF_TCP.iter().any(|it| reason.starts_with(it));
+        !is_late && !NO_LOSS.contains(&&*reason)
     } else {
         // A socket that is given up frees what it has sent, and TCP a SYN that it has answered before.
         let has_socket = event.text("state").is_some() || event.number("pid").is_some();
@@ -93,6 +97,10 @@ impl<'a> LostHere<'a> {
         self.reason == "IP_RPFILTER"
     }
 
+    fn has_no_neighbour(&self) -> bool {
+        self.reason == "NEIGH_FAILED"
+    }
+
     /// What to add to the summary.
     pub(super) fn words(&self) -> String {
         let place = match self.netns.place() {
@@ -105,6 +113,8 @@ impl<'a> LostHere<'a> {
                 "by rp_filter: the route back to {} does not lead over {over}",
                 self.source
             )
+        } else if self.has_no_neighbour() {
+            "as nobody on the link answers for the address of the next hop (ARP, ND)".to_owned()
         } else {
             format!("as {}", self.reason)
         };
@@ -141,6 +151,13 @@ impl<'a> LostHere<'a> {
         let listener = places::listener(window, netns, self.end).filter(|_| !is_named);
         let found =
             found.hits(listener.map(|(home, listener)| window.affected_listener(home, listener)));
+        if self.has_no_neighbour() {
+            let enter = netns.enter();
+            return found.command(
+                format!("see whether that host is up and the address right: `{enter}ip neigh` shows who does not answer"),
+                "none",
+            );
+        }
         if !self.is_reverse_path() {
             return found.command(
                 "netprobe drops --count --by reason,location shows where they are dropped, netprobe drops -o json each of them",

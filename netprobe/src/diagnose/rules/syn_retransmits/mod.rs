@@ -150,7 +150,9 @@ fn describe(window: &Window, near: &Unanswered<'_>, far: Option<&Unanswered<'_>>
     } else {
         Confidence::High
     };
-    let end = near.end().filter(|_| near.is_client());
+    let end = near
+        .end()
+        .filter(|_| near.is_client() && !near.is_unreachable());
     let lost = end.and_then(|end| LostHere::of(window, end, &near.clients(window)));
     let summary = match &lost {
         Some(lost) => format!("{summary}{}", lost.words()),
@@ -302,12 +304,18 @@ fn both_ends(
             connects.established, connects.attempts
         )
     });
+    let is_late = connects.is_some_and(|connects| connects.established > 0);
+    let (lose, lost) = if is_late {
+        ("get their SYN-ACKs late or not", "lost or late")
+    } else {
+        ("lose their SYN-ACKs", "lost")
+    };
     let (what, why) = match near.answered(window, far) {
         (answered, tried) if tried > 0 && answered * 2 >= tried => (
-            "lose their SYN-ACKs",
+            lose,
             format!(
-                "the SYNs arrive and are answered ({answered} of {tried} that were looked at): the answers are lost on their way \
-                 back"
+                "the SYNs arrive and are answered ({answered} of {tried} that were looked at): the answers are {lost} on \
+                 their way back"
             ),
         ),
         _ => (

@@ -299,6 +299,8 @@ fn a_namespace_that_drops_the_syns_itself_is_named_with_the_reason() {
         summary.ends_with("; SYNs are dropped here, as XFRM_POLICY"),
         "{summary}"
     );
+    let summary = silent("NEIGH_FAILED").summary;
+    assert!(summary.contains("nobody on the link answers"), "{summary}");
     // Those of others may be forged: nobody waits for them.
     let mut window = quiet();
     sent_again(&mut window, 12, "10.0.0.2:5432");
@@ -314,7 +316,7 @@ fn a_namespace_that_drops_the_syns_itself_is_named_with_the_reason() {
     let summary = window.findings()[0].summary.clone();
     assert!(!summary.contains("dropped here"), "{summary}");
     // What is freed with its socket is not lost, nor what somebody only listened in to.
-    for reason in ["QUEUE_PURGE", "OTHERHOST"] {
+    for reason in ["QUEUE_PURGE", "OTHERHOST", "TCP_INVALID_SYN"] {
         let summary = silent(reason).summary;
         assert!(summary.ends_with("the path or the peer"), "{summary}");
     }
