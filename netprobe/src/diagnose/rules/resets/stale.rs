@@ -74,8 +74,8 @@ fn describe(
         .hits(pid.map(|pid| process(Some(pid), comm, Some(netns.inode))))
         .application(
             format!(
-                "have the pool close connections that are idle for less than {service} allows (its configuration says), or ask it \
-                 to test them before use and to try again on another"
+                "have the pool give up idle connections sooner than {service} does (its configuration says when), or test them \
+                 before use and try again on another"
             ),
             &[],
             "more new connections",

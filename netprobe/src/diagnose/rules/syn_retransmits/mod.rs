@@ -305,16 +305,16 @@ fn both_ends(
         )
     });
     let is_late = connects.is_some_and(|connects| connects.established > 0);
-    let (lose, lost) = if is_late {
+    let (how, fate) = if is_late {
         ("get their SYN-ACKs late or not", "lost or late")
     } else {
         ("lose their SYN-ACKs", "lost")
     };
     let (what, why) = match near.answered(window, far) {
         (answered, tried) if tried > 0 && answered * 2 >= tried => (
-            lose,
+            how,
             format!(
-                "the SYNs arrive and are answered ({answered} of {tried} that were looked at): the answers are {lost} on \
+                "the SYNs arrive and are answered ({answered} of {tried} that were looked at): the answers are {fate} on \
                  their way back"
             ),
         ),

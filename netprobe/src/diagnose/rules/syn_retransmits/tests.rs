@@ -1,7 +1,10 @@
 use crate::{
     diagnose::{fixtures::quiet, window::Window},
     probes::PROBES,
-    report::{Row, Total, Value, diagnosis::Severity},
+    report::{
+        Row, Total, Value,
+        diagnosis::{Finding, Severity},
+    },
 };
 
 #[test]
@@ -270,14 +273,16 @@ fn dropped(window: &mut Window, times: usize, reason: &'static str) {
     window.total("drops", times as u64, &[("reason", Value::Word(reason))]);
 }
 
+/// What is said of a client whose SYNs are dropped for a reason.
+fn silent(reason: &'static str) -> Finding {
+    let mut window = quiet();
+    sent_again(&mut window, 12, "10.0.0.2:5432");
+    dropped(&mut window, 12, reason);
+    window.findings()[0].clone()
+}
+
 #[test]
 fn a_namespace_that_drops_the_syns_itself_is_named_with_the_reason() {
-    let silent = |reason| {
-        let mut window = quiet();
-        sent_again(&mut window, 12, "10.0.0.2:5432");
-        dropped(&mut window, 12, reason);
-        window.findings()[0].clone()
-    };
     let found = silent("IP_RPFILTER");
     let summary = &found.summary;
     let said =
@@ -301,6 +306,10 @@ fn a_namespace_that_drops_the_syns_itself_is_named_with_the_reason() {
     );
     let summary = silent("NEIGH_FAILED").summary;
     assert!(summary.contains("nobody on the link answers"), "{summary}");
+}
+
+#[test]
+fn what_nobody_waits_for_and_what_comes_twice_is_not_lost() {
     // Those of others may be forged: nobody waits for them.
     let mut window = quiet();
     sent_again(&mut window, 12, "10.0.0.2:5432");
