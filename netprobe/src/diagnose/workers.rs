@@ -15,9 +15,6 @@ use crate::{
 /// Workers that are busy for a larger share of the time let a queue grow before them at every burst.
 const BUSY: f64 = 0.8;
 
-/// Clock ticks of a second (USER_HZ).
-const TICKS: f64 = 100.0;
-
 /// The processes of a listener, and how they accept.
 pub(super) struct Workers<'a> {
     pub(super) window: &'a Window,
@@ -143,25 +140,24 @@ impl Workers<'_> {
         )
     }
 
-    /// Says so where a process has no time for more.
+    /// Says so where a thread has no time for more.
     fn on_cpu(&self, found: Finding) -> Finding {
         let mut holders = self.window.processes.holders(self.listener.ino);
         let share = |holder: &Process| {
             let before = self.window.processes_before.by_pid.get(&holder.pid);
-            let ticks = before.map_or(0, |before| {
-                holder.cpu_ticks.saturating_sub(before.cpu_ticks)
+            let grown = before.map_or(0, |before| {
+                holder.runnable_ns.saturating_sub(before.runnable_ns)
             });
-            self.window.rate(ticks) / TICKS
+            self.window.rate(grown) / 1e9
         };
         let busy = holders.find(|holder| share(holder) >= BUSY);
         let Some(busy) = busy else { return found };
         found.command(
             format!(
-                "pid {} uses {:.0} % of a CPU: if that is one thread (top -H -p {}), serving more at once does not help, but less \
-                 work for each connection or more processes do",
+                "the first thread of pid {} runs, or waits for a CPU, {:.0} % of the time: it cannot serve more at once, but less \
+                 work for each connection, more processes, or more CPUs help",
                 busy.pid,
-                share(busy) * 100.0,
-                busy.pid
+                (share(busy) * 100.0).min(100.0),
             ),
             "none",
         )

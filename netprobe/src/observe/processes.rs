@@ -27,8 +27,8 @@ pub struct Process {
     pub comm: String,
     /// What its first thread does, as in ps(1): `R`, `S`, `D`, `T` …
     pub state: Option<char>,
-    /// CPU time that all its threads have used so far, in clock ticks (1/100 s).
-    pub cpu_ticks: u64,
+    /// How long its first thread has run or waited for a CPU so far, in nanoseconds.
+    pub runnable_ns: u64,
     /// Open descriptors.
     pub fds: u64,
     /// Where `open` and `accept` begin to fail (EMFILE).
@@ -236,8 +236,8 @@ fn describe(process: &mut Process, path: &Path) {
     let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
     process.state = stat::state(&stat);
     process.parent = stat::field(&stat, 4).map_or(0, |pid| pid.parse().unwrap_or(0));
-    let ticks = |number| stat::field(&stat, number).and_then(|ticks| ticks.parse::<u64>().ok());
-    process.cpu_ticks = ticks(14).unwrap_or(0) + ticks(15).unwrap_or(0);
+    process.runnable_ns =
+        runnable_ns(&fs::read_to_string(path.join("schedstat")).unwrap_or_default());
     process.unit = unit(&fs::read_to_string(path.join("cgroup")).unwrap_or_default());
     let parent = PathBuf::from(format!("/proc/{}", process.parent));
     if process.parent > 0 && fs::read(parent.join("comm")).is_ok_and(|name| name == comm) {
@@ -248,6 +248,12 @@ fn describe(process: &mut Process, path: &Path) {
         let netns = fs::metadata(path.join("ns/net"));
         process.netns = netns.ok().and_then(|netns| netns.ino().try_into().ok());
     }
+}
+
+/// The time on a CPU and that spent waiting for one, which `/proc/PID/schedstat` begins with.
+fn runnable_ns(schedstat: &str) -> u64 {
+    let times = schedstat.split_ascii_whitespace().take(2);
+    times.filter_map(|time| time.parse::<u64>().ok()).sum()
 }
 
 /// The number in `socket:[12345]`.
@@ -299,6 +305,8 @@ mod tests {
         let cgroup = "0::/system.slice/nginx.service\n";
         assert_eq!(unit(cgroup).as_deref(), Some("nginx.service"));
         assert_eq!(unit("0::/user.slice/session-1.scope\n"), None);
+        assert_eq!(runnable_ns("100 20 3\n"), 120);
+        assert_eq!(runnable_ns(""), 0);
     }
 
     #[test]

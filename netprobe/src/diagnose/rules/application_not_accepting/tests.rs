@@ -53,17 +53,18 @@ fn a_process_that_serves_several_at_once_is_not_told_to_be_so_many_processes() {
 
 #[test]
 fn a_process_that_has_no_time_is_told_first() {
-    let first = |ticks| {
+    let first = |runnable_ns| {
         let mut window = busy(5);
         window.processes_before = window.processes.clone();
         let server = window.processes.by_pid.get_mut(&100).unwrap();
-        server.cpu_ticks += ticks;
+        server.runnable_ns += runnable_ns;
         first_fix(&window).1
     };
     // 9.7 of 10 s.
-    let text = first(970);
-    assert!(text.starts_with("pid 100 uses 97 % of a CPU"), "{text}");
-    assert!(first(300).starts_with("let it serve more"));
+    let text = first(9_700_000_000);
+    let said = "the first thread of pid 100 runs, or waits for a CPU, 97 % of the time";
+    assert!(text.starts_with(said), "{text}");
+    assert!(first(3_000_000_000).starts_with("let it serve more"));
 }
 
 #[test]
