@@ -150,6 +150,17 @@ fn without_root_nothing_is_written_to_the_output_file() {
 }
 
 #[test]
+fn check_says_in_json_too_why_nothing_can_run() {
+    let (_folder, program) = public_copy();
+    let output = as_nobody(&program, &["check", "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    let why = report["cannot_run"].as_str().unwrap_or_default();
+    assert!(why.contains("CAP_BPF"), "{report}");
+    assert_eq!(report["schema"], "netprobe.check/1");
+    assert_eq!(output.status.code(), Some(3));
+}
+
+#[test]
 fn a_missing_folder_for_the_output_is_named_at_once() {
     if !is_root() {
         return;

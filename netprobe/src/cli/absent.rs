@@ -17,7 +17,11 @@ use crate::{
 pub(super) fn warn(expression: &Expression) {
     let Ok(()) = expression.each(&mut |test: &Test| {
         if let Some(what) = Some(test).filter(|test| !test.is_negated).and_then(missing) {
-            let limit = if namespaces::are_hidden() {
+            let is_of_namespaces = matches!(
+                test.predicate,
+                Predicate::Iface(_) | Predicate::Ifindex(_) | Predicate::Netns(_)
+            );
+            let limit = if is_of_namespaces && namespaces::are_hidden() {
                 ", as far as netprobe may look"
             } else {
                 ""

@@ -64,7 +64,7 @@ pub(super) struct Options {
     ///
     /// Tests: src, dst [=|!=] HOST[/PREFIX][:PORT]; sport, dport [=|!=|<|<=|>|>=] PORT, or a range
     /// PORT-PORT; state, exclude NAME (established, listening, connected, synchronized, bucket,
-    /// big, all …); dev NAME; and beyond ss: host, port (either side), pid, comm, reason, netns,
+    /// big, all …); dev NAME (of `drops`); and beyond ss: host, port (either side), pid, comm, reason, netns,
     /// family (inet, inet6, ipv4-mapped), listener, cgroup. Joined by and, or, not, parentheses; side by side means and. Source and
     /// destination are those of the event: of the packet for `drops`, `listeners` and `conntrack`,
     /// local and remote for `retransmits` and `connects`. What is unknown is equal to nothing.
