@@ -86,7 +86,8 @@ fn stacks_deeper_than_what_is_copied_are_labelled() {
     let stacks = draw(&graph, || Burner::start(&program, "deep", 1));
     for (stack, _) in &stacks {
         if stack.contains(";burn_deep") {
-            let begins = stack.starts_with("burn-deep;[truncated];burn_deep;burn_deep;");
+            // The innermost may be alone: no page is waited for to copy it.
+            let begins = stack.starts_with("burn-deep;[truncated];burn_deep");
             assert!(begins || stack.contains(";main;burn_deep"), "{stack}");
         }
     }

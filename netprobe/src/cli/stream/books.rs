@@ -73,7 +73,8 @@ impl Books {
             return Vec::new();
         };
         let is_other = |(key, _): &(CountKey, Count)| key.code == OTHER;
-        if { hooks }.any(|hook| hook.result.is_err()) || totals.iter().any(is_other) {
+        let is_blind = { hooks }.any(|hook| hook.result.is_err()) || session.has_lost_module();
+        if is_blind || totals.iter().any(is_other) {
             return Vec::new();
         }
         let reconciled = self.spec.oracles.iter().map(|oracle| {

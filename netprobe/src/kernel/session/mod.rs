@@ -67,6 +67,7 @@ pub struct Session {
     probes: Vec<(&'static ProbeSpec, Vec<Attached>)>,
     windowed: Option<Attached>,
     logger: Option<EbpfLogger<&'static dyn Log>>,
+    has_lost_module: bool,
     detached: Option<Detached>,
 }
 
@@ -132,6 +133,7 @@ impl Session {
             probes: Vec::new(),
             windowed: None,
             logger,
+            has_lost_module: false,
             detached: None,
         };
         drop(kernel);
@@ -287,6 +289,11 @@ impl Session {
             missed: missed.clone(),
         });
         missed
+    }
+
+    /// Whether a module was unloaded meanwhile, with what it had counted and the programs in it.
+    pub const fn has_lost_module(&self) -> bool {
+        self.has_lost_module
     }
 
     /// Whether its programs are out of the kernel already.

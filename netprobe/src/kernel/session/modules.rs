@@ -58,6 +58,7 @@ impl Session {
                 if wants.is_none() {
                     continue;
                 }
+                self.has_lost_module |= wants != Some(Change::Loaded);
                 // Programs in a module that is gone are not called any more, whatever is loaded in its place.
                 attach::unload(&mut self.ebpf, hook);
                 let attached = self.attach(hook);

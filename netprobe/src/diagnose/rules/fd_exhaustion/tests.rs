@@ -1,0 +1,190 @@
+use crate::{
+    diagnose::{
+        fixtures::{NETNS, quiet},
+        window::Window,
+    },
+    observe::processes::Process,
+    report::{Value, diagnosis::Severity},
+};
+
+#[test]
+fn a_server_without_descriptors_comes_before_its_full_queue() {
+    let mut window = quiet();
+    window.listen(80, 10, &[11; 10]);
+    window.grow(&[("TcpExt.ListenOverflows", 50)]);
+    let server = window.processes.by_pid.get_mut(&100).unwrap();
+    (server.fds, server.fd_limit) = (64, 64);
+    let findings = window.findings();
+    assert_eq!(
+        (findings[0].id, findings[0].severity),
+        ("fd-exhaustion", Severity::Critical)
+    );
+    assert_eq!(findings[0].fixes[0].set[0].1, "4096");
+    assert_eq!(findings[1].id, "application-not-accepting");
+    assert_eq!(findings[1].behind, Some("fd-exhaustion"));
+}
+
+#[test]
+fn a_server_near_its_limit_is_a_warning_with_a_forecast() {
+    let mut window = quiet();
+    window.listen(80, 128, &[0; 10]);
+    window.processes_before = window.processes.clone();
+    let server = window.processes.by_pid.get_mut(&100).unwrap();
+    server.fds = 1000;
+    let findings = window.findings();
+    assert_eq!(findings[0].severity, Severity::Warning);
+    // 24 are left, and 98 more are taken each second.
+    assert!(
+        findings[0].summary.contains("for 0 s only: 1000 of 1024"),
+        "{}",
+        findings[0].summary
+    );
+}
+
+#[test]
+fn a_leak_is_forecast_and_a_busy_moment_is_not() {
+    let of = |before: u64, now: u64| {
+        let mut window = quiet();
+        window.listen(80, 128, &[0; 10]);
+        let server = window.processes.by_pid.get_mut(&100).unwrap();
+        (server.fds, server.fd_limit) = (before, 200);
+        window.processes_before = window.processes.clone();
+        window.processes.by_pid.get_mut(&100).unwrap().fds = now;
+        window.findings()
+    };
+    // 8 more each second; 49 are left.
+    let found = of(71, 151).remove(0);
+    assert_eq!(found.severity, Severity::Warning);
+    let summary = &found.summary;
+    assert!(
+        summary.contains("for 6 s only: 151 of 200 are open, 8.0 more each second"),
+        "{summary}"
+    );
+    assert!(
+        found
+            .fixes
+            .iter()
+            .any(|fix| fix.text.contains("closes what it opens"))
+    );
+    assert_eq!(of(25, 105)[0].id, "fd-exhaustion");
+    assert_eq!(of(146, 151), []);
+    assert_eq!(of(96, 110), []);
+    assert_eq!(of(151, 71), []);
+    assert_eq!(of(15, 95), []);
+}
+
+#[test]
+fn a_limit_that_a_process_has_lowered_itself_is_not_raised_in_its_unit() {
+    let mut window = quiet();
+    window.listen(80, 128, &[0; 10]);
+    let worker = window.processes.by_pid.get_mut(&100).unwrap();
+    (worker.fds, worker.fd_limit) = (30, 30);
+    (worker.comm, worker.parent) = ("nginx".to_owned(), 99);
+    let fix = |window: &Window| window.findings()[0].fixes[0].clone();
+    assert_eq!(fix(&window).set[0].0, "LimitNOFILE");
+    window
+        .processes
+        .by_pid
+        .get_mut(&100)
+        .unwrap()
+        .parent_fd_limit = Some(65_536);
+    let told = fix(&window);
+    assert_eq!(told.set[0].0, "worker_rlimit_nofile");
+    assert!(
+        told.text
+            .contains("it is 30 by that, where its parent (pid 99) has 65536")
+    );
+    assert!(!told.text.contains("LimitNOFILE"), "{}", told.text);
+    // Nobody can raise it above what he was given.
+    window
+        .processes
+        .by_pid
+        .get_mut(&100)
+        .unwrap()
+        .parent_fd_limit = Some(1024);
+    assert!(
+        fix(&window)
+            .text
+            .starts_with("set LimitNOFILE=4096 in its unit, and then")
+    );
+}
+
+#[test]
+fn preforked_workers_are_one_service() {
+    let mut window = quiet();
+    window.listen(2525, 64, &[65; 10]);
+    window.grow(&[("TcpExt.ListenOverflows", 500)]);
+    let worker = window.processes.by_pid[&100].clone();
+    for pid in [100, 101, 102, 103] {
+        let mut worker = worker.clone();
+        (worker.pid, worker.fds, worker.fd_limit) = (pid, 64, 64);
+        window.processes.by_pid.insert(pid, worker);
+    }
+    let findings = window.findings();
+    let found = findings.iter().filter(|found| found.id == "fd-exhaustion");
+    assert_eq!(found.count(), 1);
+    let summary = &findings[0].summary;
+    assert!(
+        summary.starts_with("4 processes of server at port 2525"),
+        "{summary}"
+    );
+    assert!(findings[0].fixes[1].text.contains("--pid 103"));
+}
+
+fn client(window: &mut Window) -> &mut Process {
+    window.processes.by_pid.entry(300).or_insert(Process {
+        pid: 300,
+        comm: "poolapp".to_owned(),
+        fds: 64,
+        fd_limit: 64,
+        fd_hard_limit: 64,
+        netns: Some(NETNS),
+        has_tcp: true,
+        ..Process::default()
+    })
+}
+
+#[test]
+fn a_client_without_descriptors_is_found_where_it_speaks_tcp() {
+    let mut window = quiet();
+    client(&mut window);
+    let findings = window.findings();
+    let [found] = findings.as_slice() else {
+        panic!("{findings:?}");
+    };
+    assert_eq!(
+        (found.id, found.severity),
+        ("fd-exhaustion", Severity::Warning)
+    );
+    let summary = &found.summary;
+    assert!(
+        summary.contains("poolapp (pid 300) has no file descriptors left (64 of 64 are open)"),
+        "{summary}"
+    );
+    assert_eq!(found.affected[0].netns, Some(NETNS));
+    let evidence = found.evidence.iter();
+    assert!(!evidence.into_iter().any(|said| said.text.contains("queue")));
+
+    // What it holds is no socket, but it was seen to connect.
+    client(&mut window).has_tcp = false;
+    assert_eq!(window.ids(), [""; 0]);
+    window.event("connects", 1, &[("pid", Value::Unsigned(300))]);
+    assert_eq!(window.ids(), ["fd-exhaustion"]);
+}
+
+#[test]
+fn a_client_with_a_descriptor_left_or_elsewhere_is_in_order() {
+    let mut window = quiet();
+    client(&mut window).fds = 63;
+    assert_eq!(window.ids(), [""; 0]);
+    client(&mut window).fds = 64;
+    client(&mut window).netns = Some(7);
+    assert_eq!(window.ids(), [""; 0]);
+}
+
+#[test]
+fn a_machine_without_files_is_found() {
+    let mut window = quiet();
+    window.files = Some((99_000, 100_000));
+    assert_eq!(window.ids(), ["fd-exhaustion"]);
+}
