@@ -191,6 +191,13 @@ fn a_full_disk_is_a_failure_of_a_picture() {
         output
     });
     assert_complaint(&output, 1, path);
+    // What was collected is not lost with it.
+    let complaint = complaint(&output);
+    let (_, kept) = complaint.split_once("kept in ").expect(&complaint);
+    let (kept, _) = kept.split_once(' ').expect(&complaint);
+    let stacks = fs::read_to_string(kept).expect("read the stacks");
+    fs::remove_file(kept).expect("remove the stacks");
+    assert!(stacks.contains("tcp_v4_rcv"), "{stacks}");
 }
 
 #[test]

@@ -1,16 +1,17 @@
 //! Where a graph goes, and in which format.
 
 use std::{
-    io::{self, IsTerminal},
+    env, fs,
+    io::{self, BufWriter, IsTerminal, Write},
     path::{Path, PathBuf},
-    process::ExitCode,
+    process::{self, ExitCode},
 };
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    cli::later::Later,
+    cli::{later::Later, output::create},
     render::{flame_json, flamegraph, folded, pprof},
     report::{Flame, Palette},
 };
@@ -115,6 +116,26 @@ pub(super) fn must_be_readable(output: &Path, what: &str) -> Result<()> {
     Ok(())
 }
 
+/// Keeps the stacks where there may be room, so that they are not lost with their file, and adds where that is.
+fn keep(error: anyhow::Error, flame: &Flame) -> anyhow::Error {
+    let path = env::temp_dir().join(format!("netprobe-{}.folded", process::id()));
+    let kept = create(&path).and_then(|file| {
+        let mut out = BufWriter::new(file);
+        folded::write(&mut out, flame)?;
+        Ok(out.flush()?)
+    });
+    match kept {
+        Ok(()) => anyhow!(
+            "{error:#}; the stacks are kept in {} (inferno-flamegraph and flamegraph.pl draw them)",
+            path.display()
+        ),
+        Err(_no_room_either) => {
+            let _not_made = fs::remove_file(&path);
+            error
+        }
+    }
+}
+
 impl<'a> Output<'a> {
     /// Opens it.
     pub(super) fn open(options: &'a Options) -> Result<Self> {
@@ -142,7 +163,7 @@ impl<'a> Output<'a> {
             title: look.title(&flame.title),
             ..flame.clone()
         };
-        self.out.write(|mut out| {
+        let written = self.out.write(|mut out| {
             if *folded {
                 folded::write(&mut out, &flame).map_err(Into::into)
             } else if *pprof {
@@ -152,7 +173,11 @@ impl<'a> Output<'a> {
             } else {
                 flamegraph::write(&mut out, &flame, look.style(palette))
             }
-        })?;
+        });
+        if let Err(error) = written {
+            let is_file = output.as_os_str() != "-";
+            return Err(if is_file { keep(error, &flame) } else { error });
+        }
         if flame.stacks.is_empty() {
             log::warn!("nothing was seen, so the graph is empty");
         }
