@@ -350,6 +350,11 @@ fn against_forgetting(found: Finding, window: &Window, times: &[u64]) -> Finding
             ),
         ),
     };
+    advise_keepalive(found, wanted, &why)
+}
+
+/// A packet per connection and interval keeps it in mind.
+fn advise_keepalive(found: Finding, wanted: u64, why: &str) -> Finding {
     found
         .application(
             format!(

@@ -9,10 +9,10 @@ use super::{
         finding::{finding, process},
         places::{self, End},
         received::LEAST,
-        sizing::{PERSIST, median, spoken},
+        sizing::{median, spoken},
         window::{Netns, Window, endpoint},
     },
-    RULE, part,
+    RULE, advise_keepalive, part,
 };
 use crate::report::diagnosis::{Confidence, Finding, Severity};
 
@@ -117,7 +117,7 @@ fn describe(
         .as_ref()
         .map_or(String::new(), |comm| format!(" of {comm}"));
     let count = quiet_ms.len();
-    finding(
+    let found = finding(
         RULE.id,
         Severity::Warning,
         Confidence::Medium,
@@ -145,22 +145,10 @@ fn describe(
         "tcp_info, connects",
     )
     .hits([Window::affected_destination(netns, address, port)])
-    .hits(pid.map(|pid| process(Some(pid), comm, Some(netns.inode))))
-    .application(
-        format!(
-            "turn on keepalive in the application: SO_KEEPALIVE with TCP_KEEPIDLE {wanted} s, a quarter of those {}; when it \
-             forgets is not known, so halve it again if connections go on to die",
-            spoken(half)
-        ),
-        &[("TCP_KEEPIDLE", wanted.to_string())],
-        "a packet per connection and interval",
-    )
-    .sysctl(
-        format!("or for all sockets that have SO_KEEPALIVE already; {PERSIST}"),
-        &[
-            ("net.ipv4.tcp_keepalive_time", wanted.to_string()),
-            ("net.ipv4.tcp_keepalive_intvl", wanted.min(30).to_string()),
-        ],
-        "dead peers are noticed sooner, too",
-    )
+    .hits(pid.map(|pid| process(Some(pid), comm, Some(netns.inode))));
+    let why = format!(
+        "a quarter of those {}; when it forgets is not known, so halve it again if connections go on to die",
+        spoken(half)
+    );
+    advise_keepalive(found, wanted, &why)
 }
