@@ -45,7 +45,10 @@ fn missing(test: &Test) -> Option<&'static str> {
             is_interface(|own, _| own == *index),
             "interface has this index",
         ),
-        Predicate::Netns(inode) => (is_netns(*inode), "network namespace has this number"),
+        Predicate::Netns(inode) => (
+            namespaces::find(*inode).is_ok(),
+            "network namespace has this number",
+        ),
         _ => return None,
     };
     (!is_there).then_some(what)
@@ -87,11 +90,6 @@ fn is_interface(is_meant: impl Fn(u32, &str) -> bool + Sync) -> bool {
         }))
     };
     ask().unwrap_or(true)
-}
-
-fn is_netns(inode: u32) -> bool {
-    let is_it = |namespace: &namespaces::Namespace| namespace.inode == inode;
-    namespaces::all().map_or(true, |all| all.iter().any(is_it))
 }
 
 #[cfg(test)]

@@ -8,6 +8,9 @@ use crate::report::{Column, Row, Total, Value, name_bytes};
 /// Most events of a kind that are kept.
 const SAMPLE: usize = 1024;
 
+/// A process by its id and name, as far as they are known.
+pub type Owner = (Option<u32>, Option<String>);
+
 /// One event, whose values are found by the names of its columns.
 #[derive(Clone, Debug)]
 pub struct Event {
@@ -54,6 +57,11 @@ impl Event {
     /// A word or a name.
     pub fn text(&self, name: &str) -> Option<String> {
         text(self.value(name))
+    }
+
+    /// The process that its socket belongs to.
+    pub fn owner(&self) -> Owner {
+        (self.small("pid"), self.text("comm"))
     }
 
     /// Whether a column holds this word.

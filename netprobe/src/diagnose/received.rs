@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     dropped,
-    events::{Event, port_of, value_of},
+    events::{Event, Owner, port_of, value_of},
     places::{self, End},
     window::{Gap, Netns, Window},
 };
@@ -44,7 +44,7 @@ pub(super) struct Received {
     /// How old connections were, where their opening was seen, in nanoseconds.
     pub(super) ages_ns: Vec<u64>,
     /// The process that they belong to.
-    pub(super) owner: Option<(Option<u32>, Option<String>)>,
+    pub(super) owner: Option<Owner>,
     /// What is known of the other end.
     pub(super) peers: Vec<Peer>,
 }
@@ -142,7 +142,7 @@ pub(super) fn by_service(window: &Window, netns: &Netns) -> BTreeMap<End, Receiv
         }
         let received = services.entry(remote).or_default();
         if received.owner.is_none() && event.text("comm").is_some() {
-            received.owner = Some((event.small("pid"), event.text("comm")));
+            received.owner = Some(event.owner());
         }
         if is_stale {
             received.closed_ns.extend(event.number("idle_ns"));

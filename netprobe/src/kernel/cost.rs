@@ -126,8 +126,8 @@ impl Meter {
         let own = now.cpus_since(self.last) / self.cpus;
         self.last = now;
         // Without events there is nothing to leave out, however slow the machine.
-        let is_idle =
-            slice.is_some_and(|slice| slice.runs == 0) || self.has_few_events(session, elapsed);
+        let has_few_events = self.has_few_events(session, elapsed);
+        let is_idle = has_few_events || slice.is_some_and(|slice| slice.runs == 0);
         let mut in_kernel = 0.0;
         if let Some(slice) = slice {
             self.kernel.cpu_s += slice.cpus() * elapsed.as_secs_f64();

@@ -260,11 +260,16 @@ const fn bytes_received(info: &TcpInfo) -> u64 {
     info.bytes_received.saturating_sub(has_fin as u64)
 }
 
+/// How many sequence numbers were sent: those acknowledged, and those on their way of the `queued` ones that were written.
+fn numbers(info: &TcpInfo, queued: u32) -> Option<u64> {
+    let on_its_way = queued.checked_sub(info.notsent_bytes)?;
+    Some(info.bytes_acked + u64::from(on_its_way))
+}
+
 /// Bytes of data, each once. What does not get past this machine is sent anew, and counted anew as if it were other data:
 /// no more can have been sent than was acknowledged or waits for that.
 fn bytes_sent(info: &TcpInfo, queued: u32) -> u64 {
-    let under_way = queued.saturating_sub(info.notsent_bytes);
-    let numbered = info.bytes_acked + u64::from(under_way);
+    let numbered = numbers(info, queued).unwrap_or(info.bytes_acked);
     let sent = info.bytes_sent.saturating_sub(info.bytes_retrans);
     // The number of a SYN may be among them.
     if sent > numbered {
@@ -278,7 +283,6 @@ fn bytes_sent(info: &TcpInfo, queued: u32) -> u64 {
 /// SYN; the kernel makes an accepted socket when that was acknowledged already. What was sent but could not leave this
 /// machine is counted each time, so that nothing can be told of such a connection.
 fn is_server(info: &TcpInfo, send_queue: u32) -> Option<bool> {
-    let on_its_way = u64::from(send_queue).checked_sub(u64::from(info.notsent_bytes))?;
     let has_closed = matches!(
         info.state,
         TCP_FIN_WAIT1 | TCP_FIN_WAIT2 | TCP_CLOSING | TCP_LAST_ACK
@@ -288,8 +292,7 @@ fn is_server(info: &TcpInfo, send_queue: u32) -> Option<bool> {
         return None;
     }
     let bytes = info.bytes_sent.checked_sub(info.bytes_retrans)?;
-    let numbers = info.bytes_acked + on_its_way;
-    match numbers.checked_sub(bytes + u64::from(has_closed))? {
+    match numbers(info, send_queue)?.checked_sub(bytes + u64::from(has_closed))? {
         0 => Some(true),
         1 => Some(false),
         _ => None,

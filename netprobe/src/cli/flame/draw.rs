@@ -11,7 +11,7 @@ use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    cli::{later::Later, output::create},
+    cli::{is_closed_pipe, later::Later, output::create},
     render::{flame_json, flamegraph, folded, pprof},
     report::{Flame, Palette},
 };
@@ -175,8 +175,8 @@ impl<'a> Output<'a> {
             }
         });
         if let Err(error) = written {
-            let is_file = output.as_os_str() != "-";
-            return Err(if is_file { keep(error, &flame) } else { error });
+            let is_lost = output.as_os_str() != "-" && !is_closed_pipe(&error);
+            return Err(if is_lost { keep(error, &flame) } else { error });
         }
         if flame.stacks.is_empty() {
             log::warn!("nothing was seen, so the graph is empty");

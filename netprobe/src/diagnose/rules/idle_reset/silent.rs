@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     super::super::{
-        events::Event,
+        events::{Event, Owner},
         finding::{finding, process},
         places::{self, End},
         received::LEAST,
@@ -30,7 +30,7 @@ struct Service {
     lossy: BTreeSet<u16>,
     /// Of those, ones that nothing answers.
     dead: BTreeSet<u16>,
-    owner: Option<(Option<u32>, Option<String>)>,
+    owner: Option<Owner>,
 }
 
 /// A finding for each service that lost quiet connections so.
@@ -56,9 +56,7 @@ fn services(window: &Window, netns: &Netns) -> BTreeMap<End, Service> {
         }
         if is_dead {
             service.dead.insert(local.1);
-            service
-                .owner
-                .get_or_insert_with(|| (event.small("pid"), event.text("comm")));
+            service.owner.get_or_insert_with(|| event.owner());
         }
     };
     for event in window.events.within("retransmits", netns.inode) {

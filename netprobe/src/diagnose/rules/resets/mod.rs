@@ -8,7 +8,7 @@ mod unexplained;
 
 use super::super::{
     Explanation, Rule, Verdict,
-    events::{port_of, value_of},
+    events::{Owner, port_of, value_of},
     finding::{finding, somewhere},
     in_each, places, received,
     window::{Netns, Window, ratio},
@@ -220,14 +220,12 @@ fn worst(services: Vec<(Option<u16>, Reset)>) -> Option<Reset> {
 
 /// The services that it hits, the worst first.
 fn services(window: &Window, netns: &Netns, cause: &str) -> Vec<Affected> {
-    let mut services = BTreeMap::<_, (u32, Option<u32>, Option<String>)>::new();
+    let mut services = BTreeMap::<_, (u32, Owner)>::new();
     for event in window.events.within("resets", netns.inode) {
         if !event.is("cause", cause) {
             continue;
         }
-        let local = event.ip("saddr").zip(event.small::<u16>("sport"));
-        let remote = event.ip("daddr").zip(event.small::<u16>("dport"));
-        let Some((local, remote)) = local.zip(remote) else {
+        let Some((local, remote)) = places::ends(event) else {
             continue;
         };
         let is_server = local.1 < remote.1;
@@ -236,10 +234,7 @@ fn services(window: &Window, netns: &Netns, cause: &str) -> Vec<Affected> {
         } else {
             ("destination", remote)
         };
-        let entry =
-            services
-                .entry((end, kind))
-                .or_insert((0, event.small("pid"), event.text("comm")));
+        let entry = services.entry((end, kind)).or_insert((0, event.owner()));
         entry.0 += 1;
     }
     let mut services: Vec<_> = services.into_iter().collect();
@@ -247,7 +242,7 @@ fn services(window: &Window, netns: &Netns, cause: &str) -> Vec<Affected> {
     let hits = services
         .into_iter()
         .take(3)
-        .map(|(((address, port), kind), (_, pid, comm))| Affected {
+        .map(|(((address, port), kind), (_, (pid, comm)))| Affected {
             kind,
             pid,
             comm,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     super::super::{
         dropped,
+        events::Owner,
         finding::finding,
         places::{self, End},
         window::{Netns, Window, endpoint},
@@ -134,7 +135,7 @@ struct Attempts {
 /// The attempts of each process at an end. Of those that connect once or twice not every connection was seen: they are
 /// taken together by name.
 fn attempts(window: &Window, netns: &Netns, home: &Netns, end: End) -> Vec<Attempts> {
-    let mut processes = BTreeMap::<(Option<u32>, Option<String>), Attempts>::new();
+    let mut processes = BTreeMap::<Owner, Attempts>::new();
     for event in window.events.within("connects", netns.inode) {
         let Some(address) = event
             .ip("daddr")
@@ -146,7 +147,7 @@ fn attempts(window: &Window, netns: &Netns, home: &Netns, end: End) -> Vec<Attem
             let mut homes = places::homes(window, netns, address).into_iter();
             homes.any(|there| there.inode == home.inode)
         };
-        let (pid, comm) = (event.small("pid"), event.text("comm"));
+        let (pid, comm) = event.owner();
         let process = processes
             .entry((pid, comm.clone().filter(|_| pid.is_none())))
             .or_default();

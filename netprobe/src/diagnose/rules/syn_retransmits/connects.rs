@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::super::super::{
-    events::Event,
+    events::{Event, Owner},
     places::{self, End},
     window::{Netns, Window, ratio},
 };
@@ -79,7 +79,7 @@ pub(super) struct Dead {
     pub(super) end: End,
     pub(super) ending: Ending,
     pub(super) count: u64,
-    pub(super) owner: (Option<u32>, Option<String>),
+    pub(super) owner: Owner,
     /// Whether the same process gets through to that port by the other family of addresses.
     pub(super) is_reached: bool,
 }
@@ -90,7 +90,7 @@ struct Tally {
     given_up: u64,
     waited_ns: u64,
     unreachable: u64,
-    owner: Option<(Option<u32>, Option<String>)>,
+    owner: Option<Owner>,
 }
 
 /// Destinations of a namespace that take no connect, though it is not SYNs sent again that tell; the one with most
@@ -113,9 +113,7 @@ pub(super) fn dead(window: &Window, netns: &Netns) -> Vec<Dead> {
         if is_given_up {
             tally.waited_ns = tally.waited_ns.max(waited_ns);
         }
-        tally
-            .owner
-            .get_or_insert_with(|| (event.small("pid"), event.text("comm")));
+        tally.owner.get_or_insert_with(|| event.owner());
     }
     let dead = tallies
         .into_iter()

@@ -160,7 +160,7 @@ impl<'a> LostHere<'a> {
         }
         if !self.is_reverse_path() {
             return found.command(
-                "netprobe drops --count --by reason,location shows where they are dropped, netprobe drops -o json each of them",
+                "netprobe drops --count --by reason,location shows where they are dropped, netprobe drops --json each of them",
                 "none",
             );
         }

@@ -8,7 +8,7 @@ use std::{
 use super::{
     super::super::{
         dropped,
-        events::Event,
+        events::{Event, Owner},
         places::{self, End},
         window::{Netns, Window},
     },
@@ -219,7 +219,7 @@ pub(super) fn wanted(window: &Window, netns: &Netns, scans: &Scans, again: u64) 
 
 /// Who does not answer, the worst first: destinations of SYNs, or listeners whose clients are silent.
 fn silent(netns: &Netns, events: &[&Event], cause: &str) -> Vec<Affected> {
-    let mut silent = BTreeMap::<_, (u32, Option<u32>, Option<String>)>::new();
+    let mut silent = BTreeMap::<_, (u32, Owner)>::new();
     for event in events {
         let end = if cause == "syn" {
             event.ip("daddr").zip(event.small::<u16>("dport"))
@@ -227,9 +227,7 @@ fn silent(netns: &Netns, events: &[&Event], cause: &str) -> Vec<Affected> {
             event.ip("saddr").zip(event.small::<u16>("sport"))
         };
         if let Some(end) = end {
-            let entry = silent
-                .entry(end)
-                .or_insert((0, event.small("pid"), event.text("comm")));
+            let entry = silent.entry(end).or_insert((0, event.owner()));
             entry.0 += 1;
         }
     }
@@ -242,7 +240,7 @@ fn silent(netns: &Netns, events: &[&Event], cause: &str) -> Vec<Affected> {
     };
     let hits = silent
         .into_iter()
-        .map(|((address, port), (_, pid, comm))| Affected {
+        .map(|((address, port), (_, (pid, comm)))| Affected {
             kind,
             pid,
             comm,
