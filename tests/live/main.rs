@@ -30,3 +30,4 @@ mod resets;
 mod retransmits;
 mod states;
 mod time_wait;
+mod tracepoints;

@@ -1,19 +1,19 @@
 //! A host that is bound by packets, not by bytes.
 
-use std::{
-    fs,
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::{fs, time::Instant};
 
 use netprobe_tests::skip::skip;
 use serde_json::json;
 
-use crate::incident::Incident;
+use crate::{incident::Incident, verdict::Verdict};
 
 const ID: &str = "small-packet-load";
 /// From here on it is one, as `netprobe explain` says.
 const MANY: f64 = 100_000.0;
+/// As many on average are enough at every moment.
+const PLENTY: f64 = 1.2 * MANY;
+/// It may be busy for a moment.
+const TIMES: usize = 4;
 const SENDER: &str = "demo-telemetry";
 
 /// Packets that the host of the sender has sent.
@@ -26,18 +26,29 @@ fn sent(incident: &Incident) -> u64 {
     packets.expect("the tenth number of eth0 is of packets sent")
 }
 
-/// Whether this machine, which may be an emulated or a busy one, sends as many as it is asked to.
-fn is_fast(incident: &Incident) -> bool {
-    let (begun, before) = (Instant::now(), sent(incident));
-    sleep(Duration::from_secs(1));
-    let packets = u32::try_from(sent(incident) - before).expect("fewer than four billion");
-    let rate = f64::from(packets) / begun.elapsed().as_secs_f64();
-    if rate < MANY {
-        skip(&format!(
-            "this machine has time for {rate:.0} packets per second only"
-        ));
+/// Its finding. None where this machine, which may be an emulated or a busy one, does not send as many as it is asked to
+/// while netprobe looks.
+fn found(incident: &Incident) -> Option<Verdict> {
+    let mut fastest = 0.0_f64;
+    for _ in 0..TIMES {
+        let (begun, before) = (Instant::now(), sent(incident));
+        let verdict = incident.verdict();
+        let packets = u32::try_from(sent(incident) - before).expect("fewer than four billion");
+        let rate = f64::from(packets) / begun.elapsed().as_secs_f64();
+        if verdict.finding(ID).is_some() {
+            return Some(verdict);
+        }
+        assert!(
+            rate < PLENTY,
+            "{rate:.0} packets/s, but {}",
+            verdict.story()
+        );
+        fastest = fastest.max(rate);
     }
-    rate >= MANY
+    skip(&format!(
+        "this machine has time for {fastest:.0} packets per second only"
+    ));
+    None
 }
 
 #[test]
@@ -45,11 +56,10 @@ fn many_small_packets_are_named_and_larger_ones_help() {
     let Some(mut incident) = Incident::provoke(ID) else {
         return;
     };
-    if !is_fast(&incident) {
+    let Some(verdict) = found(&incident) else {
         return;
-    }
-    let verdict = incident.verdict_with(ID);
-    let found = verdict.finding(ID).expect("waited for it");
+    };
+    let found = verdict.finding(ID).expect("looked for it");
     let host = json!(incident.netns("client"));
     let interface = [("netns", host), ("name", json!("eth0"))];
     found

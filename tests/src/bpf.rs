@@ -1,6 +1,11 @@
 //! BPF objects that a process holds, and whether they are still in the kernel.
 
-use std::{collections::BTreeSet, fs, process::id};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::fd::{FromRawFd, OwnedFd},
+    process::id,
+};
 
 /// `bpf(2)` commands that turn an id into a file descriptor.
 const PROG_GET_FD_BY_ID: i64 = 13;
@@ -11,6 +16,40 @@ const LINK_GET_FD_BY_ID: i64 = 30;
 const PROG_GET_NEXT_ID: i64 = 11;
 const MAP_GET_NEXT_ID: i64 = 12;
 const LINK_GET_NEXT_ID: i64 = 31;
+
+/// Calls `bpf(2)`.
+///
+/// # Safety
+///
+/// `attributes` must hold what the command reads, and what addresses in them point at must be as the command expects it.
+pub(crate) unsafe fn call(command: i64, attributes: &mut [u8]) -> io::Result<i64> {
+    // SAFETY: `attributes` is as long as it is said to be; the rest is the caller's word.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            attributes.as_mut_ptr(),
+            attributes.len(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}
+
+/// Calls `bpf(2)` for a file descriptor.
+///
+/// # Safety
+///
+/// As [`call`]; the command must return a descriptor.
+pub(crate) unsafe fn open(command: i64, attributes: &mut [u8]) -> io::Result<OwnedFd> {
+    // SAFETY: the caller's word.
+    let fd = unsafe { call(command, attributes) }?;
+    let fd = i32::try_from(fd).expect("a file descriptor is a small number");
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
 
 /// A program, map or link, by its kind and id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,19 +93,12 @@ pub fn all() -> BTreeSet<Object> {
 fn next_id(command: i64, last: u32) -> Option<u32> {
     let mut attributes = [0_u8; 64];
     attributes[..4].copy_from_slice(&last.to_ne_bytes());
-    // SAFETY: `attributes` is as long as it is said to be; the call writes the second word of it.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            attributes.as_mut_ptr(),
-            attributes.len(),
-        )
-    };
+    // SAFETY: the call only writes the second word of its attributes.
+    let result = unsafe { call(command, &mut attributes) };
     let id = attributes[4..]
         .first_chunk()
         .map(|id| u32::from_ne_bytes(*id));
-    id.filter(|_| result == 0)
+    id.filter(|_| result.is_ok())
 }
 
 fn object(line: &str) -> Option<Object> {
@@ -91,29 +123,15 @@ impl Object {
     pub fn exists(self) -> bool {
         let mut attributes = [0_u8; 64];
         attributes[..4].copy_from_slice(&self.id.to_ne_bytes());
-        // SAFETY: `attributes` is as long as it is said to be, and the call only reads it.
-        let fd = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                self.command,
-                attributes.as_ptr(),
-                attributes.len(),
-            )
-        };
-        if fd < 0 {
-            let why = std::io::Error::last_os_error();
-            assert_eq!(
-                why.raw_os_error(),
-                Some(libc::ENOENT),
-                "{self:?} of {}",
-                id()
-            );
-            return false;
+        // SAFETY: the call only reads its attributes.
+        match unsafe { open(self.command, &mut attributes) } {
+            Ok(_closed) => true,
+            Err(why) => {
+                let is_gone = why.raw_os_error() == Some(libc::ENOENT);
+                assert!(is_gone, "{self:?} of {}: {why}", id());
+                false
+            }
         }
-        let fd = i32::try_from(fd).expect("a file descriptor is a small number");
-        // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-        unsafe { libc::close(fd) };
-        true
     }
 }
 
@@ -176,28 +194,17 @@ impl RunTime {
 /// The kernel keeps figures of run time as long as this lives.
 #[derive(Debug)]
 pub struct Statistics {
-    _held: std::os::fd::OwnedFd,
+    _held: OwnedFd,
 }
 
 impl Statistics {
     /// Asks the kernel to keep them (`BPF_ENABLE_STATS`).
     pub fn enable() -> Self {
-        use std::os::fd::{FromRawFd, OwnedFd};
         const ENABLE_STATS: i64 = 32;
-        let attributes = [0_u8; 64];
-        // SAFETY: `attributes` is as long as it is said to be, and the call only reads it.
-        let fd = unsafe {
-            libc::syscall(
-                libc::SYS_bpf,
-                ENABLE_STATS,
-                attributes.as_ptr(),
-                attributes.len(),
-            )
-        };
-        let fd = i32::try_from(fd).expect("a file descriptor is a small number");
-        assert!(fd >= 0, "statistics: {}", std::io::Error::last_os_error());
-        // SAFETY: the kernel has just made this descriptor for us.
-        let held = unsafe { OwnedFd::from_raw_fd(fd) };
-        Self { _held: held }
+        // SAFETY: the call only reads its attributes.
+        let held = unsafe { open(ENABLE_STATS, &mut [0; 64]) };
+        Self {
+            _held: held.expect("statistics"),
+        }
     }
 }

@@ -8,7 +8,8 @@
 //! - [`probe`]: one that runs, with its events ([`event`]) and its accounts ([`accounts`]);
 //! - [`schema`]: whether what it writes is what `netprobe schema` says;
 //! - [`skip`]: what cannot run here, and why;
-//! - [`bpf`]: whether objects of a dead process are gone.
+//! - [`bpf`]: whether objects of a dead process are gone;
+//! - [`tracepoints`]: whether they fire wherever the kernel counts.
 #![expect(
     clippy::missing_panics_doc,
     reason = "a test ends with a panic wherever something is not as it should be"
@@ -32,6 +33,7 @@ pub mod program;
 pub mod ready;
 pub mod schema;
 pub mod skip;
+pub mod tracepoints;
 pub mod traffic;
 pub mod watcher;
 

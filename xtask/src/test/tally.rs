@@ -78,6 +78,22 @@ impl Tally {
         self.failed == 0
     }
 
+    /// How many tests there were.
+    pub(super) fn runs(&self) -> usize {
+        self.passed + self.failed + self.skipped
+    }
+
+    /// The same after those that failed were run `again`.
+    pub(super) fn mended(self, again: Self) -> Self {
+        Self {
+            passed: self.passed + again.passed,
+            failed: again.failed,
+            skipped: self.skipped + again.skipped,
+            failures: again.failures,
+            reasons: self.reasons.into_iter().chain(again.reasons).collect(),
+        }
+    }
+
     /// The same, with `prefix` before each name and reason.
     pub(super) fn of(mut self, prefix: &str) -> Self {
         let named = |text: &String| format!("{prefix}: {text}");
@@ -176,6 +192,18 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
     #[test]
     fn a_program_that_died_has_no_counts() {
         assert_eq!(Tally::read("running 4 tests\ntest a ... ok\n").passed, 0);
+    }
+
+    #[test]
+    fn what_passes_when_run_again_has_not_failed() {
+        let mut first = Tally::failure("a");
+        first += Tally::failure("b");
+        first += Tally::pass();
+        let mut again = Tally::pass();
+        again += Tally::failure("b");
+        let tally = first.mended(again);
+        assert_eq!(tally.to_string(), "2 passed, 1 failed, 0 skipped");
+        assert_eq!(tally.failures, ["b"]);
     }
 
     #[test]
