@@ -16,7 +16,7 @@ use super::{
     session::Session,
     windows,
 };
-use crate::report::Cost;
+use crate::{observe::clock, report::Cost};
 
 /// So long after its end nobody has come for the session.
 const FORGOTTEN: Duration = Duration::from_secs(1);
@@ -163,7 +163,7 @@ fn window(
     stopped: &Receiver<()>,
     limit: f64,
 ) -> Result<Duration> {
-    let before = session.candidate_calls()?;
+    let (before, began) = (session.candidate_calls()?, clock::thread_cpu());
     let links = session.open_windowed()?;
     session.set_window(number)?;
     // Ends early when the run does.
@@ -174,6 +174,7 @@ fn window(
     let cpus = thread::available_parallelism().map_or(1, usize::from);
     Ok(windows::pause(
         calls,
+        clock::thread_cpu().saturating_sub(began),
         u32::try_from(cpus).unwrap_or(u32::MAX),
         limit,
     ))
