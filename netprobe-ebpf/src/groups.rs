@@ -2,24 +2,20 @@
 //! nearly all events belong to a few groups, and the lookup would cost most of counting them.
 
 use netprobe_common::{
-    counters::{CountKey, OTHER, PLACES, Place},
+    counters::{Count, CountKey, OTHER, PLACES, Place},
     header::Kind,
     record::Plain,
 };
 
-use crate::maps::{BUSY, COUNTS, REST, add_alone, count, is_alone, value, words};
+use crate::maps::{BUSY, COUNTS, FULL, REST, add_alone, add_known, count, is_alone, value, words};
+
+/// A hash map has no room: `-E2BIG`.
+const E2BIG: i32 = -7;
 
 /// Adds an event of `weight` to its group; false if that had to be one of all ports, or even "other".
 #[inline(always)]
 pub(crate) fn count_group(kind: Kind, key: &CountKey, weight: u64) -> bool {
-    if is_alone(kind)
-        && let Some(place) = place_of(key)
-    {
-        add_alone(&mut place.count.weight, weight);
-        add_alone(&mut place.count.events, 1);
-        return true;
-    }
-    if count(&COUNTS, key, weight) {
+    if count_in_place(kind, key, weight) || count_apart(key, weight) {
         return true;
     }
     let rest = CountKey {
@@ -27,7 +23,7 @@ pub(crate) fn count_group(kind: Kind, key: &CountKey, weight: u64) -> bool {
         any_port: 1,
         ..*key
     };
-    if count(&REST, &rest, weight) {
+    if count_in_place(kind, &rest, weight) || count(&REST, &rest, weight) {
         return false;
     }
     let other = CountKey {
@@ -37,6 +33,41 @@ pub(crate) fn count_group(kind: Kind, key: &CountKey, weight: u64) -> bool {
     };
     count(&COUNTS, &other, weight);
     false
+}
+
+/// Adds to a busy group; false if it is none.
+#[inline(always)]
+fn count_in_place(kind: Kind, key: &CountKey, weight: u64) -> bool {
+    if !is_alone(kind) {
+        return false;
+    }
+    let Some(place) = place_of(key) else {
+        return false;
+    };
+    add_alone(&mut place.count.weight, weight);
+    add_alone(&mut place.count.events, 1);
+    true
+}
+
+/// Adds to a group of `COUNTS`; false if there is no room for it.
+#[inline(always)]
+fn count_apart(key: &CountKey, weight: u64) -> bool {
+    let amount = Count { events: 1, weight };
+    if add_known(&COUNTS, key, &amount) {
+        return true;
+    }
+    let Some(full) = value(FULL.get_ptr_mut(0)) else {
+        return false;
+    };
+    if *full != 0 {
+        return false;
+    }
+    // BPF_NOEXIST (1): another CPU may have been first, and its count must not be reset.
+    if COUNTS.insert(key, Count::NONE, 1) == Err(E2BIG) {
+        *full = 1;
+        return false;
+    }
+    add_known(&COUNTS, key, &amount)
 }
 
 /// The place of `key`: it keeps the one that it finds free, to the end of the run.

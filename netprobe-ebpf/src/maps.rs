@@ -73,6 +73,11 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> =
 #[map]
 pub(crate) static COUNTS: PerCpuHashMap<CountKey, Count> = PerCpuHashMap::with_max_entries(4096, 0);
 
+/// Not 0 once `COUNTS` had no room for another group on this CPU, until user space has made some: nobody tries meanwhile.
+/// Cannot be full.
+#[map]
+pub(crate) static FULL: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// `--count` without telling ports apart, of what found `COUNTS` full. Full: the event is counted under `OTHER` of its kind
 /// there.
 #[map]
@@ -236,13 +241,17 @@ pub(crate) fn count<K: Plain>(map: &PerCpuHashMap<K, Count>, key: &K, weight: u6
 /// Adds `amount` to `key`; false if there is no room for a new key.
 #[inline(always)]
 pub(crate) fn add_count<K: Plain>(map: &PerCpuHashMap<K, Count>, key: &K, amount: &Count) -> bool {
-    if let Some(count) = value(map.get_ptr_mut(key)) {
-        add(&mut count.events, amount.events);
-        add(&mut count.weight, amount.weight);
+    if add_known(map, key, amount) {
         return true;
     }
     // BPF_NOEXIST (1): another CPU may have been first, and its count must not be reset.
     let _lost_race = map.insert(key, Count::NONE, 1);
+    add_known(map, key, amount)
+}
+
+/// Adds `amount` to `key` if that is there.
+#[inline(always)]
+pub(crate) fn add_known<K: Plain>(map: &PerCpuHashMap<K, Count>, key: &K, amount: &Count) -> bool {
     let Some(count) = value(map.get_ptr_mut(key)) else {
         return false;
     };

@@ -5,7 +5,7 @@ use std::{collections::HashMap, hash::Hash};
 use anyhow::{Context, Result, anyhow};
 use aya::{
     Ebpf,
-    maps::{Map, PerCpuArray, PerCpuHashMap},
+    maps::{Map, PerCpuArray, PerCpuHashMap, PerCpuValues},
 };
 use netprobe_common::{
     counters::{
@@ -91,7 +91,11 @@ pub(super) fn forget_groups(ebpf: &mut Ebpf) -> Result<()> {
             map.remove(key).with_context(|| format!("empty {name}"))?;
         }
     }
-    Ok(())
+    let full = ebpf.map_mut("FULL").ok_or_else(|| anyhow!("no map FULL"))?;
+    let mut full: PerCpuArray<_, u64> = PerCpuArray::try_from(full)?;
+    let nowhere = vec![0; full.get(&0, 0).context("read FULL")?.len()];
+    full.set(0, PerCpuValues::try_from(nowhere)?, 0)
+        .context("clear FULL")
 }
 
 /// The stacks of a flame graph. What was sampled out after the last stack of its place and reason
