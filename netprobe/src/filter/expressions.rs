@@ -278,14 +278,14 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("pid 1 and not pid 1", "cannot both hold", "pid 1"),
     ("comm a and comm b", "cannot both hold", "comm b"),
     (
-        "sport = 1 and (sport = 2 or pid 5)",
+        "sport = 1 and (sport = 2 or sport = 3 and pid 5)",
         "cannot both hold",
         "sport = 2",
     ),
     (
-        "pid 1 or sport 1 and sport 2",
+        "pid 1 and pid 2 or sport 1 and sport 2",
         "cannot both hold",
-        "sport 2",
+        "pid 2",
     ),
     ("not src *", "never holds", "src *"),
     (
@@ -328,6 +328,16 @@ fn what_can_hold_is_not_called_impossible() {
         "port 80 and sport 80",
         "comm a* and comm *b",
         "not family inet and not family inet6",
+        // One of the alternatives cannot hold, another can.
+        "sport = 1 and (sport = 2 or pid 5)",
+        "pid 1 or sport 1 and sport 2",
+        "sport = 1 and (dport = 1 or not src *)",
+        "dport = 443 and not (dport = 443 and src 10/8)",
+        "dst 10.1/16 and not (dst 10/8 and dport = 443)",
+        "comm a and not (comm a and dst ::1) and not (comm a and dport 5)",
+        "state established and not (state established and dport 443)",
+        "family inet6 and not family ipv4-mapped",
+        "family != ipv4-mapped and family = inet6",
     ] {
         let expression = parse(text, &Table).unwrap();
         assert_eq!(contradiction::check(&expression), Ok(()), "{text}");
