@@ -241,6 +241,16 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("and dport 1", "missing before this `and`", "and"),
     ("pid 1 and or pid 2", "missing before this `or`", "or"),
     ("src fe80::1%vA", "write `fe80::1`", "fe80::1%vA"),
+    (
+        "dst 127.1",
+        "is 127.1.0.0 to ss(8) and 127.0.0.1 to ping(8)",
+        "127.1",
+    ),
+    (
+        "dst 10.1.2:80",
+        "is 10.1.2.0 to ss(8) and 10.1.0.2",
+        "10.1.2",
+    ),
     ("= 5", "expected a test", "="),
     ("dport =", "ends where a port", ""),
     ("pid 1 'x'", "expected `and`", "'x'"),

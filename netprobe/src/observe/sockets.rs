@@ -14,8 +14,8 @@ use netlink_packet_core::{
 use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{
-        AF_INET, AF_INET6, IPPROTO_TCP, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_FIN_WAIT1, TCP_FIN_WAIT2,
-        TCP_LAST_ACK, TCP_SYN_SENT,
+        AF_INET, AF_INET6, IPPROTO_TCP, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_FIN_WAIT1,
+        TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT,
     },
     inet::{
         ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
@@ -148,6 +148,12 @@ fn of_this_thread(netns: u32) -> Result<Vec<OpenConnection>> {
     }
     Ok(connections)
 }
+
+/// The states that are listed, one bit each by their number.
+pub const LISTED: u32 = {
+    let small = 1 << TCP_TIME_WAIT | 1 << TCP_SYN_RECV;
+    0xffe & !(small | 1 << TCP_CLOSE | 1 << TCP_LISTEN)
+};
 
 /// All states but those of small sockets and of sockets that are of no use yet.
 fn connected() -> StateFlags {

@@ -169,6 +169,9 @@ pub fn price(cost: &Cost) -> String {
         (Some(_), None) => {}
         (None, _) => line.push_str(", run time in the kernel unknown"),
     }
+    if cost.percent() > cost.limit_percent {
+        let _infallible = write!(line, ", above the limit of {} %", cost.limit_percent);
+    }
     let what = [
         "no stacks",
         "one event of 61",
@@ -265,6 +268,21 @@ mod tests {
             "2 of 2 SYNs answered with a cookie seen (TcpExt.TCPReqQFullDoCookies); not compared in 1 network namespace \
              with net.ipv4.tcp_syncookies=2, where it counts every SYN"
         );
+    }
+
+    #[test]
+    fn a_cost_above_the_limit_is_said() {
+        let mut cost = Cost {
+            process_percent: 4.0,
+            kernel_percent: Some(0.03),
+            ns_per_run: None,
+            limit_percent: 0.5,
+            reduced: [Duration::ZERO; 4],
+        };
+        let told = price(&cost);
+        assert!(told.ends_with(", above the limit of 0.5 %"), "{told}");
+        cost.limit_percent = 5.0;
+        assert_eq!(price(&cost), "cost 4.03 % of the machine");
     }
 
     #[test]
