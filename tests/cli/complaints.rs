@@ -364,3 +364,52 @@ fn check_says_of_every_hook_how_it_is_watched_or_why_not() {
         }
     }
 }
+
+#[test]
+fn a_process_whose_namespace_may_not_be_read_is_not_said_to_have_none() {
+    let (_folder, program) = public_copy();
+    let output = as_nobody(&program, &["drops", "--netns", "pid:1"]);
+    if !complaint(&output).contains("inode numbers") {
+        assert_complaint(&output, 2, "may not be read here");
+        return;
+    }
+    assert!(!Path::new("/proc/1").exists(), "{}", complaint(&output));
+}
+
+#[test]
+fn totals_that_a_full_disk_does_not_take_are_told() {
+    if !is_root() {
+        return;
+    }
+    let output = netprobe(&["drops", "--count", "--duration", "100ms", "-o", "/dev/full"]);
+    let complaint = complaint(&output);
+    assert_eq!(output.status.code(), Some(1), "{complaint}");
+    assert!(complaint.contains("EVENTS"), "{complaint}");
+    assert!(
+        complaint.contains("write /dev/full: No space left"),
+        "{complaint}"
+    );
+}
+
+/// Runs the program with a limit of file sizes, with its output to a file.
+fn with_file_limit(arguments: &str, file: &Path) -> Output {
+    let script = format!("ulimit -f 1; exec \"$0\" {arguments} > \"$1\"");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).arg(binary()).arg(file);
+    shell.output().expect("run sh")
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_an_error_and_no_death() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let file = folder.path().join("schema.json");
+    let output = with_file_limit("schema", &file);
+    assert_complaint(&output, 1, "File too large");
+    let length = file.metadata().expect("a file").len();
+    assert!(length <= 1024, "{length}");
+    // The kernel's types do not count.
+    if is_root() {
+        let output = with_file_limit("drops --duration 100ms", &file);
+        assert_eq!(output.status.code(), Some(0), "{}", complaint(&output));
+    }
+}

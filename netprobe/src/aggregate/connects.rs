@@ -30,7 +30,7 @@ pub struct Connects {
     latency: BTreeMap<u32, u64>,
     attempts: BTreeMap<u64, u64>,
     steps: BTreeMap<u64, u64>,
-    destinations: HashMap<(IpAddr, u64), Destination>,
+    destinations: HashMap<(Option<u64>, IpAddr, u64), Destination>,
     other: Destination,
 }
 
@@ -43,6 +43,7 @@ struct Places {
     attempts: usize,
     address: usize,
     port: usize,
+    netns: usize,
 }
 
 impl Connects {
@@ -57,6 +58,7 @@ impl Connects {
                 attempts: place("syn_attempts")?,
                 address: place("daddr")?,
                 port: place("dport")?,
+                netns: place("netns")?,
             },
             established: 0,
             failed: BTreeMap::new(),
@@ -111,11 +113,17 @@ impl Connects {
         let Value::Unsigned(port) = row.values[self.places.port] else {
             return &mut self.other;
         };
+        let netns = match row.values[self.places.netns] {
+            Value::Unsigned(netns) => Some(netns),
+            _ => None,
+        };
+        let key = (netns, address, port);
         let has_room = self.destinations.len() < DESTINATIONS;
-        if !has_room && !self.destinations.contains_key(&(address, port)) {
+        if !has_room && !self.destinations.contains_key(&key) {
             return &mut self.other;
         }
-        let found = self.destinations.entry((address, port)).or_default();
+        let found = self.destinations.entry(key).or_default();
+        found.netns = netns;
         found.end = Some((address, port));
         found
     }
@@ -123,12 +131,16 @@ impl Connects {
     /// The sums; destinations with the most failures first, then those with the most connects.
     pub fn finish(&self) -> ConnectView {
         let mut destinations: Vec<Destination> = self.destinations.values().cloned().collect();
+        let mut namespaces: Vec<Option<u64>> = destinations.iter().map(|one| one.netns).collect();
+        namespaces.sort_unstable();
+        namespaces.dedup();
         destinations.sort_by_key(|destination| {
             let Destination {
                 failed,
                 connects,
                 sent_again,
                 end,
+                netns,
                 ..
             } = destination;
             (
@@ -136,6 +148,7 @@ impl Connects {
                 Reverse(*sent_again),
                 Reverse(*connects),
                 *end,
+                *netns,
             )
         });
         let mut other = self.other.clone();
@@ -152,6 +165,7 @@ impl Connects {
             steps: self.steps.clone().into_iter().collect(),
             destinations,
             other,
+            has_many_netns: namespaces.len() > 1,
         }
     }
 }
@@ -305,6 +319,28 @@ mod tests {
         );
         let rows = [1, 1, 2].map(|ms| row("established", &Value::Unknown, ms, 1, 1));
         assert_eq!(sum(&rows).latency, [(10, 2), (11, 1)]);
+    }
+
+    #[test]
+    fn the_same_address_in_another_namespace_is_another_destination() {
+        let columns = probes::connects::SPEC.columns;
+        let place = columns.iter().position(|column| column.name == "netns");
+        let refused = Value::Word("ECONNREFUSED");
+        let of = |netns, mut row: Row| {
+            row.values[place.unwrap()] = Value::Unsigned(netns);
+            row
+        };
+        let rows = [
+            of(7, row("established", &Value::Unknown, 1, 1, 1)),
+            of(8, row("failed", &refused, 1, 1, 1)),
+            of(7, row("established", &Value::Unknown, 1, 1, 1)),
+        ];
+        let view = sum(&rows);
+        let found = view.destinations.iter();
+        let found: Vec<_> = found.map(|to| (to.netns, to.connects, to.failed)).collect();
+        assert_eq!(found, [(Some(8), 1, 1), (Some(7), 2, 0)]);
+        assert!(view.has_many_netns);
+        assert!(!sum(&rows[..1]).has_many_netns);
     }
 
     #[test]

@@ -196,6 +196,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     logging::init(&cli.global);
+    signals::survive_file_limits();
     match dispatch(&cli) {
         Ok(code) => code,
         Err(error) => conclude(&error),

@@ -6,7 +6,9 @@ use anyhow::Result;
 
 use super::{absent, filter, stream};
 use crate::{
-    filter::{check_columns, contradiction, matcher::Matcher},
+    filter::{
+        Error, Expression, Origin, Predicate, check_columns, contradiction, matcher::Matcher,
+    },
     observe::{
         cgroups::{self, Paths},
         clock::{now_ns, unix_ns},
@@ -106,8 +108,23 @@ fn matcher(options: &filter::Options) -> Result<Matcher> {
         LAYOUT.columns.iter().any(|column| column.name == name)
     })?;
     contradiction::check(&expression)?;
+    check_states(&expression)?;
     absent::warn(&expression);
     Ok(Matcher::new(expression, LAYOUT.columns))
+}
+
+/// Refuses a filter that wants only sockets in states that are not listed.
+fn check_states(expression: &Expression) -> Result<(), Error> {
+    let listed = Expression::test(
+        Predicate::State(sockets::LISTED),
+        Origin::option("lifetimes --open".to_owned()),
+    );
+    let both = Expression::all([listed, expression.clone()]);
+    contradiction::check(&both).map_err(|error| Error {
+        message: "--open lists connections, and none in TIME-WAIT, SYN-RECV, LISTEN or CLOSE: `ss -tan` shows those"
+            .to_owned(),
+        ..error
+    })
 }
 
 /// An order that is not that of any column is explained.
@@ -214,6 +231,29 @@ mod tests {
         os::fd::OwnedFd,
         process::{Command, Stdio},
     };
+
+    #[test]
+    fn states_that_are_not_listed_are_refused() {
+        let of = |text: &str| {
+            let text = text.to_owned();
+            matcher(&filter::Options::all_of((false, false), None, None, text))
+        };
+        for text in [
+            "state = time-wait",
+            "state bucket",
+            "dport = :443 and state listening",
+        ] {
+            let refused = of(text).unwrap_err().to_string();
+            assert!(refused.contains("ss -tan"), "{refused}");
+        }
+        for text in [
+            "state connected",
+            "state = time-wait or dport = :443",
+            "state fin-wait-2",
+        ] {
+            assert!(of(text).is_ok(), "{text}");
+        }
+    }
 
     #[test]
     fn a_shared_socket_is_listed_under_the_holder_that_is_asked_for() {

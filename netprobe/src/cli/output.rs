@@ -4,7 +4,7 @@ use std::{
     error::Error,
     fmt,
     fs::{File, Metadata, OpenOptions},
-    io::{self, BufWriter, IsTerminal, Seek, SeekFrom, Write},
+    io::{self, IsTerminal, Seek, SeekFrom, Write},
     os::{
         fd::AsFd,
         unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
@@ -79,7 +79,9 @@ fn open(path: &Path, truncate: bool) -> Result<File> {
 
 /// The output of a command. What a full disk leaves is cut back to the last whole record.
 pub(super) struct Output {
-    writer: BufWriter<Patient>,
+    writer: Patient,
+    /// What is not written yet.
+    buffer: Vec<u8>,
     name: String,
     width: Option<usize>,
     /// Bytes that were to be written so far.
@@ -93,6 +95,9 @@ pub(super) struct Output {
 }
 
 impl Output {
+    /// So much waits to be written at once.
+    const ROOM: usize = 1 << 16;
+
     /// A file that is written anew, or standard output for none and for `-`.
     pub(super) fn open(path: Option<&Path>) -> Result<Self> {
         let Some(path) = path.filter(|path| path.as_os_str() != "-") else {
@@ -104,7 +109,8 @@ impl Output {
 
     fn of(file: File, name: String, width: Option<usize>) -> Self {
         Self {
-            writer: BufWriter::with_capacity(1 << 16, Patient::new(file)),
+            writer: Patient::new(file),
+            buffer: Vec::with_capacity(Self::ROOM),
             name,
             width,
             accepted: 0,
@@ -139,6 +145,33 @@ impl Output {
         self.records
     }
 
+    /// Whether so much waits that it may be written before a flush.
+    pub(super) fn is_filling(&self) -> bool {
+        self.buffer.len() >= Self::ROOM / 2
+    }
+
+    /// Takes back what was accepted last and waits: only so many records are to be there, if they are not more already.
+    pub(super) fn keep(&mut self, records: u64) {
+        let wanted = usize::try_from(records.saturating_sub(self.records)).unwrap_or(usize::MAX);
+        self.ends.truncate(wanted);
+        let end = self.ends.last().copied().unwrap_or(self.settled);
+        let excess = usize::try_from(self.accepted.saturating_sub(end)).unwrap_or(usize::MAX);
+        let kept = self.buffer.len().saturating_sub(excess);
+        self.accepted -= (self.buffer.len() - kept) as u64;
+        self.buffer.truncate(kept);
+    }
+
+    /// Writes what waits.
+    fn write_out(&mut self) -> io::Result<()> {
+        let written = self.writer.write_all(&self.buffer);
+        // What a failure leaves is not tried again.
+        self.buffer.clear();
+        written.map_err(|error| {
+            self.cut();
+            Failure::of(&self.name, error)
+        })
+    }
+
     /// All that was accepted is there.
     fn settle(&mut self) {
         self.settled = self.accepted;
@@ -148,18 +181,24 @@ impl Output {
 
     /// Not all of it is: takes away what is there of a record that is not whole. It is the last that is written.
     fn cut(&mut self) {
-        if self.writer.get_ref().is_at_end {
+        if self.writer.is_at_end {
             return;
         }
-        let there = self.writer.get_ref().written;
+        let there = self.writer.written;
         let whole = self.ends.partition_point(|end| *end <= there);
         let kept = self.ends[..whole].last().copied().unwrap_or(self.settled);
         self.records += whole as u64;
         self.ends.clear();
         let torn = there.saturating_sub(kept);
-        if let Err(error) = self.writer.get_mut().end(torn) {
+        if let Err(error) = self.writer.end(torn) {
             log::debug!("cut {}: {error}", self.name);
         }
+    }
+
+    /// As if the disk were full when so many bytes are there.
+    #[cfg(test)]
+    pub(super) const fn fill_up_at(&mut self, bytes: u64) {
+        self.writer.room = Some(bytes);
     }
 
     /// Characters per line, if it is a terminal.
@@ -169,7 +208,7 @@ impl Output {
 
     /// Fails if whoever read along has seen enough.
     pub(super) fn check_reader(&self) -> io::Result<()> {
-        self.writer.get_ref().check()
+        self.writer.check()
     }
 
     /// Whether somebody watches.
@@ -180,29 +219,25 @@ impl Output {
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.writer.write(bytes) {
-            Ok(count) => {
-                self.accepted += count as u64;
-                Ok(count)
-            }
-            Err(error) => {
-                self.cut();
-                Err(Failure::of(&self.name, error))
-            }
+        self.buffer.extend_from_slice(bytes);
+        self.accepted += bytes.len() as u64;
+        if self.buffer.len() >= Self::ROOM {
+            self.write_out()?;
         }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self.writer.flush() {
-            Ok(()) => {
-                self.settle();
-                Ok(())
-            }
-            Err(error) => {
-                self.cut();
-                Err(Failure::of(&self.name, error))
-            }
-        }
+        self.write_out()?;
+        self.settle();
+        Ok(())
+    }
+}
+
+impl Drop for Output {
+    /// What an error elsewhere has left.
+    fn drop(&mut self) {
+        let _full = self.write_out();
     }
 }
 
@@ -216,6 +251,9 @@ struct Patient {
     written: u64,
     /// Nothing may follow.
     is_at_end: bool,
+    /// A disk that is full after so many bytes.
+    #[cfg(test)]
+    room: Option<u64>,
 }
 
 impl Patient {
@@ -235,6 +273,8 @@ impl Patient {
             has_given_up: false,
             written: 0,
             is_at_end: false,
+            #[cfg(test)]
+            room: None,
         }
     }
 
@@ -297,6 +337,14 @@ impl Write for Patient {
         if self.has_reader {
             self.await_room()?;
             length = length.min(Self::AT_ONCE);
+        }
+        #[cfg(test)]
+        if let Some(room) = self.room {
+            let left = usize::try_from(room.saturating_sub(self.written)).unwrap_or(0);
+            length = length.min(left);
+            if length == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
         }
         let count = self.file.write(&bytes[..length])?;
         self.written += count as u64;
@@ -377,6 +425,26 @@ mod tests {
         std::fs::hard_link(&a, &b).unwrap();
         assert!(is_same_file(&a, &b));
         assert!(!is_same_file(Path::new("/dev/null"), &b));
+    }
+
+    #[test]
+    fn only_what_waits_is_taken_back() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut out = Output::open(Some(file.path())).unwrap();
+        out.write_all(b"head\n").unwrap();
+        out.flush().unwrap();
+        for line in ["a\n", "b\n", "c\n"] {
+            out.write_all(line.as_bytes()).unwrap();
+            out.end_record();
+        }
+        out.keep(2);
+        out.flush().unwrap();
+        assert_eq!(out.records(), 2);
+        out.keep(1);
+        out.write_all(b"rest").unwrap();
+        out.keep(2);
+        out.flush().unwrap();
+        assert_eq!(std::fs::read(file.path()).unwrap(), b"head\na\nb\n");
     }
 
     #[test]

@@ -35,6 +35,13 @@ pub(super) fn second_kills() {
     KILLS.store(true, Ordering::Relaxed);
 }
 
+/// A write beyond the limit of file sizes (`ulimit -f`) fails then, as on a full disk, and does not kill.
+pub(super) fn survive_file_limits() {
+    if let Err(error) = flag::register(libc::SIGXFSZ, Arc::default()) {
+        log::debug!("SIGXFSZ stays as it is: {error}");
+    }
+}
+
 /// Waits for SIGINT, SIGTERM, or SIGHUP unless that was to be ignored (nohup).
 pub(super) struct Stop {
     interrupt: Signal,

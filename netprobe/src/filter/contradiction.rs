@@ -5,7 +5,8 @@
 
 use super::{Error, Expression, Ports, Predicate, Prefix, Side, Test};
 
-/// Refuses an expression of which a part can never hold.
+/// Refuses an expression that holds for nothing. Alternatives may: what is left of "all of these but some" says some
+/// things twice.
 pub fn check(expression: &Expression) -> Result<(), Error> {
     check_within(expression, &mut Vec::new())
 }
@@ -14,6 +15,19 @@ pub fn check(expression: &Expression) -> Result<(), Error> {
 fn check_within<'a>(expression: &'a Expression, given: &mut Vec<&'a Test>) -> Result<(), Error> {
     let before = given.len();
     let conjuncts = expression.conjuncts();
+    let checked = check_tests(conjuncts, given).and_then(|()| {
+        conjuncts.iter().try_for_each(|part| match part {
+            Expression::Or(alternatives) => check_alternatives(alternatives, given),
+            Expression::Test(_) | Expression::And(_) => Ok(()),
+        })
+    });
+    given.truncate(before);
+    checked
+}
+
+/// Adds the tests among `conjuncts` to what is given.
+fn check_tests<'a>(conjuncts: &'a [Expression], given: &mut Vec<&'a Test>) -> Result<(), Error> {
+    let before = given.len();
     for part in conjuncts {
         if let Expression::Test(test) = part {
             check_alone(test)?;
@@ -27,15 +41,23 @@ fn check_within<'a>(expression: &'a Expression, given: &mut Vec<&'a Test>) -> Re
     if given.len() > before {
         check_ports(given)?;
     }
-    for part in conjuncts {
-        if let Expression::Or(alternatives) = part {
-            for alternative in alternatives {
-                check_within(alternative, given)?;
-            }
-        }
-    }
-    given.truncate(before);
     Ok(())
+}
+
+/// One of them has to be possible; otherwise it is said why the first is not.
+fn check_alternatives<'a>(
+    alternatives: &'a [Expression],
+    given: &mut Vec<&'a Test>,
+) -> Result<(), Error> {
+    let mut why = Ok(());
+    for alternative in alternatives {
+        let checked = check_within(alternative, given);
+        if checked.is_ok() {
+            return Ok(());
+        }
+        why = why.and(checked);
+    }
+    why
 }
 
 fn check_alone(test: &Test) -> Result<(), Error> {

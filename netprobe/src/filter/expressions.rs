@@ -241,6 +241,16 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("and dport 1", "missing before this `and`", "and"),
     ("pid 1 and or pid 2", "missing before this `or`", "or"),
     ("src fe80::1%vA", "write `fe80::1`", "fe80::1%vA"),
+    (
+        "dst 127.1",
+        "is 127.1.0.0 to ss(8) and 127.0.0.1 to ping(8)",
+        "127.1",
+    ),
+    (
+        "dst 10.1.2:80",
+        "is 10.1.2.0 to ss(8) and 10.1.0.2",
+        "10.1.2",
+    ),
     ("= 5", "expected a test", "="),
     ("dport =", "ends where a port", ""),
     ("pid 1 'x'", "expected `and`", "'x'"),
@@ -278,14 +288,14 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("pid 1 and not pid 1", "cannot both hold", "pid 1"),
     ("comm a and comm b", "cannot both hold", "comm b"),
     (
-        "sport = 1 and (sport = 2 or pid 5)",
+        "sport = 1 and (sport = 2 or sport = 3 and pid 5)",
         "cannot both hold",
         "sport = 2",
     ),
     (
-        "pid 1 or sport 1 and sport 2",
+        "pid 1 and pid 2 or sport 1 and sport 2",
         "cannot both hold",
-        "sport 2",
+        "pid 2",
     ),
     ("not src *", "never holds", "src *"),
     (
@@ -328,6 +338,16 @@ fn what_can_hold_is_not_called_impossible() {
         "port 80 and sport 80",
         "comm a* and comm *b",
         "not family inet and not family inet6",
+        // One of the alternatives cannot hold, another can.
+        "sport = 1 and (sport = 2 or pid 5)",
+        "pid 1 or sport 1 and sport 2",
+        "sport = 1 and (dport = 1 or not src *)",
+        "dport = 443 and not (dport = 443 and src 10/8)",
+        "dst 10.1/16 and not (dst 10/8 and dport = 443)",
+        "comm a and not (comm a and dst ::1) and not (comm a and dport 5)",
+        "state established and not (state established and dport 443)",
+        "family inet6 and not family ipv4-mapped",
+        "family != ipv4-mapped and family = inet6",
     ] {
         let expression = parse(text, &Table).unwrap();
         assert_eq!(contradiction::check(&expression), Ok(()), "{text}");

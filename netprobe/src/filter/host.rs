@@ -1,6 +1,9 @@
 //! The values of `src` and `dst`: an address or a prefix, a port or a range, as ss(8) writes them.
 
-use std::{net::IpAddr, ops::Range};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    ops::Range,
+};
 
 use super::{Family, Ports, Prefix, parse::Services};
 
@@ -148,6 +151,13 @@ fn read_address(text: &str, has_length: bool) -> Result<IpAddr, String> {
         }
         return Ok(IpAddr::from(octets));
     }
+    if let Some(address) = shortened(&numbers) {
+        return Err(format!(
+            "`{text}` is {address} to ss(8) and {} to ping(8): write all four numbers, or a prefix such as {text}/{}",
+            stretched(&numbers),
+            numbers.len() * 8
+        ));
+    }
     // As ss(8) shows link-local addresses.
     if let Some((address, interface)) = text.split_once('%')
         && address.parse::<IpAddr>().is_ok()
@@ -171,6 +181,30 @@ fn read_address(text: &str, has_length: bool) -> Result<IpAddr, String> {
     Err(format!(
         "`{text}` is no address, and no name of a host in /etc/hosts"
     ))
+}
+
+/// What ss(8) takes two or three numbers for: zeroes follow.
+fn shortened(numbers: &[Option<u8>]) -> Option<Ipv4Addr> {
+    let [Some(a), Some(b), rest @ ..] = numbers else {
+        return None;
+    };
+    match rest {
+        [] => Some(Ipv4Addr::new(*a, *b, 0, 0)),
+        [Some(c)] => Some(Ipv4Addr::new(*a, *b, *c, 0)),
+        _ => None,
+    }
+}
+
+/// What most others take the same for: zeroes stand before the last.
+fn stretched(numbers: &[Option<u8>]) -> Ipv4Addr {
+    let mut octets = [0; 4];
+    if let Some((last, first)) = numbers.split_last() {
+        for (octet, number) in octets.iter_mut().zip(first) {
+            *octet = number.unwrap_or(0);
+        }
+        octets[3] = last.unwrap_or(0);
+    }
+    Ipv4Addr::from(octets)
 }
 
 /// A port, a range of ports, or the name of a service.

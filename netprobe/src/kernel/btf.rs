@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::Read,
+    io::{self, Read},
     os::fd::{AsFd, AsRawFd},
     path::Path,
 };
@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context, Result};
 use btf_rs::{Backend, Btf, BtfType, Type};
 use memmap2::{Mmap, MmapMut};
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::{
+    fs::{MemfdFlags, memfd_create},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 
 use super::{
     btf_index::Index,
@@ -95,9 +98,38 @@ impl Image {
 fn memory(length: usize) -> Result<(File, MmapMut)> {
     let memory = memfd_create("btf", MemfdFlags::CLOEXEC).context("create a memory file")?;
     let file = File::from(memory);
-    file.set_len(length as u64).context("size a memory file")?;
+    size(&file, length as u64)?;
     let bytes = map_private(&file).context("map a memory file")?;
     Ok((file, bytes))
+}
+
+/// Gives a memory file its size. The limit of file sizes is meant for files on disks, so it is lifted meanwhile.
+fn size(file: &File, length: u64) -> Result<()> {
+    let sized = file.set_len(length);
+    let too_large = matches!(&sized, Err(error) if error.kind() == io::ErrorKind::FileTooLarge);
+    if !too_large {
+        return sized.context("size a memory file");
+    }
+    let limit = getrlimit(Resource::Fsize);
+    let lifted = Rlimit {
+        current: Some(length),
+        maximum: limit.maximum.map(|most| most.max(length)),
+    };
+    let lift = setrlimit(Resource::Fsize, lifted);
+    let sized = lift
+        .map_err(io::Error::from)
+        .and_then(|()| file.set_len(length));
+    if lift.is_ok() {
+        setrlimit(Resource::Fsize, limit).context("set the limit of file sizes again")?;
+    }
+    sized.with_context(|| {
+        format!(
+            "the kernel's types take {} KiB, and the limit of file sizes is {} KiB: run `ulimit -f unlimited` first \
+             (LimitFSIZE=infinity of a service)",
+            length.div_ceil(1024),
+            limit.current.unwrap_or_default() / 1024
+        )
+    })
 }
 
 /// Where a struct member is.

@@ -23,6 +23,9 @@ pub fn inode(text: &str) -> Result<u32, String> {
     };
     if let Some(pid) = pid {
         return of_file(&format!("/proc/{pid}/ns/net")).map_err(|why| {
+            if fs::exists(format!("/proc/{pid}")).unwrap_or(false) {
+                return format!("the namespace of process {pid} may not be read here: {why}");
+            }
             format!("no namespace of a process {pid} (inode numbers are above {MAX_PID}): {why}")
         });
     }

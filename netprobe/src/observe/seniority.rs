@@ -5,7 +5,9 @@
 //! CPU, so a socket is older than those whose numbers are larger, and may be older than those whose numbers are a few
 //! batches smaller.
 
-use std::{cmp::Reverse, io, num::NonZero, os::unix::net::UnixDatagram, thread, time::Duration};
+use std::{
+    cmp::Reverse, io, mem, num::NonZero, os::unix::net::UnixDatagram, thread, time::Duration,
+};
 
 use super::sockets::OpenConnection;
 
@@ -39,10 +41,11 @@ impl Numbers {
 }
 
 /// Sorts them, the oldest first. Those whose age is not known stand as high as the numbers of their sockets allow.
-pub fn oldest_first(connections: &mut Vec<OpenConnection>, numbers: Numbers) {
+pub fn oldest_first(connections: &mut [OpenConnection], numbers: Numbers) {
     let mut aged: Vec<Aged> = connections
-        .drain(..)
-        .map(|connection| Aged::new(connection, numbers.newest))
+        .iter()
+        .enumerate()
+        .map(|(index, connection)| Aged::new(index, connection, numbers.newest))
         .collect();
     aged.sort_by_key(|aged| aged.made);
     let sockets: Vec<(u32, Duration)> = aged.iter().map(|aged| (aged.made, aged.age)).collect();
@@ -58,7 +61,25 @@ pub fn oldest_first(connections: &mut Vec<OpenConnection>, numbers: Numbers) {
         }
     }
     aged.sort_by_key(|aged| Reverse((aged.age, !aged.is_known, aged.made)));
-    connections.extend(aged.into_iter().map(|aged| aged.connection));
+    reorder(
+        connections,
+        aged.into_iter().map(|aged| aged.index).collect(),
+    );
+}
+
+/// Puts at each place what `order` names for it, without a second list: there may be very many.
+fn reorder(connections: &mut [OpenConnection], mut order: Vec<usize>) {
+    for start in 0..order.len() {
+        let mut place = start;
+        loop {
+            let from = mem::replace(&mut order[place], place);
+            if from == start {
+                break;
+            }
+            connections.swap(place, from);
+            place = from;
+        }
+    }
 }
 
 /// How many of them are of unknown age.
@@ -68,7 +89,8 @@ pub fn without_age(connections: &[&OpenConnection]) -> usize {
 }
 
 struct Aged {
-    connection: OpenConnection,
+    /// Where its connection is.
+    index: usize,
     /// Inodes that were made after its socket; 0 where it has none any more.
     made: u32,
     is_known: bool,
@@ -77,7 +99,7 @@ struct Aged {
 }
 
 impl Aged {
-    fn new(connection: OpenConnection, newest: u32) -> Self {
+    fn new(index: usize, connection: &OpenConnection, newest: u32) -> Self {
         let traffic = connection.traffic;
         let made = match u32::try_from(connection.ino) {
             Ok(0) | Err(_) => 0,
@@ -87,7 +109,7 @@ impl Aged {
             made,
             is_known: traffic.is_none_or(|traffic| traffic.age.is_some()),
             age: traffic.map_or(Duration::ZERO, |traffic| traffic.least_age),
-            connection,
+            index,
         }
     }
 }

@@ -14,8 +14,8 @@ use netlink_packet_core::{
 use netlink_packet_sock_diag::{
     SockDiagMessage,
     constants::{
-        AF_INET, AF_INET6, IPPROTO_TCP, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_FIN_WAIT1, TCP_FIN_WAIT2,
-        TCP_LAST_ACK, TCP_SYN_SENT,
+        AF_INET, AF_INET6, IPPROTO_TCP, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_FIN_WAIT1,
+        TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT,
     },
     inet::{
         ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags,
@@ -115,37 +115,45 @@ pub fn listeners() -> Result<Vec<Listener>> {
 }
 
 fn listeners_of_this_thread(netns: u32) -> Result<Vec<Listener>> {
-    let mut sockets = Vec::new();
+    let mut listeners = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        dump(family, StateFlags::LISTEN, &mut sockets)?;
+        dump(family, StateFlags::LISTEN, |socket| {
+            listeners.push(listener(netns, socket));
+        })?;
     }
-    let listeners = sockets.iter().map(|socket| {
-        let id = &socket.header.socket_id;
-        let is_v6_only = |attribute: &Nla| matches!(attribute, Nla::SkV6Only(true));
-        Listener {
-            netns,
-            local: (id.source_address.to_canonical(), id.source_port),
-            ino: u64::from(socket.header.inode),
-            is_v6_only: socket.nlas.iter().any(is_v6_only),
-            is_bound: id.interface_id != 0,
-            cgroup: socket.nlas.iter().find_map(cgroup),
-        }
-    });
-    Ok(listeners.collect())
+    Ok(listeners)
+}
+
+fn listener(netns: u32, socket: &InetResponse) -> Listener {
+    let id = &socket.header.socket_id;
+    let is_v6_only = |attribute: &Nla| matches!(attribute, Nla::SkV6Only(true));
+    Listener {
+        netns,
+        local: (id.source_address.to_canonical(), id.source_port),
+        ino: u64::from(socket.header.inode),
+        is_v6_only: socket.nlas.iter().any(is_v6_only),
+        is_bound: id.interface_id != 0,
+        cgroup: socket.nlas.iter().find_map(cgroup),
+    }
 }
 
 /// The open connections of the namespace that this thread is in.
 fn of_this_thread(netns: u32) -> Result<Vec<OpenConnection>> {
-    let mut sockets = Vec::new();
+    let mut connections = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        dump(family, connected(), &mut sockets)
-            .with_context(|| format!("list sockets of network namespace {netns}"))?;
+        dump(family, connected(), |socket| {
+            connections.push(connection(netns, socket));
+        })
+        .with_context(|| format!("list sockets of network namespace {netns}"))?;
     }
-    let connections = sockets.iter();
-    Ok(connections
-        .map(|socket| connection(netns, socket))
-        .collect())
+    Ok(connections)
 }
+
+/// The states that are listed, one bit each by their number.
+pub const LISTED: u32 = {
+    let small = 1 << TCP_TIME_WAIT | 1 << TCP_SYN_RECV;
+    0xffe & !(small | 1 << TCP_CLOSE | 1 << TCP_LISTEN)
+};
 
 /// All states but those of small sockets and of sockets that are of no use yet.
 fn connected() -> StateFlags {
@@ -153,8 +161,8 @@ fn connected() -> StateFlags {
         - (StateFlags::TIME_WAIT | StateFlags::SYN_RECV | StateFlags::CLOSE | StateFlags::LISTEN)
 }
 
-/// Asks for all sockets of a family in one of these states.
-fn dump(family: u8, states: StateFlags, sockets: &mut Vec<InetResponse>) -> Result<()> {
+/// Hands over all sockets of a family in one of these states, one by one: what the kernel says of each is kilobytes.
+fn dump(family: u8, states: StateFlags, mut each: impl FnMut(&InetResponse)) -> Result<()> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG).context("open a netlink socket")?;
     socket.bind_auto().context("bind a netlink socket")?;
     socket.connect(&SocketAddr::new(0, 0))?;
@@ -163,7 +171,7 @@ fn dump(family: u8, states: StateFlags, sockets: &mut Vec<InetResponse>) -> Resu
         .context("ask for sockets")?;
     loop {
         let (bytes, _kernel) = socket.recv_from_full().context("receive sockets")?;
-        if take(&bytes, sockets)? {
+        if take(&bytes, &mut each)? {
             return Ok(());
         }
     }
@@ -191,7 +199,7 @@ fn request(family: u8, states: StateFlags) -> Vec<u8> {
 }
 
 /// Takes the sockets out of one datagram; true if it was the last.
-pub(crate) fn take(mut bytes: &[u8], sockets: &mut Vec<InetResponse>) -> Result<bool> {
+pub(crate) fn take(mut bytes: &[u8], each: &mut impl FnMut(&InetResponse)) -> Result<bool> {
     while !bytes.is_empty() {
         let message = <NetlinkMessage<SockDiagMessage>>::deserialize(bytes)
             .context("read the kernel's list of sockets")?;
@@ -204,7 +212,7 @@ pub(crate) fn take(mut bytes: &[u8], sockets: &mut Vec<InetResponse>) -> Result<
                     .context("the kernel refused to list its sockets");
             }
             NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(socket)) => {
-                sockets.push(*socket);
+                each(&socket);
             }
             _ => {}
         }
@@ -339,7 +347,7 @@ mod tests {
         let (far, _) = listener.accept().unwrap();
         let mut found = Vec::new();
         for family in [AF_INET, AF_INET6] {
-            if dump(family, connected(), &mut found).is_err() {
+            if dump(family, connected(), |socket| found.push(socket.clone())).is_err() {
                 println!("SKIP this kernel does not list sockets");
                 return;
             }
@@ -366,7 +374,7 @@ mod tests {
         near.shutdown(std::net::Shutdown::Write).unwrap();
         far.read_to_end(&mut Vec::new()).unwrap();
         let mut found = Vec::new();
-        if dump(AF_INET, connected(), &mut found).is_err() {
+        if dump(AF_INET, connected(), |socket| found.push(socket.clone())).is_err() {
             println!("SKIP this kernel does not list sockets");
             return;
         }

@@ -70,6 +70,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         unit: "packets dropped for a full table",
         counter: "nf_conntrack.drop",
         but: None,
+        not_where: None,
         seen: |_, count| count.events,
     }],
 };

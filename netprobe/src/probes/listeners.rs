@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     decode::{DecodeError, Names},
-    report::{Column, Value},
+    report::{Column, Setting, Value},
 };
 
 /// The probe.
@@ -109,6 +109,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             unit: "overflows of accept queues",
             counter: "TcpExt.ListenOverflows",
             but: None,
+            not_where: None,
             seen: |key, count| {
                 of_stages(key, count, &[Stage::SynAcceptQueue, Stage::AckAcceptQueue])
             },
@@ -117,12 +118,18 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             unit: "SYNs dropped for a full backlog",
             counter: "TcpExt.TCPReqQFullDrop",
             but: None,
+            not_where: None,
             seen: |key, count| of_stages(key, count, &[Stage::SynBacklog]),
         },
         Oracle {
             unit: "SYNs answered with a cookie",
             counter: "TcpExt.TCPReqQFullDoCookies",
             but: None,
+            not_where: Some(Setting {
+                name: "net.ipv4.tcp_syncookies",
+                value: "2",
+                about: "every SYN",
+            }),
             seen: |key, count| of_stages(key, count, &[Stage::SynCookie]),
         },
     ],

@@ -15,7 +15,7 @@ use errno::errno;
 
 use crate::{
     decode::{Arrival, DecodeError, Names},
-    report::{Column, Value},
+    report::{Column, Setting, Value},
 };
 
 pub mod accepts;
@@ -84,6 +84,8 @@ pub struct Oracle {
     pub but: Option<&'static str>,
     /// How many of a group of `--count` it counts.
     pub seen: fn(&CountKey, &Count) -> u64,
+    /// Where it counts something else as well.
+    pub not_where: Option<Setting>,
 }
 
 /// Turns a record into the values of a row.

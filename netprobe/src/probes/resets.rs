@@ -134,6 +134,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         unit: "resets sent",
         counter: "Tcp.OutRsts",
         but: None,
+        not_where: None,
         seen: |key, count| {
             let is_sent = key.location >> 8 == Direction::Sent as u64;
             if is_sent { count.events } else { 0 }

@@ -109,6 +109,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         counter: "Tcp.RetransSegs",
         // Counted before the attempt, which may fail further down.
         but: Some("TcpExt.TCPRetransFail"),
+        not_where: None,
         seen: |_, count| count.weight,
     }],
 };

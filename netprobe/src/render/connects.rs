@@ -96,35 +96,41 @@ fn destinations(out: &mut dyn Write, view: &ConnectView) -> io::Result<()> {
     if view.destinations.is_empty() {
         return Ok(());
     }
+    let netns = if view.has_many_netns {
+        format!(" {:>10}", "NETNS")
+    } else {
+        String::new()
+    };
     writeln!(
         out,
-        "{:>8} {:>8} {:>10} {:>10} {:>8}  DESTINATION",
+        "{:>8} {:>8} {:>10} {:>10} {:>8}{netns}  DESTINATION",
         "CONNECTS", "FAILED", "UNANSWERED", "SYNS-AGAIN", "WORST"
     )?;
     for destination in &view.destinations {
-        line(out, destination)?;
+        line(out, destination, view.has_many_netns)?;
     }
     if view.other.connects > 0 {
-        line(out, &view.other)?;
+        line(out, &view.other, view.has_many_netns)?;
     }
     Ok(())
 }
 
-fn line(out: &mut dyn Write, destination: &Destination) -> io::Result<()> {
+fn line(out: &mut dyn Write, destination: &Destination, has_netns: bool) -> io::Result<()> {
     let mut worst = String::new();
     duration::push(&mut worst, destination.worst_ns);
-    writeln!(
+    write!(
         out,
-        "{:>8} {:>8} {:>10} {:>10} {worst:>8}  {}",
-        destination.connects,
-        destination.failed,
-        destination.unanswered,
-        destination.sent_again,
-        destination.end.map_or_else(
-            || "other".to_owned(),
-            |(address, port)| format!("{address} port {port}")
-        )
-    )
+        "{:>8} {:>8} {:>10} {:>10} {worst:>8}",
+        destination.connects, destination.failed, destination.unanswered, destination.sent_again,
+    )?;
+    if has_netns {
+        let netns = destination.netns.map(|netns| netns.to_string());
+        write!(out, " {:>10}", netns.as_deref().unwrap_or("-"))?;
+    }
+    match destination.end {
+        Some((address, port)) => writeln!(out, "  {address} port {port}"),
+        None => writeln!(out, "  other"),
+    }
 }
 
 /// The same as JSON, for the summary line.
@@ -137,6 +143,7 @@ pub fn json(view: &ConnectView) -> Json {
     };
     let destination = |destination: &Destination| {
         json!({
+            "netns": destination.netns,
             "daddr": destination.end.map(|(address, _)| address.to_string()),
             "dport": destination.end.map(|(_, port)| port),
             "connects": destination.connects,
@@ -204,6 +211,49 @@ mod tests {
             first(&view)[0],
             "connects: 3 established, 97 not, of those shown"
         );
+    }
+
+    #[test]
+    fn destinations_tell_their_namespace_where_there_are_several() {
+        let end = Some(("127.0.0.1".parse().unwrap(), 7070));
+        let of = |netns, failed| Destination {
+            netns: Some(netns),
+            end,
+            connects: 10,
+            failed,
+            ..Destination::default()
+        };
+        let mut view = ConnectView {
+            destinations: vec![of(4_026_531_840, 10), of(4_026_532_000, 0)],
+            has_many_netns: true,
+            ..ConnectView::default()
+        };
+        view.other.connects = 1;
+        let lines = |view: &ConnectView| {
+            let mut out = Vec::new();
+            destinations(&mut out, view).unwrap();
+            let out = String::from_utf8(out).unwrap();
+            out.lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let several = lines(&view);
+        assert!(
+            several[0].ends_with("      NETNS  DESTINATION"),
+            "{several:?}"
+        );
+        assert!(
+            several[1].ends_with(" 4026531840  127.0.0.1 port 7070"),
+            "{several:?}"
+        );
+        assert!(
+            several[2].ends_with(" 4026532000  127.0.0.1 port 7070"),
+            "{several:?}"
+        );
+        assert!(several[3].ends_with("          -  other"), "{several:?}");
+        let json = json(&view);
+        assert_eq!(json["destinations"][0]["netns"], 4_026_531_840_u64);
+        assert_eq!(json["other"]["netns"], Json::Null);
+        view.has_many_netns = false;
+        assert!(!lines(&view).concat().contains("40265"));
     }
 
     #[test]

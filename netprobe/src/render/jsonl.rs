@@ -163,6 +163,7 @@ fn reconciled(reconciled: &Reconciled) -> Json {
         "least": reconciled.least,
         "most": reconciled.most,
         "elsewhere": reconciled.elsewhere,
+        "not_compared": reconciled.not_compared,
         "agrees": reconciled.agrees(),
     })
 }

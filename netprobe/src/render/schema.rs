@@ -123,9 +123,10 @@ fn reconciled() -> Json {
             "least": { "type": "integer", "minimum": 0, "description": "its growth while all programs were attached" },
             "most": { "type": "integer", "minimum": 0, "description": "its growth from before the first until after the last" },
             "elsewhere": { "type": "integer", "minimum": 0, "description": "seen in namespaces whose counters could not be read, as of containers that have ended" },
+            "not_compared": { "type": "integer", "minimum": 0, "description": "namespaces left out, as their settings make the kernel count something else as well (tcp_syncookies=2)" },
             "agrees": { "type": "boolean" },
         },
-        "required": ["what", "seen", "counter", "least", "most", "elsewhere", "agrees"],
+        "required": ["what", "seen", "counter", "least", "most", "elsewhere", "not_compared", "agrees"],
         "additionalProperties": false,
     })
 }

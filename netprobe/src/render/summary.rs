@@ -9,7 +9,7 @@ use super::{
     duration, text,
     time::{Clock, Style},
 };
-use crate::report::{Cost, Interval, Probe, Reconciled, Row, Summary, Total, Value};
+use crate::report::{Cost, Interval, Probe, Reconciled, Row, Setting, Summary, Total, Value};
 
 /// Writes totals to `out`, which is the result of `--count`.
 pub fn totals(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
@@ -130,10 +130,22 @@ fn beside(reconciled: &Reconciled) -> String {
         0 => String::new(),
         seen => format!("; {seen} in namespaces whose counters could not be read"),
     };
+    let left_out = match &reconciled.not_where {
+        Some(Setting { name, value, about }) if reconciled.not_compared > 0 => format!(
+            "; not compared in {} with {name}={value}, where it counts {about}",
+            namespaces(reconciled.not_compared)
+        ),
+        _ => String::new(),
+    };
     format!(
-        "{seen} of {counted} {} seen ({}){verdict}{elsewhere}",
+        "{seen} of {counted} {} seen ({}){verdict}{elsewhere}{left_out}",
         reconciled.unit, reconciled.counter
     )
+}
+
+fn namespaces(count: u64) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} network namespace{plural}")
 }
 
 /// What of each probe was lost, in words: also who wants to hear nothing else must know. Of what could not be written
@@ -156,6 +168,9 @@ pub fn price(cost: &Cost) -> String {
         }
         (Some(_), None) => {}
         (None, _) => line.push_str(", run time in the kernel unknown"),
+    }
+    if cost.percent() > cost.limit_percent {
+        let _infallible = write!(line, ", above the limit of {} %", cost.limit_percent);
     }
     let what = [
         "no stacks",
@@ -218,6 +233,8 @@ mod tests {
                 least,
                 most,
                 elsewhere: 0,
+                not_compared: 0,
+                not_where: None,
             })
         };
         assert_eq!(told(7, 7, 7), "7 of 7 segments seen (Tcp.RetransSegs)");
@@ -228,6 +245,44 @@ mod tests {
         );
         let more = told(11, 7, 9);
         assert!(more.contains(": 2 too many, UNEXPLAINED"), "{more}");
+    }
+
+    #[test]
+    fn namespaces_whose_counter_counts_something_else_are_said() {
+        let told = beside(&Reconciled {
+            unit: "SYNs answered with a cookie",
+            counter: "TcpExt.TCPReqQFullDoCookies".to_owned(),
+            seen: 2,
+            least: 2,
+            most: 2,
+            elsewhere: 0,
+            not_compared: 1,
+            not_where: Some(Setting {
+                name: "net.ipv4.tcp_syncookies",
+                value: "2",
+                about: "every SYN",
+            }),
+        });
+        assert_eq!(
+            told,
+            "2 of 2 SYNs answered with a cookie seen (TcpExt.TCPReqQFullDoCookies); not compared in 1 network namespace \
+             with net.ipv4.tcp_syncookies=2, where it counts every SYN"
+        );
+    }
+
+    #[test]
+    fn a_cost_above_the_limit_is_said() {
+        let mut cost = Cost {
+            process_percent: 4.0,
+            kernel_percent: Some(0.03),
+            ns_per_run: None,
+            limit_percent: 0.5,
+            reduced: [Duration::ZERO; 4],
+        };
+        let told = price(&cost);
+        assert!(told.ends_with(", above the limit of 0.5 %"), "{told}");
+        cost.limit_percent = 5.0;
+        assert_eq!(price(&cost), "cost 4.03 % of the machine");
     }
 
     #[test]

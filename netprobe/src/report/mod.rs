@@ -6,6 +6,17 @@ use netprobe_common::counters::{Count, Counters};
 
 pub mod diagnosis;
 
+/// A setting of a network namespace by which a counter counts something else as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name, with points.
+    pub name: &'static str,
+    /// Its value.
+    pub value: &'static str,
+    /// What the kernel counts there.
+    pub about: &'static str,
+}
+
 /// One value of a row.
 #[derive(Clone, Debug, PartialEq, Hash)]
 pub enum Value {
@@ -384,6 +395,10 @@ pub struct Reconciled {
     pub most: u64,
     /// Seen in namespaces whose counters could not be read, as of containers that have ended.
     pub elsewhere: u64,
+    /// Namespaces that are left out, as the counter counts something else as well there.
+    pub not_compared: u64,
+    /// By which setting.
+    pub not_where: Option<Setting>,
 }
 
 impl Reconciled {
@@ -414,11 +429,16 @@ pub struct ConnectView {
     pub destinations: Vec<Destination>,
     /// All other destinations together.
     pub other: Destination,
+    /// Whether they are of several network namespaces.
+    pub has_many_netns: bool,
 }
 
 /// How connects to a destination went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Destination {
+    /// Network namespace of the connects, as the same address may be another machine in another one; none for several
+    /// together.
+    pub netns: Option<u64>,
     /// Address and port; none for several together.
     pub end: Option<(IpAddr, u64)>,
     /// Connects.

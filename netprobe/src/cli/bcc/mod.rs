@@ -142,6 +142,7 @@ impl Tool {
             shows_offsets: true,
             format: self.format,
             out: Output::open(None)?,
+            packets: None,
         };
         watch.run(global)?;
         Ok(ExitCode::SUCCESS)

@@ -10,6 +10,7 @@ use crate::{
     observe::{
         counters::{self, Counters},
         namespaces::{self, Namespace},
+        sysctls,
     },
     probes::{Oracle, ProbeSpec},
     report::Reconciled,
@@ -19,7 +20,15 @@ use crate::{
 const GROUPS: u32 = 1024;
 
 /// The counters of each namespace, by its inode number.
-type Reading = BTreeMap<u32, Counters>;
+type Reading = BTreeMap<u32, Sheet>;
+
+/// What a namespace counts.
+#[derive(Debug)]
+struct Sheet {
+    counters: Counters,
+    /// Those of the oracles' counters that count something else as well, by its settings.
+    inflated: Vec<&'static str>,
+}
 
 /// What the kernel counts, read on both sides of the moments at which the programs come and go: events in between may
 /// have been seen, or not. No namespace is held meanwhile: it would outlive its container.
@@ -56,7 +65,14 @@ impl Books {
     pub(super) fn read(&mut self) {
         let mut namespaces = namespaces::all().unwrap_or_default();
         namespaces.retain(|namespace| self.wanted.has(namespace.inode));
-        let read = |namespace: &Namespace| (namespace.inode, counters::of_tcp());
+        let oracles = self.spec.oracles;
+        let read = |namespace: &Namespace| {
+            let sheet = Sheet {
+                counters: counters::of_tcp(),
+                inflated: inflated(oracles, sysctls::read),
+            };
+            (namespace.inode, sheet)
+        };
         let read = namespaces::in_each(&namespaces, read).unwrap_or_default();
         self.readings
             .push(read.into_iter().filter_map(Result::ok).collect());
@@ -69,42 +85,74 @@ impl Books {
         totals: &[(CountKey, Count)],
     ) -> Vec<Reconciled> {
         let hooks = session.probes().iter().flat_map(|(_, hooks)| hooks);
-        let [opened, began, ended, closed] = &self.readings[..] else {
-            return Vec::new();
-        };
         let is_other = |(key, _): &(CountKey, Count)| key.code == OTHER;
         let is_blind = { hooks }.any(|hook| hook.result.is_err()) || session.has_lost_module();
         if is_blind || totals.iter().any(is_other) {
             return Vec::new();
         }
-        let reconciled = self.spec.oracles.iter().map(|oracle| {
-            let mut sum = Reconciled {
-                unit: oracle.unit,
-                counter: name(oracle),
-                seen: 0,
-                least: 0,
-                most: 0,
-                elsewhere: 0,
-            };
-            for (inode, closed) in closed {
-                if let Some(ended) = ended.get(inode) {
-                    sum.least += grown(oracle, began.get(inode), ended);
-                }
-                sum.most += grown(oracle, opened.get(inode), closed);
-            }
-            for (key, count) in totals {
-                let is_there = closed.contains_key(&key.netns);
-                let seen = (oracle.seen)(key, count);
-                *(if is_there {
-                    &mut sum.seen
-                } else {
-                    &mut sum.elsewhere
-                }) += seen;
-            }
-            sum
-        });
+        let oracles = self.spec.oracles.iter();
+        let reconciled = oracles.filter_map(|oracle| reconcile(oracle, &self.readings, totals));
         reconciled.collect()
     }
+}
+
+/// Compares one counter with what was seen, in the namespaces where it counts just that.
+fn reconcile(
+    oracle: &Oracle,
+    readings: &[Reading],
+    totals: &[(CountKey, Count)],
+) -> Option<Reconciled> {
+    let [opened, began, ended, closed] = readings else {
+        return None;
+    };
+    let is_inflated = |inode: &u32| {
+        let mut sheets = readings.iter().filter_map(|reading| reading.get(inode));
+        sheets.any(|sheet| sheet.inflated.contains(&oracle.counter))
+    };
+    let mut sum = Reconciled {
+        unit: oracle.unit,
+        counter: name(oracle),
+        seen: 0,
+        least: 0,
+        most: 0,
+        elsewhere: 0,
+        not_compared: 0,
+        not_where: oracle.not_where,
+    };
+    for (inode, closed) in closed {
+        if is_inflated(inode) {
+            sum.not_compared += 1;
+            continue;
+        }
+        if let Some(ended) = ended.get(inode) {
+            sum.least += grown(oracle, counters(began, *inode), &ended.counters);
+        }
+        sum.most += grown(oracle, counters(opened, *inode), &closed.counters);
+    }
+    for (key, count) in totals.iter().filter(|(key, _)| !is_inflated(&key.netns)) {
+        let is_there = closed.contains_key(&key.netns);
+        let seen = (oracle.seen)(key, count);
+        *(if is_there {
+            &mut sum.seen
+        } else {
+            &mut sum.elsewhere
+        }) += seen;
+    }
+    Some(sum)
+}
+
+fn counters(reading: &Reading, inode: u32) -> Option<&Counters> {
+    reading.get(&inode).map(|sheet| &sheet.counters)
+}
+
+/// Which counters count something else as well, where settings are as `read` tells.
+fn inflated(oracles: &[Oracle], read: impl Fn(&str) -> Option<String>) -> Vec<&'static str> {
+    let is_so = |oracle: &&Oracle| {
+        let setting = oracle.not_where;
+        setting.is_some_and(|setting| read(setting.name).as_deref() == Some(setting.value))
+    };
+    let inflated = oracles.iter().filter(is_so);
+    inflated.map(|oracle| oracle.counter).collect()
 }
 
 /// Takes the programs out, and reads before and after that; not before, if that is too late. Returns the firings that the
@@ -147,7 +195,7 @@ fn is_same(before: &Counters, after: &Counters) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use netprobe_common::header::Kind;
+    use netprobe_common::{header::Kind, record::Plain as _, records::listeners::Stage};
 
     use super::*;
     use crate::probes::{self, PROBES};
@@ -175,6 +223,42 @@ mod tests {
         assert_eq!(grown(retransmits, Some(&other), &now), 25);
         let gauge = Counters::from([("Tcp.RetransSegs", 3), ("Tcp.CurrEstab", 95)]);
         assert_eq!(grown(retransmits, Some(&gauge), &now), 22);
+    }
+
+    #[test]
+    fn cookies_are_not_compared_where_every_syn_gets_one() {
+        let oracles = probes::of(Kind::Listeners).oracles;
+        let [always, when_full] = ["2", "1"].map(|value| {
+            inflated(oracles, |name| {
+                (name == "net.ipv4.tcp_syncookies").then(|| value.to_owned())
+            })
+        });
+        assert_eq!(always, ["TcpExt.TCPReqQFullDoCookies"]);
+        assert!(when_full.is_empty());
+        let reading = |cookies: i64| -> Reading {
+            let sheet = |inflated: &Vec<&'static str>| Sheet {
+                counters: Counters::from([("TcpExt.TCPReqQFullDoCookies", cookies)]),
+                inflated: inflated.clone(),
+            };
+            [(1, sheet(&always)), (2, sheet(&when_full))].into()
+        };
+        let readings = [reading(5), reading(5), reading(17), reading(17)];
+        let full = |netns, events| {
+            let key = CountKey {
+                netns,
+                code: Stage::SynCookie as u32,
+                ..CountKey::zeroed()
+            };
+            let count = Count {
+                events,
+                ..Count::NONE
+            };
+            (key, count)
+        };
+        let oracle = oracles.iter().find(|oracle| oracle.not_where.is_some());
+        let sum = reconcile(oracle.unwrap(), &readings, &[full(1, 3), full(2, 12)]).unwrap();
+        assert_eq!((sum.seen, sum.least, sum.most), (12, 12, 12));
+        assert_eq!((sum.elsewhere, sum.not_compared), (0, 1));
     }
 
     #[test]

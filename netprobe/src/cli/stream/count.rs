@@ -151,6 +151,10 @@ impl<'a> Counting<'a> {
         summary.reconciled = reconciled.unwrap_or_default();
         let written = shown.and_then(|()| board.end(&summary));
         if !matches!(&written, Err(error) if is_closed_pipe(error)) {
+            if written.is_err() {
+                // Nowhere else are they any more.
+                let _closed = render::summary::totals(&mut anstream::stderr(), &summary);
+            }
             board.account(&summary, global);
         }
         written?;

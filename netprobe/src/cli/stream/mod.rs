@@ -40,6 +40,7 @@ mod screen;
 mod watch;
 
 use count::Counting;
+use pcap::Pcap;
 pub(super) use watch::{Watch, require, start};
 
 /// Options of a stream.
@@ -231,10 +232,8 @@ fn show(
     let layout = layout(spec);
     let out = options.open()?;
     let format = options.format(layout, out.width())?;
-    let format = match &options.pcap {
-        Some(path) => Box::new(pcap::Pcap::create(path, layout, format)?),
-        None => format,
-    };
+    let pcap = options.pcap.as_deref();
+    let packets = pcap.map(|path| Pcap::create(path, layout)).transpose()?;
     let watch = Watch {
         spec,
         request,
@@ -244,6 +243,7 @@ fn show(
         shows_offsets: false,
         format,
         out,
+        packets,
     };
     watch.run(global)
 }

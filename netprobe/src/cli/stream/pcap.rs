@@ -9,51 +9,104 @@ use anyhow::Result;
 
 use super::super::output::Output;
 use crate::{
-    render::{format::Format, pcapng},
-    report::{Layout, Row, Summary},
+    render::pcapng,
+    report::{Layout, Row},
 };
 
-/// Writes packets to a file, and everything else as another format does.
-pub(super) struct Pcap {
-    shown: Box<dyn Format>,
+/// Writes packets to a file. An event is shown once its packet is there.
+pub(in super::super) struct Pcap {
     layout: Layout,
     file: Output,
 }
 
 impl Pcap {
-    pub(super) fn create(path: &Path, layout: Layout, shown: Box<dyn Format>) -> Result<Self> {
+    pub(super) fn create(path: &Path, layout: Layout) -> Result<Self> {
         let mut file = Output::open(Some(path))?;
         pcapng::begin(&mut file)?;
         file.flush()?;
-        Ok(Self {
-            shown,
-            layout,
-            file,
-        })
+        Ok(Self { layout, file })
+    }
+
+    /// The packet of an event, which may have none.
+    pub(super) fn row(&mut self, row: &Row) -> io::Result<()> {
+        pcapng::packet(&mut self.file, self.layout, row)?;
+        self.file.end_record();
+        Ok(())
+    }
+
+    /// Whether so much waits that it is to be written.
+    pub(super) fn is_filling(&self) -> bool {
+        self.file.is_filling()
+    }
+
+    /// Writes what waits before the rows that wait in `out` are; if the disk is full, rows whose packet is not there are
+    /// taken back.
+    pub(super) fn settle(&mut self, out: &mut Output) -> io::Result<()> {
+        let settled = self.file.flush();
+        if settled.is_err() {
+            out.keep(self.file.records());
+        }
+        settled
     }
 }
 
-impl Format for Pcap {
-    fn begin(&mut self, out: &mut dyn Write) -> io::Result<()> {
-        self.shown.begin(out)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Column;
+
+    const LAYOUT: Layout = Layout {
+        kind: "drops",
+        columns: &[Column::text("reason", "REASON", 9, "")],
+    };
+
+    fn row() -> Row {
+        let mut packet = vec![0x45, 0, 0, 40];
+        packet.resize(40, 7);
+        Row {
+            packet,
+            ..Row::default()
+        }
     }
 
-    fn shows(&self, row: &Row) -> bool {
-        self.shown.shows(row)
+    /// Bytes of the first packets, of which each is as long.
+    fn length(packets: usize) -> u64 {
+        let mut bytes = Vec::new();
+        pcapng::begin(&mut bytes).unwrap();
+        for _ in 0..packets {
+            pcapng::packet(&mut bytes, LAYOUT, &row()).unwrap();
+        }
+        bytes.len() as u64
     }
 
-    fn row(&mut self, out: &mut dyn Write, row: &Row) -> io::Result<()> {
-        pcapng::packet(&mut self.file, self.layout, row)?;
-        self.shown.row(out, row)
-    }
-
-    fn idle(&mut self, out: &mut dyn Write) -> io::Result<()> {
-        self.file.flush()?;
-        self.shown.idle(out)
-    }
-
-    fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
-        self.file.flush()?;
-        self.shown.end(out, summary)
+    #[test]
+    fn on_a_full_disk_whole_packets_stay_and_so_many_rows() {
+        const FIT: usize = 100;
+        let folder = tempfile::tempdir().unwrap();
+        let [packets, lines] = ["x.pcapng", "lines"].map(|name| folder.path().join(name));
+        let mut out = Output::open(Some(&lines)).unwrap();
+        let mut pcap = Pcap::create(&packets, LAYOUT).unwrap();
+        pcap.file.fill_up_at(length(FIT) + 30);
+        let mut ended = Ok(());
+        for number in 0..3 * FIT {
+            pcap.row(&row()).unwrap();
+            writeln!(out, "{number}").unwrap();
+            out.end_record();
+            if number % 70 == 69 {
+                ended = pcap.settle(&mut out);
+                let _full = out.flush();
+            }
+            if ended.is_err() {
+                break;
+            }
+        }
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        drop(pcap);
+        assert_eq!(packets.metadata().unwrap().len(), length(FIT));
+        assert_eq!(out.records(), FIT as u64);
+        drop(out);
+        let lines = std::fs::read_to_string(lines).unwrap();
+        assert_eq!(lines.lines().count(), FIT);
+        assert_eq!(lines.lines().last(), Some("99"));
     }
 }

@@ -7,6 +7,7 @@ use anyhow::Result;
 use super::{
     super::{Global, output::Output},
     account, end_line,
+    pcap::Pcap,
 };
 use crate::{
     aggregate::connects::{self, Connects},
@@ -31,6 +32,7 @@ pub(super) struct Screen {
     matcher: Option<Matcher>,
     format: Box<dyn Format>,
     out: Output,
+    packets: Option<Pcap>,
 }
 
 impl Screen {
@@ -50,7 +52,14 @@ impl Screen {
             matcher: Some(matcher).filter(|matcher| !matcher.is_empty()),
             format,
             out,
+            packets: None,
         }
+    }
+
+    /// Writes packets too, to a file of their own.
+    pub(super) fn with_packets(mut self, packets: Option<Pcap>) -> Self {
+        self.packets = packets;
+        self
     }
 
     /// Events that have reached the output, whole.
@@ -96,9 +105,23 @@ impl Screen {
             if is_shown {
                 self.out.end_record();
             }
+            if let Some(packets) = &mut self.packets {
+                packets.row(&self.row)?;
+                if packets.is_filling() || self.out.is_filling() {
+                    self.settle()?;
+                }
+            }
         }
         // Whoever reads along wants whole lines, and soon; the ring makes us wait long enough.
-        Ok(self.out.flush()?)
+        self.settle()
+    }
+
+    /// Writes what waits: packets, then the rows of those that are there.
+    fn settle(&mut self) -> Result<()> {
+        let packets = self.packets.as_mut();
+        let are_there = packets.map_or(Ok(()), |packets| packets.settle(&mut self.out));
+        self.out.flush()?;
+        Ok(are_there?)
     }
 
     /// Shows what was still in the ring when the programs were detached.

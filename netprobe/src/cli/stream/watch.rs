@@ -13,6 +13,7 @@ use super::{
     },
     books::{self, Books},
     count::at,
+    pcap::Pcap,
     screen::Screen,
 };
 use crate::{
@@ -51,6 +52,8 @@ pub(in super::super) struct Watch {
     pub(in super::super) format: Box<dyn Format>,
     /// Where to.
     pub(in super::super) out: Output,
+    /// Where packets go, if they are wanted.
+    pub(in super::super) packets: Option<Pcap>,
 }
 
 impl Watch {
@@ -79,7 +82,8 @@ impl Watch {
         let has_stacks = self.request.config.stack != 0;
         let stacks = has_stacks.then(|| session.take_stacks()).transpose()?;
         let names = LiveNames::of(&session, stacks).with_offsets(self.shows_offsets);
-        let mut screen = Screen::new(self.spec, names, matcher, self.format, self.out);
+        let mut screen = Screen::new(self.spec, names, matcher, self.format, self.out)
+            .with_packets(self.packets);
         screen.begin()?;
         announce(&session, self.spec);
         if let Some(books) = &mut books {

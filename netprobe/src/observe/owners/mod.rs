@@ -198,7 +198,12 @@ impl Owners {
         if self.held.len() > MOST {
             self.held.clear();
         }
-        self.held.extend(held);
+        if self.held.is_empty() {
+            // Not a second table beside the first, which may be large.
+            self.held = held;
+        } else {
+            self.held.extend(held);
+        }
         self.scanned_ns = begin_ns;
     }
 }
