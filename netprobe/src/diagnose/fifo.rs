@@ -49,7 +49,7 @@ fn ages(snapshot: &Snapshot, port: u16) -> Vec<f64> {
 }
 
 /// The looks at a queue: how many seconds before the end, and how many waited.
-fn looks(window: &Window, netns: &Netns, queue: &Queue) -> Vec<(f64, u32)> {
+pub(super) fn looks(window: &Window, netns: &Netns, queue: &Queue) -> Vec<(f64, u32)> {
     let count = queue.depths.len();
     let end = netns.after.listed;
     let times = netns.looks.len().checked_sub(count);
@@ -193,7 +193,7 @@ fn by_counter(netns: &Netns, queue: &Queue) -> Emptied {
 }
 
 /// Whether nearly all connections that came into queues of the namespace came into this one.
-fn is_only_busy(netns: &Netns, accepting: &Accepting) -> bool {
+pub(super) fn is_only_busy(netns: &Netns, accepting: &Accepting) -> bool {
     let all = netns.grown("Tcp.PassiveOpens").unwrap_or(u64::MAX);
     netns.queues.len() == 1
         || accepting

@@ -9,6 +9,7 @@ pub mod events;
 mod fifo;
 mod finding;
 mod overflow;
+mod pause;
 mod places;
 mod ports;
 mod received;

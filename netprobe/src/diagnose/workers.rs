@@ -130,10 +130,15 @@ impl Workers<'_> {
         found.application(
             format!(
                 "{what}: {text} x {service_s:.3} s per connection ({served} held at once / {taken:.1} accepted/s) / {BUSY}, so \
-                 that they are busy {:.0} % of the time, rounded up, = {wanted}, where {} now {} {served}",
+                 that they are busy {:.0} % of the time, rounded up, = {wanted} at once; now {} at once{}",
                 BUSY * 100.0,
-                several(processes as u64, "process", "processes"),
-                if processes == 1 { "serves" } else { "serve" },
+                several(served, "is served", "are served"),
+                if served < processes as u64 {
+                    // As a master beside its workers.
+                    format!(", and {processes} processes hold the listener")
+                } else {
+                    format!(" by {}", several(processes as u64, "process", "processes"))
+                },
             ),
             &[(setting, wanted.to_string())],
             RISK,

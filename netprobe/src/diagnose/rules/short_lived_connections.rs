@@ -75,7 +75,7 @@ fn check(window: &Window) -> Verdict {
     })
 }
 
-/// The ends of connections of a service that were looked at.
+/// The ends in order of connections of a service that were looked at: what failed was none.
 fn ends<'a>(
     window: &'a Window,
     netns: &'a Netns,
@@ -83,7 +83,9 @@ fn ends<'a>(
 ) -> impl Iterator<Item = &'a Event> {
     let service = if role == "server" { "sport" } else { "dport" };
     let ends = window.events.within("lifetimes", netns.inode);
-    ends.filter(move |event| event.small(service) == Some(port) && event.is("role", role))
+    ends.filter(move |event| {
+        event.small(service) == Some(port) && event.is("role", role) && event.is("result", "fin")
+    })
 }
 
 fn describe(
@@ -94,7 +96,9 @@ fn describe(
     let lives: Vec<(u64, u64)> = ends(window, netns, (port, role))
         .filter_map(|event| {
             let bytes = event.number("bytes_sent")? + event.number("bytes_received")?;
-            Some((event.number("duration_ns")?, bytes))
+            // Those that were open before the window lived for nobody knows how long: they are none of those that came
+            // and went.
+            Some((event.number("duration_ns").unwrap_or(u64::MAX), bytes))
         })
         .collect();
     let short = lives
@@ -170,6 +174,7 @@ mod tests {
         window.total("lifetimes", count, &group);
         let life = [
             role,
+            ("result", Value::Word("fin")),
             ("sport", Value::Unsigned(80)),
             ("duration_ns", Value::Unsigned(duration_ns)),
             ("bytes_sent", Value::Unsigned(500)),
@@ -189,6 +194,28 @@ mod tests {
         assert_eq!(findings[0].affected[0].port, Some(80));
         assert!(lives(30_000_000_000, 5000).ids().is_empty());
         assert!(lives(400_000, 50).ids().is_empty());
+    }
+
+    #[test]
+    fn what_failed_or_was_open_before_the_window_was_not_short() {
+        // A client without ports: nothing begins, and what ends is older than the window.
+        let mut window = lives(400_000, 5000);
+        window.events.forget("lifetimes");
+        for (result, duration) in [("fin", None), ("failed", Some(44_000))] {
+            let life = [
+                ("role", Value::Word("server")),
+                ("result", Value::Word(result)),
+                ("sport", Value::Unsigned(80)),
+                ("bytes_sent", Value::Unsigned(0)),
+                ("bytes_received", Value::Unsigned(0)),
+                (
+                    "duration_ns",
+                    duration.map_or(Value::Unknown, Value::Unsigned),
+                ),
+            ];
+            window.event("lifetimes", 100, &life);
+        }
+        assert!(window.ids().is_empty());
     }
 
     #[test]

@@ -19,9 +19,14 @@ use socket::{Info, Socket, visit};
 
 const ESTABLISHED: u8 = 1;
 const SYN_RECV: u8 = 3;
+const FIN_WAIT_1: u8 = 4;
 const TIME_WAIT: u8 = 6;
 const CLOSE_WAIT: u8 = 8;
+const LAST_ACK: u8 = 9;
 const LISTEN: u8 = 10;
+const CLOSING: u8 = 11;
+/// States in which data or a FIN may wait for its acknowledgement.
+const SENDING: [u8; 5] = [ESTABLISHED, FIN_WAIT_1, CLOSE_WAIT, LAST_ACK, CLOSING];
 /// `idiag_timer` of a socket that waits for an acknowledgement.
 const RETRANSMIT: u8 = 1;
 /// `idiag_timer` of a socket that waits to send a keepalive probe.
@@ -147,6 +152,18 @@ pub struct Quietness {
     pub heard: u32,
 }
 
+/// A connection that waits for an acknowledgement after a timeout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unanswered {
+    /// Timeouts in a row.
+    pub timeouts: u8,
+    /// How long the peer had not been heard of when what is not acknowledged was first sent, in milliseconds.
+    pub quiet_ms: u32,
+}
+
+/// After so many timeouts in a row nothing is thought to come any more.
+pub const IN_VAIN: u8 = 3;
+
 /// The sockets of a namespace.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SocketTable {
@@ -168,6 +185,9 @@ pub struct SocketTable {
     /// Connections that were opened here and wait for nothing, by address and port of the service and by local port: how
     /// long their peer has not been heard of, in milliseconds, where that is over a second; up to a bound.
     pub unheard_ms: HashMap<(IpAddr, u16, u16), u32>,
+    /// Connections that were opened here and wait for an acknowledgement after a timeout, also those that their process
+    /// has closed, by the same; up to a bound.
+    pub unanswered: HashMap<(IpAddr, u16, u16), Unanswered>,
     /// Connections over a path of some length that have sent much and pause now: after such a pause
     /// the congestion window begins anew.
     pub pausing: u64,
@@ -221,6 +241,13 @@ impl SocketTable {
             let is_long = info.srtt_us >= LONG_PATH_US;
             let pauses = u64::from(info.idle_ms) * 1000 > u64::from(info.rto_us);
             self.pausing += u64::from(is_long && pauses && info.bytes_acked >= MUCH);
+        }
+        if let (true, Some(info)) = (socket.is_unanswered(), socket.info)
+            && info.backed_off >= IN_VAIN
+            && let Some(bytes) = socket.waiting_bytes()
+            && let Some(path) = bounded(&mut self.paths, socket.remote, Path::default())
+        {
+            path.add_stuck(bytes, info);
         }
         if served.contains(&socket.local_port) {
             self.add_client(socket);
@@ -305,6 +332,14 @@ impl SocketTable {
         }
         if let (ESTABLISHED, Some(info)) = (socket.state, socket.info) {
             self.add_quietness(socket, info);
+        }
+        if let (true, Some(info)) = (socket.is_unanswered(), socket.info) {
+            let connection = (socket.remote, socket.remote_port, socket.local_port);
+            let unanswered = Unanswered::default();
+            if let Some(unanswered) = bounded(&mut self.unanswered, connection, unanswered) {
+                unanswered.timeouts = info.backed_off;
+                unanswered.quiet_ms = info.quiet_before_ms();
+            }
         }
     }
 

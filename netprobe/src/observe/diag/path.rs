@@ -15,7 +15,10 @@ const DELAYED_US: u32 = 50_000;
 /// So many segments in flight are acknowledged at once, two by two.
 const TRAIN: u32 = 10;
 
-/// Round-trip times to one address.
+/// Segments up to this many bytes pass everywhere: the smallest MTU that is worth a thought (576, RFC 1122).
+const SMALL_BYTES: u32 = 576;
+
+/// Round-trip times to one address, and the sizes of what arrives there and what does not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Path {
     /// Connections.
@@ -32,6 +35,10 @@ pub struct Path {
     pub srtts_us: Vec<u32>,
     /// The smallest round-trip time that was ever measured, in microseconds; 0 is unknown.
     pub min_rtt_us: u32,
+    /// Bytes per segment of those that nothing acknowledges though they were sent again and again, up to a bound.
+    pub stuck_bytes: Vec<u32>,
+    /// Bytes per segment that arrived, of the connection that sends the largest.
+    pub arriving_bytes: u32,
 }
 
 impl Path {
@@ -40,6 +47,7 @@ impl Path {
         if self.srtts_us.len() < LONGEST {
             self.srtts_us.push(info.srtt_us);
         }
+        self.add_arrived(info);
         if info.min_rtt_us == 0 {
             return;
         }
@@ -54,6 +62,29 @@ impl Path {
         self.active += u32::from(is_active);
         self.swollen += u32::from(is_swollen);
         self.filling += u32::from(is_swollen && info.in_flight >= TRAIN && info.backed_off == 0);
+    }
+
+    fn add_arrived(&mut self, info: Info) {
+        let arrived = info.arrived_bytes().unwrap_or(0);
+        self.arriving_bytes = arrived.max(self.arriving_bytes);
+    }
+
+    /// Adds what a connection has sent in vain, and what of it arrived before.
+    pub(super) fn add_stuck(&mut self, bytes: u32, info: Info) {
+        self.add_arrived(info);
+        if self.stuck_bytes.len() < LONGEST {
+            self.stuck_bytes.push(bytes);
+        }
+    }
+
+    /// The size of segments that wait for their acknowledgement in vain, in bytes, where most are larger than all that
+    /// arrive, and than what every path takes: it may be for their size.
+    pub fn too_large_bytes(&self) -> Option<u32> {
+        let mut sizes = self.stuck_bytes.clone();
+        sizes.sort_unstable();
+        let bytes = sizes.get(sizes.len() / 2).copied()?;
+        let is_larger = u64::from(bytes) * 4 > u64::from(self.arriving_bytes) * 5;
+        (is_larger && bytes > SMALL_BYTES).then_some(bytes)
     }
 }
 
@@ -74,6 +105,10 @@ mod tests {
             bytes_acked: 0,
             in_flight: 100,
             backed_off: 0,
+            doubled: 0,
+            unsent: 0,
+            data_segments: 0,
+            resent: 0,
         };
         let cases = [
             (far, (1, 1)),

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use anyhow::Result;
 
 use super::super::netlink::{self, attributes, u32_at};
-use super::{CLOSE_WAIT, ESTABLISHED, LISTEN};
+use super::{CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT_1, LAST_ACK, LISTEN, RETRANSMIT, SENDING};
 
 const NETLINK_SOCK_DIAG: isize = 4;
 /// Lists both families in one walk over the hash table, which all namespaces share: as ss(8) does.
@@ -43,6 +43,21 @@ impl Socket {
             .filter(|_| is_waiting)
             .map(|info| info.since_sent_ms)
     }
+
+    /// Whether something waits to be acknowledged, after a timeout.
+    pub(super) fn is_unanswered(&self) -> bool {
+        let is_late = self.info.is_some_and(|info| info.backed_off > 0);
+        is_late && self.timer == RETRANSMIT && SENDING.contains(&self.state)
+    }
+
+    /// Bytes of data in each segment that waits to be acknowledged, on average. A FIN of its own has none.
+    pub(super) fn waiting_bytes(&self) -> Option<u32> {
+        let info = self.info?;
+        let has_fin = u32::from(matches!(self.state, FIN_WAIT_1 | LAST_ACK | CLOSING));
+        let bytes = self.send_queue.saturating_sub(info.unsent + has_fin);
+        let segments = info.in_flight.saturating_sub(has_fin).max(1);
+        (info.in_flight > 0).then(|| bytes.div_ceil(segments))
+    }
 }
 
 /// Of `struct tcp_info`.
@@ -62,6 +77,38 @@ pub(super) struct Info {
     pub(super) in_flight: u32,
     /// Timeouts in a row.
     pub(super) backed_off: u8,
+    /// How often the timeout was doubled meanwhile.
+    pub(super) doubled: u8,
+    /// Bytes that were written and not sent yet.
+    pub(super) unsent: u32,
+    /// Segments with data that were sent, also again.
+    pub(super) data_segments: u32,
+    /// Segments that were sent again.
+    pub(super) resent: u32,
+}
+
+impl Info {
+    /// How long ago what the peer does not acknowledge was sent for the first time: each timeout was twice as long as the
+    /// one before, and the last attempt is known.
+    fn sent_first_ms(&self) -> u64 {
+        let now = u64::from(self.rto_us);
+        let first = now.checked_shr(self.doubled.into()).unwrap_or(0);
+        (now - first) / 1000 + u64::from(self.since_sent_ms)
+    }
+
+    /// How long the peer had not been heard of by then, in milliseconds.
+    pub(super) fn quiet_before_ms(&self) -> u32 {
+        let quiet = u64::from(self.unheard_ms).saturating_sub(self.sent_first_ms());
+        u32::try_from(quiet).unwrap_or(u32::MAX)
+    }
+
+    /// Bytes in each segment that arrived, on average; `None` where none did.
+    pub(super) fn arrived_bytes(&self) -> Option<u32> {
+        let waiting = self.resent.saturating_add(self.in_flight);
+        let segments = self.data_segments.saturating_sub(waiting);
+        let mean = self.bytes_acked.checked_div(u64::from(segments))?;
+        Some(u32::try_from(mean).unwrap_or(u32::MAX))
+    }
 }
 
 /// Hands over every socket of both families in one of the `states`.
@@ -134,12 +181,97 @@ fn info(bytes: &[u8]) -> Option<Info> {
         bytes_acked: netlink::u64_at(bytes, 120).unwrap_or(0),
         in_flight: u32_at(bytes, 24)?,
         backed_off: *bytes.get(2)?,
+        doubled: *bytes.get(4)?,
+        unsent: u32_at(bytes, 144).unwrap_or(0),
+        data_segments: u32_at(bytes, 156).unwrap_or(0),
+        resent: u32_at(bytes, 100).unwrap_or(0),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The fourth attempt after timeouts of 200, 400 and 800 ms, 100 ms ago.
+    fn unanswered() -> Socket {
+        let bytes = [0; 160];
+        Socket {
+            state: ESTABLISHED,
+            timer: 1,
+            local: [10, 0, 0, 1].into(),
+            local_port: 40_000,
+            remote: [10, 0, 0, 2].into(),
+            remote_port: 80,
+            receive_queue: 0,
+            send_queue: 100,
+            ino: 7,
+            is_v6_only: false,
+            info: info(&bytes).map(|info| Info {
+                rto_us: 1_600_000,
+                since_sent_ms: 100,
+                unheard_ms: 6500,
+                backed_off: 3,
+                doubled: 3,
+                in_flight: 1,
+                ..info
+            }),
+        }
+    }
+
+    #[test]
+    fn how_quiet_it_was_before_follows_from_the_attempts_since() {
+        let info = unanswered().info.unwrap();
+        assert_eq!(info.sent_first_ms(), 1500);
+        assert_eq!(info.quiet_before_ms(), 5000);
+        // It was heard of right before.
+        let busy = Info {
+            unheard_ms: 1510,
+            ..info
+        };
+        assert_eq!(busy.quiet_before_ms(), 10);
+        let much = Info {
+            doubled: 255,
+            ..info
+        };
+        assert_eq!(much.sent_first_ms(), 1700);
+    }
+
+    #[test]
+    fn segments_that_wait_are_as_large_as_what_was_sent_of_the_queue() {
+        let socket = unanswered();
+        assert_eq!(socket.waiting_bytes(), Some(100));
+        let with = |state, send_queue, in_flight, unsent| {
+            let info = socket.info.map(|info| Info {
+                in_flight,
+                unsent,
+                ..info
+            });
+            let socket = Socket {
+                state,
+                send_queue,
+                info,
+                ..socket
+            };
+            socket.waiting_bytes()
+        };
+        assert_eq!(with(ESTABLISHED, 100_000, 10, 85_520), Some(1448));
+        // Data, and the FIN after it.
+        assert_eq!(with(FIN_WAIT_1, 101, 2, 0), Some(100));
+        assert_eq!(with(FIN_WAIT_1, 1, 1, 0), Some(0));
+        assert_eq!(with(ESTABLISHED, 0, 0, 0), None);
+    }
+
+    #[test]
+    fn what_arrived_is_told_from_what_was_sent_in_vain() {
+        let info = unanswered().info.map(|info| Info {
+            bytes_acked: 2801,
+            data_segments: 6,
+            resent: 3,
+            ..info
+        });
+        assert_eq!(info.unwrap().arrived_bytes(), Some(1400));
+        assert_eq!(unanswered().info.unwrap().arrived_bytes(), None);
+    }
 
     #[test]
     fn cut_messages_are_no_sockets() {

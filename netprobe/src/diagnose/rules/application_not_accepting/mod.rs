@@ -273,10 +273,7 @@ impl Case<'_> {
             ),
             (None, _) => "accepts connections too slowly".to_owned(),
         };
-        let waited = self.accepting.waited_s;
-        let waits = waited.map_or(String::new(), |waited| {
-            format!(", the first for {}", spoken(waited))
-        });
+        let waits = self.accepting.waited_s.map_or(String::new(), first_waits);
         let state = match &self.overflow {
             Some(overflow) => format!(
                 "its queue of {} is {} and {}",
@@ -485,6 +482,15 @@ impl Case<'_> {
 
 /// More that wait for the same are not named.
 const MOST_NAMED: usize = 2;
+
+/// How long the first in the queue waits, if that is worth a word.
+fn first_waits(seconds: f64) -> String {
+    match seconds {
+        ..0.05 => String::new(),
+        ..2.0 => format!(", the first for {seconds:.1} s"),
+        _ => format!(", the first for {}", spoken(seconds)),
+    }
+}
 
 /// Connections that are open.
 fn are_open(connections: u32) -> String {

@@ -1,5 +1,6 @@
 //! Windows in which an application does not accept, or hardly.
 
+use super::{Accepting, Case, accepting};
 use crate::{
     diagnose::{fixtures::quiet, window::Window},
     report::{Value, diagnosis::Severity},
@@ -46,7 +47,7 @@ fn a_process_that_serves_several_at_once_is_not_told_to_be_so_many_processes() {
     let arithmetic = "x 0.250 s per connection (5 held at once / 20.0 accepted/s) / 0.8";
     assert!(text.contains(arithmetic), "{text}");
     assert!(
-        text.contains("= 19, where 1 process now serves 5"),
+        text.contains("= 19 at once; now 5 are served at once by 1 process"),
         "{text}"
     );
 }
@@ -127,7 +128,10 @@ fn a_master_that_only_holds_the_listener_is_no_worker() {
     // Two hold a connection: 60/s x 100 ms / 0.8.
     let (value, text) = first_fix(&window);
     assert_eq!(value, set("workers", "8"));
-    assert!(text.contains("where 3 processes now serve 2"), "{text}");
+    assert!(
+        text.contains("now 2 are served at once, and 3 processes hold the listener"),
+        "{text}"
+    );
 }
 
 /// `web` at port 80 serves `held` connections at once and has one each open to `app` at port 9000, which serves two; 20/s
@@ -466,4 +470,36 @@ fn few_looks_are_not_all_the_time() {
     window.listen(9000, 10, &[11, 11]);
     window.grow(&[("TcpExt.ListenOverflows", 4)]);
     assert_eq!(window.ids(), ["accept-queue-overflow"]);
+}
+
+#[test]
+fn who_has_just_come_does_not_wait_for_0_s() {
+    let said = |waiting_ms: u32| {
+        let mut window = quiet();
+        window.listen(8080, 10, &[5; 10]);
+        window.waiting(8080, 5, 0);
+        window.sockets().clients.get_mut(&8080).unwrap().waiting_ms = vec![waiting_ms; 5];
+        let netns = &window.namespaces[0];
+        let queue = &netns.queues[0];
+        let accepting = Accepting {
+            accepted: Some(100),
+            ..accepting::of(&window, netns, queue)
+        };
+        Case::new(&window, netns, queue, accepting, None).summary()
+    };
+    assert!(
+        said(20).ends_with("5 connections wait in its queue of 10"),
+        "{}",
+        said(20)
+    );
+    assert!(
+        said(300).ends_with(", the first for 0.3 s"),
+        "{}",
+        said(300)
+    );
+    assert!(
+        said(12_400).ends_with(", the first for 12 s"),
+        "{}",
+        said(12_400)
+    );
 }

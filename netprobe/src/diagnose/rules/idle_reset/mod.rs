@@ -32,8 +32,9 @@ pub(super) static RULE: Rule = Rule {
                      probes were answered until then (ss -o, tcp_info), and most likely where all came after the same time; \
                      something that forgets is asked only when a connection is used again, after \
                      different times, none shorter than its own; it is that, too, where the peer is on this machine and sent no reset. Something that drops what it has forgotten is \
-                     told by connections that were quiet when the window began and get no answer any more (a third attempt, \
-                     or ETIMEDOUT), while others with the same service go on. Resets of \
+                     told by connections that had been quiet for over a second when they were used again, and get no answer to \
+                     the end (three timeouts in a row, or ETIMEDOUT), while others with the same service, or else with \
+                     the same address, go on and lose nothing. Resets of \
                      busy connections are resets instead.",
         fixes: &[
             (
@@ -73,6 +74,7 @@ fn check(window: &Window) -> Verdict {
         found.extend(silent::check(window, netns));
         if found.is_empty() {
             received::check_seen(window, netns)?;
+            silent::check_seen(window, netns)?;
         }
         Ok(found)
     })

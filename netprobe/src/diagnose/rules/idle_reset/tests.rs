@@ -1,6 +1,6 @@
 use crate::{
     diagnose::{Verdict, fixtures::quiet, window::Window},
-    observe::diag::Quietness,
+    observe::diag::{Path, Quietness, Unanswered},
     report::Value,
 };
 
@@ -261,6 +261,16 @@ fn silenced(attempt: u64, heard: u32, lossy: u64) -> Window {
         let connection = ([10, 0, 0, 2].into(), 5432, port);
         before.unheard_ms.insert(connection, 20_000);
     }
+    // What was late is not answered to the end.
+    let waits = (41_000..41_010).filter(|_| attempt >= 3);
+    for port in waits {
+        let connection = ([10, 0, 0, 2].into(), 5432, port);
+        let unanswered = Unanswered {
+            timeouts: 3,
+            quiet_ms: 22_000,
+        };
+        window.sockets().unanswered.insert(connection, unanswered);
+    }
     let seen = Quietness {
         heard,
         ..Quietness::default()
@@ -288,13 +298,111 @@ fn quiet_connections_that_get_no_answer_beside_busy_ones_that_do_are_forgotten_a
     }
     // They were busy.
     let mut window = silenced(3, 5, 0);
-    window
-        .netns()
-        .before
-        .sockets
-        .as_mut()
-        .unwrap()
-        .unheard_ms
-        .clear();
+    let before = window.netns().before.sockets.as_mut().unwrap();
+    before.unheard_ms.clear();
+    let table = window.sockets();
+    let all = table.unanswered.values_mut();
+    all.for_each(|unanswered| unanswered.quiet_ms = 100);
     assert_eq!(window.ids(), ["path-loss"]);
+    // A path that was gone for a while: they were answered in the end.
+    let mut window = silenced(3, 5, 0);
+    window.sockets().unanswered.clear();
+    assert_eq!(window.ids(), ["path-loss"]);
+}
+
+/// The busy connections of [`silenced`] have ended by the time that the window does, as these.
+fn with_others(port: u64, kind: &'static str, event: (&'static str, &'static str)) -> Window {
+    let mut window = silenced(3, 0, 0);
+    let other = [
+        (event.0, Value::Word(event.1)),
+        ("saddr", Value::Ip([10, 0, 0, 1].into())),
+        ("sport", Value::Unsigned(44_000)),
+        ("daddr", Value::Ip([10, 0, 0, 2].into())),
+        ("dport", Value::Unsigned(port)),
+    ];
+    window.event(kind, 10, &other);
+    window
+}
+
+#[test]
+fn others_that_go_on_may_end_in_order_or_be_with_another_port_of_that_address() {
+    for (port, kind, event, told) in [
+        (
+            5432,
+            "lifetimes",
+            ("result", "fin"),
+            "10 others with it go on",
+        ),
+        (
+            5432,
+            "connects",
+            ("outcome", "established"),
+            "10 others with it go on",
+        ),
+        (
+            443,
+            "lifetimes",
+            ("result", "fin"),
+            "10 others with other ports of 10.0.0.2 go on",
+        ),
+    ] {
+        let window = with_others(port, kind, event);
+        assert_eq!(window.ids(), ["idle-reset", "path-loss"], "{kind}");
+        confirms(&window, told, &["TCP_KEEPIDLE"]);
+    }
+    // Others that time out, too; and a service that answers nobody.
+    let ids = with_others(5432, "lifetimes", ("result", "timeout")).ids();
+    assert_eq!(ids, ["path-loss"]);
+    let mut window = with_others(443, "lifetimes", ("result", "fin"));
+    let asks = [
+        ("cause", Value::Word("syn")),
+        ("saddr", Value::Ip([10, 0, 0, 1].into())),
+        ("sport", Value::Unsigned(45_000)),
+        ("daddr", Value::Ip([10, 0, 0, 2].into())),
+        ("dport", Value::Unsigned(5432)),
+    ];
+    window.event("retransmits", 1, &asks);
+    assert_eq!(window.ids(), ["path-loss"]);
+    // The path was gone in a part of the window: others went on before that.
+    let mut window = with_others(5432, "connects", ("outcome", "established"));
+    window.event("retransmits", 1, &asks);
+    assert_eq!(window.ids(), ["path-loss"]);
+}
+
+#[test]
+fn connections_of_a_pool_that_were_opened_in_the_window_were_quiet_in_it() {
+    let mut window = silenced(3, 5, 0);
+    let before = window.netns().before.sockets.as_mut().unwrap();
+    before.unheard_ms.clear();
+    assert_eq!(window.ids(), ["idle-reset", "path-loss"]);
+    // A quarter of 22 s.
+    assert_eq!(window.findings()[0].fixes[0].set[0].1, "5");
+}
+
+#[test]
+fn nothing_is_said_to_be_in_order_where_what_was_sent_again_was_not_looked_at() {
+    let mut window = silenced(3, 5, 0);
+    window.sockets().unanswered.clear();
+    assert_eq!(window.verdict("idle-reset"), Verdict::Ok);
+    window.events.forget("retransmits");
+    let verdict = window.verdict("idle-reset");
+    assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
+}
+
+#[test]
+fn segments_that_are_larger_than_all_that_arrive_are_not_forgotten() {
+    let ids = |stuck: u32, arriving: u32| {
+        let mut window = silenced(3, 5, 0);
+        let path = Path {
+            stuck_bytes: vec![stuck; 10],
+            arriving_bytes: arriving,
+            ..Path::default()
+        };
+        window.sockets().paths.insert([10, 0, 0, 2].into(), path);
+        window.ids()
+    };
+    assert_eq!(ids(1448, 100), ["path-loss"]);
+    for (stuck, arriving) in [(100, 100), (1448, 1448)] {
+        assert_eq!(ids(stuck, arriving), ["idle-reset", "path-loss"]);
+    }
 }

@@ -28,7 +28,8 @@ pub(super) static RULE: Rule = Rule {
                 (RTO), which also begins anew with a window of one.",
         recognised: "Over one per cent of segments were sent again, by the counters and by the events, to addresses outside of the \
                      namespace, and no queue or firewall of this machine dropped them: those findings would come first. The peer or the path is said to be gone only where the same segments go out three times and more, and no other \
-                     connection with the peer goes well: large packets may be all that is lost, otherwise. A \
+                     connection with the peer goes well. Otherwise it is what single connections send; an MTU is to blame only \
+                     where the segments that wait (sock_diag) are larger than those that arrive. A \
                      median round-trip time of three times its own minimum or more says that a queue on the path is full \
                      (bufferbloat); without that it is clean loss. A queue that loses nothing is told by active connections with ten \
                      segments or more in flight, whose round trip takes three times its minimum and 50 ms more, at the \
@@ -200,7 +201,11 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
     let worst = peers.first();
     let to = worst.map_or(String::new(), |((address, _), _)| format!(" to {address}"));
     let others = worst.map_or(0, |((address, _), _)| others(window, netns, *address));
-    let kind = kind(fast, &peers, others);
+    let large = worst.and_then(|((address, _), _)| {
+        let sockets = netns.after.sockets.as_ref()?;
+        sockets.paths.get(address)?.too_large_bytes()
+    });
+    let kind = kind(fast, &peers, (others, large));
     let found = finding(
         RULE.id,
         Severity::Warning,
@@ -228,8 +233,8 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
         None => found.hits([somewhere(netns)]),
     };
     let hits = destinations(netns, &peers);
-    let found = match worst {
-        Some(((address, _), _)) if is_by_size(fast, &peers, others) => {
+    let found = match (worst, large) {
+        (Some(((address, _), _)), Some(_)) if is_of_single_ones(fast, &peers, others) => {
             large_packets(found, netns, *address)
         }
         _ => found,
@@ -249,17 +254,25 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
 
 /// What comes after the loss. Where a request is one segment, no later ones can be acknowledged: that
 /// fast retransmits are missing says nothing then.
-fn kind(fast: u64, peers: &[((IpAddr, u16), Peer)], others: u64) -> String {
+fn kind(fast: u64, peers: &[((IpAddr, u16), Peer)], (others, large): (u64, Option<u32>)) -> String {
     let total: u32 = peers.iter().map(|(_, peer)| peer.total).sum();
     if fast > 0 {
         "; acknowledgements still come, so the path lives but drops".to_owned()
     } else if total == 0 {
         String::new()
-    } else if is_by_size(fast, peers, others) {
+    } else if is_of_single_ones(fast, peers, others) {
+        let why = match large {
+            Some(bytes) => format!(
+                "it is large packets that are lost (an MTU): segments of {bytes} bytes wait, and no connection with it has \
+                 sent such ones that arrived"
+            ),
+            None => "it is what single connections send that is lost: something on the way (NAT, firewall, load balancer) \
+                     has forgotten them, or their peer is gone"
+                .to_owned(),
+        };
         format!(
             "; the same segments go out three times and more, though {others} other connections with it began or ended well \
-             meanwhile: while that goes on, it is large packets that are lost (an MTU), or what single connections send; else \
-             the peer or the path is gone"
+             meanwhile: {why}"
         )
     } else if is_in_vain(peers) {
         "; the same segments go out three times and more: the peer or the path is gone, or drops whole trains".to_owned()
@@ -274,8 +287,8 @@ fn is_in_vain(peers: &[((IpAddr, u16), Peer)]) -> bool {
     sum(|peer| peer.late) * 3 >= sum(|peer| peer.total).max(1)
 }
 
-/// Whether they may be too large, as others get through.
-fn is_by_size(fast: u64, peers: &[((IpAddr, u16), Peer)], others: u64) -> bool {
+/// Whether it is single connections that lose what they send, as others get through.
+fn is_of_single_ones(fast: u64, peers: &[((IpAddr, u16), Peer)], others: u64) -> bool {
     fast == 0 && others > 0 && is_in_vain(peers)
 }
 

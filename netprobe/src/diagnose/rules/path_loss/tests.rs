@@ -122,8 +122,14 @@ fn a_path_is_gone_where_the_same_data_goes_out_again_and_again_and_each_peer_is_
 
 #[test]
 fn a_peer_whose_other_connections_go_well_is_not_gone() {
-    let told = |others: usize, address: [u8; 4]| {
+    let told = |others: usize, address: [u8; 4], (stuck, arriving): (u32, u32)| {
         let mut window = quiet();
+        let path = Path {
+            stuck_bytes: vec![stuck; 20],
+            arriving_bytes: arriving,
+            ..Path::default()
+        };
+        window.sockets().paths.insert([10, 0, 0, 2].into(), path);
         window.grow(&[("Tcp.RetransSegs", 80), ("Tcp.OutSegs", 3000)]);
         window.total("retransmits", 80, &[("cause", Value::Word("rto"))]);
         let lost = [
@@ -140,15 +146,33 @@ fn a_peer_whose_other_connections_go_well_is_not_gone() {
         window.event("lifetimes", others, &ended);
         window.findings().remove(0)
     };
-    let found = told(300, [10, 0, 0, 2]);
+    let found = told(300, [10, 0, 0, 2], (1448, 120));
     let summary = &found.summary;
     assert!(
         summary.contains("though 300 other connections with it began or ended well"),
         "{summary}"
     );
-    assert!(summary.contains("large packets"), "{summary}");
+    assert!(
+        summary.contains("large packets") && summary.contains("segments of 1448 bytes"),
+        "{summary}"
+    );
     assert!(found.fixes[0].text.contains("ping -M do -s 1472 10.0.0.2"));
-    for found in [told(0, [10, 0, 0, 2]), told(300, [10, 0, 0, 3])] {
+    // Small ones, and such as arrive elsewhere, are not lost for their size.
+    for sizes in [(100, 0), (1448, 1400), (0, 0)] {
+        let found = told(300, [10, 0, 0, 2], sizes);
+        assert!(
+            found.summary.contains("what single connections send"),
+            "{}",
+            found.summary
+        );
+        assert!(!found.summary.contains("MTU"), "{}", found.summary);
+        assert!(found.fixes.iter().all(|fix| !fix.text.contains("mtu")));
+    }
+    let large = (1448, 120);
+    for found in [
+        told(0, [10, 0, 0, 2], large),
+        told(300, [10, 0, 0, 3], large),
+    ] {
         assert!(
             found
                 .summary
@@ -183,6 +207,7 @@ fn a_queue_that_loses_nothing_is_seen_where_it_lasts() {
         filling,
         srtts_us: vec![122_000],
         min_rtt_us: 30_000,
+        ..Path::default()
     };
     let window = |before, after| {
         let mut window = quiet();

@@ -10,7 +10,9 @@ use super::super::{
     Explanation, Rule, Verdict,
     events::{Owner, port_of, value_of},
     finding::{finding, somewhere},
-    in_each, places, received,
+    in_each,
+    places::{self, End},
+    received,
     window::{Netns, Window, ratio},
 };
 use crate::report::{
@@ -91,7 +93,7 @@ const CAUSES: &[(&str, bool, &str)] = &[
     (
         "no-connection",
         false,
-        "packets came that belong to no connection any more",
+        "packets came that belong to no connection",
     ),
     (
         "time-wait",
@@ -218,6 +220,19 @@ fn worst(services: Vec<(Option<u16>, Reset)>) -> Option<Reset> {
     })
 }
 
+/// Whether somebody listens at an end, or did when the window began; taken to be so where that is not known.
+fn is_listened_at(netns: &Netns, (address, port): End) -> bool {
+    let tables = [&netns.before, &netns.after].map(|seen| seen.sockets.as_ref());
+    if tables.contains(&None) {
+        return true;
+    }
+    let mut listeners = tables
+        .into_iter()
+        .flatten()
+        .flat_map(|table| &table.listeners);
+    listeners.any(|listener| listener.port == port && listener.takes(address))
+}
+
 /// The services that it hits, the worst first.
 fn services(window: &Window, netns: &Netns, cause: &str) -> Vec<Affected> {
     let mut services = BTreeMap::<_, (u32, Owner)>::new();
@@ -229,10 +244,11 @@ fn services(window: &Window, netns: &Netns, cause: &str) -> Vec<Affected> {
             continue;
         };
         let is_server = local.1 < remote.1;
-        let (kind, end) = if is_server {
-            ("listener", local)
-        } else {
-            ("destination", remote)
+        let (kind, end) = match (is_server, is_listened_at(netns, local)) {
+            (true, true) => ("listener", local),
+            // What comes for a port that nobody listens at is sent to it all the same.
+            (true, false) => ("destination", local),
+            (false, _) => ("destination", remote),
         };
         let entry = services.entry((end, kind)).or_insert((0, event.owner()));
         entry.0 += 1;

@@ -410,3 +410,31 @@ fn connections_that_are_used_after_their_end_are_a_warning_that_names_the_client
     // A request that crosses the end.
     assert!(told(20_000_000).is_empty());
 }
+
+#[test]
+fn a_port_that_nobody_listens_at_is_no_listener() {
+    let name = |window: &Window| {
+        let findings = window.findings();
+        let hit = &findings[0].affected[0];
+        (hit.kind, hit.name.clone(), findings[0].summary.clone())
+    };
+    let mut window = quiet();
+    resets(&mut window, "no-connection", 500);
+    let reset = [
+        ("cause", Value::Word("no-connection")),
+        ("saddr", Value::Ip([10, 0, 0, 1].into())),
+        ("sport", Value::Unsigned(9)),
+        ("daddr", Value::Ip([10, 0, 0, 2].into())),
+        ("dport", Value::Unsigned(40_000)),
+    ];
+    window.event("resets", 500, &reset);
+    let (kind, hit, summary) = name(&window);
+    assert_eq!((kind, hit.as_str()), ("destination", "10.0.0.1:9"));
+    assert!(summary.ends_with("belong to no connection"), "{summary}");
+    // Somebody did, when the window began.
+    window.listen(9, 10, &[0; 10]);
+    let listeners = std::mem::take(&mut window.sockets().listeners);
+    let before = window.netns().before.sockets.as_mut().unwrap();
+    before.listeners = listeners;
+    assert_eq!(name(&window).0, "listener");
+}
