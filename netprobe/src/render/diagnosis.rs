@@ -210,12 +210,13 @@ fn footer(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
         out,
         "netprobe: ",
         &format!(
-            "watched {:.1} s, {} network namespace{}; {lost}; took {:.2} % of a CPU, {} MiB; `netprobe explain ID` \
-             tells more",
+            "watched {:.1} s, {} network namespace{}; {lost}; took {:.2} % of a CPU, with start and verdict {:.2} s of CPU \
+             time, {} MiB; `netprobe explain ID` tells more",
             diagnosis.window.as_secs_f64(),
             diagnosis.namespaces,
             if diagnosis.namespaces == 1 { "" } else { "s" },
             diagnosis.cost.cpu_percent,
+            diagnosis.cost.cpu_time.as_secs_f64(),
             diagnosis.cost.rss_kib / 1024
         ),
     )
