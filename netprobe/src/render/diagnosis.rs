@@ -256,6 +256,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_before_and_after_the_window_is_told_too() {
+        let text = text(&sample())
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        let told = "took 0.50 % of a CPU, with start and verdict 0.31 s of CPU time";
+        assert!(text.contains(told), "{text}");
+    }
+
+    #[test]
     fn what_is_undecided_for_one_reason_is_one_line() {
         let mut diagnosis = sample();
         let undecided = |id| Checked {
