@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use netprobe_common::header::Kind;
 
 use crate::{
-    kernel::privileges::CannotRun,
+    kernel::privileges::{self, CannotRun},
     symbols::client::{COMMAND, NO_DEBUG_INFO},
 };
 
@@ -272,6 +272,10 @@ fn sentence(error: &anyhow::Error) -> String {
 fn conclude(error: &anyhow::Error) -> ExitCode {
     if is_closed_pipe(error) {
         return ExitCode::SUCCESS;
+    }
+    if let Some(why) = privileges::out_of_files(error) {
+        log::debug!("{}", sentence(error));
+        return conclude(&why.into());
     }
     log::error!("{}", sentence(error));
     let cannot_run = error.is::<CannotRun>() || error.chain().any(<dyn Error>::is::<CannotRun>);

@@ -26,6 +26,7 @@ use crate::{
     diagnose::{self, events::Events},
     filter::KnownReasons,
     kernel::{
+        cost::cpu_until_now,
         keeper::Keeper,
         names::LiveNames,
         session::{Request, Session},
@@ -61,6 +62,8 @@ pub(super) struct Vigil {
     reader: Reader,
     limits: Limits,
     begin: Option<Begin>,
+    /// CPU time that earlier verdicts have told of.
+    told_cpu: Duration,
 }
 
 /// The programs: in a window, a thread looks after them.
@@ -112,6 +115,7 @@ impl Vigil {
             reader: Reader::new(names),
             limits,
             begin: None,
+            told_cpu: Duration::ZERO,
         })
     }
 
@@ -187,8 +191,14 @@ impl Vigil {
         window.probes = begin.before.since(after, self.reader.decode_errors);
         let (findings, checked) = diagnose::diagnose(&window);
         let host = host();
+        let cpu_until_now = cpu_until_now();
+        let cpu_time = cpu_until_now.saturating_sub(self.told_cpu);
+        self.told_cpu = cpu_until_now;
         let diagnosis = Diagnosis {
-            cost: cost(&spent, &host, ended),
+            cost: Cost {
+                cpu_time,
+                ..cost(&spent, &host, ended)
+            },
             host,
             started_unix_ns: begin.unix_ns,
             window: ended - begin.at,
@@ -270,6 +280,7 @@ fn steady(session: &Session) -> Result<Vec<Probe>> {
 fn cost(spent: &Spent, host: &Host, ended: Instant) -> Cost {
     Cost {
         cpu_percent: spent.percent() * f64::from(u32::try_from(host.cpus).unwrap_or(u32::MAX)),
+        cpu_time: Duration::ZERO,
         rss_kib: largest_rss_kib(),
         verdict: ended.elapsed(),
     }

@@ -73,7 +73,7 @@ impl Mark {
     fn now() -> Self {
         Self {
             at: Instant::now(),
-            cpu: process_cpu() + cpu_of_children(),
+            cpu: cpu_until_now(),
         }
     }
 
@@ -214,6 +214,11 @@ impl Meter {
             reduced: self.reduced,
         }
     }
+}
+
+/// CPU time of this process, and of its children that have ended.
+pub fn cpu_until_now() -> Duration {
+    process_cpu() + cpu_of_children()
 }
 
 /// CPU time of the children that were waited for, `cutime` and `cstime` of `/proc/self/stat`.

@@ -1,6 +1,6 @@
 //! The object that `cargo xtask ebpf` built, loaded with the settings of this run.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, fs};
 
 use anyhow::{Context, Result};
 use aya::{Btf, Ebpf, EbpfLoader};
@@ -9,13 +9,18 @@ use netprobe_common::{
     counters::{Count, GroupKey},
     offsets::Offsets,
     record::bytes_of,
+    samples::STACK_DEPTH,
 };
 use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
     time::{ClockId, clock_getres},
 };
 
-use super::{casts::Casts, object, privileges};
+use super::{
+    casts::Casts,
+    object,
+    privileges::{self, CannotRun},
+};
 use crate::probes::Keeps;
 
 /// A thousand stacks per second of the same place and reason on a CPU show where a storm comes from,
@@ -110,7 +115,27 @@ pub fn most_entries<K>(bytes: usize, most: u32) -> u32 {
     u32::try_from(bytes / entry).unwrap_or(most).clamp(1, most)
 }
 
-/// Creates the maps and reads the programs that are wanted, by name; none of them runs yet.
+/// Frames that the kernel takes of a stack: fewer than the programs want where it is told so.
+fn stack_depth() -> Result<usize> {
+    const LIMIT: &str = "/proc/sys/kernel/perf_event_max_stack";
+    depth_of(fs::read_to_string(LIMIT).ok().as_deref())
+}
+
+/// The same by the text of the limit, if it can be read.
+fn depth_of(limit: Option<&str>) -> Result<usize> {
+    match limit.and_then(|text| text.trim().parse().ok()) {
+        Some(0) => Err(CannotRun::new(
+            "kernel.perf_event_max_stack is 0, and without stacks no program can be loaded: set it to 127, which is what it \
+             begins with",
+        )
+        .into()),
+        Some(limit) => Ok(STACK_DEPTH.min(limit)),
+        None => Ok(STACK_DEPTH),
+    }
+}
+
+/// Creates the maps and reads the programs that are wanted, by name; none of them runs yet. Returns
+/// how deep stacks are kept, too.
 pub(super) fn load(
     config: &Config,
     offsets: &Offsets,
@@ -118,8 +143,10 @@ pub(super) fn load(
     sizes: Sizes,
     programs: &HashSet<&str>,
     btf: &Btf,
-) -> Result<Ebpf> {
+) -> Result<(Ebpf, usize)> {
+    let stack_depth = stack_depth()?;
     let mut object = object::unpack()?;
+    object::keep_frames(&mut object, u32::try_from(stack_depth)?)?;
     casts.write_into(&mut object);
     object::keep_only(&mut object, programs)?;
     let config = Config {
@@ -129,7 +156,7 @@ pub(super) fn load(
         tests_flows: u32::from(config.filter.tests_flows()),
         ..*config
     };
-    loader()?
+    let ebpf = loader()?
         // aya asks for a log only once a program was rejected. Without a level the kernel refuses
         // that second question, and the reason stays hidden behind EINVAL.
         .verifier_log_level(aya::VerifierLogLevel::DEBUG)
@@ -150,7 +177,8 @@ pub(super) fn load(
         .map_max_entries("STATES", sizes.states)
         .load(&object)
         .map_err(|error| privileges::explain(error.into()))
-        .context("create the BPF maps")
+        .context("create the BPF maps")?;
+    Ok((ebpf, stack_depth))
 }
 
 /// aya reads all of the kernel's types when a loader is made, also one that is then given those that are needed: at
@@ -182,5 +210,16 @@ mod tests {
     fn a_jiffy_is_one_of_the_lengths_that_kernels_are_built_with() {
         let tick_ns = tick_ns();
         assert!((1_000_000..=10_000_000).contains(&tick_ns), "{tick_ns}");
+    }
+
+    #[test]
+    fn stacks_are_as_deep_as_the_kernel_allows() {
+        assert_eq!(depth_of(Some("127\n")).unwrap(), 127);
+        assert_eq!(depth_of(Some("1024\n")).unwrap(), 127);
+        assert_eq!(depth_of(Some("16\n")).unwrap(), 16);
+        assert_eq!(depth_of(None).unwrap(), 127);
+        let refused = depth_of(Some("0\n")).unwrap_err();
+        assert!(refused.is::<CannotRun>());
+        assert!(refused.to_string().contains("perf_event_max_stack"));
     }
 }

@@ -30,6 +30,7 @@ pub struct LiveNames {
     symbols: Symbols,
     places: HashMap<u64, Value>,
     stacks: Option<StackTraceMap<MapData>>,
+    stack_depth: usize,
     owners: Owners,
     listeners: Listeners,
     cgroups: Paths,
@@ -49,6 +50,7 @@ impl LiveNames {
             symbols: Symbols::new(),
             places: HashMap::new(),
             stacks,
+            stack_depth: session.stack_depth(),
             owners: Owners::default(),
             listeners: Listeners::default(),
             cgroups: Paths::default(),
@@ -97,7 +99,11 @@ impl LiveNames {
         let frames: Vec<Arc<str>> = frames
             .map(|frame| name(self.symbols.lookup(frame.ip)))
             .collect();
-        Some(without_own(&frames).to_vec())
+        let mut frames_of_kernel = without_own(&frames).to_vec();
+        if frames.len() >= self.stack_depth {
+            frames_of_kernel.push(Arc::from("[truncated]"));
+        }
+        Some(frames_of_kernel)
     }
 
     /// Reads the clock again, which may have been set meanwhile.

@@ -6,7 +6,7 @@ use std::{
     io::Read,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use flate2::read::ZlibDecoder;
 use object::{
     Endianness,
@@ -45,6 +45,43 @@ pub(super) fn keep_only(object: &mut [u8], wanted: &HashSet<&str>) -> Result<()>
         }
     }
     Ok(())
+}
+
+/// The maps of stacks, and where the size of their values is in a `bpf_map_def`, as of 32 bits.
+const STACK_MAPS: [&[u8]; 2] = [b"STACKS", b"MORE_STACKS"];
+const VALUE_SIZE: usize = 8;
+/// Bytes of an address in them.
+const ADDRESS: u32 = 8;
+
+/// Has the stack maps of the eBPF `object` keep so many frames: the kernel refuses deeper ones than it takes itself.
+pub(super) fn keep_frames(object: &mut [u8], depth: u32) -> Result<()> {
+    let places = stack_maps(object).context("read the eBPF object")?;
+    for map in places {
+        let at = map + VALUE_SIZE;
+        let size = object.get_mut(at..at + size_of::<u32>());
+        let size = size.ok_or_else(|| anyhow!("the eBPF object is cut"))?;
+        size.copy_from_slice(&depth.saturating_mul(ADDRESS).to_ne_bytes());
+    }
+    Ok(())
+}
+
+/// Where the definitions of the stack maps are.
+fn stack_maps(object: &[u8]) -> Result<Vec<usize>> {
+    let header = Elf::parse(object)?;
+    let endian = header.endian()?;
+    let sections = header.sections(endian, object)?;
+    let symbols = sections.symbols(endian, object, SHT_SYMTAB)?;
+    let mut places = Vec::new();
+    for (index, symbol) in symbols.enumerate() {
+        if !STACK_MAPS.contains(&symbols.symbol_name(endian, symbol)?) {
+            continue;
+        }
+        if let Some(section) = symbols.symbol_section(endian, symbol, index)? {
+            let begin = sections.section(section)?.sh_offset(endian);
+            places.push(usize::try_from(begin + symbol.st_value(endian))?);
+        }
+    }
+    Ok(places)
 }
 
 /// The bytes to change: what was a function becomes a label, and a section without functions nothing.
@@ -119,7 +156,21 @@ mod tests {
     }
 
     #[test]
+    fn both_maps_of_stacks_keep_as_many_frames_as_the_kernel_takes() {
+        let mut object = unpack().unwrap();
+        let sizes = |object: &[u8]| -> Vec<u32> {
+            let places = stack_maps(object).unwrap().into_iter();
+            let sizes = places.map(|at| object[at + VALUE_SIZE..][..4].try_into().unwrap());
+            sizes.map(u32::from_ne_bytes).collect()
+        };
+        assert_eq!(sizes(&object), [127 * 8; 2]);
+        keep_frames(&mut object, 16).unwrap();
+        assert_eq!(sizes(&object), [16 * 8; 2]);
+    }
+
+    #[test]
     fn what_is_no_object_is_an_error() {
         assert!(keep_only(&mut [0; 100], &HashSet::new()).is_err());
+        assert!(keep_frames(&mut [0; 100], 16).is_err());
     }
 }

@@ -3,7 +3,10 @@
 use std::{fmt, fs, io, os::unix::fs::MetadataExt};
 
 use caps::{CapSet, Capability};
-use rustix::process::{Resource, getrlimit};
+use rustix::{
+    io::Errno,
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
 
 use super::release;
 
@@ -28,8 +31,10 @@ impl fmt::Display for CannotRun {
 
 impl std::error::Error for CannotRun {}
 
-/// Checks what can be checked without asking the kernel for anything.
+/// Checks what can be checked without loading anything, and has as many files open as may be.
 pub fn check() -> Result<(), CannotRun> {
+    raise_open_files();
+    check_open_files(getrlimit(Resource::Nofile).current)?;
     check_capabilities()?;
     check_btf()?;
     check_lockdown()
@@ -53,6 +58,48 @@ pub fn lacking(capabilities: &[Capability]) -> Option<String> {
     let lacking = capabilities.iter().filter(|capability| !has(**capability));
     let names: Vec<String> = lacking.map(ToString::to_string).collect();
     (!names.is_empty()).then(|| names.join(" and "))
+}
+
+/// Without so many open files not even signals can be listened to.
+const LEAST_FILES: u64 = 32;
+
+/// Allows this process as many open files as it may allow itself: each network namespace that is looked into is one, and
+/// so is each program.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        log::debug!("RLIMIT_NOFILE stays as it is: {error}");
+    }
+}
+
+fn check_open_files(limit: Option<u64>) -> Result<(), CannotRun> {
+    match limit {
+        Some(limit) if limit < LEAST_FILES => Err(too_few_files(limit)),
+        _ => Ok(()),
+    }
+}
+
+/// What to say where the limit of open files was hit.
+fn too_few_files(limit: u64) -> CannotRun {
+    CannotRun::new(format!(
+        "only {limit} files may be open at a time, which are too few: raise the limit (`ulimit -n 4096`, LimitNOFILE= of \
+         a unit)"
+    ))
+}
+
+/// Whether it failed for want of open files, and what to say then.
+pub fn out_of_files(error: &anyhow::Error) -> Option<CannotRun> {
+    let is_emfile = |cause: &(dyn std::error::Error + 'static)| {
+        let of_system = cause.downcast_ref::<io::Error>();
+        of_system.is_some_and(|error| error.raw_os_error() == Some(libc::EMFILE))
+            || cause.downcast_ref() == Some(&Errno::MFILE)
+    };
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    error.chain().any(is_emfile).then(|| too_few_files(limit))
 }
 
 /// Before 5.8 all of BPF was `CAP_SYS_ADMIN`, which still includes the finer ones.
@@ -181,7 +228,6 @@ fn try_reduce() -> Result<(), caps::errors::CapsError> {
 
 /// Lifts the limit on locked memory, which BPF maps count against before 5.11.
 pub fn lift_memlock() {
-    use rustix::process::{Resource, Rlimit, setrlimit};
     let unlimited = Rlimit {
         current: None,
         maximum: None,
@@ -199,6 +245,20 @@ mod tests {
     fn root_is_not_told_to_become_root() {
         assert!(!advice(true).contains("sudo") && advice(true).contains("CAP_BPF"));
         assert!(advice(false).contains("as root"));
+    }
+
+    #[test]
+    fn too_few_open_files_are_named_and_nothing_else() {
+        let said = check_open_files(Some(8)).unwrap_err().to_string();
+        assert!(said.contains("only 8 files") && said.contains("ulimit -n"));
+        assert!(check_open_files(Some(1024)).is_ok() && check_open_files(None).is_ok());
+        let of_system = io::Error::from_raw_os_error(libc::EMFILE);
+        let error = anyhow::Error::new(of_system).context("read the kernel's types");
+        assert!(out_of_files(&error).is_some());
+        let error = anyhow::Error::new(Errno::MFILE).context("create a memory file");
+        assert!(out_of_files(&error).is_some());
+        let other = anyhow::Error::new(io::Error::from_raw_os_error(libc::ENOENT));
+        assert!(out_of_files(&other).is_none());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use netprobe_common::{
     record::read,
     samples::{
         BlockEnd, Blocked, COLLISION, COPIED, NO_SUCH_STACK, NOT_ASKED, PAGE, SECOND_MAP,
-        STACK_DEPTH, StackCopy, Tally, TaskStack, WantedKey,
+        StackCopy, Tally, TaskStack, WantedKey,
     },
 };
 
@@ -68,6 +68,7 @@ pub struct TaskStacks {
     sighted: Queue<MapData, u32>,
     framed: HashMap<MapData, u32, u32>,
     ring: RingBuf<MapData>,
+    depth: usize,
 }
 
 /// What the programs send of user stacks.
@@ -107,6 +108,7 @@ impl TaskStacks {
             sighted: Queue::try_from(take("SIGHTED")?)?,
             framed: HashMap::try_from(take("FRAMED")?)?,
             ring,
+            depth: session.stack_depth(),
         })
     }
 
@@ -124,6 +126,11 @@ impl TaskStacks {
                 None => log::debug!("{} bytes of the ring are no stack", item.len()),
             }
         }
+    }
+
+    /// Frames of a stack that the kernel keeps; one that has as many was cut.
+    pub const fn depth(&self) -> usize {
+        self.depth
     }
 
     /// Says that stacks of the process need not be copied: all its code keeps frame pointers.
@@ -148,7 +155,7 @@ impl TaskStacks {
         };
         let ips: Vec<u64> = stack.frames().iter().map(|frame| frame.ip).collect();
         Addresses::Known {
-            is_cut: ips.len() >= STACK_DEPTH,
+            is_cut: ips.len() >= self.depth,
             ips,
         }
     }

@@ -66,10 +66,14 @@ pub struct Entries {
     pub zones: BTreeMap<u16, u32>,
 }
 
-/// The table of the namespace that this thread is in; `None` where it cannot be read.
-pub fn of_this_thread() -> Option<Entries> {
+/// The table of the namespace that this thread is in; `None` where it cannot be read. One that `is_empty` is not looked
+/// through: the kernel goes through that of all namespaces, each time.
+pub fn of_this_thread(is_empty: bool) -> Option<Entries> {
     let file = File::open("/proc/thread-self/net/nf_conntrack").ok()?;
     let mut entries = Entries::default();
+    if is_empty {
+        return Some(entries);
+    }
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
     while entries.sampled < SAMPLE {

@@ -93,12 +93,23 @@ pub(crate) fn mounts(mountinfo: &str) -> Vec<String> {
 /// Every network namespace that some process is in, or that has a name.
 pub fn all() -> Result<Vec<Namespace>> {
     let mut found = BTreeMap::new();
+    // Those that there is no room to open would be missed without a word.
+    let mut too_many = None;
     let mut keep = |path: PathBuf, name: Option<String>| {
         // To open one takes longer than to look at it, and most processes share a few.
         let is_known = inode(fs::metadata(&path)).is_some_and(|inode| found.contains_key(&inode));
-        // A process may have ended meanwhile, or be a zombie.
-        let Some(file) = (!is_known).then(|| File::open(path).ok()).flatten() else {
+        if is_known {
             return;
+        }
+        let file = match File::open(path) {
+            Ok(file) => file,
+            // A process may have ended meanwhile, or be a zombie.
+            Err(error) => {
+                if error.raw_os_error() == Some(libc::EMFILE) {
+                    too_many = Some(error);
+                }
+                return;
+            }
         };
         if let Some(inode) = inode(file.metadata()) {
             let is_initial = false;
@@ -122,6 +133,9 @@ pub fn all() -> Result<Vec<Namespace>> {
         if entry.file_name().as_encoded_bytes()[0].is_ascii_digit() {
             keep(entry.path().join("ns/net"), None);
         }
+    }
+    if let Some(error) = too_many {
+        return Err(error).context("open the network namespaces");
     }
     let initial = fs::metadata("/proc/1/ns/net")
         // Not everybody may look at process 1; netprobe is in its namespace, as a rule.
@@ -190,22 +204,35 @@ fn is_here(namespace: &Namespace) -> bool {
     inode(fs::metadata("/proc/thread-self/ns/net")) == Some(namespace.inode)
 }
 
-/// Runs `work` in each namespace in turn. Only a thread can be moved, and it stays where it is: so
-/// it is one that ends.
+/// Threads that look into namespaces at a time, and namespaces that are worth one.
+const MOST_THREADS: usize = 4;
+const WORTH_A_THREAD: usize = 32;
+
+/// Runs `work` in each namespace, where there are many on several CPUs: who has pressed Ctrl-C waits for it. Only a
+/// thread can be moved, and it stays where it is: so they are ones that end.
 pub fn in_each<T: Send>(
     namespaces: &[Namespace],
-    mut work: impl FnMut(&Namespace) -> T + Send,
+    work: impl Fn(&Namespace) -> T + Sync,
 ) -> Result<Vec<Result<T>>> {
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let threads = namespaces.len().div_ceil(WORTH_A_THREAD);
+    let threads = threads.clamp(1, cpus.min(MOST_THREADS));
+    let look = |part: &[Namespace]| -> Vec<Result<T>> {
+        let each = part.iter();
+        each.map(|namespace| enter(namespace).map(|()| work(namespace)))
+            .collect()
+    };
     thread::scope(|scope| {
-        let worker = scope.spawn(|| {
-            namespaces
-                .iter()
-                .map(|namespace| enter(namespace).map(|()| work(namespace)))
-                .collect()
-        });
-        worker
-            .join()
-            .map_err(|_panic| anyhow!("the thread that looks into namespaces has failed"))
+        let parts = namespaces.chunks(namespaces.len().div_ceil(threads).max(1));
+        let workers: Vec<_> = parts.map(|part| scope.spawn(|| look(part))).collect();
+        let mut seen = Vec::with_capacity(namespaces.len());
+        for worker in workers {
+            let part = worker
+                .join()
+                .map_err(|_panic| anyhow!("the thread that looks into namespaces has failed"))?;
+            seen.extend(part);
+        }
+        Ok(seen)
     })
 }
 
@@ -242,6 +269,27 @@ mod tests {
         assert_eq!(processes(&[own], &wanted), [(own, pid)].into());
         assert!(processes(&[own], &BTreeSet::new())[&own] <= pid);
         assert_eq!(processes(&[], &wanted), BTreeMap::new());
+    }
+
+    #[test]
+    fn many_namespaces_are_looked_into_in_their_order() {
+        let own = u64::from(inode(fs::metadata("/proc/self/ns/net")).unwrap());
+        let namespaces: Vec<Namespace> = (0..100)
+            .map(|number| Namespace {
+                inode: own.try_into().unwrap(),
+                name: Some(number.to_string()),
+                is_initial: false,
+                file: File::open("/proc/self/ns/net").unwrap(),
+            })
+            .collect();
+        let seen = in_each(&namespaces, |namespace| namespace.name.clone()).unwrap();
+        let seen: Vec<String> = seen
+            .into_iter()
+            .map(|name| name.unwrap().unwrap())
+            .collect();
+        let expected: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+        assert_eq!(seen, expected);
+        assert!(in_each(&[], |_| ()).unwrap().is_empty());
     }
 
     #[test]

@@ -63,15 +63,18 @@ pub fn of_this_thread() -> Snapshot {
             .inspect_err(|error| log::debug!("sockets are not listed: {error:#}"))
             .ok()
     };
+    let sysctls = sysctls::of_this_thread();
+    let count = sysctls.get("net.netfilter.nf_conntrack_count");
+    let tracks_nothing = count.is_some_and(|count| count == "0");
     Snapshot {
         counters,
-        sysctls: sysctls::of_this_thread(),
+        sysctls,
         interfaces: interfaces::of_this_thread(),
         addresses: interfaces::addresses().unwrap_or_default(),
         qdiscs: interfaces::qdiscs().unwrap_or_default(),
         listed,
         sockets,
-        conntrack: conntrack::of_this_thread(),
+        conntrack: conntrack::of_this_thread(tracks_nothing),
     }
 }
 

@@ -1,6 +1,13 @@
 //! Settings that decide how much of a network namespace's traffic has room.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Read as _,
+    os::fd::OwnedFd,
+};
+
+use rustix::fs::{Mode, OFlags, open, openat};
 
 /// Values by the dotted name, with their words separated by one space.
 pub type Sysctls = BTreeMap<&'static str, String>;
@@ -75,16 +82,46 @@ pub fn complete(sysctls: &mut Sysctls, machine: &Sysctls) {
 
 /// The settings of the namespace that this thread is in. What does not exist is left out.
 pub fn of_this_thread() -> Sysctls {
+    let mut folders = Folders::default();
     WANTED
         .iter()
-        .filter_map(|name| Some((*name, read(name)?)))
+        .filter_map(|name| Some((*name, folders.read(name)?)))
         .collect()
+}
+
+/// The folders of one namespace, each opened once: the kernel finds `/proc/sys/net/ipv4` among those of all namespaces,
+/// one by one, and with hundreds of them that takes longer than all else.
+#[derive(Debug, Default)]
+struct Folders(BTreeMap<String, Option<OwnedFd>>);
+
+impl Folders {
+    /// A setting; its first two words are the folder.
+    fn read(&mut self, name: &str) -> Option<String> {
+        let path = name.replace('.', "/");
+        let (at, _) = path.match_indices('/').nth(1)?;
+        let (folder, rest) = (&path[..at], &path[at + 1..]);
+        let known = self.0.entry(folder.to_owned());
+        let folder = known.or_insert_with(|| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            open(format!("/proc/sys/{folder}"), flags, Mode::empty()).ok()
+        });
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = openat(folder.as_ref()?, rest, flags, Mode::empty()).ok()?;
+        let mut text = String::new();
+        File::from(file).read_to_string(&mut text).ok()?;
+        Some(plain(&text))
+    }
+}
+
+/// A value with its words separated by one space.
+fn plain(text: &str) -> String {
+    text.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// One setting.
 pub fn read(name: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/"))).ok()?;
-    Some(text.split_ascii_whitespace().collect::<Vec<_>>().join(" "))
+    Some(plain(&text))
 }
 
 /// How many ports a list such as `8080,9000-9010` reserves between `first` and `last`.
@@ -100,6 +137,16 @@ pub fn reserved_ports(ports: &str, first: u32, last: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_are_the_same_one_by_one_and_all_at_once() {
+        let all = of_this_thread();
+        assert!(all.contains_key("net.ipv4.tcp_mem"), "{all:?}");
+        let steady = WANTED.iter().filter(|name| !name.ends_with("_count"));
+        for name in steady {
+            assert_eq!(all.get(name), read(name).as_ref(), "{name}");
+        }
+    }
 
     #[test]
     fn settings_of_the_machine_hold_where_a_namespace_has_none_of_its_own() {

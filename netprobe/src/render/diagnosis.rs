@@ -210,12 +210,13 @@ fn footer(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
         out,
         "netprobe: ",
         &format!(
-            "watched {:.1} s, {} network namespace{}; {lost}; took {:.2} % of a CPU, {} MiB; `netprobe explain ID` \
-             tells more",
+            "watched {:.1} s, {} network namespace{}; {lost}; took {:.2} % of a CPU, with start and verdict {:.2} s of CPU \
+             time, {} MiB; `netprobe explain ID` tells more",
             diagnosis.window.as_secs_f64(),
             diagnosis.namespaces,
             if diagnosis.namespaces == 1 { "" } else { "s" },
             diagnosis.cost.cpu_percent,
+            diagnosis.cost.cpu_time.as_secs_f64(),
             diagnosis.cost.rss_kib / 1024
         ),
     )
@@ -252,6 +253,16 @@ mod tests {
         diagnosis.checked[0].verdict = "not-enough-data";
         let why = "no verdict after 10.0 s: no kind of incident could be ruled out\n";
         assert!(text(&diagnosis).starts_with(why));
+    }
+
+    #[test]
+    fn what_is_read_before_and_after_the_window_is_told_too() {
+        let text = text(&sample())
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        let told = "took 0.50 % of a CPU, with start and verdict 0.31 s of CPU time";
+        assert!(text.contains(told), "{text}");
     }
 
     #[test]

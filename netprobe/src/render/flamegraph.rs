@@ -23,7 +23,12 @@ pub struct Style {
 /// Draws the graph; of nothing a picture that says so.
 pub fn write(out: &mut dyn Write, flame: &Flame, style: Style) -> Result<()> {
     if flame.stacks.is_empty() {
-        return write_nothing(out, flame).context("draw the flame graph");
+        let caption = Caption {
+            title: &flame.title,
+            subtitle: &flame.subtitle,
+            unit: flame.unit,
+        };
+        return write_nothing(out, caption, "nothing was seen");
     }
     let lines: Vec<String> = flame.stacks.iter().map(folded::line).collect();
     let mut colours = layers::palette(&lines);
@@ -34,9 +39,9 @@ pub fn write(out: &mut dyn Write, flame: &Flame, style: Style) -> Result<()> {
     lines_to(out, &mut options, &lines, style)
 }
 
-fn write_nothing(out: &mut dyn Write, flame: &Flame) -> io::Result<()> {
-    let [title, subtitle] = [&flame.title, &flame.subtitle].map(|text| escaped(text));
-    let unit = flame.unit;
+/// Draws a picture without frames, that says `why`.
+pub fn write_nothing(out: &mut dyn Write, caption: Caption<'_>, why: &str) -> Result<()> {
+    let [title, subtitle, unit] = [caption.title, caption.subtitle, caption.unit].map(escaped);
     writeln!(
         out,
         "<?xml version=\"1.0\" standalone=\"no\"?>\n\
@@ -45,9 +50,10 @@ fn write_nothing(out: &mut dyn Write, flame: &Flame) -> io::Result<()> {
          <g font-family=\"monospace\" font-size=\"12\" text-anchor=\"middle\">\n\
          <text x=\"600\" y=\"24\" font-size=\"17\">{title}</text>\n\
          <text x=\"600\" y=\"48\">{subtitle}</text>\n\
-         <text x=\"600\" y=\"76\">no {unit}: nothing was seen</text>\n\
+         <text x=\"600\" y=\"76\">no {unit}: {why}</text>\n\
          </g>\n</svg>"
     )
+    .context("draw the flame graph")
 }
 
 /// Text for XML.

@@ -163,6 +163,8 @@ pub struct Host {
 pub struct Cost {
     /// CPU time of netprobe in the window, in percent of one CPU.
     pub cpu_percent: f64,
+    /// CPU time of netprobe in all: also before the window, to look at everything once, and after it until the verdict.
+    pub cpu_time: Duration,
     /// Its largest resident memory.
     pub rss_kib: u64,
     /// From the end of the window to the verdict.
@@ -262,6 +264,7 @@ pub(crate) fn sample() -> Diagnosis {
         gaps: vec!["something".to_owned()],
         cost: Cost {
             cpu_percent: 0.5,
+            cpu_time: Duration::from_millis(310),
             rss_kib: 1,
             verdict: Duration::ZERO,
         },

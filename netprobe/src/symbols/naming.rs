@@ -18,7 +18,7 @@ use blazesym::{
 };
 use object::{LittleEndian, ReadCache, read::elf::ElfFile64};
 
-use super::segments::Segments;
+use super::{go_names::GoNames, segments::Segments};
 
 /// Bytes of a name that are kept; templates can be longer than anybody reads.
 const NAME_BYTES: usize = 2048;
@@ -34,6 +34,8 @@ pub(super) struct Naming {
     debug_folders: Vec<PathBuf>,
     /// What there is beside each file that has not all names itself.
     beside: RefCell<HashMap<PathBuf, Option<Beside>>>,
+    /// The tables of the Go programs among them.
+    of_go: RefCell<HashMap<PathBuf, Option<GoNames>>>,
 }
 
 /// The debug information of a file, by its build id.
@@ -91,6 +93,7 @@ impl Naming {
             uses_debug_info,
             debug_folders: DEBUG_FOLDERS.map(PathBuf::from).into(),
             beside: RefCell::default(),
+            of_go: RefCell::default(),
         }
     }
 
@@ -100,7 +103,23 @@ impl Naming {
         if self.uses_debug_info && names.contains(&None) {
             self.name_by_build_id(path, offsets, &mut names);
         }
+        if names.contains(&None) {
+            self.name_by_go(path, offsets, &mut names);
+        }
         names
+    }
+
+    /// Fills in the names that a stripped Go program still knows.
+    fn name_by_go(&self, path: &Path, offsets: &[u64], names: &mut [Option<Vec<String>>]) {
+        let mut known = self.of_go.borrow_mut();
+        let table = known
+            .entry(path.to_owned())
+            .or_insert_with(|| GoNames::find(path));
+        let Some(table) = table else { return };
+        let places = offsets.iter().zip(names);
+        for (offset, names) in places.filter(|(_, names)| names.is_none()) {
+            *names = table.name(*offset).map(|name| vec![name]);
+        }
     }
 
     fn look_up(&self, path: &Path, places: Input<&[u64]>) -> Vec<Option<Vec<String>>> {

@@ -36,6 +36,8 @@ pub enum Missing {
     Stripped,
     /// Code that was made at run time, and nobody wrote down its names.
     Jit,
+    /// The same, and what was written down is more than is read.
+    JitCut,
     /// The process has run two programs, with different code there.
     Replaced,
     /// The process had ended before anybody could look.
@@ -50,11 +52,12 @@ pub enum Missing {
 
 impl Missing {
     /// All reasons.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Unmapped,
         Self::TooMany,
         Self::Stripped,
         Self::Jit,
+        Self::JitCut,
         Self::Replaced,
         Self::Exited,
         Self::Unreadable,
@@ -68,6 +71,7 @@ impl Missing {
             Self::TooMany => "too-many",
             Self::Stripped => "stripped",
             Self::Jit => "jit",
+            Self::JitCut => "jit-cut",
             Self::Replaced => "replaced",
             Self::Exited => "exited",
             Self::Unreadable => "unreadable",
@@ -98,11 +102,17 @@ impl Missing {
                 "made at run time: have it write /tmp/perf-PID.map (node --perf-basic-prof, java with \
                  perf-map-agent, php opcache.jit_debug=0x10, python -X perf)"
             }
+            Self::JitCut => {
+                "made at run time, and not named in the last 128 MiB of /tmp/perf-PID.map, which are all that is read: a \
+                 process that was restarted has a short map"
+            }
             Self::Replaced => {
                 "the process has run two programs with code at this address: build them with -pie, or sample each alone"
             }
             Self::Exited => "the process had ended: sample longer, or start netprobe before it",
-            Self::Unreadable => "the file is gone or cannot be read: run as root in its namespace",
+            Self::Unreadable => {
+                "the file is gone, or of another user namespace: run netprobe there"
+            }
             Self::NotRegular => "not a regular file of a local file system: not opened on purpose",
             Self::Stopped => "the symbol worker took too long or too much memory and was stopped",
         }

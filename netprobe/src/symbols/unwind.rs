@@ -85,7 +85,7 @@ pub(super) fn unwind<'a>(stack: &CopiedStack, code: impl Fn(u64) -> Code<'a>) ->
             Code::Tables(tables, place) => match tables.row(place) {
                 Some(row) => {
                     is_call = !row.is_signal;
-                    frame.by_row(&row, tables)
+                    frame.by_row(&row, tables, unwound.places.len() == 1)
                 }
                 None if tables.has_framed_code() || frame.is_framed(is_call, &code) => {
                     is_call = true;
@@ -145,7 +145,9 @@ impl<'a> Frame<'a> {
         Some(u64::from_le_bytes(bytes.try_into().ok()?))
     }
 
-    fn by_row(&mut self, row: &Row, tables: &Tables) -> Step {
+    /// The innermost function may have taken its return address off the stack, as `vfork` does, whose child would write
+    /// over it: then the caller's stack is where its own is.
+    fn by_row(&mut self, row: &Row, tables: &Tables, is_innermost: bool) -> Step {
         let Some(cfa) = self.cfa(&row.cfa, tables) else {
             return Step::Lost;
         };
@@ -163,12 +165,13 @@ impl<'a> Frame<'a> {
                 caller[register] = self.recover(register, rule, cfa, tables);
             }
         }
-        self.call(&caller)
+        self.call(&caller, is_innermost)
     }
 
-    /// Goes to the caller, which began further up.
-    fn call(&mut self, caller: &[Option<u64>; REGISTERS]) -> Step {
-        let is_further = caller[STACK_POINTER] > self.registers[STACK_POINTER];
+    /// Goes to the caller, which began further up, or here if it `may_be_here`.
+    fn call(&mut self, caller: &[Option<u64>; REGISTERS], may_be_here: bool) -> Step {
+        let (outer, inner) = (caller[STACK_POINTER], self.registers[STACK_POINTER]);
+        let is_further = outer > inner || may_be_here && outer == inner;
         self.registers = *caller;
         match self.registers[RETURN_ADDRESS] {
             // Threads begin with nothing to return to.
@@ -219,7 +222,7 @@ impl<'a> Frame<'a> {
         caller[FRAME_POINTER] = Some(outer);
         caller[STACK_POINTER] = Some(frame.wrapping_add(16));
         caller[RETURN_ADDRESS] = Some(address);
-        self.call(&caller)
+        self.call(&caller, false)
     }
 
     fn cfa(&self, rule: &CfaRule<usize>, tables: &Tables) -> Option<u64> {
@@ -329,6 +332,36 @@ mod tests {
         });
         assert_eq!(unwound.places[0], HOLE);
         unwound.places.len()
+    }
+
+    /// Whether the step leads to the caller out of a function whose frame begins at the stack pointer, and whose return
+    /// address is in a register.
+    fn leaves_by_register(is_innermost: bool) -> bool {
+        const RDI: u16 = 5;
+        let mut stack = CopiedStack {
+            registers: [0; 21],
+            bytes: vec![0; 64],
+        };
+        stack.registers[KERNEL_ORDER[STACK_POINTER]] = STACK;
+        stack.registers[KERNEL_ORDER[usize::from(RDI)]] = TABLED;
+        let row = Row {
+            cfa: CfaRule::RegisterAndOffset {
+                register: Register(7),
+                offset: 0,
+            },
+            registers: vec![(16, RegisterRule::Register(Register(RDI)))],
+            is_signal: false,
+        };
+        let mut frame = Frame::of(&stack);
+        let step = frame.by_row(&row, &Tables::of_vdso().unwrap(), is_innermost);
+        matches!(step, Step::Caller) && frame.registers[RETURN_ADDRESS] == Some(TABLED)
+    }
+
+    #[test]
+    fn vfork_keeps_its_return_address_in_a_register() {
+        assert!(leaves_by_register(true));
+        // Further out that would go on for ever.
+        assert!(!leaves_by_register(false));
     }
 
     #[test]

@@ -256,11 +256,20 @@ fn apply_perf_map(pid: u32, answers: &mut [(u64, Names)]) {
     }
     let mut found = perf_map::lookup(pid, &addresses);
     for (address, names) in answers {
-        if let (true, Some(name)) = (nameless(names), found.remove(address)) {
-            *names = Names {
-                frames: vec![format!("{name}_[j]")],
-                missing: None,
-            };
+        if !nameless(names) {
+            continue;
+        }
+        match found.names.remove(address) {
+            Some(name) => {
+                *names = Names {
+                    frames: vec![format!("{name}_[j]")],
+                    missing: None,
+                };
+            }
+            None if found.is_cut && names.missing == Some(Missing::Jit) => {
+                names.missing = Some(Missing::JitCut);
+            }
+            None => {}
         }
     }
 }

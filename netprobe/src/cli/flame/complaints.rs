@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{render::text, report::Value, symbols::Missing};
+use caps::Capability;
+use netprobe_common::samples::STACK_DEPTH;
+
+use crate::{kernel::privileges, render::text, report::Value, symbols::Missing};
 
 /// A share above which it is explained.
 const EXPLAIN_PERCENT: u64 = 20;
@@ -15,6 +18,8 @@ pub(super) struct Copying {
     pub(super) is_on: bool,
     /// So many were not, for want of budget or of room in the ring.
     pub(super) not_copied: u64,
+    /// Frames that the kernel takes of a stack that is not copied.
+    pub(super) depth: usize,
 }
 
 /// What is amiss with a part of the stacks, and how large that part is.
@@ -44,8 +49,21 @@ fn percent(weight: u64, all: u64) -> u64 {
     u64::try_from(percent).unwrap_or(u64::MAX)
 }
 
+/// What opens the files of other processes: through `/proc/PID/map_files` and `/proc/PID/root`, whoever owns them.
+const READS_FILES: [Capability; 2] = [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
+
 /// Why frames have no names.
 pub(super) fn of_names(nameless: &BTreeMap<(Missing, String), u64>, all: u64) -> Vec<String> {
+    let lacking = privileges::lacking(&READS_FILES);
+    names_lines(nameless, all, lacking.as_deref())
+}
+
+/// The same for one who is `lacking` these capabilities.
+fn names_lines(
+    nameless: &BTreeMap<(Missing, String), u64>,
+    all: u64,
+    lacking: Option<&str>,
+) -> Vec<String> {
     let total = percent(nameless.values().sum(), all);
     if total <= EXPLAIN_PERCENT {
         return Vec::new();
@@ -53,7 +71,13 @@ pub(super) fn of_names(nameless: &BTreeMap<(Missing, String), u64>, all: u64) ->
     let mut lines = vec![format!("{total} % of the user frames have no name:")];
     for ((missing, module), weight) in largest(nameless) {
         let (percent, module) = (percent(*weight, all), shown(module));
-        lines.push(format!("  {percent} % {module}: {}", missing.advice()));
+        let advice = match (missing, lacking) {
+            (Missing::Unreadable, Some(lacking)) => {
+                format!("the file cannot be read: needs {lacking}")
+            }
+            _ => missing.advice().to_owned(),
+        };
+        lines.push(format!("  {percent} % {module}: {advice}"));
     }
     lines
 }
@@ -63,11 +87,20 @@ pub(super) fn of_cut(cut: &Share, copying: Copying) -> Option<String> {
     if cut.percent <= EXPLAIN_PERCENT {
         return None;
     }
+    let depth = match copying.depth {
+        STACK_DEPTH => format!("{STACK_DEPTH} frames"),
+        depth => format!("{depth} frames (kernel.perf_event_max_stack; {STACK_DEPTH} are of use)"),
+    };
     let why = if copying.is_on {
-        "deeper than what is copied of them, of processes that had ended, or of code without unwind tables; built with \
-         -fno-omit-frame-pointer, libraries too, they are whole with --unwind frame-pointers"
+        format!(
+            "deeper than what is copied of them or than {depth}, of processes that had ended, of signal handlers or \
+             coroutines on a stack of their own, or of code without unwind tables; built with -fno-omit-frame-pointer, \
+             libraries too, they are whole with --unwind frame-pointers"
+        )
     } else {
-        "of code that keeps no frame pointers, or deeper than 127 frames; --unwind auto follows unwind tables"
+        format!(
+            "of code that keeps no frame pointers, or deeper than {depth}; --unwind auto follows unwind tables"
+        )
     };
     let not_copied = match copying.not_copied {
         0 => String::new(),
@@ -124,6 +157,7 @@ mod tests {
         let mut copying = Copying {
             is_on: true,
             not_copied: 0,
+            depth: STACK_DEPTH,
         };
         let said = of_cut(&cut, copying).unwrap();
         assert!(said.starts_with("40 % of the user stacks are [truncated] (redis, nginx): deeper"));
@@ -137,13 +171,41 @@ mod tests {
         copying = Copying {
             is_on: false,
             not_copied: 0,
+            depth: STACK_DEPTH,
         };
         let said = of_cut(&cut, copying).unwrap();
         assert!(
             !said.contains("copied") && !said.contains("tables;"),
             "{said}"
         );
+        assert!(said.contains("deeper than 127 frames; "), "{said}");
+        copying.depth = 16;
+        let said = of_cut(&cut, copying).unwrap();
+        assert!(
+            said.contains("deeper than 16 frames (kernel.perf_event_max_stack;"),
+            "{said}"
+        );
+        copying.is_on = true;
+        let said = of_cut(&cut, copying).unwrap();
+        assert!(
+            said.contains("coroutines on a stack of their own"),
+            "{said}"
+        );
+        copying.is_on = false;
         assert_eq!(of_cut(&share(&[("redis", 20)], 100), copying), None);
+    }
+
+    #[test]
+    fn who_lacks_a_capability_is_told_which() {
+        let nameless = [((Missing::Unreadable, "[t]".to_owned()), 56)].into();
+        let lines = names_lines(&nameless, 100, Some("CAP_SYS_PTRACE"));
+        assert_eq!(
+            lines[1],
+            "  56 % [t]: the file cannot be read: needs CAP_SYS_PTRACE"
+        );
+        let lines = names_lines(&nameless, 100, None);
+        assert!(lines[1].contains("gone"), "{lines:?}");
+        assert!(!lines[1].contains("root"), "{lines:?}");
     }
 
     #[test]

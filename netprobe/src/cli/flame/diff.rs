@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap},
     fs::File,
     io::Read as _,
     path::{Path, PathBuf},
@@ -79,6 +79,10 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
             subtitle: &subtitle,
             unit: unit.as_deref().unwrap_or("samples"),
         };
+        if totals.1 == 0 && totals.0 > 0 {
+            let nothing = "nothing is left: the second profile is empty";
+            return flamegraph::write_nothing(&mut out, caption, nothing);
+        }
         let style = options.look.style(Palette::Hot);
         flamegraph::write_difference(&mut out, caption, &lines, style)
     })?;
@@ -206,27 +210,29 @@ struct Vanished {
 
 impl Vanished {
     fn find(weights: &Weights) -> Self {
-        let mut drawn: HashSet<&str> = HashSet::new();
+        let mut drawn = Tree::default();
         for (names, _) in weights.iter().filter(|(_, (_, after))| *after > 0) {
-            drawn.extend(ancestors(names));
+            drawn.grow(names);
         }
-        let mut vanished: BTreeMap<&str, u128> = BTreeMap::new();
+        let mut vanished: BTreeMap<(usize, &str), u128> = BTreeMap::new();
         let mut all = 0;
         for (names, (before, _)) in weights.iter().filter(|(_, (before, _))| *before > 0) {
             all += before;
-            if let Some(first) = ancestors(names).find(|names| !drawn.contains(names)) {
+            if let Some(first) = drawn.first_without(names) {
                 *vanished.entry(first).or_default() += before;
             }
         }
         let sum: u128 = vanished.values().sum();
-        let mut largest: Vec<(&str, u128)> = vanished.into_iter().collect();
+        let mut largest: Vec<(&str, u128)> = vanished
+            .into_iter()
+            .map(|((_, name), weight)| (name, weight))
+            .collect();
         largest.sort_by_key(|(_, weight)| Reverse(*weight));
-        let name = |names: &str| names.rsplit(';').next().unwrap_or_default().to_owned();
         let largest = largest.into_iter().take(3);
         Self {
             percent: (sum * 100).div_ceil(all.max(1)),
             largest: largest
-                .map(|(names, weight)| (name(names), weight))
+                .map(|(name, weight)| (name.to_owned(), weight))
                 .collect(),
         }
     }
@@ -244,10 +250,36 @@ impl Vanished {
     }
 }
 
-/// The stack of each frame of a folded stack, from the outermost.
-fn ancestors(names: &str) -> impl Iterator<Item = &str> {
-    let ends = names.match_indices(';').map(|(at, _)| at);
-    ends.chain([names.len()]).map(|end| &names[..end])
+/// The frames that are drawn: each by its caller and its name, so that a deep stack costs no more than its length.
+#[derive(Debug, Default)]
+struct Tree<'a> {
+    frames: HashMap<(usize, &'a str), usize>,
+}
+
+impl<'a> Tree<'a> {
+    /// What has no caller is called by this.
+    const ROOT: usize = 0;
+
+    /// Adds the frames of a folded stack.
+    fn grow(&mut self, names: &'a str) {
+        let mut caller = Self::ROOT;
+        for name in names.split(';') {
+            let next = self.frames.len() + 1;
+            caller = *self.frames.entry((caller, name)).or_insert(next);
+        }
+    }
+
+    /// The outermost frame of a folded stack that is not there, with its caller.
+    fn first_without<'b>(&self, names: &'b str) -> Option<(usize, &'b str)> {
+        let mut caller = Self::ROOT;
+        for name in names.split(';') {
+            match self.frames.get(&(caller, name)) {
+                Some(frame) => caller = *frame,
+                None => return Some((caller, name)),
+            }
+        }
+        None
+    }
 }
 
 #[cfg(test)]
@@ -272,5 +304,42 @@ mod tests {
             largest: vec![("gone".to_owned(), 50)],
         };
         assert_eq!(vanished, expected);
+    }
+
+    #[test]
+    fn a_deep_stack_costs_no_more_than_its_length() {
+        let deep = vec!["f"; 500_000].join(";");
+        let weights = [
+            (deep.clone(), (1, 1)),
+            (format!("{deep};gone"), (1, 0)),
+            (format!("{deep};stays"), (0, 1)),
+        ];
+        let begun = std::time::Instant::now();
+        let vanished = Vanished::find(&weights.into());
+        // By the square of the depth it would take hours.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20));
+        assert_eq!(vanished.largest, [("gone".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn where_nothing_is_left_the_picture_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("before"), "a;b 3\n").unwrap();
+        for after in ["", "a;b 0\n"] {
+            std::fs::write(at("after"), after).unwrap();
+            let options = Options {
+                before: at("before"),
+                after: at("after"),
+                normalize: false,
+                output: at("diff.svg"),
+                folded: false,
+                look: Look::default(),
+            };
+            run(&options).unwrap();
+            let svg = std::fs::read_to_string(at("diff.svg")).unwrap();
+            assert!(svg.contains("nothing is left"), "{svg}");
+            assert!(svg.contains("before (3) to after (0)"), "{svg}");
+        }
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct Options {
 }
 
 /// How a picture looks.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Output")]
 #[group(skip)]
 pub(super) struct Look {

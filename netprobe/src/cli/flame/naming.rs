@@ -46,6 +46,8 @@ pub(super) struct Naming {
     found: Found,
     read: HashMap<i32, Addresses>,
     copies: Copies,
+    /// Copies that were not wanted by the name of their thread.
+    unwanted_copies: u64,
     /// Weight of user frames, all and by why they have no name.
     weighed: u64,
     nameless: BTreeMap<(Missing, String), u64>,
@@ -67,6 +69,7 @@ impl Naming {
             found: Found::default(),
             read: HashMap::new(),
             copies: Copies::new(counting),
+            unwanted_copies: 0,
             weighed: 0,
             nameless: BTreeMap::new(),
             stacks_weighed: 0,
@@ -112,6 +115,7 @@ impl Naming {
                 && !wanted.admits(&copy.stack)
             {
                 self.copies.forget(copy.thread);
+                self.unwanted_copies += 1;
                 continue;
             }
             self.copies.take(sent);
@@ -150,6 +154,16 @@ impl Naming {
         self.count_unwound(unwound);
         self.copies.give_up();
         self.copies.counts().collect()
+    }
+
+    /// Copies that were not wanted by the name of their thread.
+    pub(super) const fn unwanted_copies(&self) -> u64 {
+        self.unwanted_copies
+    }
+
+    /// Frames that the kernel takes of a stack.
+    pub(super) const fn stack_depth(&self) -> usize {
+        self.stacks.depth()
     }
 
     /// Stacks that were unwound until now.

@@ -293,6 +293,7 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
     let copying = Copying {
         is_on: run.wanted.sampling.copies != 0,
         not_copied: tally.not_copied,
+        depth: naming.stack_depth(),
     };
     for line in naming.complaints(copying) {
         log::warn!("{line}");
@@ -302,7 +303,11 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
         Source::Blocks { .. } => "blocks",
     };
     let lost = tally.map_full + tally.collisions;
-    log::debug!("{}", account(tally, collected.lasting.len() as u64));
+    let unwanted = unwanted(run, collected, &naming);
+    log::debug!(
+        "{}",
+        account(tally, collected.lasting.len() as u64, unwanted)
+    );
     Flame {
         title: graph.title.to_owned(),
         subtitle: format!(
@@ -317,11 +322,19 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
     }
 }
 
-/// What became of every firing, in words.
-fn account(tally: &Tally, lasting: u64) -> String {
+/// What the kernel has taken and only here is found not to be wanted, by the names of threads.
+fn unwanted(run: &Run, collected: &Collected, naming: &Naming) -> u64 {
+    let stacks = collected.stacks.iter();
+    let unwanted = stacks.filter(|(stack, _)| !run.wanted.admits(stack));
+    unwanted.map(|(_, count)| count.events).sum::<u64>() + naming.unwanted_copies()
+}
+
+/// What became of every firing, in words. The kernel does not know patterns of names, so that some that were counted or
+/// sent are `unwanted`.
+fn account(tally: &Tally, lasting: u64, unwanted: u64) -> String {
     format!(
         "{} taken: {} idle, {} not wanted, {} counted, {} sent with a copy, {} without room, {} too short or too long, \
-         {lasting} not ended, {} unexplained; {} KiB of user stacks were copied, {} stacks more were not for want of \
+         {lasting} not ended, {} unexplained; {unwanted} of those counted or sent were not wanted by their name; {} KiB of user stacks were copied, {} stacks more were not for want of \
          budget or room; {} kernel or user stacks lost by collision",
         tally.taken,
         tally.idle,
@@ -361,9 +374,13 @@ mod tests {
             ..Tally::ZERO
         };
         assert_eq!(collected_until_now(&tally), 42);
-        let account = account(&tally, 1);
+        let account = account(&tally, 1, 7);
         assert!(account.starts_with("0 taken: 0 idle, "), "{account}");
         assert!(account.contains("40 sent with a copy"), "{account}");
         assert!(account.contains("-43 unexplained"), "{account}");
+        assert!(
+            account.contains("7 of those counted or sent were not wanted"),
+            "{account}"
+        );
     }
 }

@@ -182,23 +182,28 @@ impl Options {
 
 /// Complains of what was asked for and is not there.
 fn missing(what: &str, option: &str, asked: &[u32], is_there: impl Fn(&u32) -> bool) -> Result<()> {
-    let missing: Vec<String> = asked
-        .iter()
-        .filter(|id| !is_there(id))
-        .map(ToString::to_string)
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let are = if missing.len() == 1 {
-        format!("there is no {what} {}", missing[0])
-    } else {
-        let plural = if what == "process" { "es" } else { "s" };
-        format!("there are no {what}{plural} {}", missing.join(", "))
+    let missing: Vec<u32> = asked.iter().copied().filter(|id| !is_there(id)).collect();
+    let are = match missing[..] {
+        [] => return Ok(()),
+        [one] => format!("there is no {what} {one}"),
+        _ => {
+            let plural = if what == "process" { "es" } else { "s" };
+            format!("there are no {what}{plural} {}", ranges(&missing))
+        }
     };
     ensure!(missing.len() < asked.len(), "{option}: {are}");
     log::warn!("{option}: {are}; the graph is of the others");
     Ok(())
+}
+
+/// Numbers as a list, in which those that follow one another are a range: 3, 5-99.
+fn ranges(numbers: &[u32]) -> String {
+    let parts = numbers.chunk_by(|one, next| one.checked_add(1) == Some(*next));
+    let parts = parts.flat_map(|part| match part {
+        [first, .., last] if part.len() > 2 => vec![format!("{first}-{last}")],
+        _ => part.iter().map(ToString::to_string).collect(),
+    });
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 /// The keys of a part that any of them satisfies; none if it asks for anything else.
@@ -324,6 +329,14 @@ mod tests {
         ] {
             assert_eq!(help.contains(option), is_offered, "{option}: {help}");
         }
+    }
+
+    #[test]
+    fn many_that_are_not_there_are_named_in_a_line() {
+        let cpus: Vec<u32> = [3].into_iter().chain(5..100).chain([200, 201]).collect();
+        assert_eq!(ranges(&cpus), "3, 5-99, 200, 201");
+        assert_eq!(ranges(&[7]), "7");
+        assert_eq!(ranges(&[u32::MAX]), "4294967295");
     }
 
     #[test]

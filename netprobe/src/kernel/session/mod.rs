@@ -69,6 +69,7 @@ pub struct Session {
     logger: Option<EbpfLogger<&'static dyn Log>>,
     has_lost_module: bool,
     detached: Option<Detached>,
+    stack_depth: usize,
 }
 
 /// The moment from which on no program is in the kernel.
@@ -117,7 +118,8 @@ impl Session {
         };
         let casts = Casts::find(&kernel);
         let programs = request.programs();
-        let mut ebpf = load::load(&config, &offsets, casts, request.sizes, &programs, &btf)?;
+        let (mut ebpf, stack_depth) =
+            load::load(&config, &offsets, casts, request.sizes, &programs, &btf)?;
         reserve_other(&mut ebpf, request)?;
         let logger = open_log(&mut ebpf, &config)?;
         log::debug!("maps are ready after {:?}", started.elapsed());
@@ -135,6 +137,7 @@ impl Session {
             logger,
             has_lost_module: false,
             detached: None,
+            stack_depth,
         };
         drop(kernel);
         log::debug!("names are ready after {:?}", started.elapsed());
@@ -294,6 +297,11 @@ impl Session {
     /// Whether a module was unloaded meanwhile, with what it had counted and the programs in it.
     pub const fn has_lost_module(&self) -> bool {
         self.has_lost_module
+    }
+
+    /// Frames that the kernel takes of a stack.
+    pub const fn stack_depth(&self) -> usize {
+        self.stack_depth
     }
 
     /// Whether its programs are out of the kernel already.

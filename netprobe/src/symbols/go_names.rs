@@ -1,0 +1,218 @@
+//! Names of the functions of a Go program, from the table that its runtime keeps (`.gopclntab`, since Go 1.18): it is
+//! there also where the symbols were stripped, as of most released servers. The file is a stranger's: nothing is
+//! believed, and little is read.
+
+use std::{fs::File, os::unix::fs::FileExt, path::Path};
+
+use object::{LittleEndian, Object, ObjectSection, ReadCache, read::elf::ElfFile64};
+
+use super::segments::Segments;
+
+/// Names of the section, with position-independent code too.
+const SECTIONS: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
+/// What the table begins with, of Go 1.18 and of Go 1.20: the layout is the same.
+const MAGICS: [u32; 2] = [0xffff_fff0, 0xffff_fff1];
+/// Where the header has the size of a pointer, and where its words begin.
+const POINTER_SIZE: u64 = 7;
+const WORDS: u64 = 8;
+/// Bytes of an entry of the functions: where the function begins, and where more about it is.
+const ENTRY: u64 = 8;
+/// Bytes of a name that are read at most.
+const NAME_BYTES: usize = 2048;
+
+/// The table of a file.
+#[derive(Debug)]
+pub(super) struct GoNames {
+    file: File,
+    segments: Segments,
+    /// Where the table is in the file, and its size.
+    begin: u64,
+    size: u64,
+    /// The address of the first function.
+    text: u64,
+    functions: u64,
+    /// Where in the table the names are, and the functions.
+    names_at: u64,
+    functions_at: u64,
+}
+
+impl GoNames {
+    /// That of the file at `path`, if it is a Go program of a known format.
+    pub(super) fn find(path: &Path) -> Option<Self> {
+        let cache = ReadCache::new(File::open(path).ok()?);
+        let elf = ElfFile64::<LittleEndian, _>::parse(&cache).ok()?;
+        let mut sections = SECTIONS.into_iter();
+        let section = sections.find_map(|name| elf.section_by_name(name))?;
+        let (begin, size) = section.file_range()?;
+        let text = elf.section_by_name(".text")?.address();
+        // Where there is C too, its code comes first.
+        let is_pure = elf.section_by_name(".eh_frame").is_none();
+        let table = Self {
+            file: File::open(path).ok()?,
+            segments: Segments::of(&elf),
+            begin,
+            size,
+            text: 0,
+            functions: 0,
+            names_at: 0,
+            functions_at: 0,
+        };
+        table.with_header(is_pure.then_some(text))
+    }
+
+    /// With what the header says; `text` is where its functions begin if it does not say that.
+    fn with_header(self, text: Option<u64>) -> Option<Self> {
+        let mut pointer_size = [0];
+        self.read(POINTER_SIZE, &mut pointer_size)?;
+        if !MAGICS.contains(&self.word32(0)?) || pointer_size != [8] {
+            return None;
+        }
+        let word = |number: u64| {
+            let mut bytes = [0; 8];
+            self.read(WORDS + number * 8, &mut bytes)?;
+            Some(u64::from_le_bytes(bytes))
+        };
+        // Functions, files, begin of the text, names, units, files, values, functions.
+        let (functions, begin) = (word(0)?, word(2)?);
+        let (names_at, functions_at) = (word(3)?, word(7)?);
+        let text = if begin == 0 { text? } else { begin };
+        Some(Self {
+            text,
+            functions,
+            names_at,
+            functions_at,
+            ..self
+        })
+    }
+
+    /// The function at an offset in the file.
+    pub(super) fn name(&self, offset: u64) -> Option<String> {
+        let into_text = self.segments.address(offset)?.checked_sub(self.text)?;
+        let place = u32::try_from(into_text).ok()?;
+        let number = self.function_at(place)?;
+        let about = self.word32(self.entry(number)?.checked_add(4)?)?;
+        let about = self.functions_at.checked_add(u64::from(about))?;
+        let name = self.word32(about.checked_add(4)?)?;
+        self.text_at(self.names_at.checked_add(u64::from(name))?)
+    }
+
+    /// The last function that begins at a place of the text or before.
+    fn function_at(&self, place: u32) -> Option<u64> {
+        // After the last one stands where it ends.
+        if place >= self.word32(self.entry(self.functions)?)? {
+            return None;
+        }
+        let (mut low, mut high) = (0, self.functions);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.word32(self.entry(middle)?)? <= place {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low.checked_sub(1)
+    }
+
+    /// Where the entry of a function is.
+    fn entry(&self, number: u64) -> Option<u64> {
+        number.checked_mul(ENTRY)?.checked_add(self.functions_at)
+    }
+
+    fn text_at(&self, at: u64) -> Option<String> {
+        let room = usize::try_from(self.size.checked_sub(at)?).ok()?;
+        let mut bytes = vec![0; room.min(NAME_BYTES)];
+        self.read(at, &mut bytes)?;
+        let end = bytes.iter().position(|byte| *byte == 0)?;
+        (end > 0).then(|| String::from_utf8_lossy(&bytes[..end]).into_owned())
+    }
+
+    fn word32(&self, at: u64) -> Option<u32> {
+        let mut bytes = [0; 4];
+        self.read(at, &mut bytes)?;
+        Some(u32::from_le_bytes(bytes))
+    }
+
+    fn read(&self, at: u64, bytes: &mut [u8]) -> Option<()> {
+        let end = at.checked_add(bytes.len() as u64)?;
+        if end > self.size {
+            return None;
+        }
+        let place = self.begin.checked_add(at)?;
+        self.file.read_exact_at(bytes, place).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, process::Command};
+
+    const PROGRAM: &str = "package main\n//go:noinline\nfunc leaf(x int) int { return x + 1 }\nfunc main() { \
+        println(leaf(1)) }\n";
+
+    /// Builds the program with and without symbols; false if there is no Go.
+    fn build(folder: &Path) -> bool {
+        fs::write(folder.join("leaf.go"), PROGRAM).unwrap();
+        let build = |output: &str, flags: &str| {
+            let mut go = Command::new("go");
+            go.args(["build", "-ldflags", flags, "-o", output, "leaf.go"]);
+            let home = folder.join("cache");
+            go.current_dir(folder).env("GOCACHE", home);
+            go.status().is_ok_and(|status| status.success())
+        };
+        build("whole", "") && build("stripped", "-s -w")
+    }
+
+    #[test]
+    fn functions_of_a_stripped_program_have_their_names() {
+        let folder = tempfile::tempdir().unwrap();
+        if !build(folder.path()) {
+            println!("SKIP no Go");
+            return;
+        }
+        let bytes = fs::read(folder.path().join("whole")).unwrap();
+        let elf = object::File::parse(&*bytes).unwrap();
+        let names = GoNames::find(&folder.path().join("stripped")).unwrap();
+        for function in ["main.leaf", "main.main", "runtime.goexit"] {
+            let mut symbols = elf.symbols();
+            let symbol = symbols.find(|symbol| {
+                let name = object::ObjectSymbol::name(symbol).unwrap();
+                name.trim_end_matches(".abi0") == function
+            });
+            let address = object::ObjectSymbol::address(&symbol.unwrap());
+            let offset = names.segments.offset(address).unwrap();
+            assert_eq!(names.name(offset).as_deref(), Some(function));
+            assert_eq!(names.name(offset + 1).as_deref(), Some(function));
+        }
+        assert_eq!(names.name(u64::MAX), None);
+    }
+
+    #[test]
+    fn a_damaged_table_has_no_names_and_does_no_harm() {
+        let folder = tempfile::tempdir().unwrap();
+        if !build(folder.path()) {
+            println!("SKIP no Go");
+            return;
+        }
+        let path = folder.path().join("stripped");
+        let whole = GoNames::find(&path).unwrap();
+        let (begin, text) = (usize::try_from(whole.begin).unwrap(), whole.text);
+        let bytes = fs::read(&path).unwrap();
+        let place = whole.segments.offset(text + 64).unwrap();
+        for word in [0, 3, 7] {
+            for value in [u64::MAX, 1 << 40, whole.size] {
+                let mut damaged = bytes.clone();
+                damaged[begin + 8 + word * 8..][..8].copy_from_slice(&value.to_le_bytes());
+                fs::write(&path, damaged).unwrap();
+                assert_eq!(GoNames::find(&path).unwrap().name(place), None);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_of_go_has_no_table() {
+        assert!(GoNames::find(Path::new("/proc/self/exe")).is_none());
+        assert!(GoNames::find(Path::new("/etc/passwd")).is_none());
+    }
+}
