@@ -199,12 +199,11 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
     let percent = ratio(lost, sent) * 100.0;
     let peers = peers(window, netns);
     let worst = peers.first();
-    let to = worst.map_or(String::new(), |((address, _), _)| format!(" to {address}"));
-    let others = worst.map_or(0, |((address, _), _)| others(window, netns, *address));
-    let large = worst.and_then(|((address, _), _)| {
-        let sockets = netns.after.sockets.as_ref()?;
-        sockets.paths.get(address)?.too_large_bytes()
-    });
+    let address = worst.map(|((address, _), _)| *address);
+    let to = address.map_or(String::new(), |address| format!(" to {address}"));
+    let others = address.map_or(0, |address| others(window, netns, address));
+    let paths = netns.after.sockets.as_ref().map(|sockets| &sockets.paths);
+    let large = address.and_then(|address| paths?.get(&address)?.too_large_bytes());
     let kind = kind(fast, &peers, (others, large));
     let found = finding(
         RULE.id,
@@ -233,9 +232,9 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
         None => found.hits([somewhere(netns)]),
     };
     let hits = destinations(netns, &peers);
-    let found = match (worst, large) {
-        (Some(((address, _), _)), Some(_)) if is_of_single_ones(fast, &peers, others) => {
-            large_packets(found, netns, *address)
+    let found = match (address, large) {
+        (Some(address), Some(_)) if is_of_single_ones(fast, &peers, others) => {
+            large_packets(found, netns, address)
         }
         _ => found,
     };
