@@ -2,19 +2,24 @@
 
 use std::{
     io::{Read, Write},
-    net::Shutdown,
+    mem::forget,
+    net::{Shutdown, TcpListener, TcpStream},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use netprobe_tests::{
     event::{Event, column_of, number, sum, text},
-    netns::Cable,
+    memory::peak_kib,
+    netns::{Cable, Netns},
     probe::{Probe, Run, open_connections},
     process::Actor,
-    skip::{has_hooks, is_root},
+    program::binary,
+    skip::{has_hooks, is_root, skip},
     traffic::{CLIENT, Family, SERVER, abort},
     wait_until,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use socket2::{SockRef, Socket, TcpKeepalive};
 
@@ -415,4 +420,52 @@ const fn exchanged(is_client: bool) -> (u64, u64) {
     } else {
         (ANSWER as u64, QUESTION as u64)
     }
+}
+
+/// Kilobytes that a socket of its own takes, with all that the kernel says of it, were too many.
+#[test]
+fn very_many_open_connections_take_little_memory() {
+    const PAIRS: usize = 8000;
+    const MOST_KIB: u64 = 24 << 10;
+    if !is_root() {
+        return;
+    }
+    let limit = getrlimit(Resource::Nofile);
+    if limit
+        .maximum
+        .is_some_and(|most| most < 2 * PAIRS as u64 + 100)
+    {
+        skip("too few files may be open");
+        return;
+    }
+    let netns = Netns::new();
+    let mut holder = Actor::start("holder", |stage| {
+        netns.enter();
+        let limit = Rlimit {
+            current: limit.maximum,
+            ..limit
+        };
+        setrlimit(Resource::Nofile, limit).expect("open many files");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+        let address = listener.local_addr().expect("an address");
+        for _ in 0..PAIRS {
+            let near = TcpStream::connect(address).expect("connect");
+            forget((near, listener.accept().expect("accept")));
+        }
+        stage.tell(b'r');
+    });
+    assert_eq!(holder.hear(), b'r');
+    let netns = netns.inum().to_string();
+    let mut list = Command::new(binary())
+        .args(["lifetimes", "--open", "--netns", &netns])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("run netprobe");
+    // Then it has them all, and waits for us to take more.
+    let mut out = list.stdout.take().expect("a pipe");
+    out.read_exact(&mut [0]).expect("its first lines");
+    let peak = peak_kib(list.id());
+    drop(out);
+    list.wait().expect("its end");
+    assert!(peak > 0 && peak < MOST_KIB, "{peak} KiB");
 }

@@ -75,7 +75,8 @@ pub(super) fn run(options: &stream::Options, is_longest: bool) -> Result<ExitCod
     if is_longest {
         seniority::oldest_first(&mut connections, Numbers::now()?);
     } else {
-        connections.sort_by_key(|connection| (connection.netns, connection.local));
+        // In place: there may be very many.
+        connections.sort_unstable_by_key(|open| (open.netns, open.local, open.remote));
     }
     let mut out = options.open()?;
     let mut format = options.format(LAYOUT, out.width())?;

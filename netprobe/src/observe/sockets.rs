@@ -72,14 +72,10 @@ pub struct Traffic {
 pub fn open_connections() -> Result<(Vec<OpenConnection>, Vec<anyhow::Error>)> {
     let mut connections = Vec::new();
     let mut refused = Vec::new();
-    for asked in namespaces::in_each(&namespaces::all()?, |namespace| {
-        of_this_thread(namespace.inode)
-    })? {
-        match asked.flatten() {
-            Ok(found) => connections.extend(found),
-            Err(error) => refused.push(error),
-        }
-    }
+    let asked = namespaces::in_each(&namespaces::all()?, |namespace| {
+        add_of_this_thread(namespace.inode, &mut connections)
+    })?;
+    refused.extend(asked.into_iter().filter_map(|asked| asked.flatten().err()));
     Ok((connections, refused))
 }
 
@@ -137,16 +133,24 @@ fn listener(netns: u32, socket: &InetResponse) -> Listener {
     }
 }
 
-/// The open connections of the namespace that this thread is in.
-fn of_this_thread(netns: u32) -> Result<Vec<OpenConnection>> {
-    let mut connections = Vec::new();
+/// Adds the open connections of the namespace that this thread is in: all, or none.
+fn add_of_this_thread(netns: u32, connections: &mut Vec<OpenConnection>) -> Result<()> {
+    let before = connections.len();
+    let added = add(netns, connections);
+    if added.is_err() {
+        connections.truncate(before);
+    }
+    added
+}
+
+fn add(netns: u32, connections: &mut Vec<OpenConnection>) -> Result<()> {
     for family in [AF_INET, AF_INET6] {
         dump(family, connected(), |socket| {
             connections.push(connection(netns, socket));
         })
         .with_context(|| format!("list sockets of network namespace {netns}"))?;
     }
-    Ok(connections)
+    Ok(())
 }
 
 /// The states that are listed, one bit each by their number.
