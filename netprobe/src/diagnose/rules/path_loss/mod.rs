@@ -201,10 +201,7 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
     let worst = peers.first();
     let to = worst.map_or(String::new(), |((address, _), _)| format!(" to {address}"));
     let others = worst.map_or(0, |((address, _), _)| others(window, netns, *address));
-    let large = worst.and_then(|((address, _), _)| {
-        let sockets = netns.after.sockets.as_ref()?;
-        sockets.paths.get(address)?.too_large_bytes()
-    });
+    let large = worst.and_then(|((address, _), _)| too_large_bytes(netns, *address));
     let kind = kind(fast, &peers, (others, large));
     let found = finding(
         RULE.id,
@@ -290,6 +287,12 @@ fn is_in_vain(peers: &[((IpAddr, u16), Peer)]) -> bool {
 /// Whether it is single connections that lose what they send, as others get through.
 fn is_of_single_ones(fast: u64, peers: &[((IpAddr, u16), Peer)], others: u64) -> bool {
     fast == 0 && others > 0 && is_in_vain(peers)
+}
+
+/// The size of what waits for its acknowledgement in vain, if it may be lost for that.
+fn too_large_bytes(netns: &Netns, address: IpAddr) -> Option<u32> {
+    let sockets = netns.after.sockets.as_ref()?;
+    sockets.paths.get(&address)?.too_large_bytes()
 }
 
 /// How to see whether large packets are all that is lost.
