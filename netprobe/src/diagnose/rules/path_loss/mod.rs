@@ -291,6 +291,12 @@ fn is_of_single_ones(fast: u64, peers: &[((IpAddr, u16), Peer)], others: u64) ->
     fast == 0 && others > 0 && is_in_vain(peers)
 }
 
+/// The size of what waits for its acknowledgement in vain, if it may be lost for that.
+fn too_large_bytes(netns: &Netns, address: IpAddr) -> Option<u32> {
+    let sockets = netns.after.sockets.as_ref()?;
+    sockets.paths.get(&address)?.too_large_bytes()
+}
+
 /// How to see whether large packets are all that is lost.
 fn large_packets(found: Finding, netns: &Netns, address: IpAddr) -> Finding {
     // Ethernet's 1500 bytes without the headers of IP and ICMP.
