@@ -5,7 +5,12 @@
 //! either way when one is established: where no data went one way since, that time is the age,
 //! and otherwise the age is at least as long.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{
+    io,
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use netlink_packet_core::{
@@ -70,12 +75,17 @@ pub struct Traffic {
 
 /// The open connections of every namespace, and the namespaces that could not be asked.
 pub fn open_connections() -> Result<(Vec<OpenConnection>, Vec<anyhow::Error>)> {
-    let mut connections = Vec::new();
-    let mut refused = Vec::new();
+    // One list, one namespace after the other: lists to be put together would take the memory twice.
+    let connections = Mutex::new(Vec::new());
     let asked = namespaces::in_each(&namespaces::all()?, |namespace| {
+        let mut connections = connections.lock().unwrap_or_else(PoisonError::into_inner);
         add_of_this_thread(namespace.inode, &mut connections)
     })?;
-    refused.extend(asked.into_iter().filter_map(|asked| asked.flatten().err()));
+    let refused = asked.into_iter().filter_map(|asked| asked.flatten().err());
+    let refused = refused.collect();
+    let connections = connections
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
     Ok((connections, refused))
 }
 

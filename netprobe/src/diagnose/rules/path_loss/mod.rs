@@ -202,8 +202,7 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
     let address = worst.map(|((address, _), _)| *address);
     let to = address.map_or(String::new(), |address| format!(" to {address}"));
     let others = address.map_or(0, |address| others(window, netns, address));
-    let paths = netns.after.sockets.as_ref().map(|sockets| &sockets.paths);
-    let large = address.and_then(|address| paths?.get(&address)?.too_large_bytes());
+    let large = address.and_then(|address| too_large_bytes(netns, address));
     let kind = kind(fast, &peers, (others, large));
     let found = finding(
         RULE.id,
