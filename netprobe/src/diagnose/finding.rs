@@ -140,6 +140,7 @@ impl Finding {
             text: text.into(),
             set,
             risk,
+            is_at_once: false,
         });
         self
     }
@@ -160,6 +161,7 @@ impl Finding {
                 .map(|(name, value)| ((*name).to_owned(), value.clone()))
                 .collect(),
             risk,
+            is_at_once: false,
         });
         self
     }
@@ -172,7 +174,20 @@ impl Finding {
             text: text.into(),
             set: Vec::new(),
             risk,
+            is_at_once: false,
         });
+        self
+    }
+}
+
+impl Finding {
+    /// Says of the fix that was added last that it helps as soon as it is made: where only one fits on the screen, it is
+    /// that.
+    #[must_use]
+    pub(super) fn at_once(mut self) -> Self {
+        if let Some(fix) = self.fixes.last_mut() {
+            fix.is_at_once = true;
+        }
         self
     }
 }

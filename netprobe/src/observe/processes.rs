@@ -45,6 +45,9 @@ pub struct Process {
     pub netns: Option<u32>,
     /// Whether it is seen to hold a TCP socket; looked at only where it has no descriptors.
     pub has_tcp: bool,
+    /// How long all its threads have run or waited for a CPU so far, in nanoseconds; looked at only where it has no
+    /// descriptors.
+    pub threads_ns: u64,
 }
 
 impl Process {
@@ -248,6 +251,21 @@ fn describe(process: &mut Process, path: &Path) {
         let netns = fs::metadata(path.join("ns/net"));
         process.netns = netns.ok().and_then(|netns| netns.ino().try_into().ok());
     }
+    if process.has_no_descriptors() {
+        process.threads_ns = threads_ns(&path.join("task"));
+    }
+}
+
+/// Most threads of a process that are looked at.
+const THREADS: usize = 256;
+
+/// The times of all threads of a process.
+fn threads_ns(folder: &Path) -> u64 {
+    let threads = fs::read_dir(folder).into_iter().flatten().flatten();
+    let times = threads.take(THREADS).map(|thread| {
+        runnable_ns(&fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default())
+    });
+    times.sum()
 }
 
 /// The time on a CPU and that spent waiting for one, which `/proc/PID/schedstat` begins with.

@@ -16,6 +16,8 @@ const LARGEST_INDENT: usize = 9;
 const AT_LENGTH: usize = 2;
 /// Most of those that are hit, and of the evidence, that are shown.
 const MOST: usize = 4;
+/// Most lines of evidence of a finding that is not the first.
+const LESS: usize = 2;
 
 /// Writes the diagnosis.
 pub fn write(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
@@ -46,12 +48,16 @@ pub fn write(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
             at_length(out, finding, index == 0)?;
         } else {
             in_short(out, "also", finding)?;
+            if finding.severity == Severity::Critical {
+                best_fix(out, finding)?;
+            }
         }
     }
-    for finding in behind {
+    for finding in &behind {
         let cause = finding.behind.unwrap_or_default();
         in_short(out, &format!("behind {cause}"), finding)?;
     }
+    shortened(out, first.iter().skip(AT_LENGTH).chain(&behind))?;
     for finding in minor {
         in_short(out, "note", finding)?;
     }
@@ -67,29 +73,86 @@ fn at_length(out: &mut dyn Write, finding: &Finding, is_first: bool) -> io::Resu
         finding.confidence.name()
     )?;
     wrapped(out, "  ", &finding.summary)?;
-    if !is_first {
-        for fix in finding.fixes.iter().take(1) {
-            self::fix(out, 1, fix)?;
-        }
-        return writeln!(out);
-    }
-    for evidence in finding.evidence.iter().take(MOST + 2) {
+    let (most_evidence, most_hit) = if is_first {
+        (MOST + 2, MOST)
+    } else {
+        (LESS, 1)
+    };
+    for evidence in finding.evidence.iter().take(most_evidence) {
         wrapped(
             out,
             "  - ",
             &format!("{} [{}]", evidence.text, evidence.source),
         )?;
     }
-    for affected in finding.affected.iter().take(MOST) {
+    for affected in finding.affected.iter().take(most_hit) {
         wrapped(out, "  hit: ", &hit(affected))?;
     }
-    if finding.affected.len() > MOST {
-        writeln!(out, "  hit: and {} more", finding.affected.len() - MOST)?;
+    if finding.affected.len() > most_hit {
+        let more = finding.affected.len() - most_hit;
+        writeln!(out, "  hit: and {more} more")?;
     }
-    for (index, fix) in finding.fixes.iter().enumerate() {
-        self::fix(out, index + 1, fix)?;
+    let evidence = finding.evidence.len().saturating_sub(most_evidence);
+    if is_first {
+        for (index, fix) in finding.fixes.iter().enumerate() {
+            self::fix(out, index + 1, fix)?;
+        }
+        cut(out, evidence, 0)?;
+    } else {
+        best_fix(out, finding)?;
+        cut(out, evidence, finding.fixes.len().saturating_sub(1))?;
     }
     writeln!(out)
+}
+
+/// Writes the one fix of a finding that has no room for more: one that helps at once, if there is one.
+fn best_fix(out: &mut dyn Write, finding: &Finding) -> io::Result<()> {
+    let at_once = finding.fixes.iter().position(|fix| fix.is_at_once);
+    let index = at_once.unwrap_or(0);
+    finding
+        .fixes
+        .get(index)
+        .map_or(Ok(()), |fix| self::fix(out, index + 1, fix))
+}
+
+/// Says how much of a finding is not shown, and where it is.
+fn cut(out: &mut dyn Write, evidence: usize, fixes: usize) -> io::Result<()> {
+    match amount(evidence, fixes) {
+        Some(amount) => writeln!(out, "  not shown here, but with --json: {amount}"),
+        None => Ok(()),
+    }
+}
+
+/// Says how much of findings that got a line each is not shown.
+fn shortened<'a>(
+    out: &mut dyn Write,
+    findings: impl Iterator<Item = &'a &'a Finding>,
+) -> io::Result<()> {
+    let (mut evidence, mut fixes) = (0, 0);
+    for finding in findings {
+        let is_shown = finding.behind.is_none() && finding.severity == Severity::Critical;
+        evidence += finding.evidence.len();
+        fixes += finding.fixes.len().saturating_sub(is_shown.into());
+    }
+    match amount(evidence, fixes) {
+        Some(amount) => writeln!(out, "of these, not shown here, but with --json: {amount}"),
+        None => Ok(()),
+    }
+}
+
+/// So much evidence, and so many fixes, in words.
+fn amount(evidence: usize, fixes: usize) -> Option<String> {
+    let counted = |count: usize, one: &str, several: &str| match count {
+        0 => None,
+        1 => Some(format!("1 more {one}")),
+        count => Some(format!("{count} more {several}")),
+    };
+    let parts = [
+        counted(fixes, "fix", "fixes"),
+        counted(evidence, "line of evidence", "lines of evidence"),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 fn fix(out: &mut dyn Write, number: usize, fix: &Fix) -> io::Result<()> {
@@ -263,6 +326,47 @@ mod tests {
             .join(" ");
         let told = "took 0.50 % of a CPU, with start and verdict 0.31 s of CPU time";
         assert!(text.contains(told), "{text}");
+    }
+
+    #[test]
+    fn what_is_cut_is_counted_and_the_fix_that_helps_at_once_is_kept() {
+        let mut diagnosis = sample();
+        let mut one = diagnosis.findings.remove(0);
+        one.behind = None;
+        let fix = |text: &str, is_at_once| Fix {
+            text: text.to_owned(),
+            is_at_once,
+            ..one.fixes[0].clone()
+        };
+        let fixes = vec![fix("rebuild", false), fix("now", true), fix("later", false)];
+        let evidence = vec![one.evidence[0].clone(); 5];
+        let critical = Finding {
+            evidence,
+            fixes,
+            ..one.clone()
+        };
+        // The first has all.
+        diagnosis.findings = vec![critical.clone()];
+        let all = text(&diagnosis);
+        assert!(
+            all.contains("1. rebuild") && all.contains("3. later"),
+            "{all}"
+        );
+        assert!(!all.contains("not shown"), "{all}");
+        // The second has the one that helps at once, and the third, which gets a line, as well.
+        let behind = Finding {
+            behind: Some("x"),
+            ..critical.clone()
+        };
+        diagnosis.findings = vec![one, critical.clone(), critical, behind];
+        let all = text(&diagnosis);
+        assert_eq!(all.matches("  2. now\n").count(), 2, "{all}");
+        assert!(!all.contains("rebuild") && !all.contains("later"), "{all}");
+        let [second, short] = [
+            "  not shown here, but with --json: 2 more fixes, 3 more lines of evidence\n",
+            "of these, not shown here, but with --json: 5 more fixes, 10 more lines of evidence\n",
+        ];
+        assert!(all.contains(second) && all.contains(short), "{all}");
     }
 
     #[test]

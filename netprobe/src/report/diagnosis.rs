@@ -113,6 +113,8 @@ pub struct Fix {
     pub set: Vec<(String, String)>,
     /// What may go wrong.
     pub risk: &'static str,
+    /// Whether it helps as soon as it is made, with nothing to restart nor to write.
+    pub is_at_once: bool,
 }
 
 /// A failure that was recognised.
@@ -293,6 +295,7 @@ pub(crate) fn sample() -> Diagnosis {
                 text: String::new(),
                 set: vec![("net.core.somaxconn".to_owned(), "128".to_owned())],
                 risk: "none",
+                is_at_once: false,
             }],
             behind: Some("conntrack-table-full"),
         }],

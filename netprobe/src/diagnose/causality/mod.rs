@@ -81,7 +81,10 @@ const FOLLOWS: &[(&str, &[&str])] = &[
         &["time-wait-buildup", "short-lived-connections"],
     ),
     ("time-wait-overflow", &["time-wait-buildup"]),
-    ("time-wait-buildup", &["short-lived-connections"]),
+    (
+        "time-wait-buildup",
+        &["port-search-cost", "short-lived-connections"],
+    ),
     (
         "tcp-memory-pressure",
         &["orphan-overflow", "resets", "path-loss"],
@@ -190,6 +193,15 @@ fn may_explain(cause: &Finding, effect: &Finding) -> bool {
     let is_forecast = FORECASTS.contains(&cause.id) && cause.severity < Severity::Critical;
     // Who answers none is not merely hard to reach.
     let is_cut = ON_PATHS.contains(&cause.id) && effect.severity == Severity::Critical;
+    // Ports that go on to fill with TIME_WAIT (which makes it certain) are why the search is long; where others have left
+    // them, the search is what is wrong now.
+    let is_fed = |of: &Finding| of.id == "time-wait-buildup" && of.confidence == Confidence::High;
+    let is_backwards = cause.id == "port-search-cost" && is_fed(effect)
+        || effect.id == "port-search-cost" && cause.id == "time-wait-buildup" && !is_fed(cause);
+    // A client that can open nothing: nobody else has its connections fail for that.
+    let is_of_client = cause.id == "fd-exhaustion"
+        && !cause.affected.is_empty()
+        && services(cause).next().is_none();
     // Where later segments are acknowledged (fast retransmits, which make it certain), the path itself loses: that lets
     // orphans wait, rather than the other way round.
     let is_of_path = cause.id == "orphan-overflow"
@@ -197,6 +209,8 @@ fn may_explain(cause: &Finding, effect: &Finding) -> bool {
         && effect.confidence == Confidence::High;
     cause.severity >= Severity::Warning
         && !is_forecast
+        && !is_of_client
+        && !is_backwards
         && !is_of_path
         && !is_filled
         && !is_filling(effect, cause)

@@ -3,7 +3,7 @@
 use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, somewhere},
-    in_each,
+    in_each, places,
     ports::{Range, connects, fullest, reuses},
     sizing::PERSIST,
     window::{Netns, Window, endpoint, ratio},
@@ -61,7 +61,7 @@ fn check(window: &Window) -> Verdict {
                     } else {
                         Severity::Warning
                     },
-                    if load == Load::Unseen {
+                    if matches!(load, Load::Unseen | Load::Left) {
                         Confidence::Medium
                     } else {
                         Confidence::High
@@ -103,6 +103,8 @@ fn check(window: &Window) -> Verdict {
 enum Load {
     /// It goes on.
     On,
+    /// Connections go on, but it is the other side that closes those first.
+    Left,
     /// Nobody connects any more: what it has left expires.
     Over,
     /// No connect was seen, but those that find no port are not seen here.
@@ -126,7 +128,11 @@ impl Load {
             connects(window, netns, destination.port).0
         };
         if is_growing || connects > 0 {
-            Self::On
+            if is_left(window, netns, destination) {
+                Self::Left
+            } else {
+                Self::On
+            }
         } else if is_full && window.watched("connects").is_err() {
             Self::Unseen
         } else {
@@ -137,12 +143,32 @@ impl Load {
     const fn words(self) -> &'static str {
         match self {
             Self::On => "this side closes first",
+            Self::Left => {
+                "earlier connections left them; of those that end now the other side closes first"
+            }
             Self::Over => "nobody connects any more, and they are free again within 60 s",
             Self::Unseen => {
                 "no connect was seen, so either the load is over or none finds a port, which cannot be seen here"
             }
         }
     }
+}
+
+/// Fewer ends of connections tell nothing.
+const ENDS: usize = 5;
+
+/// Whether none of the connections to a destination that ended while they were looked at went to TIME_WAIT here.
+fn is_left(window: &Window, netns: &Netns, destination: &Destination) -> bool {
+    let ends = window.events.within("lifetimes", netns.inode);
+    let service = (destination.remote, destination.port);
+    let ends: Vec<_> = ends
+        .filter(|end| {
+            end.is("role", "client")
+                && !end.is("result", "failed")
+                && places::ends(end).is_some_and(|(_, remote)| remote == service)
+        })
+        .collect();
+    ends.len() >= ENDS && !ends.iter().any(|end| end.is("time_wait", "yes"))
 }
 
 /// Of the connections that went to TIME_WAIT while they were looked at, how many did so as client, and how many in all.
@@ -266,6 +292,37 @@ mod tests {
         // As many come as go.
         window.total("connects", 300, &[("dport", Value::Unsigned(80))]);
         assert_eq!(window.findings()[0].severity, Severity::Warning);
+    }
+
+    #[test]
+    fn what_fills_the_ports_comes_before_the_search_that_it_makes_long() {
+        let told = |time_wait: &'static str| {
+            let mut window = quiet();
+            window.set("net.ipv4.ip_local_port_range", "30000 31999");
+            window.set("net.ipv4.tcp_tw_reuse", "0");
+            window.hold_ports(80, 1600, 2, 800);
+            window.netns().before.sockets = window.netns().after.sockets.clone();
+            let service = [
+                ("daddr", Value::Ip([10, 0, 0, 2].into())),
+                ("dport", Value::Unsigned(80)),
+            ];
+            let search = [("search_ns", Value::Unsigned(700_000))];
+            window.event("connects", 300, &[&service[..], &search].concat());
+            window.total("connects", 300, &[("dport", Value::Unsigned(80))]);
+            let life = [
+                ("role", Value::Word("client")),
+                ("result", Value::Word("fin")),
+                ("time_wait", Value::Word(time_wait)),
+                ("saddr", Value::Ip([10, 0, 0, 1].into())),
+                ("sport", Value::Unsigned(30_001)),
+            ];
+            window.event("lifetimes", 300, &[&service[..], &life].concat());
+            window.told()
+        };
+        let [search, waiting] = ["port-search-cost", "time-wait-buildup"];
+        assert_eq!(told("yes")[..2], [(waiting, None), (search, Some(waiting))]);
+        // Earlier connections left them: nothing that goes on now fills them.
+        assert_eq!(told("no")[..2], [(search, None), (waiting, Some(search))]);
     }
 
     #[test]

@@ -367,7 +367,7 @@ impl Place<'_> {
         } else {
             ""
         };
-        found.sysctl(
+        let found = found.sysctl(
             format!(
                 "widen the port range to {first}-{last}, {} more ports: {arithmetic}, and half as much again, \
                  rounded up so that the range has a multiple of {ROUND}{enough}; {PERSIST}",
@@ -375,7 +375,12 @@ impl Place<'_> {
             ),
             &[("net.ipv4.ip_local_port_range", format!("{first} {last}"))],
             "put ports that services listen at into net.ipv4.ip_local_reserved_ports first",
-        )
+        );
+        if enough.is_empty() {
+            found.at_once()
+        } else {
+            found
+        }
     }
 
     /// For ports in TIME_WAIT: not to close what is needed again.
@@ -432,7 +437,7 @@ impl Place<'_> {
         if self.netns.sysctl("net.ipv4.tcp_timestamps") == Some(0) {
             set.push(("net.ipv4.tcp_timestamps", "1".to_owned()));
         }
-        found.sysctl(
+        let found = found.sysctl(
             format!(
                 "let connect() take ports in TIME_WAIT again: tcp_tw_reuse from {reuse} to 1 frees up to {} ports that \
                  wait for more than 1 s; {PERSIST}",
@@ -440,7 +445,13 @@ impl Place<'_> {
             ),
             &set,
             "a middlebox that strips timestamps may mix up old and new connections",
-        )
+        );
+        // Where most ports are of open connections, this alone does not help.
+        if self.ports.time_wait >= self.ports.open {
+            found.at_once()
+        } else {
+            found
+        }
     }
 }
 

@@ -28,8 +28,9 @@ pub(super) static RULE: Rule = Rule {
                      when connections wait in its queue meanwhile. From 90 % on it is a warning. Processes that hold \
                      the same listeners, as preforked workers do, are one finding. From 70 % on it is one, too, where the number \
                      grows so that none is left within 10 min, and from 50 % on within 1 min. A process that only connects is \
-                     weighed when it holds a TCP socket or was seen to connect: a warning when it is at its limit, \
-                     as nothing shows that it wants more.",
+                     weighed when it holds a TCP socket or was seen to connect: critical when it is at its limit from the \
+                     beginning to the end, runs, and no connect of it gets through meanwhile; else a warning, as nothing \
+                     shows that it wants more.",
         fixes: &[
             (
                 "raise LimitNOFILE= of the unit (systemctl edit), then restart; prlimit --nofile for a running process; where it \
@@ -124,6 +125,20 @@ fn services(window: &Window) -> Vec<Vec<&Process>> {
     services
 }
 
+/// Whether a process that only connects can open nothing any more: it was at its limit all the time, as far as was
+/// seen, and ran, but none of its connects got through. One that sleeps wants nothing.
+fn is_stuck(window: &Window, process: &Process) -> bool {
+    let before = window.processes_before.by_pid.get(&process.pid);
+    let is_full = |process: &Process| process.fds >= process.fd_limit;
+    let mut connects = window.events.of("connects").iter();
+    process.sockets.is_empty()
+        && is_full(process)
+        && before.is_some_and(|before| is_full(before) && process.threads_ns > before.threads_ns)
+        && !connects.any(|connect| {
+            connect.small("pid") == Some(process.pid) && connect.is("outcome", "established")
+        })
+}
+
 /// Whether a process without a listener needs its descriptors for TCP, in a namespace that is watched.
 fn connects(window: &Window, process: &Process) -> bool {
     let mut connects = window.events.of("connects").iter();
@@ -150,7 +165,8 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
         1 => format!("{} (pid {})", holder.comm, holder.pid),
         count => format!("{count} processes of {}", holder.comm),
     };
-    let severity = if is_full && queued > 0 {
+    let is_stuck = holders.iter().any(|holder| is_stuck(window, holder));
+    let severity = if is_full && queued > 0 || is_stuck {
         Severity::Critical
     } else {
         Severity::Warning
@@ -194,7 +210,17 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
         "descriptors",
         "/proc/PID/fd, RLIMIT_NOFILE",
     );
-    let found = if is_client {
+    let found = if is_client && is_stuck {
+        found.counted(
+            format!(
+                "it had none left when the {:.0} s began either, ran in them, and opened no connection",
+                window.seconds
+            ),
+            0,
+            "connections",
+            "/proc/PID/fd, connects",
+        )
+    } else if is_client {
         found
     } else {
         found.counted(
@@ -325,7 +351,8 @@ fn fixes(
                 }
             ),
             "gone when it restarts",
-        );
+        )
+        .at_once();
     if !is_client && !is_growing {
         return found;
     }

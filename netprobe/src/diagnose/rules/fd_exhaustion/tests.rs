@@ -173,6 +173,45 @@ fn a_client_without_descriptors_is_found_where_it_speaks_tcp() {
 }
 
 #[test]
+fn a_client_that_can_open_nothing_all_the_time_is_critical_and_explains_nothing_else() {
+    let severity = |change: &dyn Fn(&mut Window)| {
+        let mut window = quiet();
+        client(&mut window);
+        window.processes_before = window.processes.clone();
+        client(&mut window).threads_ns = 1_000_000;
+        change(&mut window);
+        window.findings()[0].severity
+    };
+    assert_eq!(severity(&|_| ()), Severity::Critical);
+    // It sleeps: nothing shows that it wants more.
+    let asleep = |window: &mut Window| client(window).threads_ns = 0;
+    assert_eq!(severity(&asleep), Severity::Warning);
+    // It got full only meanwhile.
+    let lately = |window: &mut Window| {
+        let before = &mut window.processes_before.by_pid;
+        before.get_mut(&300).unwrap().fds = 63;
+    };
+    assert_eq!(severity(&lately), Severity::Warning);
+    // It closes some, and then gets through.
+    let through = |window: &mut Window| {
+        let values = [
+            ("pid", Value::Unsigned(300)),
+            ("outcome", Value::Word("established")),
+        ];
+        window.event("connects", 1, &values);
+    };
+    assert_eq!(severity(&through), Severity::Warning);
+    // Its neighbours' losses are not of it.
+    let mut window = quiet();
+    client(&mut window);
+    window.processes_before = window.processes.clone();
+    client(&mut window).threads_ns = 1_000_000;
+    window.total("resets", 50, &[("cause", Value::Word("unread-data"))]);
+    let told = window.told();
+    assert_eq!(told, [("fd-exhaustion", None), ("resets", None)]);
+}
+
+#[test]
 fn a_client_with_a_descriptor_left_or_elsewhere_is_in_order() {
     let mut window = quiet();
     client(&mut window).fds = 63;

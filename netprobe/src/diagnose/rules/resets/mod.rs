@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+mod ended;
 mod refusals;
 mod stale;
 mod unexplained;
@@ -35,7 +36,9 @@ pub(super) static RULE: Rule = Rule {
                      although they were in use, are told by destination, whatever the peer sent them for; so are those of connections that the \
                      peer had closed in order half a second before or more, and that were written to all the same. What is refused at one \
                      address while the same process gets through at another of the same machine (localhost as ::1 and 127.0.0.1) \
-                     is only noted. A firewall is named only where one of this machine was seen to drop the SYNs.",
+                     is only noted. It is critical where a destination that is asked more often than health checks do (8 times a \
+                     second) refuses every connect. What clients of a service that ended meanwhile, or was restarted, send on their \
+                     open connections is only noted. A firewall is named only where one of this machine was seen to drop the SYNs.",
         fixes: &[
             (
                 "received in use: look at the peer (its log, netprobe resets there), and at a proxy in between",
@@ -150,9 +153,13 @@ fn check(window: &Window) -> Verdict {
     in_each(window, |netns| {
         window.watched_required("resets")?;
         let opened = netns.grown("Tcp.ActiveOpens")? + netns.grown("Tcp.PassiveOpens")?;
-        let mut found = Vec::new();
+        let ended = ended::services(window, netns);
+        let mut found = ended::check(window, netns, &ended, opened);
         for (cause, is_bad, meaning) in CAUSES {
-            let services = weighed(window, netns, cause, (opened, *is_bad));
+            let mut services = weighed(window, netns, cause, (opened, *is_bad));
+            if ended::CAUSES.contains(cause) {
+                services.retain(|(port, _)| !port.is_some_and(|port| ended.contains_key(&port)));
+            }
             if *cause == "refused" {
                 let refusals = services.into_iter().map(|(port, reset)| {
                     let finding = refusals::describe(window, netns, port, &reset);
@@ -160,7 +167,9 @@ fn check(window: &Window) -> Verdict {
                 });
                 found.extend(refusals);
             } else if let Some(reset) = worst(services) {
-                let finding = describe(window, netns, (cause, meaning), &reset);
+                let mut hits = self::services(window, netns, cause);
+                hits.retain(|hit| !hit.port.is_some_and(|port| ended.contains_key(&port)));
+                let finding = describe(window, netns, (cause, meaning, hits), &reset);
                 found.push((reset.count, finding));
             }
         }
@@ -270,11 +279,10 @@ fn services(window: &Window, netns: &Netns, cause: &str) -> Vec<Affected> {
 fn describe(
     window: &Window,
     netns: &Netns,
-    (cause, meaning): (&str, &str),
+    (cause, meaning, mut hits): (&str, &str, Vec<Affected>),
     reset: &Reset,
 ) -> Finding {
     let (count, severity) = (reset.count, reset.severity);
-    let mut hits = services(window, netns, cause);
     let place = hits
         .first()
         .map_or(String::new(), |hit| format!(" ({} {})", hit.kind, hit.name));

@@ -19,8 +19,8 @@ use crate::{
 
 /// Why a connection was refused.
 enum Why {
-    /// Nobody listens there.
-    Nobody,
+    /// Nobody listens there; somebody did when the window began, or not.
+    Nobody { is_gone: bool },
     /// Who listens there cannot be seen from here.
     Elsewhere,
     /// The service listens there, and a firewall of this machine dropped what came for it.
@@ -68,11 +68,16 @@ fn why(window: &Window, netns: &Netns, end: End) -> Why {
         homes.find(|home| places::at_port(home, end.1).next().is_some())
     });
     let Some(home) = home.copied() else {
-        return Why::Nobody;
+        let is_gone = |home: &&Netns| was_there(home, end).is_some_and(|(_, is_gone)| is_gone);
+        return Why::Nobody {
+            is_gone: homes.iter().any(is_gone),
+        };
     };
     let beside: Vec<&Listener> = places::at_port(home, end.1).collect();
     let Some(first) = beside.first() else {
-        return Why::Nobody;
+        return Why::Nobody {
+            is_gone: was_there(home, end).is_some_and(|(_, is_gone)| is_gone),
+        };
     };
     let addresses: BTreeSet<String> = beside
         .iter()
@@ -193,6 +198,46 @@ fn is_reached(window: &Window, netns: &Netns, home: &Netns, end: End) -> bool {
 /// Fewer are chance.
 const LEAST_SEEN: usize = 3;
 
+/// A health check, even one every 200 ms, asks less often than this each second.
+const REAL_USE: f64 = 8.0;
+/// Fewer may be all there are by chance.
+const LEAST_OF_ALL: u64 = 10;
+
+/// Whether an end that is in real use refuses every connect, and those that connect get through nowhere else at that
+/// port (as where a proxy tries another instance). `refused` is how many connects to the port were refused.
+fn is_outage(window: &Window, netns: &Netns, (address, port): End, refused: u64) -> bool {
+    // Of each process: how often it was refused here, and got through elsewhere at the port.
+    let mut processes = BTreeMap::<Owner, [u64; 2]>::new();
+    let (mut here, mut all) = (0, 0);
+    for event in window.events.within("connects", netns.inode) {
+        if event.small("dport") != Some(port) {
+            continue;
+        }
+        let is_here = event.ip("daddr") == Some(address);
+        let process = processes.entry(event.owner()).or_default();
+        if event.is("outcome", "established") {
+            if is_here {
+                return false;
+            }
+            process[1] += 1;
+        } else if event.is("errno", "ECONNREFUSED") {
+            all += 1;
+            if is_here {
+                here += 1;
+                process[0] += 1;
+            }
+        }
+    }
+    // Those that get through elsewhere do not lose all.
+    let kept_out = processes
+        .values()
+        .filter(|[here, through]| through * 2 < *here);
+    let kept_out: u64 = kept_out.map(|[here, _]| here).sum();
+    // What was seen is a sample of what was counted.
+    let times = |part: u64| refused * part / all.max(1);
+    kept_out * 2 > here && times(here) >= LEAST_OF_ALL && window.rate(times(kept_out)) >= REAL_USE
+}
+
 /// How bad it is, what is the matter, and what to do.
 #[expect(
     clippy::too_many_lines,
@@ -206,10 +251,17 @@ fn judged(
 ) -> (Severity, String, String) {
     let port = worst.map_or(0, |(_, port)| port);
     match why {
-        Why::Nobody => (
+        Why::Nobody { is_gone: false } => (
             severity,
             "nobody listens there".to_owned(),
             "start the service, or correct address and port".to_owned(),
+        ),
+        Why::Nobody { is_gone: true } => (
+            severity,
+            "nobody listens there any more".to_owned(),
+            "start the service again, its log says why it ended; or have its clients connect elsewhere, if it was stopped on \
+             purpose"
+                .to_owned(),
         ),
         Why::Elsewhere => (
             severity,
@@ -300,7 +352,20 @@ pub(super) fn describe(
         (None, Some(port)) => format!(" at port {port}"),
         (None, None) => String::new(),
     };
-    let (severity, meaning, advice) = judged(window, why, worst, reset.severity);
+    let is_outage = reset.severity >= Severity::Warning
+        && !matches!(why, Why::Began { .. })
+        && worst.is_some_and(|end| is_outage(window, netns, end, reset.count));
+    let severity = if is_outage {
+        Severity::Critical
+    } else {
+        reset.severity
+    };
+    let (severity, meaning, advice) = judged(window, why, worst, severity);
+    let meaning = if severity == Severity::Critical {
+        format!("no connect to it gets through: {meaning}")
+    } else {
+        meaning
+    };
     if hits.is_empty() {
         hits.push(super::somewhere(netns));
     }

@@ -7,7 +7,7 @@ use super::{
         received::{self, LEAST, Received},
         window::{Netns, Window, endpoint},
     },
-    RULE, Reset,
+    RULE, Reset, ended,
 };
 use crate::report::diagnosis::{Confidence, Finding};
 
@@ -16,7 +16,11 @@ pub(super) fn check(window: &Window, netns: &Netns, opened: u64) -> Vec<(u64, Fi
     let services = received::by_service(window, netns);
     let stale = services
         .into_iter()
-        .filter(|(_, received)| received.closed_ns.len() >= LEAST);
+        .filter(|(_, received)| received.closed_ns.len() >= LEAST)
+        // A service that is gone does not end idle connections.
+        .filter(|(end, received)| {
+            !ended::tells_of(window, netns, *end, received.closed_ns.len() as u64)
+        });
     let found = stale.filter_map(|(end, received)| {
         let count = received.closed_ns.len() as u64;
         let connections = places::connections(window, netns, end.1);

@@ -438,3 +438,125 @@ fn a_port_that_nobody_listens_at_is_no_listener() {
     before.listeners = listeners;
     assert_eq!(name(&window).0, "listener");
 }
+
+#[test]
+fn a_destination_in_use_that_refuses_all_is_critical_and_a_health_check_is_not() {
+    let address: IpAddr = [10, 9, 9, 9].into();
+    let told = |window: &Window| {
+        let found = window.findings();
+        let found = found.iter().find(|found| found.id == "resets").unwrap();
+        (found.severity, found.summary.clone())
+    };
+    let through = |to: [u8; 4], pid: u64| {
+        [
+            ("outcome", Value::Word("established")),
+            ("daddr", Value::Ip(to.into())),
+            ("dport", Value::Unsigned(8090)),
+            ("comm", Value::Text("webapp".into())),
+            ("pid", Value::Unsigned(pid)),
+        ]
+    };
+    let mut window = quiet();
+    refused_at(&mut window, address, "webapp", 300);
+    let (severity, summary) = told(&window);
+    assert_eq!(severity, Severity::Critical);
+    assert!(
+        summary.contains("no connect to it gets through"),
+        "{summary}"
+    );
+    // Others get through at another address.
+    window.event("connects", 300, &through([10, 9, 9, 8], 7));
+    assert_eq!(told(&window).0, Severity::Critical);
+    // It tries another instance itself.
+    let mut proxy = window.clone();
+    proxy.event("connects", 300, &through([10, 9, 9, 8], 1));
+    assert_eq!(told(&proxy).0, Severity::Warning);
+    // One of them gets through.
+    window.event("connects", 1, &through([10, 9, 9, 9], 1));
+    assert_eq!(told(&window).0, Severity::Warning);
+    // Five a second are checks, as far as anybody knows.
+    let mut window = quiet();
+    refused_at(&mut window, address, "haproxy", 50);
+    assert_eq!(told(&window).0, Severity::Warning);
+}
+
+/// What clients of a service at port 9400 sent after its end: resets there and at the client, by cause.
+fn used_after_end(window: &mut Window) {
+    let ends = |local: ([u8; 4], u64), remote: ([u8; 4], u64)| {
+        vec![
+            ("saddr", Value::Ip(local.0.into())),
+            ("sport", Value::Unsigned(local.1)),
+            ("daddr", Value::Ip(remote.0.into())),
+            ("dport", Value::Unsigned(remote.1)),
+        ]
+    };
+    for (cause, first, count) in [("data-after-close", 41_000, 20), ("time-wait", 42_000, 60)] {
+        let group = [
+            ("direction", Value::Word("sent")),
+            ("cause", Value::Word(cause)),
+            ("service_port", Value::Unsigned(9400)),
+        ];
+        window.total("resets", count, &group);
+        for port in first..first + count {
+            let mut sent = ends(([10, 0, 0, 1], 9400), ([10, 0, 0, 2], port));
+            sent.extend([
+                ("direction", Value::Word("sent")),
+                ("cause", Value::Word(cause)),
+            ]);
+            window.event("resets", 1, &sent);
+            let mut received = ends(([10, 0, 0, 2], port), ([10, 0, 0, 1], 9400));
+            received.extend([
+                ("direction", Value::Word("received")),
+                ("state", Value::Word("CLOSE-WAIT")),
+                ("idle_ns", Value::Unsigned(2_000_000_000)),
+                ("comm", Value::Text("pool".into())),
+                ("pid", Value::Unsigned(7)),
+            ]);
+            window.event("resets", 1, &received);
+        }
+    }
+    lives(window, 9400, "fin", 100);
+}
+
+#[test]
+fn a_service_that_ended_with_connections_open_is_a_note_that_names_it_and_its_clients() {
+    let mut window = quiet();
+    window.listen(9400, 128, &[0; 10]);
+    window.netns().after.addresses = [1, 2].map(|host| [10, 0, 0, host].into()).into();
+    window.netns().before = window.netns().after.clone();
+    window.processes_before = window.processes.clone();
+    used_after_end(&mut window);
+    // It is there: its way to close is at fault, and the pool's.
+    let found = &window.findings()[0];
+    assert_eq!(found.severity, Severity::Warning);
+    assert!(!found.summary.contains("listened"), "{}", found.summary);
+    let told = |window: &Window, words: &[&str]| {
+        let found = window.findings();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!((found[0].id, found[0].severity), ("resets", Severity::Info));
+        for word in words {
+            assert!(found[0].summary.contains(word), "{}", found[0].summary);
+        }
+        assert!(!found[0].fixes[0].text.contains("shutdown, then read"));
+    };
+    let ended = "server (pid 100) that listened at 10.0.0.1:9400 ended or closed its listener";
+    let words = [
+        "nobody listens there any more",
+        "connections of pool",
+        "80 times",
+    ];
+    // Somebody else listens there now.
+    let mut anew = window.clone();
+    anew.sockets().listeners[0].ino += 1;
+    told(&anew, &["was replaced by another"]);
+    window.sockets().listeners.clear();
+    window.processes.by_pid.clear();
+    told(&window, &[&[ended][..], &words].concat());
+    // Some of them had not heard of its end when they sent.
+    let mut crossed = window.clone();
+    received(&mut crossed, ([10, 0, 0, 1], 9400), 60);
+    told(&crossed, &words[..1]);
+    // It ended before the window.
+    window.netns().before = window.netns().after.clone();
+    told(&window, &["is gone, and nobody listens there"]);
+}

@@ -9,7 +9,7 @@ use super::{
         sizing::median,
         window::{Netns, Window, endpoint},
     },
-    CAUSES, RULE, Reset,
+    CAUSES, RULE, Reset, ended,
 };
 use crate::report::diagnosis::{Affected, Confidence, Finding};
 
@@ -32,6 +32,9 @@ pub(super) fn check(window: &Window, netns: &Netns, opened: u64) -> Vec<(u64, Fi
         // The events are a sample of what was counted.
         let counted = received::counted(window, netns, end.1).max(of);
         let count = counted * seen / of;
+        if ended::tells_of(window, netns, *end, count) {
+            return None;
+        }
         let connections = places::connections(window, netns, end.1);
         let connections = if connections == 0 {
             opened
