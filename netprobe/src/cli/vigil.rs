@@ -33,7 +33,7 @@ use crate::{
     },
     observe::{clock::unix_ns, namespaces::Namespace},
     report::{
-        Cost as Spent, Probe,
+        Probe,
         diagnosis::{Cost, Diagnosis, Host},
     },
 };
@@ -196,8 +196,11 @@ impl Vigil {
         self.told_cpu = cpu_until_now;
         let diagnosis = Diagnosis {
             cost: Cost {
+                cpu_percent: spent.percent()
+                    * f64::from(u32::try_from(host.cpus).unwrap_or(u32::MAX)),
                 cpu_time,
-                ..cost(&spent, &host, ended)
+                rss_kib: largest_rss_kib(),
+                verdict: ended.elapsed(),
             },
             host,
             started_unix_ns: begin.unix_ns,
@@ -275,15 +278,6 @@ fn steady(session: &Session) -> Result<Vec<Probe>> {
         }
     }
     Ok(probes)
-}
-
-fn cost(spent: &Spent, host: &Host, ended: Instant) -> Cost {
-    Cost {
-        cpu_percent: spent.percent() * f64::from(u32::try_from(host.cpus).unwrap_or(u32::MAX)),
-        cpu_time: Duration::ZERO,
-        rss_kib: largest_rss_kib(),
-        verdict: ended.elapsed(),
-    }
 }
 
 fn host() -> Host {

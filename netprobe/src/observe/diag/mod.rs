@@ -242,7 +242,7 @@ impl SocketTable {
             let pauses = u64::from(info.idle_ms) * 1000 > u64::from(info.rto_us);
             self.pausing += u64::from(is_long && pauses && info.bytes_acked >= MUCH);
         }
-        if let (true, Some(info)) = (socket.is_unanswered(), socket.info)
+        if let Some(info) = socket.unanswered()
             && info.backed_off >= IN_VAIN
             && let Some(bytes) = socket.waiting_bytes()
             && let Some(path) = bounded(&mut self.paths, socket.remote, Path::default())
@@ -333,7 +333,7 @@ impl SocketTable {
         if let (ESTABLISHED, Some(info)) = (socket.state, socket.info) {
             self.add_quietness(socket, info);
         }
-        if let (true, Some(info)) = (socket.is_unanswered(), socket.info) {
+        if let Some(info) = socket.unanswered() {
             let connection = (socket.remote, socket.remote_port, socket.local_port);
             let unanswered = Unanswered::default();
             if let Some(unanswered) = bounded(&mut self.unanswered, connection, unanswered) {

@@ -44,10 +44,10 @@ impl Socket {
             .map(|info| info.since_sent_ms)
     }
 
-    /// Whether something waits to be acknowledged, after a timeout.
-    pub(super) fn is_unanswered(&self) -> bool {
-        let is_late = self.info.is_some_and(|info| info.backed_off > 0);
-        is_late && self.timer == RETRANSMIT && SENDING.contains(&self.state)
+    /// What is known of it, if something waits to be acknowledged after a timeout.
+    pub(super) fn unanswered(&self) -> Option<Info> {
+        let is_sending = self.timer == RETRANSMIT && SENDING.contains(&self.state);
+        self.info.filter(|info| is_sending && info.backed_off > 0)
     }
 
     /// Bytes of data in each segment that waits to be acknowledged, on average. A FIN of its own has none.
