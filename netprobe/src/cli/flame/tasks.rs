@@ -303,11 +303,9 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
         Source::Blocks { .. } => "blocks",
     };
     let lost = tally.map_full + tally.collisions;
-    let unwanted = unwanted(run, collected, &naming);
-    log::debug!(
-        "{}",
-        account(tally, collected.lasting.len() as u64, unwanted)
-    );
+    let lasting = collected.lasting.len() as u64;
+    let told = || account(tally, lasting, unwanted(run, collected, &naming));
+    log::debug!("{}", told());
     Flame {
         title: graph.title.to_owned(),
         subtitle: format!(
