@@ -38,6 +38,11 @@ impl Sampling {
         copies: 0,
         copy_ns_per_kib: 0,
     };
+
+    /// Whether blocks are timed.
+    pub const fn times_blocks(&self) -> bool {
+        self.max_block_us != 0
+    }
 }
 
 /// What a task can be wanted for.
@@ -129,6 +134,8 @@ pub const COLLISION: i32 = -17;
 /// Stacks of this kind were not asked for.
 pub const NOT_ASKED: i32 = -1000;
 
+/// The stack was left out, to keep the cost low.
+pub const LEFT_OUT: i32 = -1002;
 /// The stack was copied: it is in the ring, under the id of the thread.
 pub const COPIED: i32 = -1001;
 
@@ -136,12 +143,16 @@ pub const COPIED: i32 = -1001;
 pub const STACK_DEPTH: usize = 127;
 
 record! {
-    /// A task that is blocked.
+    /// A task that is blocked, or was.
     pub struct Blocked {
-        /// Since when, in nanoseconds of `CLOCK_MONOTONIC`.
+        /// Since when, in nanoseconds of `CLOCK_MONOTONIC`; 0 of one that is not any more.
         pub since_ns: u64,
         /// Where.
         pub stack: TaskStack,
+        /// The place of its thread and call among those whose blocks may be expected to be short.
+        pub place: u32,
+        /// Reserved, zero.
+        pub reserved: u32,
     }
 }
 
@@ -217,6 +228,8 @@ record! {
         pub not_copied: u64,
         /// Bytes that were copied.
         pub copied_bytes: u64,
+        /// Blocks whose stacks were left out to keep the cost low; they are `counted`, or `short`.
+        pub left_out: u64,
     }
 }
 
@@ -234,6 +247,7 @@ impl Tally {
         sent: 0,
         not_copied: 0,
         copied_bytes: 0,
+        left_out: 0,
     };
 
     /// Adds the counts of another CPU.
@@ -249,6 +263,7 @@ impl Tally {
         self.sent += other.sent;
         self.not_copied += other.not_copied;
         self.copied_bytes += other.copied_bytes;
+        self.left_out += other.left_out;
     }
 
     /// Firings that none of the outcomes explains, with `lasting` blocks that have not ended.

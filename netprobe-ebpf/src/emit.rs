@@ -23,7 +23,8 @@ use netprobe_common::{
 use crate::{
     groups::count_group,
     maps::{
-        CONFIG, EVENTS, REMEMBERED, SENT, add, add_alone, counters, frozen, is_alone, level, value,
+        CONFIG, EVENTS, FOLLOWED, REMEMBERED, SENT, add, add_alone, counters, frozen, is_alone,
+        level, value,
     },
     stacks,
     subgroups::{self, Subject},
@@ -77,6 +78,17 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
     sighting: &Sighting<'_, impl Subject>,
     fill: impl FnOnce(&mut T, i32),
 ) {
+    publish_if(true, ctx, sighting, fill);
+}
+
+/// As [`publish`], but sends the event only if it `may_send` it.
+#[inline(always)]
+pub(crate) fn publish_if<T: Event, C: StackIdContext>(
+    may_send: bool,
+    ctx: &C,
+    sighting: &Sighting<'_, impl Subject>,
+    fill: impl FnOnce(&mut T, i32),
+) {
     let Some(counters) = counters(T::KIND) else {
         return;
     };
@@ -107,7 +119,7 @@ pub(crate) fn publish<T: Event, C: StackIdContext>(
     }
     if frozen(&CONFIG.detail) == 0 {
         tally(T::KIND, &mut counters.aggregated);
-    } else if is_left_out(T::KIND, &sighting.key, level, counters.fired) {
+    } else if !may_send || is_left_out(T::KIND, &sighting.key, level, counters.fired) {
         tally(T::KIND, &mut counters.sampled_out);
     } else if send::<T>(counters.delivered, |record| fill(record, stack)) {
         tally(T::KIND, &mut counters.delivered);
@@ -146,6 +158,18 @@ pub(crate) fn is_enough_remembered() -> bool {
         SPARSE_EVENTS
     };
     is_enough(REMEMBERED, most)
+}
+
+/// Whether so few connects are sent, because cost is to be kept low, that most need not be followed to their end.
+#[inline(always)]
+pub(crate) fn follows_few() -> bool {
+    is_sparse(Kind::Connects) && level() >= LEVEL_SAMPLED
+}
+
+/// Whether of the connects that begin in this slice of time on this CPU enough are followed: as many as may be sent.
+#[inline(always)]
+pub(crate) fn is_enough_followed() -> bool {
+    follows_few() && is_enough(FOLLOWED, TRICKLE_EVENTS)
 }
 
 /// Room for the events of a slice of time.

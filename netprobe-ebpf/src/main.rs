@@ -22,6 +22,8 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+mod budget;
+#[cfg(target_arch = "bpf")]
 mod cgroups;
 #[cfg(target_arch = "bpf")]
 mod emit;
@@ -45,6 +47,8 @@ mod packet;
 mod probes;
 #[cfg(target_arch = "bpf")]
 mod sampling;
+#[cfg(target_arch = "bpf")]
+mod shorts;
 #[cfg(target_arch = "bpf")]
 mod sock;
 #[cfg(target_arch = "bpf")]

@@ -146,12 +146,15 @@ pub(crate) static CANDIDATES: PerCpuArray<Candidates> = PerCpuArray::with_max_en
 pub(crate) static WINDOW: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Events of a kind that were sent on this CPU in a slice of time, where only a sample is; and after them, connections
-/// that were remembered. Cannot be full.
+/// that were remembered, and connects that were followed. Cannot be full.
 #[map]
-pub(crate) static SENT: PerCpuArray<u64> = PerCpuArray::with_max_entries(REMEMBERED + 1, 0);
+pub(crate) static SENT: PerCpuArray<u64> = PerCpuArray::with_max_entries(FOLLOWED + 1, 0);
 
-/// Where that is in `SENT`.
+/// Where connections that were remembered are in `SENT`.
 pub(crate) const REMEMBERED: u32 = Kind::ALL.len() as u32;
+
+/// Where connects that were followed are in `SENT`.
+pub(crate) const FOLLOWED: u32 = REMEMBERED + 1;
 
 /// What is left out to keep the cost low, see `netprobe_common::config`. Cannot be full.
 #[map]

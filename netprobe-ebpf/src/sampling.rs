@@ -34,7 +34,7 @@ static MORE_STACKS: StackTrace = StackTrace::with_max_entries(4096, 0);
 pub(crate) static TASK_STACKS: PerCpuHashMap<TaskStack, Count> =
     PerCpuHashMap::with_max_entries(8192, 0);
 
-/// Blocked tasks, by thread id. Full: counted as `map_full`.
+/// Tasks that are blocked or were before, by thread id. Full: counted as `map_full`.
 #[map]
 pub(crate) static BLOCKED: HashMap<u32, Blocked> = HashMap::with_max_entries(8192, 0);
 
@@ -90,25 +90,37 @@ fn netns() -> u32 {
     Probed.field(net, Field::NetInum)
 }
 
-/// Where the running task is, in the kernel and above. A user stack that is [`COPIED`] is in the ring, with the time
-/// `ns` that it stands for.
+/// Which task runs, without its stack, which is left out or not taken yet.
 #[inline(always)]
-pub(crate) fn stack<C: StackIdContext>(ctx: &C, tally: &mut Tally, ns: u64) -> TaskStack {
-    const BPF_F_USER_STACK: u64 = 1 << 8;
+pub(crate) fn who(stack: i32) -> TaskStack {
     let mut key = TaskStack::zeroed();
-    key.kernel = NOT_ASKED;
-    key.user = NOT_ASKED;
-    if frozen(&CONFIG.sampling.kernel) != 0 {
-        key.kernel = stack_id(ctx, tally, 0);
-    }
+    key.kernel = stack;
+    key.user = stack;
     key.pid = task::pid();
     if frozen(&CONFIG.sampling.netns) != 0 {
         key.netns = netns();
     }
     key.comm = task::comm();
+    key
+}
+
+/// Where the running task is, in the kernel and above. A user stack that is [`COPIED`] is in the ring, with the time
+/// `ns` that it stands for; it is not if that leaves less than `reserve_ns` of the budget of copies.
+#[inline(always)]
+pub(crate) fn stack<C: StackIdContext>(
+    ctx: &C,
+    tally: &mut Tally,
+    ns: u64,
+    reserve_ns: u64,
+) -> TaskStack {
+    const BPF_F_USER_STACK: u64 = 1 << 8;
+    let mut key = who(NOT_ASKED);
+    if frozen(&CONFIG.sampling.kernel) != 0 {
+        key.kernel = stack_id(ctx, tally, 0);
+    }
     if frozen(&CONFIG.sampling.user) != 0 {
         announce(key.pid);
-        key.user = if stack_copies::send(&key, ns, tally) {
+        key.user = if stack_copies::send(&key, ns, reserve_ns, tally) {
             COPIED
         } else {
             stack_id(ctx, tally, BPF_F_USER_STACK)

@@ -3,12 +3,12 @@
 //!
 //! A stack is copied page by page from the stack pointer on, as far as it is in memory, within a budget of bytes
 //! per second on each CPU. Who gets no copy is told so, and follows frame pointers instead. Of blocks only the end tells
-//! whether they were worth it: half of the budget is kept for those that were long the last times.
+//! whether they were worth it: half of the budget is kept for those that are not expected to be short.
 
 use aya_ebpf::{
     helpers::bpf_get_current_pid_tgid,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{HashMap, PerCpuArray},
 };
 use netprobe_common::{
     offsets::{ABSENT, Field},
@@ -17,8 +17,9 @@ use netprobe_common::{
 };
 
 use crate::{
+    budget,
     emit::{now, task},
-    load::{Load, Probed, copy_user, offset_of},
+    load::{Load, Probed, Typed, copy_user, offset_of},
     maps::{CONFIG, EVENTS, add, frozen, value},
 };
 
@@ -34,20 +35,6 @@ static COPY_DUE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static FRAMED: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 
-/// How many of a thread's last blocks in a kernel stack were short, in a row. The place is by a hash of both, and others
-/// may share it, which costs copies only. Cannot be full.
-#[map]
-static SHORTS: Array<u32> = Array::with_max_entries(SHORTS_PLACES, 0);
-const SHORTS_PLACES: u32 = 4096;
-
-/// So many short blocks in a row, and the next one is thought to be short too.
-const SHORTS_TELL: u32 = 4;
-/// A block is short below this, or below what is asked for.
-const SHORT_NS: u64 = 1_000_000;
-
-/// What may be copied at once after a calm, as time.
-const BURST_NS: u64 = 250_000_000;
-
 /// The reader looks by itself.
 const NO_WAKEUP: u64 = 1;
 
@@ -58,13 +45,15 @@ const PADDINGS: [u64; 2] = [0, 16];
 /// Code and stack segments of a 64-bit program, and where they are in the registers.
 const USER_CODE: u64 = 0x33;
 const USER_DATA: u64 = 0x2b;
+const INSTRUCTION_POINTER: usize = 16;
 const CODE_SEGMENT: usize = 17;
 const STACK_POINTER: usize = 19;
 const STACK_SEGMENT: usize = 20;
 
-/// Sends a copy of the user stack of the running task; false if it is to be walked instead.
+/// Sends a copy of the user stack of the running task, of a sample that stands for `ns` or a block that begins, if that
+/// leaves `reserve_ns` of the budget; false if it is to be walked instead.
 #[inline(always)]
-pub(crate) fn send(stack: &TaskStack, ns: u64, tally: &mut Tally) -> bool {
+pub(crate) fn send(stack: &TaskStack, ns: u64, reserve_ns: u64, tally: &mut Tally) -> bool {
     if frozen(&CONFIG.sampling.copies) == 0 || FRAMED.get_ptr(stack.pid).is_some() {
         return false;
     }
@@ -76,14 +65,7 @@ pub(crate) fn send(stack: &TaskStack, ns: u64, tally: &mut Tally) -> bool {
         return false;
     }
     let now = now();
-    // A sample stands for some time, a block not yet.
-    let is_block = ns == 0;
-    let reserve = if is_block && is_mostly_short(stack) {
-        BURST_NS / 2
-    } else {
-        0
-    };
-    if *due + reserve > now {
+    if !budget::allows(*due, reserve_ns, now) {
         add(&mut tally.not_copied, 1);
         return false;
     }
@@ -106,39 +88,8 @@ pub(crate) fn send(stack: &TaskStack, ns: u64, tally: &mut Tally) -> bool {
     }
     add(&mut tally.copied_bytes, bytes as u64);
     let cost = ((bytes as u64) >> 10) * u64::from(frozen(&CONFIG.sampling.copy_ns_per_kib));
-    *due = now.saturating_sub(BURST_NS).max(*due) + cost;
+    budget::spend(due, cost, now);
     true
-}
-
-/// Remembers how long a block of `thread` was.
-#[inline(always)]
-pub(crate) fn learn(thread: u32, kernel: i32, blocked_ns: u64, least_ns: u64) {
-    if frozen(&CONFIG.sampling.copies) == 0 {
-        return;
-    }
-    let Some(shorts) = value(SHORTS.get_ptr_mut(place(thread, kernel))) else {
-        return;
-    };
-    *shorts = if blocked_ns < least_ns || blocked_ns < SHORT_NS {
-        shorts.wrapping_add(1).max(1)
-    } else {
-        0
-    };
-}
-
-/// Whether the last blocks of the running task in this kernel stack were short.
-#[inline(always)]
-fn is_mostly_short(stack: &TaskStack) -> bool {
-    let thread = bpf_get_current_pid_tgid() as u32;
-    let shorts = value(SHORTS.get_ptr_mut(place(thread, stack.kernel)));
-    shorts.is_some_and(|shorts| *shorts >= SHORTS_TELL)
-}
-
-#[inline(always)]
-fn place(thread: u32, kernel: i32) -> u32 {
-    // By the golden ratio, whose upper bits are well mixed.
-    let mixed = (thread ^ (kernel as u32).rotate_left(16)).wrapping_mul(0x9e37_79b1);
-    (mixed >> 16) % SHORTS_PLACES
 }
 
 /// Tells that the block of `thread`, whose stack was copied, is over.
@@ -170,6 +121,19 @@ fn registers(registers: &mut [u64; 21]) -> bool {
         }
     }
     false
+}
+
+/// Something that tells the calls of a task to the kernel apart: where it left user mode, and how deep in its stack.
+#[inline(always)]
+pub(crate) fn call(task: u64) -> u64 {
+    if offset_of(Field::TaskStack) == ABSENT {
+        return 0;
+    }
+    let stack: u64 = Typed.field(task, Field::TaskStack);
+    let at = stack + KERNEL_STACK - size_of::<[u64; 21]>() as u64;
+    let words: [u64; STACK_POINTER - INSTRUCTION_POINTER + 1] =
+        Probed.at(at, (INSTRUCTION_POINTER * size_of::<u64>()) as u64);
+    words[0] ^ words[STACK_POINTER - INSTRUCTION_POINTER].rotate_left(32)
 }
 
 /// Copies what can be read of the stack; returns how many pages.

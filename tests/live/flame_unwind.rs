@@ -60,6 +60,27 @@ fn short_blocks_leave_the_copies_to_long_ones() {
 }
 
 #[test]
+fn where_cost_is_kept_low_short_blocks_leave_the_stacks_to_long_ones() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let Some(program) = build(folder.path(), "wait-cheap", &UNFRAMED) else {
+        return;
+    };
+    let graph = ["offcpu", "--max-overhead", "0.01%", "--comm", "wait-cheap"];
+    let stacks = draw(&graph, || Burner::start(&program, "flurry", 4));
+    let waited_us = |part: &str| -> u64 {
+        let those = stacks.iter().filter(|(stack, _)| stack.contains(part));
+        those.map(|(_, us)| us).sum()
+    };
+    // A hundred times 20 ms, and 60 us or more in between, two hundred times each.
+    assert!(waited_us(";wait_long;") > 1_900_000, "{stacks:#?}");
+    assert!(
+        waited_us("wait-cheap;[no stack, to stay cheap]") > 100_000,
+        "{stacks:#?}"
+    );
+    assert!(waited_us("wait-cheap;") > 3_000_000, "{stacks:#?}");
+}
+
+#[test]
 fn by_frame_pointers_only_stacks_without_them_are_labelled() {
     let folder = tempfile::tempdir().expect("make a folder");
     let Some(program) = build(folder.path(), "burn-walk", &UNFRAMED) else {

@@ -24,7 +24,7 @@ use netprobe_common::{
 
 use crate::{
     cgroups,
-    emit::{Filtered, Sighting, account, publish},
+    emit::{Filtered, Sighting, account, follows_few, is_enough_followed, publish_if},
     filter, inflight,
     load::{Load, Probed, Typed},
     maps::{CANDIDATES, CONFIG, CONNECTS, WINDOW, add, counters, frozen, value},
@@ -245,7 +245,7 @@ fn track(sk: u64, pending: &Pending) {
 
 #[inline(always)]
 fn on_state(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8, new: u8) {
-    if new == TCP_SYN_SENT {
+    if new == TCP_SYN_SENT && !is_enough_followed() {
         let mut pending = begin(sock);
         pending.family = sock.family();
         pending.daddr = sock.peer_address(pending.family);
@@ -443,7 +443,10 @@ fn try_finish<L: Load, C: StackIdContext>(
     let comm = pending
         .as_ref()
         .map_or([0; 16], |pending| pending.owner.comm);
-    publish::<Connect, _>(
+    // Of one that was not followed neither its caller nor its beginning is known.
+    let may_send = pending.is_some() || !follows_few();
+    publish_if::<Connect, _>(
+        may_send,
         ctx,
         &Sighting {
             key,

@@ -34,7 +34,7 @@ pub(crate) fn cpu(ctx: PerfEventContext) -> i32 {
         add(&mut tally.filtered, 1);
         return 0;
     }
-    let key = stack(&ctx, tally, ns);
+    let key = stack(&ctx, tally, ns, 0);
     if key.user == COPIED {
         add(&mut tally.sent, 1);
     } else if count(&TASK_STACKS, &key, ns) {

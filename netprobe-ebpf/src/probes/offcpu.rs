@@ -4,20 +4,32 @@
 //! waiting for a CPU after the wake-up is part of it.
 
 use aya_ebpf::{
-    helpers::bpf_get_current_pid_tgid, macros::btf_tracepoint, programs::BtfTracePointContext,
+    helpers::bpf_get_current_pid_tgid,
+    macros::{btf_tracepoint, map},
+    maps::PerCpuArray,
+    programs::BtfTracePointContext,
 };
 use netprobe_common::{
+    config::LEVEL_NO_STACKS,
     offsets::Field,
-    samples::{Blocked, COPIED, Tally},
+    samples::{Blocked, COPIED, LEFT_OUT, Tally},
 };
 
 use crate::{
+    budget,
     emit::now,
     load::{Load, Typed, has},
-    maps::{CONFIG, add, count, frozen, value},
-    sampling::{BLOCKED, TASK_STACKS, admits, stack, tally},
-    stack_copies,
+    maps::{CONFIG, add, count, frozen, level, value},
+    sampling::{BLOCKED, TASK_STACKS, admits, stack, tally, who},
+    shorts, stack_copies,
 };
+
+/// When the stacks taken on this CPU are paid for, where cost is to be kept low. Cannot be full.
+#[map]
+static STACKS_DUE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// What a stack costs of that budget: two thousand a second take half a percent of a CPU.
+const STACK_NS: u64 = 500_000;
 
 /// The task's last time on a CPU is over.
 const TASK_DEAD: u32 = 0x80;
@@ -40,8 +52,12 @@ fn begin(ctx: &BtfTracePointContext, tally: &mut Tally) {
     let previous: u64 = ctx.arg(1);
     let thread = bpf_get_current_pid_tgid() as u32;
     let state = state(previous);
+    if is_preempted & 1 != 0 || thread == 0 || state == 0 {
+        return;
+    }
     // What is dead does not wait for anything.
-    if is_preempted & 1 != 0 || thread == 0 || state == 0 || state & TASK_DEAD != 0 {
+    if state & TASK_DEAD != 0 {
+        let _not_known = BLOCKED.remove(thread);
         return;
     }
     add(&mut tally.taken, 1);
@@ -49,14 +65,48 @@ fn begin(ctx: &BtfTracePointContext, tally: &mut Tally) {
         add(&mut tally.filtered, 1);
         return;
     }
-    let blocked = Blocked {
-        since_ns: now(),
-        stack: stack(ctx, tally, 0),
+    let since_ns = now();
+    let place = shorts::place(thread, stack_copies::call(previous));
+    let reserve_ns = if shorts::is_expected(place) {
+        budget::RESERVE_NS
+    } else {
+        0
     };
-    if BLOCKED.insert(thread, blocked, 0).is_err() {
+    let stack = if is_left_out(reserve_ns, since_ns) {
+        add(&mut tally.left_out, 1);
+        who(LEFT_OUT)
+    } else {
+        stack(ctx, tally, 0, reserve_ns)
+    };
+    let blocked = Blocked {
+        since_ns,
+        stack,
+        place,
+        reserved: 0,
+    };
+    // It stays there from block to block, which spares the map's lock.
+    if let Some(last) = value(BLOCKED.get_ptr_mut(thread)) {
+        *last = blocked;
+    } else if BLOCKED.insert(thread, blocked, 0).is_err() {
         // How long it will have been blocked nobody will know.
         add(&mut tally.map_full, 1);
     }
+}
+
+/// Whether there is no budget for this stack.
+#[inline(always)]
+fn is_left_out(reserve_ns: u64, now: u64) -> bool {
+    if level() < LEVEL_NO_STACKS {
+        return false;
+    }
+    let Some(due) = value(STACKS_DUE.get_ptr_mut(0)) else {
+        return false;
+    };
+    if !budget::allows(*due, reserve_ns, now) {
+        return true;
+    }
+    budget::spend(due, STACK_NS, now);
+    false
 }
 
 /// The state of a task; 0 is running.
@@ -76,14 +126,20 @@ fn end(tally: &mut Tally, thread: u32) {
     let Some(blocked) = value(BLOCKED.get_ptr_mut(thread)) else {
         return;
     };
-    let Blocked { since_ns, stack } = *blocked;
-    if BLOCKED.remove(thread).is_err() {
+    let Blocked {
+        since_ns,
+        stack,
+        place,
+        ..
+    } = *blocked;
+    if since_ns == 0 {
         return;
     }
+    blocked.since_ns = 0;
     let blocked_ns = now().saturating_sub(since_ns);
     let least_ns = u64::from(frozen(&CONFIG.sampling.min_block_us)) * 1000;
     let most_ns = u64::from(frozen(&CONFIG.sampling.max_block_us)) * 1000;
-    stack_copies::learn(thread, stack.kernel, blocked_ns, least_ns);
+    shorts::learn(place, blocked_ns, least_ns);
     if blocked_ns < least_ns || blocked_ns > most_ns {
         add(&mut tally.short, 1);
     } else if stack.user == COPIED && stack_copies::send_end(thread, blocked_ns) {

@@ -170,11 +170,7 @@ impl Meter {
 
     /// Whether so few events came since this was last asked that to leave some out would save nothing.
     fn has_few_events(&mut self, session: &Session, elapsed: Duration) -> bool {
-        let counters = session.all_counters();
-        let before = std::mem::replace(
-            &mut self.events,
-            counters.fired.saturating_sub(counters.filtered),
-        );
+        let before = std::mem::replace(&mut self.events, session.wanted_until_now());
         let came = u128::from(self.events.saturating_sub(before));
         came * 1000 < elapsed.as_millis() * u128::from(FEW)
     }
@@ -273,6 +269,9 @@ fn announcement(level: u32, config: &Config) -> &'static str {
         0 => "everything is shown again",
         2 if config.sparse != 0 => {
             "a few events of each kind are looked at from now on, all are counted"
+        }
+        1 if config.sampling.times_blocks() => {
+            "of waits that are mostly short few stacks are taken from now on, all are timed"
         }
         1 => "no stacks from now on",
         2 => "one event of 61 is shown from now on, all are counted",

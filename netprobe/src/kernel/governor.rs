@@ -86,7 +86,10 @@ impl Governor {
 
 /// What programs with these settings can leave out.
 const fn levels(config: &Config) -> &'static [u32] {
-    let has_stacks = config.stack != 0 || config.flame != 0 || config.by & BY_STACK != 0;
+    let has_stacks = config.stack != 0
+        || config.flame != 0
+        || config.by & BY_STACK != 0
+        || config.sampling.times_blocks();
     // Where a few events of each kind are still sent at that level, to send none would save nothing.
     if config.governed != 0 && config.sparse != 0 {
         return if has_stacks {
@@ -155,6 +158,18 @@ mod tests {
             let levels: Vec<u32> = (0..6).filter_map(|_| governor.note(SECOND, 0.5)).collect();
             assert_eq!(levels, expected, "{by}");
         }
+    }
+
+    #[test]
+    fn blocks_are_timed_without_stacks() {
+        let mut config = Config {
+            governed: 1,
+            ..Config::zeroed()
+        };
+        config.sampling.max_block_us = 1;
+        let mut governor = Governor::new(0.01, &config);
+        let levels: Vec<u32> = (0..6).filter_map(|_| governor.note(SECOND, 0.5)).collect();
+        assert_eq!(levels, [LEVEL_NO_STACKS]);
     }
 
     #[test]

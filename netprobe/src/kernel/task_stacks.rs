@@ -6,7 +6,7 @@ use netprobe_common::{
     counters::Count,
     record::read,
     samples::{
-        BlockEnd, Blocked, COLLISION, COPIED, NO_SUCH_STACK, NOT_ASKED, PAGE, SECOND_MAP,
+        BlockEnd, Blocked, COLLISION, COPIED, LEFT_OUT, NO_SUCH_STACK, NOT_ASKED, PAGE, SECOND_MAP,
         StackCopy, Tally, TaskStack, WantedKey,
     },
 };
@@ -143,7 +143,7 @@ impl TaskStacks {
     /// The stack with this id.
     pub fn read(&self, id: i32) -> Addresses {
         let (map, id) = match id {
-            NO_SUCH_STACK | NOT_ASKED => return Addresses::None,
+            NO_SUCH_STACK | NOT_ASKED | LEFT_OUT => return Addresses::None,
             COLLISION => return Addresses::Collision,
             COPIED => return Addresses::Unended,
             id if id < 0 => return Addresses::Failed(-id),
@@ -172,7 +172,9 @@ pub fn collected(session: &mut Session) -> Result<Collected> {
     let mut lasting = Vec::new();
     for entry in &map {
         let (thread, Wire(blocked)) = entry.context("read BLOCKED")?;
-        lasting.push((thread, blocked));
+        if blocked.since_ns != 0 {
+            lasting.push((thread, blocked));
+        }
     }
     let tally = tally(session)?;
     Ok(Collected {
@@ -189,12 +191,8 @@ pub fn stacks(session: &Session) -> Result<Vec<TaskStack>> {
 }
 
 /// What became of every firing until now.
-pub fn tally(session: &mut Session) -> Result<Tally> {
-    let map = session
-        .ebpf()
-        .map("TALLY")
-        .ok_or_else(|| anyhow!("no map TALLY"))?;
-    let map: PerCpuArray<_, Wire<Tally>> = PerCpuArray::try_from(map)?;
+pub fn tally(session: &Session) -> Result<Tally> {
+    let map: PerCpuArray<_, Wire<Tally>> = PerCpuArray::try_from(session.map("TALLY")?)?;
     let mut tally = Tally::ZERO;
     for Wire(one) in map.get(&0, 0).context("read TALLY")?.iter() {
         tally.add(one);

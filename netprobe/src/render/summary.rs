@@ -173,7 +173,7 @@ pub fn price(cost: &Cost) -> String {
         let _infallible = write!(line, ", above the limit of {} %", cost.limit_percent);
     }
     let what = [
-        "no stacks",
+        "few or no stacks",
         "one event of 61",
         "no events",
         "flows and owners not told apart",

@@ -126,6 +126,36 @@ pub(super) fn of_lost(lost: &Share) -> Option<String> {
     })
 }
 
+/// Waits without a stack, because netprobe was to stay cheap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct LeftOut {
+    /// How many.
+    pub(super) waits: u64,
+    /// How long, in nanoseconds.
+    pub(super) ns: u64,
+    /// How long all waits were.
+    pub(super) all_ns: u64,
+}
+
+/// What is not known of waits without a stack; for a graph that shows only those within a function, that they may have
+/// been there.
+pub(super) fn of_left_out(left_out: LeftOut, is_within: bool, limit: f64) -> Option<String> {
+    let percent = percent(left_out.ns, left_out.all_ns);
+    let limit = limit * 100.0;
+    if is_within && left_out.waits > 0 {
+        return Some(format!(
+            "{} waits are not drawn that may belong here: their stacks were left out to keep to --max-overhead {limit} %",
+            left_out.waits
+        ));
+    }
+    (percent > EXPLAIN_PERCENT).then(|| {
+        format!(
+            "{percent} % of the time has no stack, to keep to --max-overhead {limit} %: that of waits that are mostly short; \
+             choose fewer tasks (--pid, --comm), leave out short waits (--min-block 1ms), or allow more"
+        )
+    })
+}
+
 /// The largest few.
 fn largest<K: Clone + Ord>(weights: &BTreeMap<K, u64>) -> Vec<(&K, &u64)> {
     let mut sorted: Vec<(&K, &u64)> = weights.iter().collect();
@@ -149,6 +179,25 @@ mod tests {
         let weights = weights.iter();
         let weights = weights.map(|(name, weight)| ((*name).to_owned(), *weight));
         Share::of(&weights.collect(), all)
+    }
+
+    #[test]
+    fn waits_without_a_stack_are_told_where_they_matter() {
+        let some = LeftOut {
+            waits: 7,
+            ns: 30,
+            all_ns: 100,
+        };
+        let told = of_left_out(some, false, 0.01).unwrap();
+        assert!(told.starts_with("30 % of the time has no stack, to keep to --max-overhead 1 %"));
+        let few = LeftOut { ns: 10, ..some };
+        assert_eq!(of_left_out(few, false, 0.01), None);
+        assert!(
+            of_left_out(few, true, 0.01)
+                .unwrap()
+                .starts_with("7 waits are not drawn")
+        );
+        assert_eq!(of_left_out(LeftOut::default(), true, 0.01), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
         signals::{self, Stop},
         stream::{require, start},
     },
-    host, measure, profile,
+    Events as Options, host, measure, profile,
     progress::Window,
 };
 use crate::{
@@ -40,11 +40,13 @@ pub(super) async fn collect(
     global: &Global,
     kind: Kind,
     plan: filter::Plan,
-    duration: Duration,
+    options: &Options,
 ) -> Result<Flame> {
+    let duration = options.common.duration;
     let mut stop = Stop::listen()?;
     let mut config = Config::zeroed();
     config.flame = 1;
+    config.governed = u32::from(options.max_overhead < 1.0);
     let request = Request {
         probes: vec![probes::of(kind)],
         config,
@@ -61,7 +63,7 @@ pub(super) async fn collect(
     let stacks = session.take_stacks()?;
     let mut names = LiveNames::of(&session, Some(stacks));
     log::info!("ready: collecting stacks for {duration:?}, Ctrl-C draws at once");
-    let mut meter = Meter::new(1.0, &session);
+    let mut meter = Meter::new(options.max_overhead, &session);
     let mut window = Window::begin(global, duration);
     // While the programs are there to be named, whose frames are left out.
     names.learn_symbols();

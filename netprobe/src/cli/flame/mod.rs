@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use netprobe_common::header::Kind;
 
-use super::{Global, filter, parse_duration, parse_time};
+use super::{Global, filter, parse_duration, parse_time, stream::parse_percent};
 use crate::{
     kernel::{cost::Meter, privileges, session::Session},
     observe::clock::unix_ns,
@@ -76,6 +76,10 @@ struct Common {
 /// Options of graphs of events.
 #[derive(Args, Clone, Debug)]
 struct Events {
+    /// What netprobe itself may cost, in percent of the machine's CPUs: it takes no more stacks, and events count for the
+    /// last stack of their place.
+    #[arg(long, value_name = "PERCENT", default_value = "1%", value_parser = parse_percent)]
+    max_overhead: f64,
     #[command(flatten)]
     common: Common,
 }
@@ -116,6 +120,10 @@ struct Blocks {
     /// Leave out blocks that are longer.
     #[arg(short = 'M', long, value_name = "TIME", value_parser = parse_block, default_value = "1h")]
     max_block: Duration,
+    /// What netprobe itself may cost, in percent of the machine's CPUs: it takes fewer stacks, those of waits that are
+    /// expected to be long first, and times the rest without one.
+    #[arg(long, value_name = "PERCENT", default_value = "1%", value_parser = parse_percent)]
+    max_overhead: f64,
     #[command(flatten)]
     tasks: wanted::Options,
     #[command(flatten)]
@@ -144,26 +152,39 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<ExitCode> {
             let source = graph::Source::Samples {
                 hertz: samples.freq,
             };
-            of_tasks(global, graph::cpu(source), &samples.tasks, &samples.common)
+            let graph = graph::cpu(source);
+            of_tasks(global, graph, 1.0, &samples.tasks, &samples.common)
         }
         Graph::PortSearch(samples) => {
             let source = graph::Source::Samples {
                 hertz: samples.freq,
             };
             let graph = graph::port_search(source);
-            of_tasks(global, graph, &samples.tasks, &samples.common)
+            of_tasks(global, graph, 1.0, &samples.tasks, &samples.common)
         }
         Graph::Offcpu(blocks) => {
             let graph = graph::offcpu(blocks.source());
-            of_tasks(global, graph, &blocks.tasks, &blocks.common)
+            of_tasks(
+                global,
+                graph,
+                blocks.max_overhead,
+                &blocks.tasks,
+                &blocks.common,
+            )
         }
         Graph::AcceptWait(blocks) => {
             let graph = graph::accept_wait(blocks.source());
-            of_tasks(global, graph, &blocks.tasks, &blocks.common)
+            of_tasks(
+                global,
+                graph,
+                blocks.max_overhead,
+                &blocks.tasks,
+                &blocks.common,
+            )
         }
-        Graph::Drops(options) => of_events(global, Kind::Drops, &options.common),
-        Graph::Retransmits(options) => of_events(global, Kind::Retransmits, &options.common),
-        Graph::Resets(options) => of_events(global, Kind::Resets, &options.common),
+        Graph::Drops(options) => of_events(global, Kind::Drops, options),
+        Graph::Retransmits(options) => of_events(global, Kind::Retransmits, options),
+        Graph::Resets(options) => of_events(global, Kind::Resets, options),
         Graph::Diff(options) => diff::run(options),
     }
 }
@@ -177,18 +198,20 @@ impl Blocks {
     }
 }
 
-fn of_events(global: &Global, kind: Kind, common: &Common) -> Result<ExitCode> {
+fn of_events(global: &Global, kind: Kind, options: &Events) -> Result<ExitCode> {
+    let common = &options.common;
     let plan = events::plan(kind, &common.filter)?;
     prepare()?;
     // The file is opened before the wait: a mistake in its path shows at once.
     let out = draw::Output::open(&common.draw)?;
-    let flame = runtime()?.block_on(events::collect(global, kind, plan, common.duration))?;
+    let flame = runtime()?.block_on(events::collect(global, kind, plan, options))?;
     out.draw(&flame)
 }
 
 fn of_tasks(
     global: &Global,
     graph: graph::Graph,
+    max_overhead: f64,
     tasks: &wanted::Options,
     common: &Common,
 ) -> Result<ExitCode> {
@@ -201,6 +224,7 @@ fn of_tasks(
         graph,
         wanted,
         duration: common.duration,
+        max_overhead,
     };
     let flame = runtime()?.block_on(tasks::collect(global, run))?;
     if flame.stacks.is_empty() {

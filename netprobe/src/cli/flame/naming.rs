@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netprobe_common::{counters::Count, samples::TaskStack};
+use netprobe_common::{
+    counters::Count,
+    samples::{LEFT_OUT, TaskStack},
+};
 
 use super::{
     complaints::{self, Copying, Share},
@@ -209,6 +212,10 @@ impl Naming {
         let mut comm = String::new();
         text::push(&mut comm, &Value::name(stack.comm));
         let mut frames = vec![Arc::from(comm.as_str())];
+        if stack.kernel == LEFT_OUT {
+            frames.push(Arc::from("[no stack, to stay cheap]"));
+            return frames;
+        }
         frames.extend(self.all_user_frames(stack, &comm, weight));
         frames.extend(self.kernel_frames(stack));
         frames

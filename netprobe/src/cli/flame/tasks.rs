@@ -10,7 +10,7 @@ use anyhow::Result;
 use netprobe_common::{
     config::Config,
     record::Plain,
-    samples::{Sampling, Tally, TaskStack},
+    samples::{LEFT_OUT, Sampling, Tally, TaskStack},
 };
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
         Global,
         signals::{self, Stop},
     },
-    complaints::Copying,
+    complaints::{self, Copying, LeftOut},
     graph::{Graph, Source},
     host, measure,
     naming::Naming,
@@ -50,6 +50,8 @@ pub(super) struct Run {
     pub(super) graph: Graph,
     pub(super) wanted: Wanted,
     pub(super) duration: Duration,
+    /// What it may cost, as a share of the machine.
+    pub(super) max_overhead: f64,
 }
 
 /// Collects until the time is over or a signal comes.
@@ -64,7 +66,7 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
         "ready: collecting stacks for {:?}, Ctrl-C draws at once",
         run.duration
     );
-    let mut meter = Meter::new(1.0, &session);
+    let mut meter = Meter::new(run.max_overhead, &session);
     let mut window = Window::begin(global, run.duration);
     // While the window is open, so that it is done when it closes.
     naming.warm_up();
@@ -158,6 +160,7 @@ fn ask_early(naming: &mut Naming, session: &Session, wanted: &Wanted) {
 fn request(run: &Run) -> Request {
     let mut config = Config::zeroed();
     config.sampling = run.wanted.sampling;
+    config.governed = u32::from(run.max_overhead < 1.0);
     let stacks = room::stacks(run.graph.source, run.duration);
     let mut sizes = Sizes {
         stacks,
@@ -274,6 +277,7 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
         .chain(lasting)
         .filter(|(stack, _, _)| run.wanted.admits(stack))
         .collect();
+    let left_out = left_out(&wanted);
     // Of what is not drawn nobody needs names, nor complaints that there are none.
     if !graph.within.is_empty() {
         wanted.retain(|(stack, _, _)| graph.is_within(&naming.kernel_frames(stack)));
@@ -295,14 +299,16 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
         not_copied: tally.not_copied,
         depth: naming.stack_depth(),
     };
-    for line in naming.complaints(copying) {
+    let is_within = !graph.within.is_empty();
+    let of_left_out = complaints::of_left_out(left_out, is_within, run.max_overhead);
+    for line in naming.complaints(copying).into_iter().chain(of_left_out) {
         log::warn!("{line}");
     }
     let what = match graph.source {
         Source::Samples { .. } => "samples",
         Source::Blocks { .. } => "blocks",
     };
-    let lost = tally.map_full + tally.collisions;
+    let lost = tally.map_full + tally.collisions + tally.left_out;
     let lasting = collected.lasting.len() as u64;
     let told = || account(tally, lasting, unwanted(run, collected, &naming));
     log::debug!("{}", told());
@@ -320,6 +326,19 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
     }
 }
 
+/// What was timed without a stack, of these stacks with their events and nanoseconds.
+fn left_out(stacks: &[(TaskStack, u64, u64)]) -> LeftOut {
+    let mut sum = LeftOut::default();
+    for (stack, events, ns) in stacks {
+        sum.all_ns += ns;
+        if stack.kernel == LEFT_OUT {
+            sum.waits += events;
+            sum.ns += ns;
+        }
+    }
+    sum
+}
+
 /// What the kernel has taken and only here is found not to be wanted, by the names of threads.
 fn unwanted(run: &Run, collected: &Collected, naming: &Naming) -> u64 {
     let stacks = collected.stacks.iter();
@@ -333,7 +352,7 @@ fn account(tally: &Tally, lasting: u64, unwanted: u64) -> String {
     format!(
         "{} taken: {} idle, {} not wanted, {} counted, {} sent with a copy, {} without room, {} too short or too long, \
          {lasting} not ended, {} unexplained; {unwanted} of those counted or sent were not wanted by their name; {} KiB of user stacks were copied, {} stacks more were not for want of \
-         budget or room; {} kernel or user stacks lost by collision",
+         budget or room; {} kernel or user stacks lost by collision, {} left out to stay cheap",
         tally.taken,
         tally.idle,
         tally.filtered,
@@ -345,6 +364,7 @@ fn account(tally: &Tally, lasting: u64, unwanted: u64) -> String {
         tally.copied_bytes >> 10,
         tally.not_copied,
         tally.collisions,
+        tally.left_out,
     )
 }
 

@@ -8,10 +8,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use aya::maps::{MapData, PerCpuArray, RingBuf, StackTraceMap};
+use aya::maps::{Map, MapData, PerCpuArray, RingBuf, StackTraceMap};
 use netprobe_common::{
     counters::{Candidates, Count, CountKey, Counters, StackKey},
     record::Plain,
+    samples,
 };
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
         fdinfo::FdInfo,
         link_info,
         pod::Wire,
-        sampler,
+        sampler, task_stacks,
         totals::{self, Tally},
     },
     Session,
@@ -77,6 +78,13 @@ impl Session {
         sum
     }
 
+    /// Events, samples and blocks until now that the filter wanted; what cannot be read is not among them.
+    pub fn wanted_until_now(&self) -> u64 {
+        let counters = self.all_counters();
+        let tally = task_stacks::tally(self).unwrap_or(samples::Tally::ZERO);
+        (counters.fired + tally.taken).saturating_sub(counters.filtered + tally.filtered)
+    }
+
     /// The totals of `--count`, summed over CPUs.
     pub fn totals(&self) -> Result<Vec<(CountKey, Count)>> {
         totals::groups(&self.ebpf)
@@ -85,6 +93,11 @@ impl Session {
     /// What `--count` counts, to be read while somebody else has the session; can be taken once.
     pub fn take_tally(&mut self) -> Result<Tally> {
         Tally::take(&mut self.ebpf)
+    }
+
+    /// A map of the object, by name.
+    pub(in super::super) fn map(&self, name: &str) -> Result<&Map> {
+        self.ebpf.map(name).ok_or_else(|| anyhow!("no map {name}"))
     }
 
     /// Makes room for other groups in the totals of `--count`, between two windows.
