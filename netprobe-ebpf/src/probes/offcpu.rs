@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use netprobe_common::{
-    config::LEVEL_NO_STACKS,
+    config::{LEVEL_ALL, LEVEL_NO_STACKS, LEVEL_SAMPLED},
     offsets::Field,
     samples::{Blocked, COPIED, LEFT_OUT, Tally},
 };
@@ -28,8 +28,10 @@ use crate::{
 #[map]
 static STACKS_DUE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// What a stack costs of that budget: two thousand a second take half a percent of a CPU.
+/// What a stack costs of that budget: two thousand a second take half a percent of a CPU, or if it is a slow one, more.
 const STACK_NS: u64 = 500_000;
+/// What it costs where that was too much.
+const DEAR_STACK_NS: u64 = 10 * STACK_NS;
 
 /// The task's last time on a CPU is over.
 const TASK_DEAD: u32 = 0x80;
@@ -96,16 +98,19 @@ fn begin(ctx: &BtfTracePointContext, tally: &mut Tally) {
 /// Whether there is no budget for this stack.
 #[inline(always)]
 fn is_left_out(reserve_ns: u64, now: u64) -> bool {
-    if level() < LEVEL_NO_STACKS {
-        return false;
-    }
+    let cost_ns = match level() {
+        LEVEL_ALL => return false,
+        LEVEL_NO_STACKS => STACK_NS,
+        LEVEL_SAMPLED => DEAR_STACK_NS,
+        _ => return true,
+    };
     let Some(due) = value(STACKS_DUE.get_ptr_mut(0)) else {
         return false;
     };
     if !budget::allows(*due, reserve_ns, now) {
         return true;
     }
-    budget::spend(due, STACK_NS, now);
+    budget::spend(due, cost_ns, now);
     false
 }
 

@@ -62,7 +62,7 @@ struct Slices {
     runs: u64,
 }
 
-/// A moment, and the CPU time until then, of this process and of its children that have ended.
+/// A moment, and the CPU time until then, of this process and of its children.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     at: Instant,
@@ -135,7 +135,9 @@ impl Meter {
             in_kernel = slice.cpus() / self.cpus;
         }
         let before = self.governor.level();
-        if let Some(reduced) = index(before).and_then(|index| self.reduced.get_mut(index)) {
+        let times_blocks = session.config().sampling.times_blocks();
+        let index = index(before).map(|index| if times_blocks { 0 } else { index });
+        if let Some(reduced) = index.and_then(|index| self.reduced.get_mut(index)) {
             *reduced += elapsed;
         }
         let scans = scan_time();
@@ -143,7 +145,7 @@ impl Meter {
         self.scans = scans;
         let avoidable = if is_idle {
             0.0
-        } else if session.config().detail == 0 {
+        } else if session.config().detail == 0 && !times_blocks {
             // What is only counted is read at the end.
             in_kernel
         } else {
@@ -212,21 +214,29 @@ impl Meter {
     }
 }
 
-/// CPU time of this process, and of its children that have ended.
+/// CPU time of this process, and of its children.
 pub fn cpu_until_now() -> Duration {
     process_cpu() + cpu_of_children()
 }
 
-/// CPU time of the children that were waited for, `cutime` and `cstime` of `/proc/self/stat`.
+/// CPU time of the children: of those that were waited for, `cutime` and `cstime` of `/proc/self/stat`, and `utime` and
+/// `stime` of the others. These are children of the thread that has started them, the main one.
 fn cpu_of_children() -> Duration {
-    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let ticks = ticks_of_children(&text);
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let process = rustix::process::getpid().as_raw_nonzero();
+    let living = read(&format!("/proc/self/task/{process}/children"));
+    let living = living.split_whitespace().map(|pid| {
+        let stat = read(&format!("/proc/{pid}/stat"));
+        ticks(&stat, [14, 15])
+    });
+    let ticks = ticks(&read("/proc/self/stat"), [16, 17]) + living.sum::<u64>();
     let per_second = rustix::param::clock_ticks_per_second().max(1);
     Duration::from_millis(ticks * 1000 / per_second)
 }
 
-fn ticks_of_children(stat: &str) -> u64 {
-    let times = [16, 17].map(|number| stat::field(stat, number)?.parse::<u64>().ok());
+/// Clock ticks in two fields of `/proc/PID/stat`.
+fn ticks(stat: &str, fields: [usize; 2]) -> u64 {
+    let times = fields.map(|number| stat::field(stat, number)?.parse::<u64>().ok());
     times.into_iter().flatten().sum()
 }
 
@@ -273,6 +283,12 @@ fn announcement(level: u32, config: &Config) -> &'static str {
         1 if config.sampling.times_blocks() => {
             "of waits that are mostly short few stacks are taken from now on, all are timed"
         }
+        2 if config.sampling.times_blocks() => {
+            "few stacks of waits are taken from now on, all are timed"
+        }
+        3 if config.sampling.times_blocks() => {
+            "no stacks of waits are taken from now on, all are timed"
+        }
         1 => "no stacks from now on",
         2 => "one event of 61 is shown from now on, all are counted",
         4 => "flows and owners are not told apart from now on, all are counted",
@@ -287,7 +303,7 @@ mod tests {
     #[test]
     fn children_are_counted_whatever_our_name_is() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 100 200 30 4 20 0 1 0 5 6 7";
-        assert_eq!(ticks_of_children(stat), 34);
-        assert_eq!(ticks_of_children(""), 0);
+        assert_eq!(ticks(stat, [16, 17]), 34);
+        assert_eq!(ticks("", [16, 17]), 0);
     }
 }
