@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use netprobe_common::{
-    config::{LEVEL_ALL, LEVEL_NO_STACKS, LEVEL_SAMPLED},
+    config::{LEVEL_ALL, LEVEL_NO_STACKS},
     offsets::Field,
     samples::{Blocked, COPIED, LEFT_OUT, Tally},
 };
@@ -101,8 +101,7 @@ fn is_left_out(reserve_ns: u64, now: u64) -> bool {
     let cost_ns = match level() {
         LEVEL_ALL => return false,
         LEVEL_NO_STACKS => STACK_NS,
-        LEVEL_SAMPLED => DEAR_STACK_NS,
-        _ => return true,
+        _ => DEAR_STACK_NS,
     };
     let Some(due) = value(STACKS_DUE.get_ptr_mut(0)) else {
         return false;

@@ -286,9 +286,6 @@ fn announcement(level: u32, config: &Config) -> &'static str {
         2 if config.sampling.times_blocks() => {
             "few stacks of waits are taken from now on, all are timed"
         }
-        3 if config.sampling.times_blocks() => {
-            "no stacks of waits are taken from now on, all are timed"
-        }
         1 => "no stacks from now on",
         2 => "one event of 61 is shown from now on, all are counted",
         4 => "flows and owners are not told apart from now on, all are counted",

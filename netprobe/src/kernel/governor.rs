@@ -88,7 +88,7 @@ impl Governor {
 const fn levels(config: &Config) -> &'static [u32] {
     let has_stacks = config.stack != 0 || config.flame != 0 || config.by & BY_STACK != 0;
     if config.governed != 0 && config.sampling.times_blocks() {
-        return &[LEVEL_ALL, LEVEL_NO_STACKS, LEVEL_SAMPLED, LEVEL_COUNTERS];
+        return &[LEVEL_ALL, LEVEL_NO_STACKS, LEVEL_SAMPLED];
     }
     // Where a few events of each kind are still sent at that level, to send none would save nothing.
     if config.governed != 0 && config.sparse != 0 {
@@ -169,7 +169,7 @@ mod tests {
         config.sampling.max_block_us = 1;
         let mut governor = Governor::new(0.01, &config);
         let levels: Vec<u32> = (0..6).filter_map(|_| governor.note(SECOND, 0.5)).collect();
-        assert_eq!(levels, [LEVEL_NO_STACKS, LEVEL_SAMPLED, LEVEL_COUNTERS]);
+        assert_eq!(levels, [LEVEL_NO_STACKS, LEVEL_SAMPLED]);
     }
 
     #[test]
