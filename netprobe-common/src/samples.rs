@@ -23,6 +23,10 @@ record! {
         pub copies: u32,
         /// What a copied KiB costs of each CPU's budget, in nanoseconds: the inverse of a rate.
         pub copy_ns_per_kib: u32,
+        /// 1: user space finds out which tasks are not wanted, and tells of them in `UNWANTED`.
+        pub learns_tasks: u32,
+        /// 1: the same of kernel stacks, with which no user stack is taken then.
+        pub learns_stacks: u32,
     }
 }
 
@@ -37,6 +41,8 @@ impl Sampling {
         max_block_us: 0,
         copies: 0,
         copy_ns_per_kib: 0,
+        learns_tasks: 0,
+        learns_stacks: 0,
     };
 
     /// Whether blocks are timed.
@@ -125,6 +131,31 @@ record! {
     }
 }
 
+impl TaskStack {
+    /// All stacks of a task.
+    #[inline]
+    #[must_use]
+    pub const fn of_task(&self) -> Self {
+        Self {
+            kernel: 0,
+            user: 0,
+            ..*self
+        }
+    }
+
+    /// A kernel stack of all tasks.
+    #[inline]
+    pub const fn of_kernel(kernel: i32) -> Self {
+        Self {
+            kernel,
+            user: 0,
+            pid: 0,
+            netns: 0,
+            comm: [0; 16],
+        }
+    }
+}
+
 /// Ids from here on are of the map that takes stacks whose place was taken.
 pub const SECOND_MAP: i32 = 1 << 24;
 /// There is no such stack: a thread of the kernel, or the task was not in the kernel (`-EFAULT`).
@@ -135,7 +166,7 @@ pub const COLLISION: i32 = -17;
 pub const NOT_ASKED: i32 = -1000;
 
 /// The stack was left out, to keep the cost low.
-pub const LEFT_OUT: i32 = -1002;
+pub const LEFT_OUT: i32 = -1010;
 /// The stack was copied: it is in the ring, under the id of the thread.
 pub const COPIED: i32 = -1001;
 

@@ -105,11 +105,16 @@ pub(crate) fn publish_if<T: Event, C: StackIdContext>(
     let level = level();
     let may_walk = level < LEVEL_NO_STACKS;
     if frozen(&CONFIG.by) != 0 {
-        let mut stack = 0;
-        if frozen(&CONFIG.by) & BY_STACK != 0 {
-            stack = stacks::last(ctx, T::KIND, counters, sighting, may_walk);
-        }
-        if !subgroups::add(sighting, stack, level < LEVEL_COARSE) {
+        let is_fine = level < LEVEL_COARSE;
+        let has_place = if frozen(&CONFIG.by) & BY_STACK != 0 {
+            let stack = stacks::last(ctx, T::KIND, counters, sighting, may_walk);
+            subgroups::add(sighting, stack, is_fine)
+        } else if is_fine {
+            subgroups::add(sighting, 0, is_fine)
+        } else {
+            count_group(T::KIND, &sighting.key, sighting.weight)
+        };
+        if !has_place {
             add(&mut counters.map_full, 1);
         }
     }

@@ -1,13 +1,16 @@
 //! Groups of `--count`. The busy ones have a place that is found without a lookup: in a storm
 //! nearly all events belong to a few groups, and the lookup would cost most of counting them.
 
+use aya_ebpf::maps::PerCpuHashMap;
 use netprobe_common::{
     counters::{Count, CountKey, OTHER, PLACES, Place},
     header::Kind,
     record::Plain,
 };
 
-use crate::maps::{BUSY, COUNTS, FULL, REST, add_alone, add_known, count, is_alone, value, words};
+use crate::maps::{
+    BUSY, COUNTS, COUNTS_FULL, FULL, REST, add_alone, add_known, count, is_alone, value, words,
+};
 
 /// A hash map has no room: `-E2BIG`.
 const E2BIG: i32 = -7;
@@ -15,7 +18,7 @@ const E2BIG: i32 = -7;
 /// Adds an event of `weight` to its group; false if that had to be one of all ports, or even "other".
 #[inline(always)]
 pub(crate) fn count_group(kind: Kind, key: &CountKey, weight: u64) -> bool {
-    if count_in_place(kind, key, weight) || count_apart(key, weight) {
+    if count_in_place(kind, key, weight) || count_in(&COUNTS, COUNTS_FULL, key, weight) {
         return true;
     }
     let rest = CountKey {
@@ -49,25 +52,30 @@ fn count_in_place(kind: Kind, key: &CountKey, weight: u64) -> bool {
     true
 }
 
-/// Adds to a group of `COUNTS`; false if there is no room for it.
+/// Adds to a group of a map; false if there is no room for it, which is looked for until there was none once.
 #[inline(always)]
-fn count_apart(key: &CountKey, weight: u64) -> bool {
+pub(crate) fn count_in<K: Plain>(
+    map: &PerCpuHashMap<K, Count>,
+    full: u32,
+    key: &K,
+    weight: u64,
+) -> bool {
     let amount = Count { events: 1, weight };
-    if add_known(&COUNTS, key, &amount) {
+    if add_known(map, key, &amount) {
         return true;
     }
-    let Some(full) = value(FULL.get_ptr_mut(0)) else {
+    let Some(full) = value(FULL.get_ptr_mut(full)) else {
         return false;
     };
     if *full != 0 {
         return false;
     }
     // BPF_NOEXIST (1): another CPU may have been first, and its count must not be reset.
-    if COUNTS.insert(key, Count::NONE, 1) == Err(E2BIG) {
+    if map.insert(key, Count::NONE, 1) == Err(E2BIG) {
         *full = 1;
         return false;
     }
-    add_known(&COUNTS, key, &amount)
+    add_known(map, key, &amount)
 }
 
 /// The place of `key`: it keeps the one that it finds free, to the end of the run.

@@ -73,10 +73,16 @@ pub(crate) static COUNTERS: PerCpuArray<Counters> =
 #[map]
 pub(crate) static COUNTS: PerCpuHashMap<CountKey, Count> = PerCpuHashMap::with_max_entries(4096, 0);
 
-/// Not 0 once `COUNTS` had no room for another group on this CPU, until user space has made some: nobody tries meanwhile.
+/// Not 0 once a map had no room for another group on this CPU, until user space has made some: nobody tries meanwhile.
 /// Cannot be full.
 #[map]
-pub(crate) static FULL: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static FULL: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
+
+/// Where it is said of `COUNTS` in `FULL`.
+pub(crate) const COUNTS_FULL: u32 = 0;
+
+/// Where it is said of `GROUPS`, which keeps its groups to the end of the run.
+pub(crate) const GROUPS_FULL: u32 = 1;
 
 /// `--count` without telling ports apart, of what found `COUNTS` full. Full: the event is counted under `OTHER` of its kind
 /// there.

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{HashMap, PerCpuArray, PerCpuHashMap, Queue, StackTrace},
+    maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, Queue, StackTrace},
     programs::tracing::StackIdContext,
 };
 use netprobe_common::{
@@ -10,7 +10,8 @@ use netprobe_common::{
     offsets::Field,
     record::Plain,
     samples::{
-        Blocked, COLLISION, COPIED, NOT_ASKED, SECOND_MAP, Tally, TaskStack, Wanted, WantedKey,
+        Blocked, COLLISION, COPIED, NO_SUCH_STACK, NOT_ASKED, SECOND_MAP, Tally, TaskStack, Wanted,
+        WantedKey,
     },
 };
 
@@ -24,6 +25,11 @@ use crate::{
 /// Which tasks are wanted, filled in before the programs are attached.
 #[map]
 static WANTED: HashMap<WantedKey, u32> = HashMap::with_max_entries(4096, 0);
+
+/// Tasks and kernel stacks that user space has found not to be wanted, see [`TaskStack::of_task`] and
+/// [`TaskStack::of_kernel`]. Full: the least used entry goes, and user space finds it out again.
+#[map]
+static UNWANTED: LruHashMap<TaskStack, u32> = LruHashMap::with_max_entries(4096, 0);
 
 /// Stacks whose place in `STACKS` another one had. Full or colliding: counted as `collisions`.
 #[map]
@@ -66,6 +72,14 @@ pub(crate) fn admits() -> bool {
         && admits_id(Wanted::Cgroup, emit::cgroup)
         && admits_id(Wanted::Netns, || u64::from(netns()))
         && admits_key(Wanted::Comm, || WantedKey::of_name(&task::comm()))
+        && (frozen(&CONFIG.sampling.learns_tasks) == 0 || UNWANTED.get_ptr(who(0)).is_none())
+}
+
+/// Whether it may be that tasks are wanted that are in this kernel stack.
+#[inline(always)]
+fn admits_stack(kernel: i32) -> bool {
+    frozen(&CONFIG.sampling.learns_stacks) == 0
+        || (kernel != NO_SUCH_STACK && UNWANTED.get_ptr(TaskStack::of_kernel(kernel)).is_none())
 }
 
 #[inline(always)]
@@ -118,7 +132,7 @@ pub(crate) fn stack<C: StackIdContext>(
     if frozen(&CONFIG.sampling.kernel) != 0 {
         key.kernel = stack_id(ctx, tally, 0);
     }
-    if frozen(&CONFIG.sampling.user) != 0 {
+    if frozen(&CONFIG.sampling.user) != 0 && admits_stack(key.kernel) {
         announce(key.pid);
         key.user = if stack_copies::send(&key, ns, reserve_ns, tally) {
             COPIED

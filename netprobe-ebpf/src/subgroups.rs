@@ -8,8 +8,9 @@ use netprobe_common::{
 
 use crate::{
     emit::Sighting,
+    groups::count_in,
     load::Load,
-    maps::{CONFIG, GROUPS, count, frozen},
+    maps::{CONFIG, GROUPS, GROUPS_FULL, count, frozen},
     owners,
     sock::Sock,
 };
@@ -43,7 +44,7 @@ impl<L: Load> Subject for Option<Sock<L>> {
 }
 
 /// Counts a sighting in its group, or under `OTHER`; false if there was no room for it. `stack` is the
-/// id of its kernel stack, 0 if that was not asked for; without `is_fine` it is told apart by what `--count` alone
+/// id of its kernel stack, 0 if that was not asked for; without `is_fine` it is told apart by that and what `--count` alone
 /// groups by.
 #[inline(always)]
 pub(crate) fn add<S: Subject>(sighting: &Sighting<'_, S>, stack: i32, is_fine: bool) -> bool {
@@ -72,7 +73,7 @@ pub(crate) fn add<S: Subject>(sighting: &Sighting<'_, S>, stack: i32, is_fine: b
         sighting.subject.owner(&mut key.owner);
         narrow(&mut key.owner, by);
     }
-    if count(&GROUPS, &key, sighting.weight) {
+    if count_in(&GROUPS, GROUPS_FULL, &key, sighting.weight) {
         return true;
     }
     key = GroupKey {

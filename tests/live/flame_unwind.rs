@@ -1,6 +1,14 @@
 //! User stacks of programs without frame pointers: whole, or labelled, and never glued together wrong.
 
-use std::process::Command;
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use netprobe_tests::program::binary;
 
 use crate::burner::{Burner, assert_shares, build, build_rust, draw, share};
 
@@ -78,6 +86,54 @@ fn where_cost_is_kept_low_short_blocks_leave_the_stacks_to_long_ones() {
         "{stacks:#?}"
     );
     assert!(waited_us("wait-cheap;") > 3_000_000, "{stacks:#?}");
+}
+
+#[test]
+fn what_a_pattern_does_not_want_is_left_alone_once_it_is_known() {
+    let ended = AtomicBool::new(false);
+    let said = thread::scope(|scope| {
+        scope.spawn(|| toss(&ended));
+        let graph = [
+            "flame",
+            "offcpu",
+            "--comm",
+            "wait-no*",
+            "-v",
+            "--max-overhead",
+            "100%",
+        ];
+        let output = Command::new(binary())
+            .args([&graph[..], &["--duration", "3s", "--folded"]].concat())
+            .output();
+        ended.store(true, Ordering::Relaxed);
+        String::from_utf8(output.expect("run netprobe").stderr).expect("it is text")
+    });
+    let (taken, not_wanted) = (before(&said, " taken:"), before(&said, " not wanted,"));
+    assert!(taken > 10_000, "{said}");
+    assert!(not_wanted > taken / 10 * 7, "{said}");
+}
+
+/// The number before these words.
+fn before(said: &str, words: &str) -> u64 {
+    let (text, _) = said.split_once(words).expect("the account is there");
+    let number = text.rsplit(' ').next().expect("something before it");
+    number.parse().expect("a number")
+}
+
+/// Two threads that wait for each other tens of thousands of times a second.
+fn toss(ended: &AtomicBool) {
+    let (mut here, mut there) = UnixStream::pair().expect("a pair of sockets");
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut byte = [0];
+            while there.read_exact(&mut byte).is_ok() && there.write_all(&byte).is_ok() {}
+        });
+        while !ended.load(Ordering::Relaxed) {
+            here.write_all(b".").expect("throw");
+            here.read_exact(&mut [0]).expect("catch");
+        }
+        drop(here);
+    });
 }
 
 #[test]

@@ -67,6 +67,7 @@ pub struct TaskStacks {
     more: StackTraceMap<MapData>,
     sighted: Queue<MapData, u32>,
     framed: HashMap<MapData, u32, u32>,
+    unwanted: HashMap<MapData, Wire<TaskStack>, u32>,
     ring: RingBuf<MapData>,
     depth: usize,
 }
@@ -107,6 +108,7 @@ impl TaskStacks {
             more: StackTraceMap::try_from(take("MORE_STACKS")?)?,
             sighted: Queue::try_from(take("SIGHTED")?)?,
             framed: HashMap::try_from(take("FRAMED")?)?,
+            unwanted: HashMap::try_from(take("UNWANTED")?)?,
             ring,
             depth: session.stack_depth(),
         })
@@ -137,6 +139,13 @@ impl TaskStacks {
     pub fn walk(&mut self, pid: u32) {
         if let Err(error) = self.framed.insert(pid, 1, 0) {
             log::debug!("stacks of process {pid} are copied for nothing: {error}");
+        }
+    }
+
+    /// Says that a task ([`TaskStack::of_task`]) or a kernel stack ([`TaskStack::of_kernel`]) is not wanted.
+    pub fn refuse(&mut self, what: TaskStack) {
+        if let Err(error) = self.unwanted.insert(Wire(what), 1, 0) {
+            log::debug!("stacks are taken for nothing: {error}");
         }
     }
 

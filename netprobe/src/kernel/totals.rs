@@ -54,12 +54,25 @@ impl Tally {
         groups_in(&self.counts, &self.rest, &self.busy)
     }
 
-    /// The groups of `--count --by`, summed over CPUs.
+    /// The groups of `--count --by`, summed over CPUs; those that were told apart by no more than what `--count` alone groups
+    /// by, to keep the cost low, are as the programs have left them.
     pub fn groups(&self) -> Result<Vec<(GroupKey, Count)>> {
         let mut groups = Vec::new();
         each(&self.groups, |key, count| groups.push((key, count)))?;
         groups.retain(|(_, count)| count.events > 0);
-        Ok(groups)
+        let coarse = self.counts()?;
+        if coarse.is_empty() {
+            return Ok(groups);
+        }
+        let mut sums: HashMap<GroupKey, Count> = groups.into_iter().collect();
+        for (key, count) in coarse {
+            let key = GroupKey {
+                key,
+                ..GroupKey::zeroed()
+            };
+            sums.entry(key).or_insert(Count::NONE).add(&count);
+        }
+        Ok(sums.into_iter().collect())
     }
 }
 

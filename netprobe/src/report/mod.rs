@@ -478,7 +478,10 @@ impl Summary {
 
     /// Whether everything asked for was watched, and nothing was lost or left out.
     pub fn is_complete(&self) -> bool {
-        self.reconciled.iter().all(Reconciled::agrees) && self.probes.iter().all(Probe::is_complete)
+        let tells_groups_apart = self.cost.is_none_or(|cost| cost.reduced[3].is_zero());
+        tells_groups_apart
+            && self.reconciled.iter().all(Reconciled::agrees)
+            && self.probes.iter().all(Probe::is_complete)
     }
 }
 

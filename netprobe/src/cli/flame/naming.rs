@@ -15,6 +15,7 @@ use netprobe_common::{
 use super::{
     complaints::{self, Copying, Share},
     copies::{Copies, Counting, NOT_HELD, NOT_UNWOUND},
+    graph::Graph,
     roots::{self, By},
     wanted::Wanted,
 };
@@ -49,8 +50,10 @@ pub(super) struct Naming {
     found: Found,
     read: HashMap<i32, Addresses>,
     copies: Copies,
-    /// Copies that were not wanted by the name of their thread.
+    /// Copies that are not drawn.
     unwanted_copies: u64,
+    /// Whether a kernel stack belongs into the graph, where that is asked.
+    within: HashMap<i32, bool>,
     /// Weight of user frames, all and by why they have no name.
     weighed: u64,
     nameless: BTreeMap<(Missing, String), u64>,
@@ -73,6 +76,7 @@ impl Naming {
             read: HashMap::new(),
             copies: Copies::new(counting),
             unwanted_copies: 0,
+            within: HashMap::new(),
             weighed: 0,
             nameless: BTreeMap::new(),
             stacks_weighed: 0,
@@ -102,8 +106,8 @@ impl Naming {
     }
 
     /// Reads the stacks that were copied, and has them unwound.
-    pub(super) fn take_copies(&mut self, wanted: &Wanted) {
-        self.read_copies(wanted);
+    pub(super) fn take_copies(&mut self, wanted: &Wanted, graph: &Graph) {
+        self.read_copies(wanted, graph);
         self.unwind_due(false);
         let unwound = match &mut self.worker {
             Some(worker) => worker.unwound(),
@@ -112,10 +116,10 @@ impl Naming {
         self.count_unwound(unwound);
     }
 
-    fn read_copies(&mut self, wanted: &Wanted) {
+    fn read_copies(&mut self, wanted: &Wanted, graph: &Graph) {
         while let Some(sent) = self.stacks.sent() {
             if let Sent::Copy(copy, _) = &sent
-                && !wanted.admits(&copy.stack)
+                && !self.is_drawn(&copy.stack, wanted, graph)
             {
                 self.copies.forget(copy.thread);
                 self.unwanted_copies += 1;
@@ -123,6 +127,29 @@ impl Naming {
             }
             self.copies.take(sent);
         }
+    }
+
+    /// Whether a stack belongs into the graph, by what the programs do not know. They are told, to take no more like it.
+    pub(super) fn is_drawn(&mut self, stack: &TaskStack, wanted: &Wanted, graph: &Graph) -> bool {
+        if !wanted.admits(stack) {
+            self.stacks.refuse(stack.of_task());
+            return false;
+        }
+        if graph.within.is_empty() {
+            return true;
+        }
+        if stack.kernel < 0 {
+            return false;
+        }
+        let is_within = match self.within.get(&stack.kernel) {
+            Some(is_within) => *is_within,
+            None => graph.is_within(&self.kernel_frames(stack)),
+        };
+        self.within.insert(stack.kernel, is_within);
+        if !is_within {
+            self.stacks.refuse(TaskStack::of_kernel(stack.kernel));
+        }
+        is_within
     }
 
     fn unwind_due(&mut self, is_last: bool) {
@@ -144,10 +171,11 @@ impl Naming {
     pub(super) fn count_copies(
         &mut self,
         wanted: &Wanted,
+        graph: &Graph,
         blocked: &mut Vec<(u32, TaskStack, u64)>,
     ) -> Vec<(TaskStack, Count)> {
         self.see_new_processes();
-        self.read_copies(wanted);
+        self.read_copies(wanted, graph);
         blocked.retain(|(thread, stack, ns)| !self.copies.lasting(*thread, stack, *ns));
         self.unwind_due(true);
         let unwound = match &mut self.worker {
@@ -159,7 +187,7 @@ impl Naming {
         self.copies.counts().collect()
     }
 
-    /// Copies that were not wanted by the name of their thread.
+    /// Copies that are not drawn.
     pub(super) const fn unwanted_copies(&self) -> u64 {
         self.unwanted_copies
     }

@@ -54,6 +54,13 @@ pub(super) struct Run {
     pub(super) max_overhead: f64,
 }
 
+impl Run {
+    /// Whether the programs are told what is not wanted.
+    const fn learns(&self) -> bool {
+        self.wanted.sampling.learns_tasks != 0 || !self.graph.within.is_empty()
+    }
+}
+
 /// Collects until the time is over or a signal comes.
 pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
     let mut stop = Stop::listen()?;
@@ -70,15 +77,15 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
     let mut window = Window::begin(global, run.duration);
     // While the window is open, so that it is done when it closes.
     naming.warm_up();
-    let mut early = Early::of(run.duration);
+    let mut early = Early::of(&run);
     window
         .wait(&mut stop, TICK, |is_due| {
             naming.see_new_processes();
-            naming.take_copies(&run.wanted);
+            naming.take_copies(&run.wanted, &run.graph);
             follow(sampler.as_mut(), &mut session);
             measure(&mut meter, &mut session);
             if early.is_due() {
-                ask_early(&mut naming, &session, &run.wanted);
+                ask_early(&mut naming, &session, &run);
             }
             if is_due {
                 progress(&mut session)
@@ -112,9 +119,11 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
     Ok(flame)
 }
 
-/// When to ask for the names of what was collected until then, so that little is left at the end.
+/// When to look at what was collected until then: soon, and again and again, to find what is not wanted, and to ask for the
+/// names, so that little is left at the end.
 struct Early {
     next: Instant,
+    pause: Duration,
     last: Instant,
 }
 
@@ -122,11 +131,17 @@ impl Early {
     const EVERY: Duration = Duration::from_secs(4);
     const BEFORE_END: Duration = Duration::from_millis(800);
 
-    fn of(duration: Duration) -> Self {
+    fn of(run: &Run) -> Self {
         let now = Instant::now();
+        let pause = if run.learns() {
+            2 * TICK
+        } else {
+            Duration::from_secs(1)
+        };
         Self {
-            next: now + Duration::from_secs(1),
-            last: now + duration.saturating_sub(Self::BEFORE_END),
+            next: now + pause,
+            pause,
+            last: now + run.duration.saturating_sub(Self::BEFORE_END),
         }
     }
 
@@ -135,7 +150,8 @@ impl Early {
         if now < self.next {
             return false;
         }
-        let regular = now + Self::EVERY;
+        self.pause = (2 * self.pause).min(Self::EVERY);
+        let regular = now + self.pause;
         self.next = if now < self.last {
             regular.min(self.last)
         } else {
@@ -145,10 +161,10 @@ impl Early {
     }
 }
 
-fn ask_early(naming: &mut Naming, session: &Session, wanted: &Wanted) {
+fn ask_early(naming: &mut Naming, session: &Session, run: &Run) {
     match task_stacks::stacks(session) {
         Ok(mut stacks) => {
-            stacks.retain(|stack| wanted.admits(stack));
+            stacks.retain(|stack| naming.is_drawn(stack, &run.wanted, &run.graph));
             stacks.extend(naming.unwound());
             naming.ask(&stacks);
             naming.check_programs();
@@ -161,6 +177,7 @@ fn request(run: &Run) -> Request {
     let mut config = Config::zeroed();
     config.sampling = run.wanted.sampling;
     config.governed = u32::from(run.max_overhead < 1.0);
+    config.sampling.learns_stacks = u32::from(!run.graph.within.is_empty());
     let stacks = room::stacks(run.graph.source, run.duration);
     let mut sizes = Sizes {
         stacks,
@@ -266,7 +283,7 @@ fn lasting(run: &Run, collected: &Collected, ended_ns: u64) -> Vec<(u32, TaskSta
 fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ended: Ended) -> Flame {
     let graph = &run.graph;
     let mut lasting = lasting(run, collected, ended.monotonic_ns);
-    let copied = naming.count_copies(&run.wanted, &mut lasting);
+    let copied = naming.count_copies(&run.wanted, graph, &mut lasting);
     let counted = collected
         .stacks
         .iter()
@@ -310,7 +327,7 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
     };
     let lost = tally.map_full + tally.collisions + tally.left_out;
     let lasting = collected.lasting.len() as u64;
-    let told = || account(tally, lasting, unwanted(run, collected, &naming));
+    let told = || account(tally, lasting, not_drawn(run, collected, &naming));
     log::debug!("{}", told());
     Flame {
         title: graph.title.to_owned(),
@@ -339,19 +356,20 @@ fn left_out(stacks: &[(TaskStack, u64, u64)]) -> LeftOut {
     sum
 }
 
-/// What the kernel has taken and only here is found not to be wanted, by the names of threads.
-fn unwanted(run: &Run, collected: &Collected, naming: &Naming) -> u64 {
+/// What was counted and what was copied though it is not drawn, as only user space knows.
+fn not_drawn(run: &Run, collected: &Collected, naming: &Naming) -> (u64, u64) {
     let stacks = collected.stacks.iter();
     let unwanted = stacks.filter(|(stack, _)| !run.wanted.admits(stack));
-    unwanted.map(|(_, count)| count.events).sum::<u64>() + naming.unwanted_copies()
+    let counted = unwanted.map(|(_, count)| count.events).sum();
+    (counted, naming.unwanted_copies())
 }
 
-/// What became of every firing, in words. The kernel does not know patterns of names, so that some that were counted or
-/// sent are `unwanted`.
-fn account(tally: &Tally, lasting: u64, unwanted: u64) -> String {
+/// What became of every firing, in words, with how many that were counted and copied are not drawn: it takes the programs a
+/// moment to know which do not belong into the graph, by patterns of names or functions of the kernel.
+fn account(tally: &Tally, lasting: u64, (counted, copied): (u64, u64)) -> String {
     format!(
         "{} taken: {} idle, {} not wanted, {} counted, {} sent with a copy, {} without room, {} too short or too long, \
-         {lasting} not ended, {} unexplained; {unwanted} of those counted or sent were not wanted by their name; {} KiB of user stacks were copied, {} stacks more were not for want of \
+         {lasting} not ended, {} unexplained; not drawn are {counted} counted ones and {copied} copies; {} KiB of user stacks were copied, {} stacks more were not for want of \
          budget or room; {} kernel or user stacks lost by collision, {} left out to stay cheap",
         tally.taken,
         tally.idle,
@@ -392,13 +410,11 @@ mod tests {
             ..Tally::ZERO
         };
         assert_eq!(collected_until_now(&tally), 42);
-        let account = account(&tally, 1, 7);
+        let account = account(&tally, 1, (7, 8));
         assert!(account.starts_with("0 taken: 0 idle, "), "{account}");
         assert!(account.contains("40 sent with a copy"), "{account}");
         assert!(account.contains("-43 unexplained"), "{account}");
-        assert!(
-            account.contains("7 of those counted or sent were not wanted"),
-            "{account}"
-        );
+        let not_drawn = "not drawn are 7 counted ones and 8 copies";
+        assert!(account.contains(not_drawn), "{account}");
     }
 }

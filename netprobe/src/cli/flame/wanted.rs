@@ -1,5 +1,5 @@
-//! Which tasks are wanted. Ids are tested in the kernel; names and what else an expression asks,
-//! after the kernel has added up by process, name and namespace.
+//! Which tasks are wanted. Ids and exact names are tested in the kernel; what else an expression asks here, for each process,
+//! name and namespace that is seen, and the kernel is told of those that are not wanted.
 
 use std::path::Path;
 
@@ -142,12 +142,14 @@ impl Options {
         })?;
         contradiction::check(&expression)?;
         let mut keys: Vec<WantedKey> = Vec::new();
+        let mut is_theirs = true;
         for part in expression.conjuncts() {
             // Keys of one kind are alternatives to the programs, so one part of each kind is theirs.
-            if let Some(found) = keys_of(part)
-                && !keys.iter().any(|key| key.kind == found[0].kind)
-            {
-                keys.extend(found);
+            match keys_of(part) {
+                Some(found) if !keys.iter().any(|key| key.kind == found[0].kind) => {
+                    keys.extend(found);
+                }
+                _ => is_theirs = false,
             }
         }
         let mut add = |kind, id| keys.push(WantedKey::of_id(kind, id));
@@ -171,6 +173,7 @@ impl Options {
         sampling.copies = u32::from(!self.kernel_only && self.unwind == Unwind::Auto);
         sampling.wanted = keys.iter().fold(0, |bits, key| bits | 1 << key.kind);
         sampling.netns = u32::from(asks_netns(&expression));
+        sampling.learns_tasks = u32::from(!is_theirs);
         Ok(Wanted {
             sampling,
             keys,
@@ -279,6 +282,7 @@ mod tests {
             expected.map(|(kind, id)| WantedKey::of_id(kind, id))
         );
         assert_eq!(wanted.sampling.wanted, Kind::Pid.bit() | Kind::Tid.bit());
+        assert_eq!(wanted.sampling.learns_tasks, 1);
         assert!(wanted.admits(&task(6, b"php-fpm")));
         assert!(!wanted.admits(&task(6, b"nginx")));
         assert!(!wanted.admits(&task(7, b"php-fpm")));
@@ -301,6 +305,7 @@ mod tests {
         );
         assert_eq!(wanted.keys.len(), 2);
         assert_eq!(wanted.sampling.wanted, Kind::Comm.bit());
+        assert_eq!(wanted.sampling.learns_tasks, 0);
     }
 
     #[test]

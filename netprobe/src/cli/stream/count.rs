@@ -27,7 +27,7 @@ use crate::{
     filter::Error,
     kernel::{
         keeper::Keeper,
-        load::{self, Sizes},
+        load,
         names::LiveNames,
         privileges::{self, CannotRun},
         session::{Request, Session},
@@ -41,6 +41,9 @@ use crate::{
 
 /// Different stacks that are told apart.
 const STACKS: u32 = 16_384;
+
+/// Groups of `--count --by` that are told apart no more, to keep the cost low.
+const COARSE: u32 = 1024;
 
 /// Groups that are shown unless it is said.
 const TOP: usize = 20;
@@ -79,7 +82,8 @@ impl<'a> Counting<'a> {
         if bits != 0 {
             request.config.count = 0;
             request.config.by = bits;
-            request.sizes.counts = Sizes::NONE.counts;
+            // For those that are told apart no more.
+            request.sizes.counts = COARSE;
             request.sizes.groups = load::most_groups();
         }
         if bits & BY_STACK != 0 {
