@@ -114,12 +114,15 @@ impl Place<'_> {
             String::new()
         };
         let lifetime = self.lifetime().filter(|_| self.is_share(open));
-        let served = lifetime.filter(|lifetime| rate * lifetime.seconds > f64::from(open));
-        let Some(lifetime) = served else {
+        let known = lifetime.as_ref();
+        let Some(lifetime) = known.filter(|lifetime| rate * lifetime.seconds > f64::from(open))
+        else {
             let ports = waiting + f64::from(open);
-            let arithmetic = match waiting_text.as_str() {
-                "" => format!("{open} are open"),
-                waiting => format!("{waiting}{open} open = {ports:.0}"),
+            let unsure = known.filter(|lifetime| lifetime.is_at_least);
+            let arithmetic = match (waiting_text.as_str(), unsure) {
+                ("", Some(unsure)) => format!("{open} are open ({})", unsure.text),
+                ("", None) => format!("{open} are open"),
+                (waiting, _) => format!("{waiting}{open} open = {ports:.0}"),
             };
             return Needed { ports, arithmetic };
         };
