@@ -119,8 +119,12 @@ impl Workers<'_> {
         let found = self.on_cpu(found);
         let processes = self.window.processes.holders(self.listener.ino).count();
         let is_one_each = served <= processes as u64;
+        let comm = self
+            .window
+            .holder(self.listener)
+            .map_or("", |holder| holder.comm.as_str());
         let (what, setting) = if is_one_each {
-            ("give it more workers", "workers")
+            worker_limit(comm)
         } else {
             (
                 "let it serve more connections at once (threads, workers or its limit of connections, whatever binds)",
@@ -135,7 +139,12 @@ impl Workers<'_> {
                 several(served, "is served", "are served"),
                 if served < processes as u64 {
                     // As a master beside its workers.
-                    format!(", and {processes} processes hold the listener")
+                    let masters = if self.has_master() {
+                        ", one of them the parent of the others"
+                    } else {
+                        ""
+                    };
+                    format!(", and {processes} processes hold the listener{masters}")
                 } else {
                     format!(" by {}", several(processes as u64, "process", "processes"))
                 },
@@ -143,6 +152,16 @@ impl Workers<'_> {
             &[(setting, wanted.to_string())],
             RISK,
         )
+    }
+
+    /// Whether one of its processes started all others.
+    fn has_master(&self) -> bool {
+        let holders = || self.window.processes.holders(self.listener.ino);
+        let started = |master: &Process| {
+            let mut others = holders().filter(|other| other.pid != master.pid);
+            others.all(|other| other.parent == master.pid)
+        };
+        holders().count() > 1 && holders().any(started)
     }
 
     /// Says so where a thread has no time for more.
@@ -227,6 +246,21 @@ impl Workers<'_> {
             return (local.min(most), "");
         }
         (most, "at most (who tried again is counted again) ")
+    }
+}
+
+/// What to do where each worker serves one connection, and the setting for it by the name that the program has for it.
+fn worker_limit(comm: &str) -> (&'static str, &'static str) {
+    match comm {
+        _ if comm.starts_with("php-fpm") => (
+            "give its pool more workers (pm.max_children)",
+            "pm.max_children",
+        ),
+        "apache2" | "httpd" => (
+            "give it more workers (MaxRequestWorkers)",
+            "MaxRequestWorkers",
+        ),
+        _ => ("give it more workers", "workers"),
     }
 }
 

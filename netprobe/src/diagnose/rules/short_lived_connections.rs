@@ -6,7 +6,7 @@ use super::super::{
     finding::{finding, named},
     in_each,
     sizing::{lasting, median},
-    window::{Gap, Netns, Window},
+    window::{Gap, Netns, Window, ratio},
 };
 use crate::report::{
     Total, Value,
@@ -35,6 +35,9 @@ pub(super) static RULE: Rule = Rule {
 const MANY: f64 = 20.0;
 const SHORT_NS: u64 = 1_000_000_000;
 const LITTLE: u64 = 64 << 10;
+
+/// So large a part of them are most.
+const MOST: f64 = 0.8;
 
 /// Fewer say nothing of the others.
 const LEAST_SEEN: usize = 10;
@@ -69,10 +72,22 @@ fn check(window: &Window) -> Verdict {
                 total.events
             )));
         }
-        Ok(describe(window, netns, (total.events, port, role))
-            .into_iter()
-            .collect())
+        let found = describe(window, netns, (total.events, port, role))?;
+        Ok(found.into_iter().collect())
     })
+}
+
+/// The part of `count` ended connections that were open before the window, at most.
+fn old_share(netns: &Netns, (count, port, role): (u64, u16, &str)) -> f64 {
+    let table = netns.before.sockets.as_ref();
+    let open = table.map_or(0, |table| {
+        if role == "server" {
+            table.clients.get(&port).map_or(0, |clients| clients.open)
+        } else {
+            table.outgoing.get(&port).copied().unwrap_or(0)
+        }
+    });
+    ratio(u64::from(open).min(count), count)
 }
 
 /// The ends in order of connections of a service that were looked at: what failed was none.
@@ -92,24 +107,35 @@ fn describe(
     window: &Window,
     netns: &Netns,
     (count, port, role): (u64, u16, &str),
-) -> Option<Finding> {
+) -> Result<Option<Finding>, Gap> {
+    let seen = ends(window, netns, (port, role)).count();
     let lives: Vec<(u64, u64)> = ends(window, netns, (port, role))
         .filter_map(|event| {
             let bytes = event.number("bytes_sent")? + event.number("bytes_received")?;
-            // Those that were open before the window lived for nobody knows how long: they are none of those that came
-            // and went.
-            Some((event.number("duration_ns").unwrap_or(u64::MAX), bytes))
+            Some((event.number("duration_ns")?, bytes))
         })
         .collect();
+    // How long one lived is not known where it was open before the window, or where so many are opened that only some are
+    // followed: those are like the others.
+    let unknown = ratio((seen - lives.len()) as u64, seen as u64);
+    let old = old_share(netns, (count, port, role)).min(unknown);
+    if old > 1.0 - MOST {
+        return Ok(None);
+    }
+    if lives.len() < LEAST_SEEN {
+        return Err(Gap(format!(
+            "{count} connections with port {port} ended, but of too few it is known how long they lived, as there were too many"
+        )));
+    }
     let short = lives
         .iter()
         .filter(|(duration, bytes)| *duration < SHORT_NS && *bytes < LITTLE)
         .count();
-    if lives.len() < LEAST_SEEN || short * 10 < lives.len() * 8 {
-        return None;
+    if ratio(short as u64, lives.len() as u64) * (1.0 - old) < MOST {
+        return Ok(None);
     }
     let durations: Vec<u64> = lives.iter().map(|(duration, _)| *duration).collect();
-    let median_us = median(&durations)? / 1000;
+    let median_us = median(&durations).unwrap_or(0) / 1000;
     let life = lasting(median_us);
     let rate = window.rate(count);
     let mut service = named(
@@ -123,7 +149,7 @@ fn describe(
     );
     service.port = Some(port);
     let side = if role == "server" { "at" } else { "to" };
-    Some(
+    Ok(Some(
         finding(
             RULE.id,
             Severity::Info,
@@ -153,7 +179,7 @@ fn describe(
             &[("keepalive", "on".to_owned())],
             "idle connections hold workers of servers that have one per connection",
         ),
-    )
+    ))
 }
 
 #[cfg(test)]
@@ -215,7 +241,31 @@ mod tests {
             ];
             window.event("lifetimes", 100, &life);
         }
-        assert!(window.ids().is_empty());
+        let before = window.netns().before.sockets.as_mut().unwrap();
+        before.clients.entry(80).or_default().open = 5000;
+        assert_eq!(window.verdict("short-lived-connections"), Verdict::Ok);
+    }
+
+    #[test]
+    fn so_many_that_only_some_are_followed_are_like_those() {
+        // Of most it is not known how long they lived, and 20 were open before the window.
+        let mut window = lives(400_000, 50_000);
+        let life = [
+            ("role", Value::Word("server")),
+            ("result", Value::Word("fin")),
+            ("sport", Value::Unsigned(80)),
+            ("bytes_sent", Value::Unsigned(500)),
+            ("bytes_received", Value::Unsigned(100)),
+        ];
+        window.event("lifetimes", 300, &life);
+        let before = window.netns().before.sockets.as_mut().unwrap();
+        before.clients.entry(80).or_default().open = 20;
+        assert_eq!(window.ids(), ["short-lived-connections"]);
+        // None was followed: nobody knows.
+        window.events.forget("lifetimes");
+        window.event("lifetimes", 300, &life);
+        let verdict = window.verdict("short-lived-connections");
+        assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
     }
 
     #[test]

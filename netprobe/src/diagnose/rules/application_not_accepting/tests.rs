@@ -129,9 +129,15 @@ fn a_master_that_only_holds_the_listener_is_no_worker() {
     let (value, text) = first_fix(&window);
     assert_eq!(value, set("workers", "8"));
     assert!(
-        text.contains("now 2 are served at once, and 3 processes hold the listener"),
+        text.contains("now 2 are served at once, and 3 processes hold the listener, one of them the parent of the others"),
         "{text}"
     );
+    // By the name that the program has for it.
+    for process in window.processes.by_pid.values_mut() {
+        process.comm = "php-fpm8.2".to_owned();
+    }
+    let (value, text) = first_fix(&window);
+    assert_eq!(value, set("pm.max_children", "8"), "{text}");
 }
 
 /// `web` at port 80 serves `held` connections at once and has one each open to `app` at port 9000, which serves two; 20/s

@@ -221,7 +221,7 @@ const ONCE: &str = " (each once, however often it was sent again; clients that w
 const AT_MOST: &str = " at most (what was sent again counts again; clients that wait for an answer first may open more once \
                        there is room)";
 /// So much of what was refused must have been looked at to tell flows apart.
-const NEARLY_ALL: f64 = 0.8;
+const NEARLY_ALL: f64 = 0.98;
 /// Fewer that are new give no rate.
 const LEAST_NEW: usize = 5;
 
@@ -247,7 +247,10 @@ fn refused(window: &Window, netns: &Netns, dropped: u64) -> (f64, &'static str) 
     let middle_ns = u64::midpoint(first_ns, last_ns);
     let new = first.values().filter(|at| **at > middle_ns).count();
     if ratio(seen, counted.max(dropped)) < NEARLY_ALL || new < LEAST_NEW {
-        return (window.rate(dropped), AT_MOST);
+        // Of a sample the same flow is less often seen again: no more than this.
+        let flows = ratio(first.len() as u64, seen);
+        let flows = if seen == 0 { 1.0 } else { flows };
+        return (window.rate(dropped) * flows, AT_MOST);
     }
     let half_s = number(last_ns - middle_ns) / 1e9;
     (number(new as u64) / half_s, ONCE)
