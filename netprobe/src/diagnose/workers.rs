@@ -119,12 +119,9 @@ impl Workers<'_> {
         let found = self.on_cpu(found);
         let processes = self.window.processes.holders(self.listener.ino).count();
         let is_one_each = served <= processes as u64;
-        let comm = self
-            .window
-            .holder(self.listener)
-            .map_or("", |holder| holder.comm.as_str());
         let (what, setting) = if is_one_each {
-            worker_limit(comm)
+            let holder = self.window.holder(self.listener);
+            worker_limit(holder.map_or("", |holder| holder.comm.as_str()))
         } else {
             (
                 "let it serve more connections at once (threads, workers or its limit of connections, whatever binds)",
@@ -137,21 +134,24 @@ impl Workers<'_> {
                  that they are busy {:.0} % of the time, rounded up, = {wanted} at once; now {} at once{}",
                 BUSY * 100.0,
                 several(served, "is served", "are served"),
-                if served < processes as u64 {
-                    // As a master beside its workers.
-                    let masters = if self.has_master() {
-                        ", one of them the parent of the others"
-                    } else {
-                        ""
-                    };
-                    format!(", and {processes} processes hold the listener{masters}")
-                } else {
-                    format!(" by {}", several(processes as u64, "process", "processes"))
-                },
+                self.by_whom(served, processes as u64),
             ),
             &[(setting, wanted.to_string())],
             RISK,
         )
+    }
+
+    /// Which of its processes serve so many at once.
+    fn by_whom(&self, served: u64, processes: u64) -> String {
+        if served >= processes {
+            return format!(" by {}", several(processes, "process", "processes"));
+        }
+        let master = if self.has_master() {
+            ", one of them the parent of the others"
+        } else {
+            ""
+        };
+        format!(", and {processes} processes hold the listener{master}")
     }
 
     /// Whether one of its processes started all others.

@@ -38,7 +38,7 @@ pub(super) fn heaviest(mut found: Finding, window: &Window, netns: &Netns) -> Fi
     }
     said(
         found,
-        format!("are for {}", endpoint(*address, *port)),
+        &format!("are for {}", endpoint(*address, *port)),
         share,
     )
 }
@@ -54,7 +54,7 @@ impl Entries {
     }
 }
 
-fn said(found: Finding, what: String, share: f64) -> Finding {
+fn said(found: Finding, what: &str, share: f64) -> Finding {
     let percent = share * 100.0;
     let text = format!("{percent:.0} % of entries {what}");
     found.measured(text, percent, "percent", TABLE)
@@ -81,7 +81,7 @@ fn states(found: Finding, entries: &Entries) -> Finding {
         "udp" => format!("UDP{to}"),
         state => state.to_uppercase(),
     };
-    said(found, format!("are {state}"), entries.share(*count))
+    said(found, &format!("are {state}"), entries.share(*count))
 }
 
 /// Whether one address fills it, or many that have an entry each.
@@ -98,7 +98,7 @@ fn sources(mut found: Finding, netns: &Netns, entries: &Entries) -> Finding {
             ""
         };
         let what = format!("come from {single} addresses with one entry each{why}");
-        found = said(found, what, share);
+        found = said(found, &what, share);
     }
     let most = entries.sources.iter().max_by_key(|(_, count)| **count);
     let Some((address, count)) = most else {
@@ -106,7 +106,7 @@ fn sources(mut found: Finding, netns: &Netns, entries: &Entries) -> Finding {
     };
     let share = entries.share(*count);
     if share >= HEAVY {
-        found = said(found, format!("come from {address}"), share);
+        found = said(found, &format!("come from {address}"), share);
     }
     if share >= MOST {
         found = found.hits([host("source", *address, netns.inode)]);

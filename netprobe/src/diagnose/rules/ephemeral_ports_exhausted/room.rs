@@ -132,14 +132,14 @@ impl Place<'_> {
         } else {
             ""
         };
-        let tries = match self.failures(&[]) {
+        let again = match self.failures(&[]) {
             0 => "",
             _ => " (each failed try too)",
         };
         Needed {
             ports,
             arithmetic: format!(
-                "{waiting_text}{rate:.1} connects/s{whose}{tries} x {at_least}{:.1} s open ({}) = {at_least}{ports:.0}",
+                "{waiting_text}{rate:.1} connects/s{whose}{again} x {at_least}{:.1} s open ({}) = {at_least}{ports:.0}",
                 lifetime.seconds, lifetime.text
             ),
         }
