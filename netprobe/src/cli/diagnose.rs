@@ -64,7 +64,8 @@ pub(super) struct Options {
     #[arg(long, value_enum, value_name = "SEVERITY")]
     fail_on: Option<FailOn>,
     /// What netprobe itself may cost, in percent of the machine's CPUs: it leaves out events, never
-    /// counts. 100% leaves out nothing. What it reads once before and after the window is not limited, and told at the
+    /// counts. Of connections that go well it looks at a sample of their beginnings and ends, also with 100%, which leaves out no
+    /// other event. What it reads once before and after the window is not limited, and told at the
     /// end.
     #[arg(long, value_name = "PERCENT", default_value = "1%", value_parser = parse_percent)]
     max_overhead: f64,

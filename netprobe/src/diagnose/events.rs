@@ -14,6 +14,8 @@ pub type Owner = (Option<u32>, Option<String>);
 /// One event, whose values are found by the names of its columns.
 #[derive(Clone, Debug)]
 pub struct Event {
+    /// When it happened, in nanoseconds of the monotonic clock; 0 where that is not known.
+    pub at_ns: u64,
     columns: &'static [Column],
     values: Box<[Value]>,
 }
@@ -21,8 +23,11 @@ pub struct Event {
 impl Event {
     /// An event with a value for each column.
     pub fn new(columns: &'static [Column], values: impl Into<Box<[Value]>>) -> Self {
-        let values = values.into();
-        Self { columns, values }
+        Self {
+            at_ns: 0,
+            columns,
+            values: values.into(),
+        }
     }
 
     /// The value of a column; unknown where there is no such column.
@@ -123,15 +128,19 @@ impl Events {
     /// Adds an event. Once the sample is full, each event so far has the same chance to be in it.
     pub fn add(&mut self, columns: &'static [Column], row: &Row) {
         let random = self.next_random();
+        let event = || Event {
+            at_ns: row.monotonic_ns,
+            ..Event::new(columns, row.values.clone())
+        };
         let sample = self.samples.entry(row.kind).or_default();
         sample.seen += 1;
         if sample.kept.len() < SAMPLE {
-            sample.kept.push(Event::new(columns, row.values.clone()));
+            sample.kept.push(event());
             return;
         }
         let place = usize::try_from(random % sample.seen).unwrap_or(usize::MAX);
         if let Some(slot) = sample.kept.get_mut(place) {
-            *slot = Event::new(columns, row.values.clone());
+            *slot = event();
         }
     }
 

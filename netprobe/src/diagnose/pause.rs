@@ -1,5 +1,4 @@
-//! The longest time within a window in which an application accepted nothing from a listener's queue though
-//! somebody waited in it, from how full the queue was and how many connections came in between looks.
+//! The times within a window in which an application accepted nothing from a listener's queue though somebody waited in it, from how full the queue was and how many connections came in between looks.
 
 use super::{
     accepting::Accepting,
@@ -14,6 +13,13 @@ const SLACK: f64 = 2.0;
 /// What is accepted from others in a pause is no more than this part of what comes in as much time.
 const FEW: f64 = 0.1;
 
+/// Fewer that wait are no measure of what came in a pause.
+const MANY: u32 = 10;
+
+/// Why an application does not accept for a while.
+pub(super) const REASONS: &str = "garbage collection, a lock, a blocking call in the thread that accepts, a stop (SIGSTOP, \
+                                  cgroup freezer, CPU quota)";
+
 /// A time in which nothing was accepted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Pause {
@@ -21,10 +27,14 @@ pub(super) struct Pause {
     pub(super) seconds: f64,
     /// Whether it lasted when the window began.
     pub(super) is_older: bool,
+    /// Whether it lasts at the end of the window.
+    pub(super) lasts: bool,
     /// Whether it was the application, rather than bursts for which the queue was full in one piece.
     pub(super) is_certain: bool,
     /// Connections that come each second, as far as they are known.
     pub(super) arrivals: f64,
+    /// How many waited when it ended.
+    pub(super) waiting: u32,
 }
 
 /// A look at the queue.
@@ -45,38 +55,75 @@ pub(super) fn longest(
     queue: &Queue,
     accepting: &Accepting,
 ) -> Option<Pause> {
-    let looks = looks(window, netns, queue)?;
-    let arrivals = arrivals(window, netns, accepting);
-    let accepted = |from: &Look, to: &Look| {
-        #[expect(clippy::cast_precision_loss, reason = "a few connections")]
-        let came = (to.came - from.came) as f64;
-        came - (f64::from(to.depth) - f64::from(from.depth))
+    let longest = |pauses: Vec<Pause>| {
+        let mut pauses = pauses.into_iter();
+        let first = pauses.next()?;
+        Some(pauses.fold(first, |longest, pause| {
+            if pause.seconds > longest.seconds {
+                pause
+            } else {
+                longest
+            }
+        }))
     };
-    let certain = arrivals.and_then(|arrivals| {
-        stretch(&looks, |from, to| {
-            let few = (arrivals * (from.ago - to.ago) * FEW).max(SLACK);
-            to.depth > 0 && accepted(from, to) <= few
-        })
-    });
-    let rate = arrivals.unwrap_or(0.0);
-    if let Some((from, to)) = certain {
-        return Some(pause(&looks, (from, to), (rate, true)));
+    if let Some(pause) = longest(certain(window, netns, queue, accepting)) {
+        return Some(pause);
     }
     // Where others are accepted from meanwhile, the counter does not tell whom.
     if fifo::is_only_busy(netns, accepting) {
         return None;
     }
     let limit = queue.listener.limit.max(1);
-    let full = stretch(&looks, |from, to| from.depth >= limit && to.depth >= limit);
-    full.map(|ends| pause(&looks, ends, (rate, false)))
+    let looks = looks(window, netns, queue)?;
+    let full = stretches(&looks, |from, to| from.depth >= limit && to.depth >= limit);
+    let rate = arrivals(window, netns, accepting).unwrap_or(0.0);
+    let full = full
+        .into_iter()
+        .map(|ends| pause(&looks, ends, (rate, false)));
+    longest(full.collect())
+}
+
+/// Each time in which it was the application that did not accept, in order.
+pub(super) fn certain(
+    window: &Window,
+    netns: &Netns,
+    queue: &Queue,
+    accepting: &Accepting,
+) -> Vec<Pause> {
+    let looks = looks(window, netns, queue);
+    let Some((looks, arrivals)) = looks.zip(arrivals(window, netns, accepting)) else {
+        return Vec::new();
+    };
+    let accepted = |from: &Look, to: &Look| {
+        #[expect(clippy::cast_precision_loss, reason = "a few connections")]
+        let came = (to.came - from.came) as f64;
+        came - (f64::from(to.depth) - f64::from(from.depth))
+    };
+    let found = stretches(&looks, |from, to| {
+        let few = (arrivals * (from.ago - to.ago) * FEW).max(SLACK);
+        to.depth > 0 && accepted(from, to) <= few
+    });
+    let found = found.into_iter();
+    found
+        .map(|ends| pause(&looks, ends, (arrivals, true)))
+        .collect()
+}
+
+impl Pause {
+    /// Whether so many came in it that a few which seem to have been accepted are a mistake of the two counts.
+    pub(super) fn is_sure(&self) -> bool {
+        self.arrivals * self.seconds * FEW >= SLACK && self.waiting >= MANY
+    }
 }
 
 fn pause(looks: &[Look], (from, to): (usize, usize), (arrivals, is_certain): (f64, bool)) -> Pause {
     Pause {
         seconds: looks[from].ago - looks[to].ago,
         is_older: from == 0,
+        lasts: to + 1 == looks.len(),
         is_certain,
         arrivals,
+        waiting: looks[to].depth,
     }
 }
 
@@ -111,23 +158,33 @@ fn arrivals(window: &Window, netns: &Netns, accepting: &Accepting) -> Option<f64
     (own > 0).then(|| window.rate(own))
 }
 
-/// The longest run of looks, by its first and last, in which somebody always waits after the first, and of which
-/// `is_one` holds of the first and each later one.
-fn stretch(looks: &[Look], is_one: impl Fn(&Look, &Look) -> bool) -> Option<(usize, usize)> {
-    let mut longest = None::<(usize, usize)>;
+/// The longest run of looks by its first and last, in which somebody always waits after the first, and of which `is_one`
+/// holds of the first and each later one; and the longest of those before and after it.
+fn stretches(looks: &[Look], is_one: impl Fn(&Look, &Look) -> bool) -> Vec<(usize, usize)> {
     let seconds = |(from, to): (usize, usize)| looks[from].ago - looks[to].ago;
-    for (from, first) in looks.iter().enumerate() {
+    let runs = looks.iter().enumerate().map(|(from, first)| {
         let later = looks[from + 1..].iter();
-        let length = later.take_while(|look| is_one(first, look)).count();
-        let found = (from, from + length);
-        if first.depth > 0
-            && seconds(found) >= LEAST_S
-            && longest.is_none_or(|longest| seconds(found) > seconds(longest))
+        (
+            from,
+            from + later.take_while(|look| is_one(first, look)).count(),
+        )
+    });
+    let mut runs: Vec<_> = runs
+        .filter(|run| looks[run.0].depth > 0 && seconds(*run) >= LEAST_S)
+        .collect();
+    // Of equal ones the first.
+    runs.sort_by(|a, b| seconds(*b).total_cmp(&seconds(*a)));
+    let mut apart: Vec<(usize, usize)> = Vec::new();
+    for run in runs {
+        if apart
+            .iter()
+            .all(|other| run.1 <= other.0 || run.0 >= other.1)
         {
-            longest = Some(found);
+            apart.push(run);
         }
     }
-    longest
+    apart.sort_unstable();
+    apart
 }
 
 #[cfg(test)]
@@ -198,6 +255,21 @@ mod tests {
             summary.contains("did not accept for 2.9 s or more"),
             "{summary}"
         );
+    }
+
+    #[test]
+    fn a_pause_that_lasts_is_not_told_as_over_and_gives_no_size() {
+        let (summary, fixes) = summary_and_fixes(&paused(80, 100, 0));
+        let said = "is full now; in 10 s 47 attempts were turned away: server has not accepted for 1.9 s so far";
+        assert!(summary.contains(said), "{summary}");
+        assert!(
+            fixes[0].contains("find out why pid 100 does not call accept()"),
+            "{fixes:?}"
+        );
+        assert!(fixes[1].contains("look again once it accepts"), "{fixes:?}");
+        // One that is over is no "now and then".
+        let (summary, _) = summary_and_fixes(&paused(20, 50, 0));
+        assert!(summary.contains("was full for a while;"), "{summary}");
     }
 
     #[test]

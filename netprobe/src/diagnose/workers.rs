@@ -120,7 +120,8 @@ impl Workers<'_> {
         let processes = self.window.processes.holders(self.listener.ino).count();
         let is_one_each = served <= processes as u64;
         let (what, setting) = if is_one_each {
-            ("give it more workers", "workers")
+            let holder = self.window.holder(self.listener);
+            worker_limit(holder.map_or("", |holder| holder.comm.as_str()))
         } else {
             (
                 "let it serve more connections at once (threads, workers or its limit of connections, whatever binds)",
@@ -133,16 +134,34 @@ impl Workers<'_> {
                  that they are busy {:.0} % of the time, rounded up, = {wanted} at once; now {} at once{}",
                 BUSY * 100.0,
                 several(served, "is served", "are served"),
-                if served < processes as u64 {
-                    // As a master beside its workers.
-                    format!(", and {processes} processes hold the listener")
-                } else {
-                    format!(" by {}", several(processes as u64, "process", "processes"))
-                },
+                self.by_whom(served, processes as u64),
             ),
             &[(setting, wanted.to_string())],
             RISK,
         )
+    }
+
+    /// Which of its processes serve so many at once.
+    fn by_whom(&self, served: u64, processes: u64) -> String {
+        if served >= processes {
+            return format!(" by {}", several(processes, "process", "processes"));
+        }
+        let master = if self.has_master() {
+            ", one of them the parent of the others"
+        } else {
+            ""
+        };
+        format!(", and {processes} processes hold the listener{master}")
+    }
+
+    /// Whether one of its processes started all others.
+    fn has_master(&self) -> bool {
+        let holders = || self.window.processes.holders(self.listener.ino);
+        let started = |master: &Process| {
+            let mut others = holders().filter(|other| other.pid != master.pid);
+            others.all(|other| other.parent == master.pid)
+        };
+        holders().count() > 1 && holders().any(started)
     }
 
     /// Says so where a thread has no time for more.
@@ -227,6 +246,21 @@ impl Workers<'_> {
             return (local.min(most), "");
         }
         (most, "at most (who tried again is counted again) ")
+    }
+}
+
+/// What to do where each worker serves one connection, and the setting for it by the name that the program has for it.
+fn worker_limit(comm: &str) -> (&'static str, &'static str) {
+    match comm {
+        _ if comm.starts_with("php-fpm") => (
+            "give its pool more workers (pm.max_children)",
+            "pm.max_children",
+        ),
+        "apache2" | "httpd" => (
+            "give it more workers (MaxRequestWorkers)",
+            "MaxRequestWorkers",
+        ),
+        _ => ("give it more workers", "workers"),
     }
 }
 

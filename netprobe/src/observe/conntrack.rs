@@ -126,17 +126,24 @@ impl Entries {
         }
         let is_local = |to: &IpAddr| to.is_loopback() || source == Some(*to);
         self.local += u32::from(destination.as_ref().is_some_and(is_local));
-        if let Some(source) = source.filter(|_| self.sources.len() < ADDRESSES) {
+        if let Some(source) = source.filter(|from| is_told(&self.sources, from)) {
             *self.sources.entry(source).or_default() += 1;
         }
-        if let Some(destination) = destination.filter(|_| self.destinations.len() < ADDRESSES) {
+        if let Some(destination) =
+            destination.filter(|to| is_told(&self.destinations, &(*to, port)))
+        {
             *self.destinations.entry((destination, port)).or_default() += 1;
         }
         let service = Protocol::of(protocol).map(|protocol| (protocol, port));
-        if let Some(service) = service.filter(|_| self.services.len() < ADDRESSES) {
+        if let Some(service) = service.filter(|service| is_told(&self.services, service)) {
             *self.services.entry(service).or_default() += 1;
         }
     }
+}
+
+/// Whether one more is counted: of those that are told apart already each is.
+fn is_told<K: Ord>(counts: &BTreeMap<K, u32>, key: &K) -> bool {
+    counts.len() < ADDRESSES || counts.contains_key(key)
 }
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ fn best_fix(out: &mut dyn Write, finding: &Finding) -> io::Result<()> {
     finding
         .fixes
         .get(index)
-        .map_or(Ok(()), |fix| self::fix(out, index + 1, fix))
+        .map_or(Ok(()), |fix| self::fix(out, 1, fix))
 }
 
 /// Says how much of a finding is not shown, and where it is.
@@ -360,7 +360,7 @@ mod tests {
         };
         diagnosis.findings = vec![one, critical.clone(), critical, behind];
         let all = text(&diagnosis);
-        assert_eq!(all.matches("  2. now\n").count(), 2, "{all}");
+        assert_eq!(all.matches("  1. now\n").count(), 2, "{all}");
         assert!(!all.contains("rebuild") && !all.contains("later"), "{all}");
         let [second, short] = [
             "  not shown here, but with --json: 2 more fixes, 3 more lines of evidence\n",

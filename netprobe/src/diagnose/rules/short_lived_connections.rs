@@ -6,11 +6,14 @@ use super::super::{
     finding::{finding, named},
     in_each,
     sizing::{lasting, median},
-    window::{Gap, Netns, Window},
+    window::{Gap, Netns, Window, ratio},
 };
-use crate::report::{
-    Total, Value,
-    diagnosis::{Confidence, Finding, Severity},
+use crate::{
+    observe::snapshot::Snapshot,
+    report::{
+        Total, Value,
+        diagnosis::{Confidence, Finding, Severity},
+    },
 };
 
 pub(super) static RULE: Rule = Rule {
@@ -35,6 +38,9 @@ pub(super) static RULE: Rule = Rule {
 const MANY: f64 = 20.0;
 const SHORT_NS: u64 = 1_000_000_000;
 const LITTLE: u64 = 64 << 10;
+
+/// So large a part of them are most.
+const MOST: f64 = 0.8;
 
 /// Fewer say nothing of the others.
 const LEAST_SEEN: usize = 10;
@@ -69,10 +75,22 @@ fn check(window: &Window) -> Verdict {
                 total.events
             )));
         }
-        Ok(describe(window, netns, (total.events, port, role))
-            .into_iter()
-            .collect())
+        let found = describe(window, netns, (total.events, port, role))?;
+        Ok(found.into_iter().collect())
     })
+}
+
+/// How many connections of a service are open.
+fn open(snapshot: &Snapshot, (port, role): (u16, &str)) -> u64 {
+    let table = snapshot.sockets.as_ref();
+    let open = table.map_or(0, |table| {
+        if role == "server" {
+            table.clients.get(&port).map_or(0, |clients| clients.open)
+        } else {
+            table.outgoing.get(&port).copied().unwrap_or(0)
+        }
+    });
+    open.into()
 }
 
 /// The ends in order of connections of a service that were looked at: what failed was none.
@@ -88,29 +106,76 @@ fn ends<'a>(
     })
 }
 
+/// How long connections of a service live, in microseconds and in words.
+struct Life {
+    micros: u64,
+    text: String,
+    how: String,
+}
+
+/// How long most of the `count` that ended lived, if that is not long.
+fn life(
+    window: &Window,
+    netns: &Netns,
+    (count, port, role): (u64, u16, &str),
+) -> Result<Option<Life>, Gap> {
+    let seen: Vec<(Option<u64>, u64)> = ends(window, netns, (port, role))
+        .filter_map(|event| {
+            let bytes = event.number("bytes_sent")? + event.number("bytes_received")?;
+            Some((event.number("duration_ns"), bytes))
+        })
+        .collect();
+    let little = seen.iter().filter(|(_, bytes)| *bytes < LITTLE).count();
+    let known: Vec<u64> = seen.iter().filter_map(|(duration, _)| *duration).collect();
+    // How long one lived is not known where it was open before the window, or where so many are opened that only some are
+    // followed: those are like the others.
+    let unknown = ratio((seen.len() - known.len()) as u64, seen.len() as u64);
+    let [before, after] = [&netns.before, &netns.after].map(|at| open(at, (port, role)));
+    let old = ratio(before.min(count), count).min(unknown);
+    if ratio(little as u64, seen.len() as u64) < MOST || old > 1.0 - MOST {
+        return Ok(None);
+    }
+    if known.len() >= LEAST_SEEN {
+        let short = known.iter().filter(|duration| **duration < SHORT_NS);
+        let short = ratio(short.count() as u64, known.len() as u64);
+        let micros = median(&known).unwrap_or(0) / 1000;
+        let text = lasting(micros);
+        return Ok((short * (1.0 - old) >= MOST).then(|| Life {
+            micros,
+            how: format!("half of them lived no longer than {text}"),
+            text,
+        }));
+    }
+    if netns.before.sockets.is_none() || netns.after.sockets.is_none() {
+        return Err(Gap(format!(
+            "{count} connections with port {port} ended, but how long they lived is known of too few"
+        )));
+    }
+    // Little's law; where none was open, one is the most that was overlooked.
+    let open = u64::midpoint(before, after).max(1);
+    let mean_s = ratio(open, count) * window.seconds;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a small positive number"
+    )]
+    let micros = (mean_s * 1e6) as u64;
+    let text = format!("{} on average", lasting(micros));
+    Ok((micros * 1000 < SHORT_NS).then(|| Life {
+        micros,
+        how: format!("{open} open at once, on average, of {count} that ended: each lived {text}"),
+        text,
+    }))
+}
+
 fn describe(
     window: &Window,
     netns: &Netns,
     (count, port, role): (u64, u16, &str),
-) -> Option<Finding> {
-    let lives: Vec<(u64, u64)> = ends(window, netns, (port, role))
-        .filter_map(|event| {
-            let bytes = event.number("bytes_sent")? + event.number("bytes_received")?;
-            // Those that were open before the window lived for nobody knows how long: they are none of those that came
-            // and went.
-            Some((event.number("duration_ns").unwrap_or(u64::MAX), bytes))
-        })
-        .collect();
-    let short = lives
-        .iter()
-        .filter(|(duration, bytes)| *duration < SHORT_NS && *bytes < LITTLE)
-        .count();
-    if lives.len() < LEAST_SEEN || short * 10 < lives.len() * 8 {
-        return None;
-    }
-    let durations: Vec<u64> = lives.iter().map(|(duration, _)| *duration).collect();
-    let median_us = median(&durations)? / 1000;
-    let life = lasting(median_us);
+) -> Result<Option<Finding>, Gap> {
+    let Some(Life { micros, text, how }) = life(window, netns, (count, port, role))? else {
+        return Ok(None);
+    };
     let rate = window.rate(count);
     let mut service = named(
         if role == "server" {
@@ -123,13 +188,13 @@ fn describe(
     );
     service.port = Some(port);
     let side = if role == "server" { "at" } else { "to" };
-    Some(
+    Ok(Some(
         finding(
             RULE.id,
             Severity::Info,
             Confidence::High,
             format!(
-                "connections {side} port {port}{} live {life}: {rate:.0} new ones each second, one for each request",
+                "connections {side} port {port}{} live {text}: {rate:.0} new ones each second, one for each request",
                 netns.place()
             ),
         )
@@ -139,7 +204,7 @@ fn describe(
             "connections",
             "lifetimes",
         )
-        .counted(format!("half of them lived no longer than {life}"), median_us, "us", "lifetimes")
+        .counted(how, micros, "us", "lifetimes")
         .measured(
             format!("kept open, they would save {rate:.0} handshakes/s and {:.0} ports in TIME_WAIT", rate * 60.0),
             rate * 60.0,
@@ -153,7 +218,7 @@ fn describe(
             &[("keepalive", "on".to_owned())],
             "idle connections hold workers of servers that have one per connection",
         ),
-    )
+    ))
 }
 
 #[cfg(test)]
@@ -215,7 +280,44 @@ mod tests {
             ];
             window.event("lifetimes", 100, &life);
         }
-        assert!(window.ids().is_empty());
+        let before = window.netns().before.sockets.as_mut().unwrap();
+        before.clients.entry(80).or_default().open = 5000;
+        assert_eq!(window.verdict("short-lived-connections"), Verdict::Ok);
+    }
+
+    #[test]
+    fn so_many_that_only_some_are_followed_are_like_those() {
+        // Of most it is not known how long they lived, and 20 were open before the window.
+        let mut window = lives(400_000, 50_000);
+        let life = [
+            ("role", Value::Word("server")),
+            ("result", Value::Word("fin")),
+            ("sport", Value::Unsigned(80)),
+            ("bytes_sent", Value::Unsigned(500)),
+            ("bytes_received", Value::Unsigned(100)),
+        ];
+        window.event("lifetimes", 300, &life);
+        let before = window.netns().before.sockets.as_mut().unwrap();
+        before.clients.entry(80).or_default().open = 20;
+        assert_eq!(window.ids(), ["short-lived-connections"]);
+        // None was followed: 10 open at once, on average, of 5000/s.
+        window.events.forget("lifetimes");
+        window.event("lifetimes", 300, &life);
+        let findings = window.findings();
+        let summary = &findings[0].summary;
+        assert!(summary.contains("live 2.0 ms on average"), "{summary}");
+        // As many are open as end in two seconds.
+        for seen in ["before", "after"] {
+            let netns = window.netns();
+            let snapshot = if seen == "before" {
+                &mut netns.before
+            } else {
+                &mut netns.after
+            };
+            let sockets = snapshot.sockets.as_mut().unwrap();
+            sockets.clients.entry(80).or_default().open = 9000;
+        }
+        assert_eq!(window.verdict("short-lived-connections"), Verdict::Ok);
     }
 
     #[test]

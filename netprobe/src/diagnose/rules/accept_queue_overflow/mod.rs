@@ -126,8 +126,9 @@ fn describe(window: &Window, netns: &Netns, overflow: &Overflow) -> Finding {
         Severity::Critical,
         confidence,
         format!(
-            "{who}{} is full now and then; in {:.0} s {}: {why}",
+            "{who}{} {}; in {:.0} s {}: {why}",
             netns.place(),
+            how_often(window, netns, overflow, pause),
             window.seconds,
             overflow.turned_away()
         ),
@@ -194,10 +195,38 @@ fn describe(window: &Window, netns: &Netns, overflow: &Overflow) -> Finding {
     };
     let found = found.since(window, netns, "TcpExt.ListenOverflows");
     let found = match certain {
+        Some(pause) if pause.lasts => {
+            return against_pause(found, window, overflow, pause).command(
+                "look again once it accepts: how long a queue the pause needs follows from the whole of it",
+                "none",
+            );
+        }
         Some(pause) => against_pause(found, window, overflow, pause),
         None => found,
     };
     fixes(found, netns, overflow, certain)
+}
+
+/// When it was full, in words.
+fn how_often(
+    window: &Window,
+    netns: &Netns,
+    overflow: &Overflow,
+    pause: Option<Pause>,
+) -> &'static str {
+    let certain = pause.filter(|pause| pause.is_certain);
+    match certain.zip(overflow.queue.as_ref()) {
+        Some((pause, _)) if pause.lasts => "is full now",
+        Some((_, queue)) => {
+            let accepting = accepting::of(window, netns, queue);
+            if pause::certain(window, netns, queue, &accepting).len() == 1 {
+                "was full for a while"
+            } else {
+                "is full now and then"
+            }
+        }
+        None => "is full now and then",
+    }
 }
 
 fn comm(window: &Window, overflow: &Overflow) -> String {
@@ -211,7 +240,9 @@ fn paused(window: &Window, overflow: &Overflow, pause: Pause) -> String {
     let comm = comm(window, overflow);
     let seconds = pause.seconds;
     let more = if pause.is_older { " or more" } else { "" };
-    if pause.is_certain {
+    if pause.is_certain && pause.lasts {
+        format!("{comm} has not accepted for {seconds:.1} s so far")
+    } else if pause.is_certain {
         format!(
             "{comm} did not accept for {seconds:.1} s{more}, and its accept queue is too short for that"
         )
@@ -231,9 +262,10 @@ fn against_pause(found: Finding, window: &Window, overflow: &Overflow, pause: Pa
     });
     found.application(
         format!(
-            "find out why {who} did not call accept() for {:.1} s: garbage collection, a lock, a blocking call in the thread \
-             that accepts, a stop (SIGSTOP, cgroup freezer, CPU quota)",
-            pause.seconds
+            "find out why {who} {} call accept() for {:.1} s: {}",
+            if pause.lasts { "does not" } else { "did not" },
+            pause.seconds,
+            pause::REASONS
         ),
         &[],
         "none",

@@ -1,6 +1,8 @@
 //! Connections arrive faster than the application accepts them: a listener's queue is full all the
 //! time, or long and growing. A longer queue would only make them wait longer.
 
+mod pauses;
+
 use super::super::{
     Explanation, Rule, Verdict,
     accepting::{self, Accepting},
@@ -31,6 +33,8 @@ pub(super) static RULE: Rule = Rule {
                      sockets of the port before and after and from those that ended. Bursts that a fast application \
                      empties in between are accept-queue-overflow instead, and so is a queue whose connections all came at \
                      once, after a pause. Where everybody who waited at some look still waits, nothing was accepted since. \
+                     Where connections came and none was accepted for a second or more in one piece, though the queue had room, \
+                     it is a warning if such pauses take up half the window, else a note. \
                      How many it serves at once are the connections that it holds, whatever serves them: processes, threads or \
                      a limit. Where nearly all that it serves have a connection of its own open to a listener in whose queue \
                      somebody always waits, it waits for that one, which comes first.",
@@ -54,14 +58,20 @@ pub(super) static RULE: Rule = Rule {
 fn check(window: &Window) -> Verdict {
     let mut cases = Vec::new();
     let verdict = in_each(window, |netns| {
-        cases.extend(cases_of(window, netns)?);
-        Ok(Vec::new())
+        let found = cases_of(window, netns)?;
+        let ports: Vec<u16> = found.iter().map(Case::port).collect();
+        cases.extend(found);
+        Ok(pauses::of(window, netns, &ports))
     });
     if cases.is_empty() {
         return verdict;
     }
     link(&mut cases);
-    Verdict::Found(cases.iter().map(Case::describe).collect())
+    let mut found: Vec<Finding> = cases.iter().map(Case::describe).collect();
+    if let Verdict::Found(pauses) = verdict {
+        found.extend(pauses);
+    }
+    Verdict::Found(found)
 }
 
 /// The listeners of a namespace whose connections are not accepted.

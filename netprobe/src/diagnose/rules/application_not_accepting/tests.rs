@@ -129,9 +129,15 @@ fn a_master_that_only_holds_the_listener_is_no_worker() {
     let (value, text) = first_fix(&window);
     assert_eq!(value, set("workers", "8"));
     assert!(
-        text.contains("now 2 are served at once, and 3 processes hold the listener"),
+        text.contains("now 2 are served at once, and 3 processes hold the listener, one of them the parent of the others"),
         "{text}"
     );
+    // By the name that the program has for it.
+    for process in window.processes.by_pid.values_mut() {
+        process.comm = "php-fpm8.2".to_owned();
+    }
+    let (value, text) = first_fix(&window);
+    assert_eq!(value, set("pm.max_children", "8"), "{text}");
 }
 
 /// `web` at port 80 serves `held` connections at once and has one each open to `app` at port 9000, which serves two; 20/s
@@ -502,4 +508,62 @@ fn who_has_just_come_does_not_wait_for_0_s() {
         "{}",
         said(12_400)
     );
+}
+
+/// 60 come each second to a queue of 511 that is looked at ten times a second for 8 s, and is taken whole at the looks that
+/// `accepts`.
+fn pausing(accepts: impl Fn(usize) -> bool) -> Window {
+    let mut window = quiet();
+    window.seconds = 8.0;
+    let mut depth = 0;
+    let depths = (0..80).map(|look| {
+        depth = if accepts(look) { 0 } else { depth + 6 };
+        depth
+    });
+    let depths: Vec<u32> = depths.collect();
+    window.listen(3000, 511, &depths);
+    window.netns().passive_opens = (0..80).map(|look| look * 6).collect();
+    window.grow(&[("Tcp.PassiveOpens", 480)]);
+    window
+}
+
+#[test]
+fn an_application_that_pauses_again_and_again_is_told_though_its_queue_has_room() {
+    let window = pausing(|look| look % 26 == 0);
+    let found = window.findings().remove(0);
+    assert_eq!(
+        (found.id, found.severity),
+        ("application-not-accepting", Severity::Warning)
+    );
+    let said = "server at port 3000 does not accept for up to 2.4 s in one piece, again and again: up to 150 connections";
+    assert!(found.summary.contains(said), "{}", found.summary);
+    // Once is a note, and so is what has just begun.
+    for (window, said) in [
+        (
+            pausing(|look| !(10..27).contains(&look)),
+            "did not accept for 1.6 s in one piece",
+        ),
+        (
+            pausing(|look| look < 65),
+            "has not accepted for 1.4 s so far",
+        ),
+    ] {
+        let found = window.findings().remove(0);
+        assert_eq!(found.severity, Severity::Info);
+        assert!(found.summary.contains(said), "{}", found.summary);
+    }
+    // Taken whole every half second.
+    assert_eq!(pausing(|look| look % 5 == 0).ids(), [""; 0]);
+}
+
+#[test]
+fn a_slow_service_whose_queue_shrinks_does_not_pause() {
+    // A burst of 20 at the beginning, of which 2 are accepted each second.
+    let mut window = quiet();
+    window.seconds = 8.0;
+    let depths: Vec<u32> = (0..80).map(|look| 20 - look / 5).collect();
+    window.listen(3000, 511, &depths);
+    window.netns().passive_opens = vec![20; 80];
+    window.grow(&[("Tcp.PassiveOpens", 20)]);
+    assert_eq!(window.ids(), [""; 0]);
 }

@@ -1,6 +1,8 @@
 //! What a connection tracking table must have room for: how many connections come each second, how long they stay in it
 //! after their end, and those that are open.
 
+use std::collections::HashMap;
+
 use super::super::super::{
     places,
     sizing::spoken,
@@ -58,6 +60,8 @@ const OTHERS: [&str; 3] = ["udp", UDP_STREAM, "icmp"];
 pub(super) struct Demand {
     /// New connections per second.
     pub(super) arrivals: f64,
+    /// What to say of that number.
+    pub(super) how_counted: &'static str,
     /// Entries of connections that are open.
     pub(super) open: f64,
     /// The states that connections end in, those with most entries first.
@@ -118,9 +122,16 @@ impl Demand {
         }
         let others = ends.iter().filter(|ends| ends.is_other());
         let others: f64 = others.map(|ends| ends.entries / ends.keep_s.max(1.0)).sum();
+        let (refused, how_counted) = refused(window, netns, dropped);
+        let foreign = refused * (1.0 - own(netns, window));
         Self {
+            how_counted: if foreign < 0.5 && dropped > 0 {
+                KNOWN
+            } else {
+                how_counted
+            },
             // As many as expire come in their place.
-            arrivals: (arrivals(window, netns, dropped) + others).max(window.rate(growth)),
+            arrivals: (arrivals(window, netns, foreign) + others).max(window.rate(growth)),
             open: entries("ESTABLISHED").round(),
             ends,
         }
@@ -201,9 +212,54 @@ fn mean_s(ends: &[Ends]) -> f64 {
     ends.first().map_or(0.0, |ends| ends.keep_s)
 }
 
-/// TCP connections per second that take an entry, or would, and all that is dropped. One within this machine is opened and accepted here, and has one
-/// entry; what is dropped of those that are opened here has been counted as they were opened.
-fn arrivals(window: &Window, netns: &Netns, dropped: u64) -> f64 {
+/// All of them are known.
+const KNOWN: &str = " (clients that wait for an answer first may open more once there is room)";
+/// What was refused and is told apart.
+const ONCE: &str = " (each once, however often it was sent again; clients that wait for an answer first may open more once \
+                    there is room)";
+/// What was refused and cannot be told apart.
+const AT_MOST: &str = " at most (what was sent again counts again; clients that wait for an answer first may open more once \
+                       there is room)";
+/// So much of what was refused must have been looked at to tell flows apart.
+const NEARLY_ALL: f64 = 0.98;
+/// Fewer that are new give no rate.
+const LEAST_NEW: usize = 5;
+
+/// Flows per second that were refused, of so many packets, and what to say of that number. A packet of a flow that was
+/// refused before is sent again within seconds: new is what comes in the later half of the time and did not in the earlier.
+fn refused(window: &Window, netns: &Netns, dropped: u64) -> (f64, &'static str) {
+    if dropped == 0 {
+        return (0.0, "");
+    }
+    let inode = netns.inode.to_string();
+    let counted = window.events.count("conntrack", &[("netns", &inode)]);
+    let mut first = HashMap::new();
+    let (mut seen, mut last_ns) = (0, 0);
+    for event in window.events.within("conntrack", netns.inode) {
+        let flow = ["saddr", "sport", "daddr", "dport", "protocol"];
+        let flow = flow.map(|part| format!("{:?}", event.value(part)));
+        let at = first.entry(flow).or_insert(event.at_ns);
+        *at = event.at_ns.min(*at);
+        last_ns = event.at_ns.max(last_ns);
+        seen += 1;
+    }
+    let first_ns = first.values().copied().min().unwrap_or(0);
+    let middle_ns = u64::midpoint(first_ns, last_ns);
+    let new = first.values().filter(|at| **at > middle_ns).count();
+    if ratio(seen, counted.max(dropped)) < NEARLY_ALL || new < LEAST_NEW {
+        // Of a sample the same flow is less often seen again: no more than this.
+        let flows = ratio(first.len() as u64, seen);
+        let flows = if seen == 0 { 1.0 } else { flows };
+        return (window.rate(dropped) * flows, AT_MOST);
+    }
+    let half_s = number(last_ns - middle_ns) / 1e9;
+    (number(new as u64) / half_s, ONCE)
+}
+
+/// TCP connections per second that take an entry, or would, and all flows that are refused. One within this machine is
+/// opened and accepted here, and has one entry; what is refused of those that are opened here has been counted as they were
+/// opened.
+fn arrivals(window: &Window, netns: &Netns, foreign: f64) -> f64 {
     let grown = |name| number(netns.grown(name).unwrap_or(0));
     let (active, passive) = (grown("Tcp.ActiveOpens"), grown("Tcp.PassiveOpens"));
     let seen = netns.after.conntrack.as_ref();
@@ -212,8 +268,7 @@ fn arrivals(window: &Window, netns: &Netns, dropped: u64) -> f64 {
         ratio(local, served(netns, seen).max(local))
     });
     let opened = active + passive * (1.0 - within);
-    let foreign = number(dropped) * (1.0 - own(netns, window));
-    (opened + foreign) / window.seconds.max(0.001)
+    opened / window.seconds.max(0.001) + foreign
 }
 
 /// How many entries are of connections that listeners of this namespace accept.

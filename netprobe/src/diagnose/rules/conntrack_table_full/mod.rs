@@ -2,21 +2,19 @@
 //! established connections go on.
 
 mod demand;
+mod flows;
 
 use demand::Demand;
+use flows::{heaviest, untrack};
 
 use super::super::{
     Explanation, Rule, Verdict,
-    finding::{finding, host, somewhere},
+    finding::{finding, somewhere},
     in_each,
-    places::End,
     sizing::{PERSIST, SPARED, bytes, roomy, seconds_left, spoken},
-    window::{Gap, Netns, Window, endpoint, ratio},
+    window::{Gap, Netns, Window, ratio},
 };
-use crate::{
-    observe::conntrack::{Protocol, UDP_STREAM},
-    report::diagnosis::{Confidence, Finding, Severity},
-};
+use crate::report::diagnosis::{Confidence, Finding, Severity};
 
 pub(super) static RULE: Rule = Rule {
     id: "conntrack-table-full",
@@ -53,8 +51,9 @@ const DROP: &str = "nf_conntrack.drop";
 const NEARLY: f64 = 0.95;
 /// From here on a growing table is worth a warning.
 const FILLING: f64 = 0.7;
-/// A flow with this share of the entries is worth a fix.
-const HEAVY: f64 = 0.2;
+/// From here on it is, if it will be full in no more than this many seconds, and before what comes now expires.
+const BEGUN: f64 = 0.25;
+const SOON_S: f64 = 60.0;
 /// What fills later than this is not forecast.
 const HORIZON_S: f64 = 3600.0;
 
@@ -144,6 +143,7 @@ fn full(window: &Window, netns: &Netns, table: &Table, (refused, dropped): (u64,
         "/proc/net/stat/nf_conntrack drop",
     )
     .hits([somewhere(netns)]);
+    let found = heaviest(found, window, netns);
     let found = if refused > 0 {
         found.counted(
             format!("{refused} failed allocations were seen as they happened"),
@@ -154,67 +154,8 @@ fn full(window: &Window, netns: &Netns, table: &Table, (refused, dropped): (u64,
     } else {
         found
     };
-    let found = heaviest(found.since(window, netns, DROP), window, netns);
+    let found = found.since(window, netns, DROP);
     fixes(found, window, netns, (table, dropped))
-}
-
-/// Who fills it: of the refused, or else of those that have an entry.
-fn heaviest(mut found: Finding, window: &Window, netns: &Netns) -> Finding {
-    let wanted = wanted(window, netns);
-    if let Some((address, port)) = wanted {
-        found = found.hits([Window::affected_destination(netns, address, port)]);
-    }
-    let Some(entries) = netns
-        .after
-        .conntrack
-        .as_ref()
-        .filter(|entries| entries.sampled > 0)
-    else {
-        return found;
-    };
-    let share = |count: u32| ratio(count.into(), entries.sampled.into()) * 100.0;
-    if let Some(((address, port), count)) =
-        entries.destinations.iter().max_by_key(|(_, count)| **count)
-    {
-        let share = share(*count);
-        found = found.measured(
-            format!(
-                "{share:.0} % of entries are for {}",
-                endpoint(*address, *port)
-            ),
-            share,
-            "percent",
-            "/proc/net/nf_conntrack",
-        );
-        if wanted.is_none() {
-            found = found.hits([Window::affected_destination(netns, *address, *port)]);
-        }
-    }
-    if let Some((address, count)) = entries.sources.iter().max_by_key(|(_, count)| **count) {
-        let share = share(*count);
-        found = found
-            .measured(
-                format!("{share:.0} % of entries come from {address}"),
-                share,
-                "percent",
-                "/proc/net/nf_conntrack",
-            )
-            .hits([host("source", *address, netns.inode)]);
-    }
-    if let Some((state, count)) = entries.states.iter().max_by_key(|(_, count)| **count) {
-        let share = share(*count);
-        let state = match state.as_str() {
-            UDP_STREAM => "UDP that goes both ways".to_owned(),
-            state => state.to_uppercase(),
-        };
-        found = found.measured(
-            format!("{share:.0} % of entries are {state}"),
-            share,
-            "percent",
-            "/proc/net/nf_conntrack",
-        );
-    }
-    found
 }
 
 /// A time that late packets of a connection do not take.
@@ -257,11 +198,6 @@ fn raise(
             (wanted / 4).to_string(),
         ));
     }
-    let waiting = if dropped > 0 {
-        " (of clients that wait for the full table: more come once it has room)"
-    } else {
-        ""
-    };
     let why = if room.is_some() {
         "so as many as it has buckets for".to_owned()
     } else {
@@ -274,10 +210,11 @@ fn raise(
     };
     found.sysctl(
         format!(
-            "raise nf_conntrack_max to {wanted}: {:.0} new {}/s{waiting} x {:.0} s {} = {:.0}{open}, {why}{memory}; \
+            "raise nf_conntrack_max to {wanted}: {:.0} new {}/s{} x {:.0} s {} = {:.0}{open}, {why}{memory}; \
              {PERSIST}",
             demand.arrivals,
             demand.what(),
+            demand.how_counted,
             demand.keep_s(),
             demand.place(),
             demand.ended(),
@@ -320,65 +257,21 @@ fn shorten(found: Finding, table: &Table, demand: &Demand) -> Finding {
     )
 }
 
-/// A flow that fills much of the table need not be in it.
-fn untrack(found: Finding, window: &Window, netns: &Netns) -> Finding {
-    let Some((protocol, port)) = heaviest_service(window, netns) else {
-        return found;
-    };
-    let protocol = protocol.name();
-    let enter = netns.enter();
-    let rules = ["prerouting", "output"].map(|hook| {
-        format!(
-            "add chain inet raw {hook} {{ type filter hook {hook} priority raw; }}; add rule inet raw {hook} {protocol} dport \
-             {port} notrack; add rule inet raw {hook} {protocol} sport {port} notrack"
-        )
-    });
-    found.command(
-        format!(
-            "or do not track the heaviest flow, that of {} port {port}: {enter}nft 'add table inet raw; {}'",
-            protocol.to_uppercase(),
-            rules.join("; ")
-        ),
-        "rules by connection state, and NAT, do not work for that flow any more",
-    )
-}
-
-/// Protocol and port that most entries are for, if they are a good part; or else that most is dropped of.
-fn heaviest_service(window: &Window, netns: &Netns) -> Option<(Protocol, u16)> {
-    let entries = netns.after.conntrack.as_ref();
-    if let Some(entries) = entries.filter(|entries| entries.sampled > 0) {
-        let most = entries.services.iter().max_by_key(|(_, count)| **count);
-        let (service, count) = most?;
-        let share = ratio((*count).into(), entries.sampled.into());
-        return (service.1 > 0 && share >= HEAVY).then_some(*service);
-    }
-    let (_, port) = wanted(window, netns)?;
-    let events = window.events.within("conntrack", netns.inode);
-    let mut of_port = events.filter(|event| event.small("dport") == Some(port));
-    let protocol = of_port.find_map(|event| Protocol::of(&event.text("protocol")?));
-    Some((protocol?, port))
-}
-
-/// The service that most of what is dropped is for.
-fn wanted(window: &Window, netns: &Netns) -> Option<End> {
-    let mut wanted = std::collections::BTreeMap::<End, u32>::new();
-    for event in window.events.within("conntrack", netns.inode) {
-        if let Some(end) = event.ip("daddr").zip(event.small::<u16>("dport")) {
-            *wanted.entry(end).or_default() += 1;
-        }
-    }
-    let most = wanted.into_iter().max_by_key(|(_, count)| *count);
-    most.map(|(end, _)| end)
-}
-
 /// Not full yet, but soon.
 fn filling(window: &Window, netns: &Netns, table: &Table) -> Option<Finding> {
-    if ratio(table.count, table.max) < FILLING {
-        return None;
-    }
     let per_second = window.rate(u64::try_from(table.growth).ok()?);
     let left = seconds_left(table.count, table.max, per_second)?;
-    if left > HORIZON_S {
+    let share = ratio(table.count, table.max);
+    let is_soon = share >= BEGUN && left <= SOON_S && {
+        // Until the first of those that come now expire, as many come as it has room for.
+        let demand = Demand::of(
+            window,
+            netns,
+            (table.count, 0, table.growth.cast_unsigned()),
+        );
+        goes_on(netns, table.growth) && left <= demand.keep_s()
+    };
+    if left > HORIZON_S || !(share >= FILLING || is_soon) {
         return None;
     }
     let found = finding(
@@ -407,6 +300,15 @@ fn filling(window: &Window, netns: &Netns, table: &Table) -> Option<Finding> {
     )
     .hits([somewhere(netns)]);
     Some(fixes(found, window, netns, (table, 0)))
+}
+
+/// Whether it was no burst at the beginning of the window only: it has grown at half the rate or more since the middle.
+fn goes_on(netns: &Netns, growth: i64) -> bool {
+    let counts = &netns.conntrack_counts;
+    let middle = counts.get(counts.len() / 2).copied();
+    let last = counts.last().copied();
+    last.zip(middle)
+        .is_none_or(|(last, middle)| (last - middle) * 4 >= growth)
 }
 
 #[cfg(test)]

@@ -55,8 +55,7 @@ fn the_rate_of_clients_that_wait_for_a_full_table_is_no_measure_of_its_size() {
     };
     let (value, text) = size(&window);
     assert_eq!(value, "8192", "{text}");
-    let said =
-        "3 new connections/s (of clients that wait for the full table: more come once it has room)";
+    let said = "3 new connections/s at most (what was sent again counts again; clients that wait for an answer";
     assert!(text.contains(said), "{text}");
     assert!(
         text.contains("= 360, so as many as it has buckets for"),
@@ -108,7 +107,7 @@ fn a_connection_within_the_machine_is_one_entry_and_one_attempt() {
     let fix = &window.findings()[0].fixes[0];
     assert!(
         fix.text
-            .contains("50 new connections/s (of clients that wait for the full table"),
+            .contains("50 new connections/s (clients that wait for an answer first"),
         "{}",
         fix.text
     );
@@ -232,4 +231,146 @@ fn a_table_that_fills_is_forecast() {
     let first = &window.findings()[0];
     assert_eq!(first.severity, Severity::Warning);
     assert!(first.summary.contains("full in 20 s"), "{}", first.summary);
+}
+
+/// Lets a packet of a client at this port be refused at this instant.
+fn refuse(window: &mut crate::diagnose::window::Window, port: u64, at_ms: u64) {
+    let spec = crate::probes::PROBES.iter();
+    let spec = spec
+        .into_iter()
+        .find(|spec| spec.name() == "conntrack")
+        .unwrap();
+    let value = |name| match name {
+        "protocol" => Value::Word("tcp"),
+        "saddr" => Value::Ip([10, 0, 0, 9].into()),
+        "sport" => Value::Unsigned(port),
+        "daddr" => Value::Ip([10, 0, 0, 1].into()),
+        "dport" => Value::Unsigned(8000),
+        "netns" => Value::Unsigned(crate::diagnose::fixtures::NETNS.into()),
+        _ => Value::Unknown,
+    };
+    let row = crate::report::Row {
+        kind: "conntrack",
+        monotonic_ns: 1_000_000_000 + at_ms * 1_000_000,
+        values: spec
+            .columns
+            .iter()
+            .map(|column| value(column.name))
+            .collect(),
+        ..Default::default()
+    };
+    window.events.add(spec.columns, &row);
+}
+
+#[test]
+fn a_syn_that_is_sent_again_is_no_new_connection() {
+    let mut window = full();
+    window.grow(&[("nf_conntrack.drop", -1000)]);
+    // 20 clients come each second, from 4 s before the window on, and try again after 1 and 3 s.
+    let tries = (0..280).flat_map(|client| {
+        let first = client * 50;
+        [0, 1000, 3000].map(|later| (client, first + later))
+    });
+    let mut tries: Vec<_> = tries
+        .filter(|(_, at_ms)| (4000..14_000).contains(at_ms))
+        .collect();
+    tries.sort_by_key(|(_, at_ms)| *at_ms);
+    for (client, at_ms) in &tries {
+        refuse(&mut window, 20_000 + client, *at_ms);
+    }
+    let count = tries.len() as u64;
+    window.grow(&[("nf_conntrack.drop", count.cast_signed())]);
+    let group = [
+        ("protocol", Value::Word("tcp")),
+        ("dport", Value::Unsigned(8000)),
+    ];
+    window.total("conntrack", count, &group);
+    let fix = window.findings()[0].fixes[0].clone();
+    let once = "20 new connections/s (each once, however often it was sent again;";
+    assert!(fix.text.contains(once), "{count}: {}", fix.text);
+    // x 120 s = 2400, and half as much again.
+    assert_eq!(fix.set[0].1, "4096");
+    // Most of them nobody looked at.
+    window.grow(&[("nf_conntrack.drop", 4 * count.cast_signed())]);
+    window.total("conntrack", 4 * count, &group);
+    let text = &window.findings()[0].fixes[0].text;
+    assert!(text.contains("at most (what was sent again"), "{text}");
+}
+
+/// What is said of a table with these entries: its evidence, fixes and sources that are named.
+fn said_of(
+    change: impl Fn(&mut crate::observe::conntrack::Entries),
+) -> (String, String, Vec<String>) {
+    let mut window = full_of(&[("TIME_WAIT", 200)]);
+    let entries = window.netns().after.conntrack.as_mut().unwrap();
+    (entries.local, entries.sources) = (0, [([10, 0, 0, 9].into(), 200)].into());
+    change(entries);
+    let found = window.findings().remove(0);
+    let evidence: Vec<_> = found
+        .evidence
+        .iter()
+        .map(|said| said.text.clone())
+        .collect();
+    let fixes: Vec<_> = found.fixes.iter().map(|fix| fix.text.clone()).collect();
+    let sources = found.affected.iter().filter(|hit| hit.kind == "source");
+    (
+        evidence.join("\n"),
+        fixes.join("\n"),
+        sources.map(|hit| hit.name.clone()).collect(),
+    )
+}
+
+#[test]
+fn the_victim_of_datagrams_to_many_ports_is_not_what_fills_the_table() {
+    let (evidence, fixes, _) = said_of(|entries| {
+        entries.states = [("udp".to_owned(), 152), ("TIME_WAIT".to_owned(), 48)].into();
+        entries.services = (0..152)
+            .map(|port| ((Protocol::Udp, 1000 + port), 1))
+            .collect();
+        entries.services.insert((Protocol::Tcp, 8000), 48);
+    });
+    let lines: Vec<&str> = evidence.lines().collect();
+    assert_eq!(
+        lines[2], "76 % of entries are UDP, to 152 ports",
+        "{evidence}"
+    );
+    assert!(!fixes.contains("notrack"), "{fixes}");
+}
+
+#[test]
+fn addresses_with_one_entry_each_are_told_and_a_real_client_is_not_blamed_for_them() {
+    let (evidence, _, sources) = said_of(|entries| {
+        entries.states = [("SYN_RECV".to_owned(), 138), ("TIME_WAIT".to_owned(), 62)].into();
+        entries.sources = (0..138)
+            .map(|number| (std::net::IpAddr::from([172, 16, 0, number]), 1))
+            .collect();
+        entries.sources.insert([10, 0, 0, 9].into(), 62);
+    });
+    let flood = "69 % of entries come from 138 addresses with one entry each, and most are of handshakes that nobody finishes";
+    assert!(evidence.contains(flood), "{evidence}");
+    assert!(
+        evidence.contains("31 % of entries come from 10.0.0.9"),
+        "{evidence}"
+    );
+    assert!(sources.is_empty(), "{sources:?}");
+}
+
+#[test]
+fn a_table_that_will_be_full_in_a_moment_is_forecast_long_before() {
+    let forecast = |counts: &[i64], max: &str| {
+        let mut window = quiet();
+        window.seconds = 5.0;
+        window.set("net.netfilter.nf_conntrack_max", max);
+        let last = counts.last().unwrap().to_string();
+        window.set("net.netfilter.nf_conntrack_count", &last);
+        window.netns().conntrack_counts = counts.to_vec();
+        let findings = window.findings();
+        findings.first().map(|found| found.summary.clone())
+    };
+    let rising = [200, 220, 240, 260, 280, 300];
+    let summary = forecast(&rising, "500").unwrap();
+    assert!(summary.contains("full in 10 s (300 of 500"), "{summary}");
+    // A burst that is over; and what lasts for minutes.
+    assert_eq!(forecast(&[200, 300, 300, 300, 300, 300], "500"), None);
+    assert_eq!(forecast(&[300, 301, 302, 303, 304, 305], "500"), None);
 }

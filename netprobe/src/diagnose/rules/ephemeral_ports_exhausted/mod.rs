@@ -1,5 +1,7 @@
 //! connect() finds no local port any more for one destination, or soon will not.
 
+mod room;
+
 use std::collections::BTreeMap;
 
 use super::super::{
@@ -7,7 +9,7 @@ use super::super::{
     events::Event,
     finding::{finding, process},
     in_each,
-    ports::{Place, ROUND, Range, connects, reuses},
+    ports::{Place, Range, connects, reuses},
     sizing::{PERSIST, seconds_left, spoken},
     window::{Gap, Window, endpoint, ratio},
 };
@@ -192,7 +194,7 @@ impl Place<'_> {
             "connects",
         );
         let found = self.occupancy(found).hits(who);
-        self.fixes(found)
+        self.fixes(found, None)
     }
 
     fn filling(&self) -> Option<Finding> {
@@ -203,10 +205,10 @@ impl Place<'_> {
             return None;
         }
         let before = self.netns.before.sockets.as_ref()?;
-        let before = before.ports.get(&self.destination).map_or(0, Ports::used);
-        let growth = self
-            .window
-            .rate(self.ports.used().saturating_sub(before).into());
+        let before = before.ports.get(&self.destination).copied();
+        let before = before.unwrap_or_default();
+        let growth = self.ports.used().saturating_sub(before.used());
+        let growth = self.window.rate(growth.into());
         let left = seconds_left(self.ports.used().into(), self.range.usable().into(), growth)?;
         // While the first ports in TIME_WAIT are not free again, a range fills that is too small for what comes in that time.
         let is_short = growth * TIME_WAIT_S >= f64::from(self.range.usable());
@@ -233,7 +235,13 @@ impl Place<'_> {
             "s",
             "sock_diag",
         );
-        Some(self.fixes(self.occupancy(found)))
+        let open = self
+            .window
+            .rate(self.ports.open.saturating_sub(before.open).into());
+        Some(self.fixes(
+            self.occupancy(found),
+            Some(open).filter(|open| open * 2.0 >= growth),
+        ))
     }
 
     /// All ports are held, and no connect() was seen to find none: nothing may want more of them, or it calls bind() first,
@@ -263,7 +271,7 @@ impl Place<'_> {
                 self.netns.place(),
             ),
         );
-        Some(self.fixes(self.occupancy(found)))
+        Some(self.fixes(self.occupancy(found), None))
     }
 
     fn occupancy(&self, found: Finding) -> Finding {
@@ -306,7 +314,8 @@ impl Place<'_> {
             .collect()
     }
 
-    fn fixes(&self, found: Finding) -> Finding {
+    /// What helps; `growth` are the open connections that come on top each second, where those are what fills the range.
+    fn fixes(&self, found: Finding, growth: Option<f64>) -> Finding {
         // Whichever holds more ports comes first; what would free none is not said.
         let Ports {
             time_wait, open, ..
@@ -317,7 +326,7 @@ impl Place<'_> {
             self.close(self.keep_open(found))
         };
         let found = self.reuse(found);
-        let found = self.widen(found);
+        let found = self.widen(found, growth);
         found.application(
             format!(
                 "give the service more addresses or ports, or connect from more local addresses (bind them with \
@@ -327,60 +336,6 @@ impl Place<'_> {
             &[],
             "none",
         )
-    }
-
-    /// For any: more ports, as many as were measured to be needed.
-    fn widen(&self, found: Finding) -> Finding {
-        let widest = self.range.widest().usable();
-        if self.range.usable() * 10 >= widest * 9 {
-            return found;
-        }
-        let Ports {
-            open, time_wait, ..
-        } = self.ports;
-        let (connects, whose) = connects(self.window, self.netns, self.destination.port);
-        let rate = self.window.rate(connects);
-        // Those that were connected earlier may be more than those of the window.
-        let waiting = if self.is_share(time_wait) {
-            f64::from(time_wait).max(rate * TIME_WAIT_S)
-        } else {
-            f64::from(time_wait)
-        };
-        let needed = waiting + f64::from(open);
-        let with_spare = (needed * SPARE).ceil();
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a bounded positive number"
-        )]
-        let range = self.range.widened(with_spare.min(1e6) as u32);
-        let Range { first, last, .. } = range;
-        let arithmetic = if waiting > f64::from(time_wait) {
-            format!("{rate:.1} connects/s{whose} x 60 s in TIME_WAIT + {open} open = {needed:.0}")
-        } else if time_wait > 0 {
-            format!("{time_wait} in TIME_WAIT + {open} open = {needed:.0}")
-        } else {
-            format!("{open} are open")
-        };
-        let enough = if with_spare > f64::from(range.usable()) {
-            ", more than there are: it does not help alone"
-        } else {
-            ""
-        };
-        let found = found.sysctl(
-            format!(
-                "widen the port range to {first}-{last}, {} more ports: {arithmetic}, and half as much again, \
-                 rounded up so that the range has a multiple of {ROUND}{enough}; {PERSIST}",
-                range.usable().saturating_sub(self.range.usable())
-            ),
-            &[("net.ipv4.ip_local_port_range", format!("{first} {last}"))],
-            "put ports that services listen at into net.ipv4.ip_local_reserved_ports first",
-        );
-        if enough.is_empty() {
-            found.at_once()
-        } else {
-            found
-        }
     }
 
     /// For ports in TIME_WAIT: not to close what is needed again.

@@ -253,3 +253,63 @@ fn a_range_is_widened_by_what_was_measured() {
     assert_eq!(set, "1024 65535");
     assert!(text.contains("more than there are"), "{text}");
 }
+
+fn widened(window: &Window) -> (String, String) {
+    let fixes = window.findings()[0].fixes.clone();
+    let mut widen = fixes.into_iter().filter(|fix| !fix.set.is_empty());
+    let fix = widen
+        .find(|fix| fix.set[0].0.ends_with("ip_local_port_range"))
+        .unwrap();
+    (fix.set[0].1.clone(), fix.text)
+}
+
+#[test]
+fn ports_of_open_connections_are_sized_by_what_is_wanted_and_how_long_they_are_open() {
+    // 201 ports let 50/s through, each for 4 s; 150/s are wanted.
+    let mut window = quiet();
+    window.set("net.ipv4.ip_local_port_range", "20000 20200");
+    window.hold_ports(9000, 0, 201, 100);
+    window.netns().before.sockets = window.netns().after.sockets.clone();
+    failing(&mut window, "EADDRNOTAVAIL");
+    window.total("connects", 1380, &[("dport", Value::Unsigned(9000))]);
+    let lived = |result| {
+        [
+            ("role", Value::Word("client")),
+            ("result", Value::Word(result)),
+            ("service_port", Value::Unsigned(9000)),
+        ]
+    };
+    window.total("lifetimes", 502, &lived("fin"));
+    window.total("lifetimes", 120, &lived("failed"));
+    let (set, text) = widened(&window);
+    let arithmetic =
+        "150.0 connects/s (each failed try too) x 4.0 s open (201 open / 50.2 closed/s) = 601,";
+    assert!(text.contains(arithmetic), "{text}");
+    assert_eq!(set, "20000 20999", "{text}");
+    // Nobody was closed: they are open for as long as one looked, at least.
+    window
+        .events
+        .totals
+        .retain(|total| total.kind != "lifetimes");
+    let (set, text) = widened(&window);
+    assert!(
+        text.contains("x at least 10.0 s open (hardly any was closed"),
+        "{text}"
+    );
+    assert_eq!(set, "20000 22999", "{text}");
+}
+
+#[test]
+fn connections_that_are_never_closed_are_not_told_that_the_range_is_wide_enough() {
+    let mut window = quiet();
+    window.seconds = 3.0;
+    window.set("net.ipv4.ip_local_port_range", "20000 20999");
+    window.hold_ports(9000, 0, 274, 0);
+    window.netns().before.sockets = window.netns().after.sockets.clone();
+    window.hold_ports(9000, 0, 391, 0);
+    let (set, text) = widened(&window);
+    // 39/s x 600 s + 391.
+    assert_eq!(set, "20000 43999", "{text}");
+    let said = "23000 more ports: at 39.0 more open connections each second that lasts 10 min: it gains time";
+    assert!(text.contains(said), "{text}");
+}

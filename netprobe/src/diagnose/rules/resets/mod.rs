@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+mod closed_early;
 mod ended;
 mod refusals;
 mod stale;
@@ -155,6 +156,7 @@ fn check(window: &Window) -> Verdict {
         let opened = netns.grown("Tcp.ActiveOpens")? + netns.grown("Tcp.PassiveOpens")?;
         let ended = ended::services(window, netns);
         let mut found = ended::check(window, netns, &ended, opened);
+        let mut early = Vec::new();
         for (cause, is_bad, meaning) in CAUSES {
             let mut services = weighed(window, netns, cause, (opened, *is_bad));
             if ended::CAUSES.contains(cause) {
@@ -170,9 +172,14 @@ fn check(window: &Window) -> Verdict {
                 let mut hits = self::services(window, netns, cause);
                 hits.retain(|hit| !hit.port.is_some_and(|port| ended.contains_key(&port)));
                 let finding = describe(window, netns, (cause, meaning, hits), &reset);
-                found.push((reset.count, finding));
+                if closed_early::CAUSES.contains(cause) {
+                    early.push((reset.count, finding, *meaning));
+                } else {
+                    found.push((reset.count, finding));
+                }
             }
         }
+        found.extend(closed_early::merge(window, netns, early));
         found.extend(unexplained::check(window, netns, opened));
         found.extend(stale::check(window, netns, opened));
         if found.is_empty() {

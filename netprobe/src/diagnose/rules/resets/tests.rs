@@ -560,3 +560,46 @@ fn a_service_that_ended_with_connections_open_is_a_note_that_names_it_and_its_cl
     window.netns().before = window.netns().after.clone();
     told(&window, &["is gone, and nobody listens there"]);
 }
+
+#[test]
+fn a_service_that_closes_at_once_is_one_finding_whatever_was_first() {
+    let mut window = quiet();
+    window.listen(6379, 100, &[0; 10]);
+    for (cause, count, pid) in [
+        ("data-after-close", 53, None),
+        ("unread-data", 48, Some(16)),
+    ] {
+        caused(&mut window, cause, 6379, count);
+        let mut event = vec![
+            ("cause", Value::Word(cause)),
+            ("direction", Value::Word("sent")),
+            ("saddr", Value::Ip([10, 0, 0, 1].into())),
+            ("sport", Value::Unsigned(6379)),
+            ("daddr", Value::Ip([10, 0, 0, 2].into())),
+            ("dport", Value::Unsigned(41_000)),
+        ];
+        event.extend(pid.map(|pid| ("pid", Value::Unsigned(pid))));
+        window.event("resets", 20, &event);
+    }
+    window.grow(&[("Tcp.PassiveOpens", 106)]);
+    let life = [
+        ("role", Value::Word("server")),
+        ("result", Value::Word("reset")),
+        ("sport", Value::Unsigned(6379)),
+        ("duration_ns", Value::Unsigned(300_000)),
+    ];
+    window.event("lifetimes", 50, &life);
+    let findings = window.findings();
+    assert_eq!(window.ids(), ["resets"]);
+    let found = &findings[0];
+    let said = "data came for a connection that the application had closed; 48 more: the application closed without reading";
+    assert!(found.summary.contains(said), "{}", found.summary);
+    assert_eq!(found.affected.len(), 1);
+    assert_eq!(found.affected[0].pid, Some(16));
+    let last = &found.evidence.last().unwrap().text;
+    assert!(
+        last.contains("closed as soon as they were accepted"),
+        "{last}"
+    );
+    assert!(found.fixes[0].text.contains("turns clients away"));
+}
