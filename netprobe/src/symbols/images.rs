@@ -24,6 +24,8 @@ const MAPS_BYTES: u64 = 4 << 20;
 const MOUNTS_BYTES: u64 = 1 << 20;
 /// Executable mappings kept for one process.
 const MOST_MAPPINGS: usize = 16_384;
+/// Files that are mapped at a place of the kernel's choosing are above: a third of all addresses.
+const FIXED_BELOW: u64 = 0x7fff_ffff_f000 / 3;
 /// Files kept open.
 const MOST_FILES: usize = 1024;
 
@@ -35,6 +37,14 @@ pub(super) struct Mapping {
     /// Place of its beginning in the file.
     pub(super) offset: u64,
     pub(super) content: Content,
+}
+
+impl Mapping {
+    /// Whether its file says where it is, as of a program built without `-pie`: others may be at the same place.
+    pub(super) const fn is_fixed(&self) -> bool {
+        let is_file = matches!(self.content, Content::File(..) | Content::Refused(..));
+        is_file && self.start < FIXED_BELOW
+    }
 }
 
 /// What is in a mapping.
@@ -68,6 +78,13 @@ pub(super) struct Mapped {
     pub(super) mappings: Vec<Mapping>,
     /// There were more than are read.
     pub(super) is_cut: bool,
+}
+
+impl Mapped {
+    /// Whether there is a file among it that says where it is.
+    pub(super) fn has_fixed_code(&self) -> bool {
+        self.mappings.iter().any(Mapping::is_fixed)
+    }
 }
 
 /// Files that processes have mapped.
