@@ -109,8 +109,9 @@ impl Missing {
                 "the file has no symbols: install its -dbgsym or -debuginfo package, or build with -g"
             }
             Self::Jit => {
-                "made at run time: have it write /tmp/perf-PID.map (node --perf-basic-prof, java with \
-                 perf-map-agent, php opcache.jit_debug=0x10, python -X perf)"
+                "made at run time: have it write /tmp/perf-PID.map (node --perf-basic-prof, php opcache.jit_debug=0x10, jcmd \
+                 PID Compiler.perfmap for java -XX:+PreserveFramePointer, python -X perf for a Python built with \
+                 -fno-omit-frame-pointer: without frame pointers their stacks are cut)"
             }
             Self::JitCut => {
                 "made at run time, and not named in the last 128 MiB of /tmp/perf-PID.map, which are all that is read: a \

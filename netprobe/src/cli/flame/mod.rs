@@ -228,9 +228,6 @@ fn of_tasks(
         max_overhead,
     };
     let flame = runtime()?.block_on(tasks::collect(global, run))?;
-    if flame.stacks.is_empty() {
-        log::warn!("{}", graph.why_empty());
-    }
     out.draw(&flame)
 }
 

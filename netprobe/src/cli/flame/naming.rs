@@ -13,7 +13,7 @@ use netprobe_common::{
 };
 
 use super::{
-    complaints::{self, Copying, Share},
+    complaints::{self, Copying, CutIn, Share},
     copies::{Copies, Counting, NOT_HELD, NOT_UNWOUND},
     roots::{self, By},
     wanted::Wanted,
@@ -60,6 +60,8 @@ pub(super) struct Naming {
     /// Weight of user stacks, all and cut ones by thread name.
     stacks_weighed: u64,
     cut: BTreeMap<String, u64>,
+    /// Weight of cut stacks by what their outermost function is in.
+    cut_in: BTreeMap<CutIn, u64>,
     /// Weight of user stacks that are not known at all, by why.
     lost: BTreeMap<String, u64>,
 }
@@ -85,6 +87,7 @@ impl Naming {
             nameless: BTreeMap::new(),
             stacks_weighed: 0,
             cut: BTreeMap::new(),
+            cut_in: BTreeMap::new(),
             lost: BTreeMap::new(),
         }
     }
@@ -370,6 +373,8 @@ impl Naming {
             let is_unknown = |frame: &Arc<str>| frame.starts_with("[unknown");
             if !innermost_first.first().is_some_and(is_unknown) {
                 *self.cut.entry(comm.to_owned()).or_default() += weight;
+                let end = CutIn::of(innermost_first.last().map(|name| &**name));
+                *self.cut_in.entry(end).or_default() += weight;
             }
             innermost_first.push(Arc::from("[truncated]"));
         }
@@ -386,7 +391,11 @@ impl Naming {
         let cut = Share::of(&self.cut, self.stacks_weighed);
         let lost = Share::of(&self.lost, self.stacks_weighed);
         let mut lines = complaints::of_names(&self.nameless, self.weighed);
-        lines.extend(complaints::of_cut(&cut, copying));
+        lines.extend(complaints::of_cut(
+            &cut,
+            complaints::most_cut(&self.cut_in),
+            copying,
+        ));
         lines.extend(complaints::of_lost(&lost));
         lines
     }

@@ -266,6 +266,7 @@ fn lasting(run: &Run, collected: &Collected, ended_ns: u64) -> Vec<(u32, TaskSta
 fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ended: Ended) -> Flame {
     let graph = &run.graph;
     let mut lasting = lasting(run, collected, ended.monotonic_ns);
+    let of_other_length = collected.tally.short + (collected.lasting.len() - lasting.len()) as u64;
     let copied = naming.count_copies(&run.wanted, &mut lasting);
     let counted = collected
         .stacks
@@ -304,6 +305,10 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
     for line in naming.complaints(copying).into_iter().chain(of_left_out) {
         log::warn!("{line}");
     }
+    let stacks = folder.finish();
+    if stacks.is_empty() {
+        log::warn!("{}", graph.why_empty(of_other_length));
+    }
     let what = match graph.source {
         Source::Samples { .. } => "samples",
         Source::Blocks { .. } => "blocks",
@@ -322,7 +327,7 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
         unit: graph.unit,
         palette: graph.palette,
         profile: profile_of(graph, ended.elapsed),
-        stacks: folder.finish(),
+        stacks,
     }
 }
 
