@@ -193,7 +193,7 @@ mod tests {
     fn an_empty_graph_says_that_its_waits_were_too_short() {
         let source = Source::Blocks {
             least: Duration::from_secs(1),
-            most: Duration::from_secs(3600),
+            most: Duration::from_hours(1),
         };
         let why = offcpu(source).why_empty(413);
         assert!(
