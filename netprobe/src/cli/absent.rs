@@ -13,10 +13,25 @@ use crate::{
     observe::{interfaces, namespaces},
 };
 
+/// Lines of a filter that names much; the rest is counted.
+const MOST_LINES: usize = 5;
+
 /// Warns of every test of `expression` that nothing on this machine can meet now.
 pub(super) fn warn(expression: &Expression) {
+    for line in lines(expression) {
+        log::warn!("{line}");
+    }
+}
+
+fn lines(expression: &Expression) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut more: usize = 0;
     let Ok(()) = expression.each(&mut |test: &Test| {
         if let Some(what) = Some(test).filter(|test| !test.is_negated).and_then(missing) {
+            if lines.len() == MOST_LINES {
+                more += 1;
+                return Ok(());
+            }
             let is_of_namespaces = matches!(
                 test.predicate,
                 Predicate::Iface(_) | Predicate::Ifindex(_) | Predicate::Netns(_)
@@ -26,10 +41,14 @@ pub(super) fn warn(expression: &Expression) {
             } else {
                 ""
             };
-            log::warn!("{}: no {what} now{limit}", test.origin);
+            lines.push(format!("{}: no {what} now{limit}", test.origin));
         }
         Ok::<(), Infallible>(())
     });
+    if more > 0 {
+        lines.push(format!("{more} more of what is asked for is not there now"));
+    }
+    lines
 }
 
 /// What is not there.
@@ -103,6 +122,24 @@ mod tests {
             return None;
         };
         missing(&test)
+    }
+
+    #[test]
+    fn of_many_that_are_not_there_the_first_are_named() {
+        let tests = |count: u32| {
+            let test = |pid| {
+                Expression::test(
+                    Predicate::Pid((1 << 30) + pid),
+                    Origin::option(format!("--pid {pid}")),
+                )
+            };
+            lines(&Expression::Or((0..count).map(test).collect()))
+        };
+        assert_eq!(tests(5).len(), 5);
+        let many = tests(20_000);
+        assert_eq!(many.len(), 6);
+        assert_eq!(many[0], "--pid 0: no process has this id now");
+        assert_eq!(many[5], "19995 more of what is asked for is not there now");
     }
 
     #[test]

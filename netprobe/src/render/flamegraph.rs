@@ -8,7 +8,7 @@ use inferno::flamegraph::{
     color::{BasicPalette, MultiPalette, Palette as Colours},
 };
 
-use super::{folded, layers};
+use super::{folded, layers, text};
 use crate::report::{Flame, Palette};
 
 /// How a graph looks.
@@ -58,7 +58,7 @@ pub fn write_nothing(out: &mut dyn Write, caption: Caption<'_>, why: &str) -> Re
 
 /// Text for XML.
 fn escaped(text: &str) -> String {
-    let text = text.replace('&', "&amp;");
+    let text = text::visible(text).replace('&', "&amp;");
     text.replace('<', "&lt;").replace('>', "&gt;")
 }
 
@@ -104,9 +104,9 @@ fn lines_to(
 
 fn options<'a>(title: &str, subtitle: &str, unit: &str, style: Style) -> Options<'a> {
     let mut options = Options::default();
-    title.clone_into(&mut options.title);
-    options.subtitle = Some(subtitle.to_owned());
-    unit.clone_into(&mut options.count_name);
+    options.title = text::visible(title);
+    options.subtitle = Some(text::visible(subtitle));
+    options.count_name = text::visible(unit);
     options.hash = true;
     options.colors = match style.palette {
         Palette::Hot | Palette::Tcp => Colours::Basic(BasicPalette::Hot),
@@ -164,6 +164,25 @@ mod tests {
         assert!(svg.contains("drops of &lt;a&gt; &amp; b"), "{svg}");
         assert!(svg.contains("no packets: nothing was seen"), "{svg}");
         assert!(svg.ends_with("</svg>\n"), "{svg}");
+    }
+
+    #[test]
+    fn captions_have_no_control_characters() {
+        let bad = "a\u{1b}[31m\u{1}\u{ffff}";
+        let caption = Caption {
+            title: bad,
+            subtitle: bad,
+            unit: bad,
+        };
+        let style = Style::default();
+        let mut svg = Vec::new();
+        write_nothing(&mut svg, caption, "nothing was seen").unwrap();
+        write_difference(&mut svg, caption, &["a 1 2".to_owned()], style).unwrap();
+        let svg = String::from_utf8(svg).unwrap();
+        let shown = svg.matches("a\\u{1b}[31m\\u{1}\\u{ffff}").count();
+        assert!(shown >= 6, "{svg}");
+        let is_bad = |letter: char| letter.is_control() && letter != '\n' || letter == '\u{ffff}';
+        assert!(!svg.contains(is_bad), "{svg}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::{Context, Result, bail};
 
+use super::text::is_invisible;
 use crate::report::{Flame, Folded};
 
 /// Writes every stack.
@@ -39,13 +40,6 @@ pub fn line(stack: &Folded) -> String {
     line
 }
 
-/// Characters that hide or reorder what is shown.
-const fn is_invisible(character: char) -> bool {
-    matches!(character,
-        '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202f}' | '\u{2060}'..='\u{206f}'
-        | '\u{feff}' | '\u{fff9}'..='\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
-}
-
 /// Frames of a text that are read.
 const MOST_FRAMES: usize = 4 << 20;
 
@@ -65,8 +59,12 @@ fn read_at_most(text: &str, most: usize) -> Result<Vec<Folded>> {
             .trim_end()
             .rsplit_once(' ')
             .and_then(|(frames, weight)| {
-                // Other tools may write fractions.
-                let weight = weight.split('.').next()?.parse().ok()?;
+                // Other tools may write fractions; of those only whole numbers are counts.
+                let (whole, fraction) = weight.split_once('.').unwrap_or((weight, ""));
+                let weight = whole.parse().ok()?;
+                if fraction.bytes().any(|digit| digit != b'0') {
+                    return None;
+                }
                 let frames = frames.split(';').take(most + 1);
                 let frames = frames.map(Into::into).collect();
                 Some(Folded { frames, weight })
@@ -75,7 +73,7 @@ fn read_at_most(text: &str, most: usize) -> Result<Vec<Folded>> {
             if line.starts_with('#') {
                 continue;
             }
-            bail!("line {number} is no folded stack");
+            bail!("line {number} is no folded stack with a whole number at its end");
         };
         room = room
             .checked_sub(stack.frames.len())
@@ -128,11 +126,16 @@ mod tests {
 
     #[test]
     fn stacks_are_read_line_by_line() {
-        let stacks = read("a;b c 3\n\n# comment\nd 1.5\n").unwrap();
+        let stacks = read("a;b c 3\n\n# comment\nd 1.0\n").unwrap();
         assert_eq!(line(&stacks[0]), "a;b c 3");
         assert_eq!((stacks[0].weight, stacks[1].weight), (3, 1));
-        let wrong = read("a;b 3\na;b\n").unwrap_err();
-        assert_eq!(wrong.to_string(), "line 2 is no folded stack");
+        for wrong in ["a;b", "a;b 1.5", "a;b -3", "a;b 18446744073709551616"] {
+            let refused = read(&format!("a;b 3\n{wrong}\n")).unwrap_err();
+            assert_eq!(
+                refused.to_string(),
+                "line 2 is no folded stack with a whole number at its end"
+            );
+        }
     }
 
     #[test]

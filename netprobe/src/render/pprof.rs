@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 
 use super::protobuf::{Field, Message, each_field, each_number, fields};
+use super::text;
 use crate::report::{Flame, Folded};
 
 /// How much of a profile is read.
@@ -51,6 +52,7 @@ pub fn write(out: &mut dyn Write, flame: &Flame) -> Result<()> {
         list: vec![""],
         numbers: HashMap::from([("", 0)]),
     };
+    let about = text::visible(&flame.subtitle);
     let mut profile = Message::default();
     profile.message(
         1,
@@ -75,7 +77,7 @@ pub fn write(out: &mut dyn Write, flame: &Flame) -> Result<()> {
         sample.numbers(2, &[stack.weight]);
         profile.message(2, &sample);
     }
-    let comment = strings.number(&flame.subtitle);
+    let comment = strings.number(&about);
     let period_type = value_type(&mut strings, "cpu", "nanoseconds");
     let mut bytes = profile.into_bytes();
     bytes.extend(tables.into_bytes());
@@ -131,6 +133,8 @@ pub fn is_packed(bytes: &[u8]) -> bool {
 pub struct Read {
     /// What the values are of, and in which unit.
     pub kind: (String, String),
+    /// How long it was measured; 0 if that is not said.
+    pub elapsed_ns: u64,
     /// The stacks.
     pub stacks: Vec<Folded>,
 }
@@ -162,6 +166,7 @@ type Locations = HashMap<u64, Vec<u64>>;
 #[derive(Default)]
 struct Tables<'a> {
     kind: (u64, u64),
+    elapsed_ns: u64,
     strings: Vec<&'a [u8]>,
     samples: Vec<(Vec<u64>, u64)>,
     locations: Locations,
@@ -192,14 +197,20 @@ fn parse_at_most(bytes: &[u8], most: Most) -> Result<Read> {
     let (name, unit) = tables.kind;
     Ok(Read {
         kind: (tables.string(name), tables.string(unit)),
+        elapsed_ns: tables.elapsed_ns,
         stacks: tables.stacks(most.text)?,
     })
 }
 
 impl<'a> Tables<'a> {
     fn take(&mut self, number: u64, field: Field<'a>) -> Option<()> {
-        let Field::Bytes(bytes) = field else {
-            return Some(());
+        let bytes = match field {
+            Field::Bytes(bytes) => bytes,
+            Field::Number(value) if number == 10 => {
+                self.elapsed_ns = value;
+                return Some(());
+            }
+            Field::Number(_) => return Some(()),
         };
         match number {
             1 => {
@@ -335,7 +346,12 @@ mod tests {
         assert!(is_packed(&packed));
         let kind = ("samples".to_owned(), "count".to_owned());
         let stacks = flame.stacks;
-        assert_eq!(read(&packed).unwrap(), Read { kind, stacks });
+        let expected = Read {
+            kind,
+            elapsed_ns: 10_000_000_000,
+            stacks,
+        };
+        assert_eq!(read(&packed).unwrap(), expected);
         assert!(read(&packed[..packed.len() / 2]).is_err());
     }
     #[test]

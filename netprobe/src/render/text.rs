@@ -38,6 +38,27 @@ pub fn harmless(text: &str) -> String {
     out
 }
 
+/// A text as it may be in a picture or a profile: letters of all scripts, and nothing that hides, moves others, or has no
+/// place in XML.
+pub fn visible(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() || is_invisible(character) {
+            out.extend(character.escape_default());
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
+/// Characters that hide or reorder what is shown.
+pub(super) const fn is_invisible(character: char) -> bool {
+    matches!(character,
+        '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202f}' | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' | '\u{fff9}'..='\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
+}
+
 /// An address or flags as text, without the machinery of formatting where that is possible: they are in
 /// every event.
 #[derive(Debug)]

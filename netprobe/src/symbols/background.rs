@@ -17,6 +17,9 @@ use super::{
 /// How long the last answers may take, once nothing else is left to do.
 const PATIENCE: Duration = Duration::from_secs(8);
 
+/// How long the worker may take to start.
+const START: Duration = Duration::from_secs(1);
+
 /// Something to ask the worker.
 #[derive(Debug)]
 enum Ask {
@@ -71,6 +74,14 @@ impl Background {
         }
     }
 
+    /// Waits until the worker has seen what is running, or that takes long.
+    pub fn wait_ready(&mut self) {
+        // There is no such process: the answer is only that it answers.
+        self.resolve(BTreeMap::from([(0, BTreeSet::new())]));
+        let deadline = Instant::now() + START;
+        while self.waiting > 0 && self.take_next(deadline) {}
+    }
+
     /// Has the worker look at a process while it lives.
     pub fn see(&self, pid: u32) {
         // A thread that is gone shows when it is asked for names.
@@ -97,7 +108,7 @@ impl Background {
         }
     }
 
-    /// Has the worker see whether the processes asked for run other programs by now.
+    /// Has the worker see whether the processes asked for run other programs by now, and how their threads are called.
     pub fn check(&mut self) {
         let pids = self.asked.keys().map(|pid| (*pid, BTreeSet::new()));
         self.resolve(pids.collect());

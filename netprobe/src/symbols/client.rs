@@ -17,6 +17,8 @@ use rustix::{
 };
 use std::os::unix::process::CommandExt;
 
+use crate::report::name_bytes;
+
 use super::{
     protocol::{Answer, Missing, Names, Request, plain},
     unwind::{CopiedStack, Unwound},
@@ -36,35 +38,59 @@ const MOST_FAILURES: u32 = 4;
 /// Bytes of a line that are read.
 const LINE_BYTES: u64 = 1 << 17;
 
-/// Processes that have run several programs.
+/// Processes that have run several programs, or may have.
 pub type Several = BTreeSet<u32>;
 
 /// The names that were found.
 #[derive(Debug, Default)]
 pub struct Found {
     names: HashMap<(u32, u64), Names>,
-    /// Where a process has run several programs with different code at an address.
+    /// Where a process has run several programs with code at an address, or may have: by the names of their threads.
     of_programs: HashMap<(u32, u64, String), Names>,
+    /// The same of stacks that are of a program that was looked at.
+    of_known: HashMap<(u32, u64), Names>,
+}
+
+/// What shows which program of a process a stack is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whose<'a> {
+    /// The name of the thread: that of the program, unless the thread has taken another one. None in the middle of exec.
+    pub comm: Option<&'a [u8; 16]>,
+    /// There is code in it that is only in a program that was looked at.
+    pub is_known: bool,
 }
 
 impl Found {
-    /// Those for an address of a process, whose thread was called `comm`: that is the name of the program, unless the
-    /// thread has taken another one.
-    pub fn get(&self, pid: u32, address: u64, comm: &[u8; 16]) -> Option<&Names> {
+    /// Those for an address in a stack.
+    pub fn get(&self, pid: u32, address: u64, whose: Whose<'_>) -> Option<&Names> {
         let names = self.names.get(&(pid, address))?;
         if names.missing != Some(Missing::Replaced) {
             return Some(names);
         }
-        let end = comm.iter().position(|byte| *byte == 0);
-        let comm = String::from_utf8_lossy(&comm[..end.unwrap_or(comm.len())]);
-        let key = (pid, address, plain(&comm));
-        Some(self.of_programs.get(&key).unwrap_or(names))
+        let by_name = whose.comm.and_then(|comm| {
+            let comm = String::from_utf8_lossy(name_bytes(comm));
+            let key = (pid, address, plain(&comm));
+            self.of_programs.get(&key)
+        });
+        let known = || self.of_known.get(&(pid, address));
+        let found = by_name.or_else(|| known().filter(|_| whose.is_known));
+        Some(found.unwrap_or(names))
+    }
+
+    /// Whether one of these addresses can only be of a program of the process that was looked at: the kernel chose where
+    /// its file is.
+    pub fn is_known(&self, pid: u32, mut addresses: impl Iterator<Item = u64>) -> bool {
+        addresses.any(|address| {
+            let names = self.names.get(&(pid, address));
+            names.is_some_and(|names| names.missing.is_none_or(Missing::is_of_known))
+        })
     }
 
     /// Takes other names too, instead of those for the same addresses.
     pub fn extend(&mut self, other: Self) {
         self.names.extend(other.names);
         self.of_programs.extend(other.of_programs);
+        self.of_known.extend(other.of_known);
     }
 
     fn take(&mut self, pid: u32, answer: Answer) {
@@ -74,6 +100,9 @@ impl Found {
             }
             Answer::Of(program, address, names) => {
                 self.of_programs.insert((pid, address, program), names);
+            }
+            Answer::OfKnown(address, names) => {
+                self.of_known.insert((pid, address), names);
             }
             Answer::Stack(..) | Answer::Done(_) => {}
         }
@@ -248,7 +277,7 @@ impl Worker {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match self.answers.recv_timeout(left).context("no answer")? {
-                answer @ (Answer::Names(..) | Answer::Of(..)) => each(answer),
+                answer @ (Answer::Names(..) | Answer::Of(..) | Answer::OfKnown(..)) => each(answer),
                 Answer::Done(several) => return Ok(several),
                 Answer::Stack(..) => bail!("an answer to another question"),
             }
@@ -270,7 +299,7 @@ impl Worker {
             let left = until.saturating_duration_since(Instant::now());
             match self.answers.recv_timeout(left).context("no answer")? {
                 Answer::Stack(stack, needs_copies) => unwound.push(Some((stack, needs_copies))),
-                Answer::Names(..) | Answer::Of(..) | Answer::Done(_) => {
+                Answer::Names(..) | Answer::Of(..) | Answer::OfKnown(..) | Answer::Done(_) => {
                     bail!("an answer to another question")
                 }
             }
@@ -361,11 +390,42 @@ mod tests {
         let of = |address, comm: &str| {
             let mut bytes = [0; 16];
             bytes[..comm.len()].copy_from_slice(comm.as_bytes());
-            found.get(7, address, &bytes).unwrap().frames[0].clone()
+            let whose = Whose {
+                comm: Some(&bytes),
+                is_known: false,
+            };
+            found.get(7, address, whose).unwrap().frames[0].clone()
         };
         assert_eq!(of(1, "exa"), "aaa_leaf");
         assert_eq!(of(1, "exb"), "bbb_leaf");
         assert_eq!(of(1, "renamed"), "[unknown: exec]");
         assert_eq!(of(2, "exa"), "both");
+    }
+
+    #[test]
+    fn code_that_only_a_known_program_has_tells_whose_a_stack_is() {
+        let names = |frame: &str, missing| Names {
+            frames: vec![frame.to_owned()],
+            missing,
+        };
+        let mut found = Found::default();
+        for (address, missing) in [(1, Some(Missing::Replaced)), (2, Some(Missing::Unmapped))] {
+            found.take(7, Answer::Names(address, names("[unknown]", missing)));
+        }
+        found.take(
+            7,
+            Answer::Names(3, names("[libc.so]", Some(Missing::Stripped))),
+        );
+        found.take(7, Answer::OfKnown(1, names("main", None)));
+        let of = |places: &[u64]| {
+            let whose = Whose {
+                comm: None,
+                is_known: found.is_known(7, places.iter().copied()),
+            };
+            found.get(7, places[0], whose).unwrap().frames[0].clone()
+        };
+        assert_eq!(of(&[1]), "[unknown]");
+        assert_eq!(of(&[1, 2]), "[unknown]");
+        assert_eq!(of(&[1, 3]), "main");
     }
 }

@@ -24,6 +24,8 @@ const MAPS_BYTES: u64 = 4 << 20;
 const MOUNTS_BYTES: u64 = 1 << 20;
 /// Executable mappings kept for one process.
 const MOST_MAPPINGS: usize = 16_384;
+/// Files that are mapped at a place of the kernel's choosing are above: a third of all addresses.
+const FIXED_BELOW: u64 = 0x7fff_ffff_f000 / 3;
 /// Files kept open.
 const MOST_FILES: usize = 1024;
 
@@ -35,6 +37,14 @@ pub(super) struct Mapping {
     /// Place of its beginning in the file.
     pub(super) offset: u64,
     pub(super) content: Content,
+}
+
+impl Mapping {
+    /// Whether its file says where it is, as of a program built without `-pie`: others may be at the same place.
+    pub(super) const fn is_fixed(&self) -> bool {
+        let is_file = matches!(self.content, Content::File(..) | Content::Refused(..));
+        is_file && self.start < FIXED_BELOW
+    }
 }
 
 /// What is in a mapping.
@@ -70,11 +80,20 @@ pub(super) struct Mapped {
     pub(super) is_cut: bool,
 }
 
+impl Mapped {
+    /// Whether there is a file among it that says where it is.
+    pub(super) fn has_fixed_code(&self) -> bool {
+        self.mappings.iter().any(Mapping::is_fixed)
+    }
+}
+
 /// Files that processes have mapped.
 #[derive(Debug, Default)]
 pub(super) struct Images {
     files: Vec<OwnedFd>,
     numbers: HashMap<(String, u64), Result<usize, Missing>>,
+    /// Those that were opened for the last list of mappings.
+    opened: Vec<(String, u64)>,
 }
 
 impl Images {
@@ -86,6 +105,7 @@ impl Images {
 
     /// The executable mappings of a process, by address; none if it is gone.
     pub(super) fn mappings(&mut self, pid: u32) -> Option<Mapped> {
+        self.opened.clear();
         let text = read_at_most(Path::new(&format!("/proc/{pid}/maps")), MAPS_BYTES)?;
         let mut lines = text.lines().filter_map(parse);
         let mut remote = None;
@@ -110,6 +130,17 @@ impl Images {
         (!mappings.is_empty()).then_some(Mapped { mappings, is_cut })
     }
 
+    /// Forgets the files that were opened for the last list: the process has become another program meanwhile, and at the
+    /// same place may be that one's file.
+    pub(super) fn forget_last(&mut self) {
+        for key in self.opened.drain(..) {
+            if let Some(Ok(number)) = self.numbers.remove(&key) {
+                // The last to be opened, so that others keep their numbers.
+                self.files.truncate(number.min(self.files.len()));
+            }
+        }
+    }
+
     fn file(&mut self, pid: u32, line: &Line, remote: &[String]) -> Content {
         let path = line.path.strip_suffix(" (deleted)").unwrap_or(&line.path);
         let name = path.rsplit('/').next().unwrap_or(path).to_owned();
@@ -117,7 +148,8 @@ impl Images {
         let known = self.numbers.get(&key).copied();
         let number = known.unwrap_or_else(|| {
             let number = self.open(pid, line, remote);
-            self.numbers.insert(key, number);
+            self.numbers.insert(key.clone(), number);
+            self.opened.push(key);
             number
         });
         match number {
@@ -280,5 +312,21 @@ mod tests {
         let exe = fs::canonicalize("/proc/self/exe").unwrap();
         let path = images.path(*number).unwrap();
         assert_eq!(fs::canonicalize(path).unwrap(), exe);
+    }
+
+    #[test]
+    fn files_of_a_process_that_became_another_one_are_forgotten() {
+        let mut images = Images::default();
+        images.mappings(std::process::id()).unwrap();
+        let files = images.files.len();
+        assert!(files > 0);
+        // The list is the same, and nothing is new in it.
+        images.mappings(std::process::id()).unwrap();
+        images.forget_last();
+        assert_eq!((images.files.len(), images.numbers.len()), (files, files));
+        let mut images = Images::default();
+        images.mappings(std::process::id()).unwrap();
+        images.forget_last();
+        assert_eq!((images.files.len(), images.numbers.len()), (0, 0));
     }
 }

@@ -4,7 +4,7 @@
 //! map of a million entries, debug information made to be slow. So a worker looks at it, which
 //! may be killed at any time: [`client`] starts it, asks, and waits only so long; [`worker`] is
 //! its main loop, with limits of its own; [`background`] keeps asking it while sampling goes on. Between them goes text,
-//! see [`protocol`]. [`processes`] are what ran, [`images`] the mapped files, [`naming`] finds names in them ([`go_names`] in Go's own tables), and [`perf_map`] in
+//! see [`protocol`]. [`processes`] are what ran, [`images`] the mapped files, [`naming`] finds names in them ([`demangle`] as the source has them, [`go_names`] in Go's own tables), and [`perf_map`] in
 //! what a JIT compiler wrote down.
 
 #[cfg(any(test, fuzzing))]
@@ -15,6 +15,7 @@ use object::read::ReadCache;
 
 pub mod background;
 pub mod client;
+mod demangle;
 mod go_names;
 mod images;
 mod naming;

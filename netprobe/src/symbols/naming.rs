@@ -18,7 +18,7 @@ use blazesym::{
 };
 use object::{LittleEndian, ReadCache, read::elf::ElfFile64};
 
-use super::{go_names::GoNames, segments::Segments};
+use super::{demangle::demangled, go_names::GoNames, segments::Segments};
 
 /// Bytes of a name that are kept; templates can be longer than anybody reads.
 const NAME_BYTES: usize = 2048;
@@ -87,6 +87,7 @@ impl Naming {
             .enable_auto_reload(false)
             .enable_code_info(uses_debug_info)
             .enable_inlined_fns(uses_debug_info)
+            .enable_demangling(false)
             .build();
         Self {
             symbolizer,
@@ -158,11 +159,11 @@ fn frames(symbolized: Symbolized<'_>) -> Option<Vec<String>> {
         return None;
     };
     let Sym { name, inlined, .. } = symbol;
-    let mut frames = vec![cut(&name).to_owned()];
+    let mut frames = vec![cut(&demangled(&name)).to_owned()];
     frames.extend(
         inlined
             .iter()
-            .map(|inner| format!("{}_[i]", cut(&inner.name))),
+            .map(|inner| format!("{}_[i]", cut(&demangled(&inner.name)))),
     );
     Some(frames)
 }
@@ -176,6 +177,27 @@ mod tests {
     use super::*;
     use object::{Object, ObjectSymbol};
     use std::{fs, process::Command};
+
+    #[test]
+    fn functions_of_c_keep_their_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "echo 'int a(int x) { return x + 1; } int main(int c, char **v) { return a(c); }' | gcc -O0 -x c - -o program";
+        let mut shell = Command::new("sh");
+        let built = shell.args(["-c", script]).current_dir(folder.path());
+        if !built.status().unwrap().success() {
+            println!("SKIP no C compiler");
+            return;
+        }
+        let program = folder.path().join("program");
+        let bytes = fs::read(&program).unwrap();
+        let elf = object::File::parse(&*bytes).unwrap();
+        let symbol = elf.symbols().find(|symbol| symbol.name() == Ok("a"));
+        let offset = segments(&program)
+            .unwrap()
+            .offset(symbol.unwrap().address());
+        let names = Naming::new(true).names(&program, &[offset.unwrap()]);
+        assert_eq!(names, [Some(vec!["a".to_owned()])]);
+    }
 
     #[test]
     fn a_build_id_alone_leads_to_debug_information() {

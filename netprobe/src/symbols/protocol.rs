@@ -3,7 +3,8 @@
 //! `see PID` asks to look at the mappings of a process now, `look` at those of young processes that run another program
 //! by now, which have no answer. `resolve PID
 //! ADDRESS…` is answered by a line for each address, in any order, and by `done`, or `done several` if the process has run
-//! more than one program. Both sides
+//! more than one program, or may have. Of an address that does not tell which it is of there are `of NAME` lines, for
+//! threads of this name, and an `of-known` line, for stacks that are of a program that was looked at. Both sides
 //! treat what they read as coming from a stranger.
 //!
 //! `unwind PID BYTES REGISTER…` is followed by so many bytes of a stack, and answered by `stack
@@ -38,7 +39,7 @@ pub enum Missing {
     Jit,
     /// The same, and what was written down is more than is read.
     JitCut,
-    /// The process has run two programs, with different code there.
+    /// The process has run two programs with different code there, or may have.
     Replaced,
     /// The process had ended before anybody could look.
     Exited,
@@ -80,6 +81,15 @@ impl Missing {
         }
     }
 
+    /// Whether an address that lacks its name for this shows which program a stack is of: one of those that were
+    /// looked at.
+    pub const fn is_of_known(self) -> bool {
+        match self {
+            Self::Unmapped | Self::TooMany | Self::Replaced | Self::Exited | Self::Stopped => false,
+            Self::Stripped | Self::Jit | Self::JitCut | Self::Unreadable | Self::NotRegular => true,
+        }
+    }
+
     /// Whether it is not even known whether there is code at the address.
     pub const fn is_unmapped(self) -> bool {
         matches!(self, Self::Unmapped | Self::TooMany)
@@ -99,15 +109,17 @@ impl Missing {
                 "the file has no symbols: install its -dbgsym or -debuginfo package, or build with -g"
             }
             Self::Jit => {
-                "made at run time: have it write /tmp/perf-PID.map (node --perf-basic-prof, java with \
-                 perf-map-agent, php opcache.jit_debug=0x10, python -X perf)"
+                "made at run time: have it write /tmp/perf-PID.map (node --perf-basic-prof, php opcache.jit_debug=0x10, jcmd \
+                 PID Compiler.perfmap for java -XX:+PreserveFramePointer, python -X perf for a Python built with \
+                 -fno-omit-frame-pointer: without frame pointers their stacks are cut)"
             }
             Self::JitCut => {
                 "made at run time, and not named in the last 128 MiB of /tmp/perf-PID.map, which are all that is read: a \
                  process that was restarted has a short map"
             }
             Self::Replaced => {
-                "the process has run two programs with code at this address: build them with -pie, or sample each alone"
+                "the process has run other programs, which may have code at the same address: build them with -pie, or \
+                 have them run for longer than 50 ms"
             }
             Self::Exited => "the process had ended: sample longer, or start netprobe before it",
             Self::Unreadable => {
@@ -194,11 +206,13 @@ fn unhex(text: &str) -> Option<u64> {
 pub(super) enum Answer {
     /// The names for an address.
     Names(u64, Names),
-    /// The same of an address that is in several programs of the process: in that of this name.
+    /// The same of an address that may be of several programs of the process: in that with threads of this name.
     Of(String, u64, Names),
+    /// The same if it was a program that was looked at.
+    OfKnown(u64, Names),
     /// The functions of a stack, and whether those of its process are to be copied at all.
     Stack(Unwound, bool),
-    /// The request is answered; whether the process has run several programs.
+    /// The request is answered; whether the process has run several programs, or may have.
     Done(bool),
 }
 
@@ -209,6 +223,7 @@ impl Answer {
             Self::Of(program, address, names) => {
                 format!("of\t{}\t{}\n", plain(program), named(*address, names))
             }
+            Self::OfKnown(address, names) => format!("of-known\t{}\n", named(*address, names)),
             Self::Stack(Unwound { places, is_whole }, needs_copies) => {
                 let whole = if *is_whole { "whole" } else { "cut" };
                 let how = if *needs_copies { "copy" } else { "walk" };
@@ -242,6 +257,10 @@ impl Answer {
             let program = parts.next()?.to_owned();
             let (address, names) = parse_named(parts.next()?, parts)?;
             return Some(Self::Of(program, address, names));
+        }
+        if first == "of-known" {
+            let (address, names) = parse_named(parts.next()?, parts)?;
+            return Some(Self::OfKnown(address, names));
         }
         parse_named(first, parts).map(|(address, names)| Self::Names(address, names))
     }
@@ -300,6 +319,8 @@ mod tests {
             let answer = Answer::Names(0x7f00, names(missing));
             assert_eq!(Answer::parse(&answer.line()), Some(answer));
             let answer = Answer::Of("exb".into(), 0x7f00, names(missing));
+            assert_eq!(Answer::parse(&answer.line()), Some(answer));
+            let answer = Answer::OfKnown(0x7f00, names(missing));
             assert_eq!(Answer::parse(&answer.line()), Some(answer));
         }
         for (is_whole, places) in [(true, vec![1, u64::MAX]), (false, Vec::new())] {

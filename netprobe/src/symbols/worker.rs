@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 
 use super::{
-    images::{Content, Images},
+    images::{Content, Images, Mapping},
     naming::Naming,
     perf_map,
     processes::{At, Processes},
@@ -48,6 +48,7 @@ pub fn run(uses_debug_info: bool) -> Result<()> {
         tables: TableStore::default(),
         processes: Processes::default(),
     };
+    worker.processes.survey();
     let mut out = BufWriter::new(io::stdout().lock());
     let mut input = BufReader::with_capacity(1 << 16, io::stdin().lock());
     let mut line = String::new();
@@ -64,8 +65,8 @@ pub fn run(uses_debug_info: bool) -> Result<()> {
                 for answer in worker.of_programs(pid, &addresses) {
                     out.write_all(answer.line().as_bytes())?;
                 }
-                let several = worker.processes.has_several(pid);
-                out.write_all(Answer::Done(several).line().as_bytes())?;
+                let unsure = worker.processes.is_unsure(pid);
+                out.write_all(Answer::Done(unsure).line().as_bytes())?;
                 out.flush()?;
             }
             Request::Unwind(pid, length, registers) => {
@@ -105,6 +106,7 @@ fn limit() -> Result<()> {
 impl Worker {
     fn resolve(&mut self, pid: u32, addresses: &[u64]) -> Vec<(u64, Names)> {
         self.processes.look_again(pid, addresses, &mut self.images);
+        self.processes.learn_names(pid);
         let mut answers = Vec::new();
         let mut by_file: HashMap<usize, (String, Vec<(u64, u64)>)> = HashMap::new();
         for address in addresses {
@@ -127,28 +129,33 @@ impl Worker {
     fn unwind(&mut self, pid: u32, stack: &CopiedStack) -> Answer {
         let place = stack.registers[INSTRUCTION_POINTER];
         self.processes.look_again(pid, &[place], &mut self.images);
-        let Some(process) = self.processes.program(pid, place) else {
-            let unwound = Unwound {
-                places: vec![place],
-                is_whole: false,
-            };
-            return Answer::Stack(unwound, true);
+        let mut best = Unwound {
+            places: vec![place],
+            is_whole: false,
         };
-        for mapping in &process.mappings {
-            if let Content::File(number, _) = mapping.content {
-                self.tables.read(number, &self.images);
+        let mut needs_copies = true;
+        // If several have code there, the stack is of the one whose tables lead to its beginning.
+        for (index, process) in self.processes.programs(pid, place).into_iter().enumerate() {
+            for mapping in &process.mappings {
+                if let Content::File(number, _) = mapping.content {
+                    self.tables.read(number, &self.images);
+                }
+            }
+            let tables = &self.tables;
+            let unwound = unwind(stack, |address| match process.at(address) {
+                Some(mapping) => tables.code(mapping, address),
+                None => Code::None,
+            });
+            if index == 0 || unwound.is_whole {
+                best = unwound;
+                let mut mappings = process.mappings.iter();
+                needs_copies = mappings.any(|mapping| tables.needs_copies(mapping));
+            }
+            if best.is_whole {
+                break;
             }
         }
-        let tables = &self.tables;
-        let unwound = unwind(stack, |address| match process.at(address) {
-            Some(mapping) => tables.code(mapping, address),
-            None => Code::None,
-        });
-        let needs_copies = process
-            .mappings
-            .iter()
-            .any(|mapping| tables.needs_copies(mapping));
-        Answer::Stack(unwound, needs_copies)
+        Answer::Stack(best, needs_copies)
     }
 
     /// Where an address is.
@@ -176,21 +183,32 @@ impl Worker {
         }
     }
 
-    /// The names for those addresses that are in several programs of the process, by each.
+    /// The names for those addresses that alone do not tell which program of the process they are of: by the names of
+    /// its threads, and if it was one that is known.
     fn of_programs(&self, pid: u32, addresses: &[u64]) -> Vec<Answer> {
         let mut answers = Vec::new();
         for address in addresses {
-            for (program, mapping) in self.processes.each_at(pid, *address) {
-                let Content::File(number, module) = &mapping.content else {
-                    continue;
-                };
-                let offset = address - mapping.start + mapping.offset;
-                let named = self.name_in_file(*number, module, &[(*address, offset)]);
-                let of = |(address, names)| Answer::Of(program.to_owned(), address, names);
-                answers.extend(named.into_iter().map(of));
+            if self.processes.at(pid, *address) != At::Several {
+                continue;
             }
+            let known = self.processes.at_in_known(pid, *address);
+            let known = known.and_then(|mapping| self.names_in(mapping, *address));
+            for (name, mapping) in self.processes.each_at(pid, *address) {
+                let names = known.clone().or_else(|| self.names_in(mapping, *address));
+                answers.extend(names.map(|names| Answer::Of(name.to_owned(), *address, names)));
+            }
+            answers.extend(known.map(|names| Answer::OfKnown(*address, names)));
         }
         answers
+    }
+
+    fn names_in(&self, mapping: &Mapping, address: u64) -> Option<Names> {
+        let Content::File(number, module) = &mapping.content else {
+            return None;
+        };
+        let offset = address - mapping.start + mapping.offset;
+        let mut named = self.name_in_file(*number, module, &[(address, offset)]);
+        named.pop().map(|(_, names)| names)
     }
 
     fn name_in_file(

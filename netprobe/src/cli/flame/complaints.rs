@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use caps::Capability;
 use netprobe_common::samples::STACK_DEPTH;
 
+use super::roots;
 use crate::{kernel::privileges, render::text, report::Value, symbols::Missing};
 
 /// A share above which it is explained.
@@ -71,6 +72,9 @@ fn names_lines(
     let mut lines = vec![format!("{total} % of the user frames have no name:")];
     for ((missing, module), weight) in largest(nameless) {
         let (percent, module) = (percent(*weight, all), shown(module));
+        if percent == 0 {
+            continue;
+        }
         let advice = match (missing, lacking) {
             (Missing::Unreadable, Some(lacking)) => {
                 format!("the file cannot be read: needs {lacking}")
@@ -82,25 +86,50 @@ fn names_lines(
     lines
 }
 
-/// Why stacks are cut.
-pub(super) fn of_cut(cut: &Share, copying: Copying) -> Option<String> {
+/// Where stacks were cut: in what their outermost known function is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum CutIn {
+    /// Code that was made at run time.
+    Jit,
+    /// A C library without names and without unwind tables.
+    Musl,
+    /// Anything else.
+    Other,
+}
+
+impl CutIn {
+    /// That of a stack by its outermost function.
+    pub(super) fn of(function: Option<&str>) -> Self {
+        match function {
+            Some(name) if name == "[jit]" || name.ends_with("_[j]") => Self::Jit,
+            Some(name) if roots::is_musl(name) => Self::Musl,
+            Some(_) | None => Self::Other,
+        }
+    }
+}
+
+/// Where most of the cut stacks end, if most do.
+pub(super) fn most_cut(ends: &BTreeMap<CutIn, u64>) -> CutIn {
+    let all: u64 = ends.values().sum();
+    let most = ends.iter().find(|(_, weight)| **weight > all / 2);
+    most.map_or(CutIn::Other, |(end, _)| *end)
+}
+
+/// Why stacks are cut, most of them there.
+pub(super) fn of_cut(cut: &Share, most: CutIn, copying: Copying) -> Option<String> {
     if cut.percent <= EXPLAIN_PERCENT {
         return None;
     }
-    let depth = match copying.depth {
-        STACK_DEPTH => format!("{STACK_DEPTH} frames"),
-        depth => format!("{depth} frames (kernel.perf_event_max_stack; {STACK_DEPTH} are of use)"),
-    };
-    let why = if copying.is_on {
-        format!(
-            "deeper than what is copied of them or than {depth}, of processes that had ended, of signal handlers or \
-             coroutines on a stack of their own, or of code without unwind tables; built with -fno-omit-frame-pointer, \
-             libraries too, they are whole with --unwind frame-pointers"
-        )
-    } else {
-        format!(
-            "of code that keeps no frame pointers, or deeper than {depth}; --unwind auto follows unwind tables"
-        )
+    let why = match most {
+        CutIn::Jit => String::from(
+            "of code made at run time, which keeps no frame pointers; they are whole with java -XX:+PreserveFramePointer, and \
+             with python -X perf if Python was built with -fno-omit-frame-pointer (without -X perf they need none)",
+        ),
+        CutIn::Musl => String::from(
+            "in musl, which has neither names nor unwind tables: of threads nothing is missing but their start; where it calls \
+             back, as qsort does, the caller is",
+        ),
+        CutIn::Other => why_cut(copying),
     };
     let not_copied = match copying.not_copied {
         0 => String::new(),
@@ -113,6 +142,24 @@ pub(super) fn of_cut(cut: &Share, copying: Copying) -> Option<String> {
         "{} % of the user stacks are [truncated] ({}): {why}{not_copied}",
         cut.percent, cut.names
     ))
+}
+
+fn why_cut(copying: Copying) -> String {
+    let depth = match copying.depth {
+        STACK_DEPTH => format!("{STACK_DEPTH} frames"),
+        depth => format!("{depth} frames (kernel.perf_event_max_stack; {STACK_DEPTH} are of use)"),
+    };
+    if copying.is_on {
+        format!(
+            "deeper than what is copied of them or than {depth}, of processes that had ended, of signal handlers or \
+             coroutines on a stack of their own, or of code without unwind tables; built with -fno-omit-frame-pointer, \
+             libraries too, they are whole with --unwind frame-pointers"
+        )
+    } else {
+        format!(
+            "of code that keeps no frame pointers, or deeper than {depth}; --unwind auto follows unwind tables"
+        )
+    }
 }
 
 /// Why stacks are not known at all.
@@ -208,11 +255,11 @@ mod tests {
             not_copied: 0,
             depth: STACK_DEPTH,
         };
-        let said = of_cut(&cut, copying).unwrap();
+        let said = of_cut(&cut, CutIn::Other, copying).unwrap();
         assert!(said.starts_with("40 % of the user stacks are [truncated] (redis, nginx): deeper"));
         assert!(!said.contains("budget"), "{said}");
         copying.not_copied = 7;
-        let said = of_cut(&cut, copying).unwrap();
+        let said = of_cut(&cut, CutIn::Other, copying).unwrap();
         assert!(
             said.contains("7 stacks were not copied for want of budget"),
             "{said}"
@@ -222,26 +269,67 @@ mod tests {
             not_copied: 0,
             depth: STACK_DEPTH,
         };
-        let said = of_cut(&cut, copying).unwrap();
+        let said = of_cut(&cut, CutIn::Other, copying).unwrap();
         assert!(
             !said.contains("copied") && !said.contains("tables;"),
             "{said}"
         );
         assert!(said.contains("deeper than 127 frames; "), "{said}");
         copying.depth = 16;
-        let said = of_cut(&cut, copying).unwrap();
+        let said = of_cut(&cut, CutIn::Other, copying).unwrap();
         assert!(
             said.contains("deeper than 16 frames (kernel.perf_event_max_stack;"),
             "{said}"
         );
         copying.is_on = true;
-        let said = of_cut(&cut, copying).unwrap();
+        let said = of_cut(&cut, CutIn::Other, copying).unwrap();
         assert!(
             said.contains("coroutines on a stack of their own"),
             "{said}"
         );
         copying.is_on = false;
-        assert_eq!(of_cut(&share(&[("redis", 20)], 100), copying), None);
+        assert_eq!(
+            of_cut(&share(&[("redis", 20)], 100), CutIn::Other, copying),
+            None
+        );
+    }
+
+    #[test]
+    fn stacks_that_end_in_code_made_at_run_time_want_its_frame_pointers() {
+        let copying = Copying {
+            is_on: true,
+            not_copied: 0,
+            depth: STACK_DEPTH,
+        };
+        let cut = share(&[("java", 90)], 100);
+        let said = |outermost: &[(&str, u64)]| {
+            let mut ends = BTreeMap::new();
+            for (name, weight) in outermost {
+                *ends.entry(CutIn::of(Some(name))).or_default() += *weight;
+            }
+            of_cut(&cut, most_cut(&ends), copying).unwrap()
+        };
+        let java = said(&[("T.main_[j]", 6), ("[jit]", 3), ("JavaMain", 1)]);
+        assert!(java.contains("-XX:+PreserveFramePointer"), "{java}");
+        assert!(!java.contains("--unwind"), "{java}");
+        let musl = said(&[("[libc.so]", 9), ("[libc.so.6]", 8)]);
+        assert!(
+            musl.contains("musl") && !musl.contains("built with"),
+            "{musl}"
+        );
+        let others = said(&[("T.main_[j]", 5), ("main", 5)]);
+        assert!(others.contains("deeper than what is copied"), "{others}");
+    }
+
+    #[test]
+    fn names_that_are_hardly_missing_are_not_listed() {
+        let nameless = [
+            ((Missing::Stripped, "[big]".to_owned()), 500),
+            ((Missing::Stripped, "[small]".to_owned()), 1),
+        ];
+        let lines = names_lines(&nameless.into(), 1000, None);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[1].contains("[big]"), "{lines:?}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::{
     io::Read as _,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -52,10 +53,16 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     }
     let (before, after) = (read(&options.before)?, read(&options.after)?);
     must_be_alike(options, &before, &after)?;
+    if let Some(unlike) = unlike_windows(options, &before, &after) {
+        log::warn!("{unlike}");
+    }
     let kind = after.kind.as_ref().or(before.kind.as_ref()).cloned();
     let unit = kind.map(|(name, unit)| if unit == "count" { name } else { unit });
     let (before, after) = (before.stacks, after.stacks);
-    let totals = (total(&before), total(&after));
+    let totals = (
+        total(&options.before, &before)?,
+        total(&options.after, &after)?,
+    );
     let weights = weights(&before, &after, options.normalize.then_some(totals));
     drop((before, after));
     let out = Later::open(options.output.clone())?;
@@ -129,15 +136,16 @@ fn subtitle(
 }
 
 fn name(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
+    let name = path.file_name().unwrap_or_default();
+    text::visible(&name.to_string_lossy())
 }
 
-fn total(stacks: &[Folded]) -> u64 {
-    let weights = stacks.iter().map(|stack| stack.weight);
-    weights.fold(0, u64::saturating_add)
+/// The sum of the weights of a file; no more than pictures can count with.
+fn total(path: &Path, stacks: &[Folded]) -> Result<u64> {
+    let mut weights = stacks.iter().map(|stack| stack.weight);
+    let sum = weights.try_fold(0_u64, u64::checked_add);
+    let sum = sum.filter(|sum| i64::try_from(*sum).is_ok());
+    sum.with_context(|| format!("{}: its weights add up to more than 2^63", name(path)))
 }
 
 /// The frames of a stack as folded text has them.
@@ -150,6 +158,8 @@ fn names(stack: &Folded) -> String {
 /// What stacks were read, and what they are of where the file says so.
 struct Profile {
     kind: Option<(String, String)>,
+    /// How long it was measured; 0 if that is not said.
+    elapsed_ns: u64,
     stacks: Vec<Folded>,
 }
 
@@ -171,14 +181,22 @@ fn read(path: &Path) -> Result<Profile> {
 
 fn parse(bytes: Vec<u8>) -> Result<Profile> {
     if pprof::is_packed(&bytes) {
-        let pprof::Read { kind, stacks } = pprof::read(&bytes)?;
-        let kind = Some(kind);
-        return Ok(Profile { kind, stacks });
+        let pprof::Read {
+            kind,
+            elapsed_ns,
+            stacks,
+        } = pprof::read(&bytes)?;
+        return Ok(Profile {
+            kind: Some(kind),
+            elapsed_ns,
+            stacks,
+        });
     }
     let text = String::from_utf8(bytes);
     let text = text.context("neither folded text nor a compressed pprof profile")?;
     Ok(Profile {
         kind: None,
+        elapsed_ns: 0,
         stacks: folded::read(&text)?,
     })
 }
@@ -198,6 +216,23 @@ fn must_be_alike(options: &Options, before: &Profile, after: &Profile) -> Result
         );
     }
     Ok(())
+}
+
+/// Says that everything seems to grow or shrink where the second profile was measured longer or shorter than the first.
+fn unlike_windows(options: &Options, before: &Profile, after: &Profile) -> Option<String> {
+    let (first, second) = (before.elapsed_ns, after.elapsed_ns);
+    let is_alike = first.abs_diff(second) <= first.max(second) / 10;
+    if options.normalize || first == 0 || second == 0 || is_alike {
+        return None;
+    }
+    let seconds = |ns: u64| Duration::from_nanos(ns).as_secs_f64();
+    Some(format!(
+        "{} was measured for {:.1} s and {} for {:.1} s: what did not change has another width too; -n scales the first",
+        name(&options.before),
+        seconds(first),
+        name(&options.after),
+        seconds(second)
+    ))
 }
 
 /// What the first profile has and the second has not: the picture has the widths of the second, so it is not there.
@@ -317,8 +352,56 @@ mod tests {
         let begun = std::time::Instant::now();
         let vanished = Vanished::find(&weights.into());
         // By the square of the depth it would take hours.
-        assert!(begun.elapsed() < std::time::Duration::from_secs(20));
+        assert!(begun.elapsed() < Duration::from_secs(20));
         assert_eq!(vanished.largest, [("gone".to_owned(), 1)]);
+    }
+
+    fn options(normalize: bool) -> Options {
+        Options {
+            before: "before".into(),
+            after: "aft\u{1b}er".into(),
+            normalize,
+            output: "-".into(),
+            folded: false,
+            look: Look::default(),
+        }
+    }
+
+    #[test]
+    fn windows_of_different_lengths_are_told_unless_scaled() {
+        let of = |seconds: u64| Profile {
+            kind: None,
+            elapsed_ns: seconds * 1_000_000_000,
+            stacks: Vec::new(),
+        };
+        let said = unlike_windows(&options(false), &of(10), &of(20)).unwrap();
+        assert!(said.starts_with("before was measured for 10.0 s and aft\\u{1b}er for 20.0 s:"));
+        assert!(said.contains("-n scales"), "{said}");
+        assert_eq!(unlike_windows(&options(true), &of(10), &of(20)), None);
+        for (first, second) in [(10, 10), (10, 11), (0, 10), (10, 0)] {
+            assert_eq!(
+                unlike_windows(&options(false), &of(first), &of(second)),
+                None
+            );
+        }
+    }
+
+    #[test]
+    fn weights_that_cannot_be_added_up_are_refused() {
+        let stack = |weight| Folded {
+            frames: vec!["a".into()],
+            weight,
+        };
+        let most = i64::MAX.unsigned_abs();
+        let path = Path::new("f");
+        assert_eq!(total(path, &[stack(most - 5), stack(5)]).unwrap(), most);
+        for other in [6, u64::MAX] {
+            let refused = total(path, &[stack(most - 5), stack(other)]).unwrap_err();
+            assert_eq!(
+                refused.to_string(),
+                "f: its weights add up to more than 2^63"
+            );
+        }
     }
 
     #[test]

@@ -96,14 +96,20 @@ impl Graph {
         }
     }
 
-    /// What it may mean that there is nothing to draw.
-    pub(super) const fn why_empty(&self) -> &'static str {
+    /// What it may mean that there is nothing to draw, where so many waits were too short or too long.
+    pub(super) fn why_empty(&self, left_out: u64) -> String {
         match self.source {
-            Source::Samples { .. } => "none of the wanted tasks was seen on a CPU there",
-            Source::Blocks { .. } => {
-                "no wanted task began to wait there in the window: those that sleep through all of it are not seen; for these see \
-                 /proc/PID/stack, or take a longer --duration"
+            Source::Samples { .. } => {
+                String::from("none of the wanted tasks was seen on a CPU there")
             }
+            Source::Blocks { least, most } if left_out > 0 => format!(
+                "what was to be drawn did not last from --min-block {least:?} to --max-block {most:?}: {left_out} waits were \
+                 shorter or longer"
+            ),
+            Source::Blocks { .. } => String::from(
+                "no wanted task began to wait there in the window: those that sleep through all of it are not seen; for these see \
+                 /proc/PID/stack, or take a longer --duration",
+            ),
         }
     }
 
@@ -114,6 +120,9 @@ impl Graph {
             return Err(Error::elsewhere(why));
         }
         match self.source {
+            Source::Blocks { most, .. } if most.is_zero() => {
+                Err(Error::elsewhere("--max-block 0 leaves nothing to draw"))
+            }
             Source::Blocks { least, most } if least > most => {
                 let why = format!("--min-block {least:?} is longer than --max-block {most:?}");
                 Err(Error::elsewhere(why))
@@ -167,6 +176,8 @@ mod tests {
         assert!(cpu(samples).check(&user_only).is_ok());
         let refused = offcpu(blocks(10, 1)).check(&both).unwrap_err().to_string();
         assert!(refused.starts_with("--min-block 10s is longer than --max-block 1s"));
+        let refused = offcpu(blocks(0, 0)).check(&both).unwrap_err().to_string();
+        assert!(refused.starts_with("--max-block 0 leaves nothing"));
     }
 
     #[test]
@@ -175,6 +186,20 @@ mod tests {
             least: Duration::ZERO,
             most: Duration::MAX,
         };
-        assert!(accept_wait(source).why_empty().contains("/proc/PID/stack"));
+        assert!(accept_wait(source).why_empty(0).contains("/proc/PID/stack"));
+    }
+
+    #[test]
+    fn an_empty_graph_says_that_its_waits_were_too_short() {
+        let source = Source::Blocks {
+            least: Duration::from_secs(1),
+            most: Duration::from_hours(1),
+        };
+        let why = offcpu(source).why_empty(413);
+        assert!(
+            why.contains("--min-block 1s") && why.contains("413 waits were shorter"),
+            "{why}"
+        );
+        assert!(!why.contains("began to wait"), "{why}");
     }
 }

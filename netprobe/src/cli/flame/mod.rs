@@ -13,6 +13,7 @@ use super::{Global, filter, parse_duration, parse_time, stream::parse_percent};
 use crate::{
     kernel::{cost::Meter, privileges, session::Session},
     observe::clock::unix_ns,
+    render::text,
     report::Profile,
 };
 
@@ -227,9 +228,6 @@ fn of_tasks(
         max_overhead,
     };
     let flame = runtime()?.block_on(tasks::collect(global, run))?;
-    if flame.stacks.is_empty() {
-        log::warn!("{}", graph.why_empty());
-    }
     out.draw(&flame)
 }
 
@@ -256,7 +254,7 @@ fn measure(meter: &mut Meter, session: &mut Session) {
 /// Host and kernel, for subtitles.
 fn host() -> String {
     let host = rustix::system::uname();
-    let host = host.nodename().to_string_lossy();
+    let host = text::visible(&host.nodename().to_string_lossy());
     format!("{host}, Linux {}", crate::kernel::release())
 }
 

@@ -13,7 +13,7 @@ use netprobe_common::{
 };
 
 use super::{
-    complaints::{self, Copying, Share},
+    complaints::{self, Copying, CutIn, Share},
     copies::{Copies, Counting, NOT_HELD, NOT_UNWOUND},
     graph::Graph,
     roots::{self, By},
@@ -30,10 +30,13 @@ use crate::{
     symbols::{
         Missing, Names,
         background::{Background, Followed},
-        client::Found,
+        client::{Found, Whose},
         unwind::Unwound,
     },
 };
+
+/// The kernel goes from one program to the next there: the thread has the name of the next one before it has its code.
+const IN_EXEC: &str = "load_elf_binary_[k]";
 
 /// How long after a process was seen for the first time young ones are looked at.
 const RECENT: Duration = Duration::from_secs(2);
@@ -60,17 +63,24 @@ pub(super) struct Naming {
     /// Weight of user stacks, all and cut ones by thread name.
     stacks_weighed: u64,
     cut: BTreeMap<String, u64>,
+    /// Weight of cut stacks by what their outermost function is in.
+    cut_in: BTreeMap<CutIn, u64>,
     /// Weight of user stacks that are not known at all, by why.
     lost: BTreeMap<String, u64>,
 }
 
 impl Naming {
+    /// Starts the worker, which sees what is running before anything is sampled.
     pub(super) fn start(stacks: TaskStacks, wants_user: bool, counting: Counting) -> Self {
+        let mut worker = wants_user.then(|| Background::start(true));
+        if let Some(worker) = &mut worker {
+            worker.wait_ready();
+        }
         Self {
             stacks,
             kernel: Symbols::new(),
             begins_in_bpf: matches!(counting, Counting::Blocks),
-            worker: wants_user.then(|| Background::start(true)),
+            worker,
             sighted: None,
             found: Found::default(),
             read: HashMap::new(),
@@ -81,6 +91,7 @@ impl Naming {
             nameless: BTreeMap::new(),
             stacks_weighed: 0,
             cut: BTreeMap::new(),
+            cut_in: BTreeMap::new(),
             lost: BTreeMap::new(),
         }
     }
@@ -244,8 +255,10 @@ impl Naming {
             frames.push(Arc::from("[no stack, to stay cheap]"));
             return frames;
         }
-        frames.extend(self.all_user_frames(stack, &comm, weight));
-        frames.extend(self.kernel_frames(stack));
+        let kernel = self.kernel_frames(stack);
+        let in_exec = kernel.iter().any(|frame| &**frame == IN_EXEC);
+        frames.extend(self.all_user_frames(stack, &comm, in_exec, weight));
+        frames.extend(kernel);
         frames
     }
 
@@ -281,9 +294,20 @@ impl Naming {
         frames
     }
 
-    fn all_user_frames(&mut self, stack: &TaskStack, comm: &str, weight: u64) -> Vec<Arc<str>> {
+    fn all_user_frames(
+        &mut self,
+        stack: &TaskStack,
+        comm: &str,
+        in_exec: bool,
+        weight: u64,
+    ) -> Vec<Arc<str>> {
+        let thread = Thread {
+            pid: stack.pid,
+            comm: (!in_exec).then_some(&stack.comm),
+            shown: comm,
+        };
         if let Some(unwound) = self.copies.stack(stack.user).cloned() {
-            return self.unwound_frames(stack, comm, &unwound, weight);
+            return self.unwound_frames(thread, &unwound, weight);
         }
         let why = match stack.user {
             NOT_UNWOUND => "not unwound in time".to_owned(),
@@ -291,7 +315,7 @@ impl Naming {
             user => match self.addresses(user) {
                 Addresses::None => return Vec::new(),
                 Addresses::Known { ips, is_cut } => {
-                    return self.walked_frames(stack, comm, &ips, is_cut, weight);
+                    return self.walked_frames(thread, &ips, is_cut, weight);
                 }
                 Addresses::Collision => "collision".to_owned(),
                 Addresses::Unended => "the ring was full".to_owned(),
@@ -307,36 +331,41 @@ impl Naming {
     /// The frames of a stack that unwind tables led through.
     fn unwound_frames(
         &mut self,
-        stack: &TaskStack,
-        comm: &str,
+        thread: Thread<'_>,
         unwound: &Unwound,
         weight: u64,
     ) -> Vec<Arc<str>> {
         let mut innermost_first: Vec<Arc<str>> = Vec::new();
+        let whose = thread.whose(&self.found, unwound.places.iter().copied());
+        let mut is_whole = unwound.is_whole;
         for address in &unwound.places {
-            let Some(names) = self.found.get(stack.pid, *address, &stack.comm) else {
+            let Some(names) = self.found.get(thread.pid, *address, whose) else {
                 continue;
             };
             innermost_first.extend(names.frames.iter().rev().map(|name| Arc::from(&**name)));
             weigh(&mut self.nameless, &mut self.weighed, names, weight);
+            if is_of_unknown(names, whose) {
+                is_whole = false;
+                break;
+            }
         }
-        let is_whole = unwound.is_whole || roots::is_whole(&innermost_first, By::Tables);
-        self.finish_user(comm, innermost_first, is_whole, weight)
+        is_whole |= roots::is_whole(&innermost_first, By::Tables);
+        self.finish_user(thread.shown, innermost_first, is_whole, weight)
     }
 
     /// The frames of a stack that frame pointers led through.
     fn walked_frames(
         &mut self,
-        stack: &TaskStack,
-        comm: &str,
+        thread: Thread<'_>,
         ips: &[u64],
         is_cut: bool,
         weight: u64,
     ) -> Vec<Arc<str>> {
         let mut innermost_first: Vec<Arc<str>> = Vec::new();
         let mut has_begun = false;
+        let whose = thread.whose(&self.found, call_sites(ips));
         for address in call_sites(ips) {
-            let Some(names) = self.found.get(stack.pid, address, &stack.comm) else {
+            let Some(names) = self.found.get(thread.pid, address, whose) else {
                 break;
             };
             let depth = innermost_first.len();
@@ -351,9 +380,12 @@ impl Naming {
             has_begun |= roots::is_start(function);
             innermost_first.extend(names.frames.iter().rev().map(|name| Arc::from(&**name)));
             weigh(&mut self.nameless, &mut self.weighed, names, weight);
+            if is_of_unknown(names, whose) {
+                break;
+            }
         }
         let is_whole = roots::is_whole(&innermost_first, By::FramePointers);
-        self.finish_user(comm, innermost_first, is_whole && !is_cut, weight)
+        self.finish_user(thread.shown, innermost_first, is_whole && !is_cut, weight)
     }
 
     fn finish_user(
@@ -369,6 +401,8 @@ impl Naming {
             let is_unknown = |frame: &Arc<str>| frame.starts_with("[unknown");
             if !innermost_first.first().is_some_and(is_unknown) {
                 *self.cut.entry(comm.to_owned()).or_default() += weight;
+                let end = CutIn::of(innermost_first.last().map(|name| &**name));
+                *self.cut_in.entry(end).or_default() += weight;
             }
             innermost_first.push(Arc::from("[truncated]"));
         }
@@ -385,10 +419,38 @@ impl Naming {
         let cut = Share::of(&self.cut, self.stacks_weighed);
         let lost = Share::of(&self.lost, self.stacks_weighed);
         let mut lines = complaints::of_names(&self.nameless, self.weighed);
-        lines.extend(complaints::of_cut(&cut, copying));
+        lines.extend(complaints::of_cut(
+            &cut,
+            complaints::most_cut(&self.cut_in),
+            copying,
+        ));
         lines.extend(complaints::of_lost(&lost));
         lines
     }
+}
+
+/// The thread that a user stack is of.
+#[derive(Clone, Copy)]
+struct Thread<'a> {
+    pid: u32,
+    /// Its name, if that tells its program.
+    comm: Option<&'a [u8; 16]>,
+    /// Its name for people.
+    shown: &'a str,
+}
+
+impl Thread<'_> {
+    fn whose(&self, found: &Found, addresses: impl Iterator<Item = u64>) -> Whose<'_> {
+        Whose {
+            comm: self.comm,
+            is_known: found.is_known(self.pid, addresses),
+        }
+    }
+}
+
+/// Whether it is not known what program ran, so that neither are the callers.
+fn is_of_unknown(names: &Names, whose: Whose<'_>) -> bool {
+    names.missing == Some(Missing::Replaced) && !whose.is_known
 }
 
 /// Adds to the weight of user frames, and of those without a name.

@@ -42,7 +42,16 @@ pub(super) fn may_begin(function: &str) -> bool {
 
 /// A place in a C library without symbols.
 fn is_c_library(function: &str) -> bool {
-    let beginnings = ["[libc.so", "[libc-", "[ld-musl-", "[libc.musl-"];
+    let beginnings = ["[libc.so", "[libc-"];
+    is_musl(function)
+        || beginnings
+            .iter()
+            .any(|beginning| function.starts_with(beginning))
+}
+
+/// The same in musl's.
+pub(super) fn is_musl(function: &str) -> bool {
+    let beginnings = ["[libc.so]", "[ld-musl-", "[libc.musl-"];
     beginnings
         .iter()
         .any(|beginning| function.starts_with(beginning))

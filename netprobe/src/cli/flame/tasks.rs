@@ -283,6 +283,7 @@ fn lasting(run: &Run, collected: &Collected, ended_ns: u64) -> Vec<(u32, TaskSta
 fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ended: Ended) -> Flame {
     let graph = &run.graph;
     let mut lasting = lasting(run, collected, ended.monotonic_ns);
+    let of_other_length = collected.tally.short + (collected.lasting.len() - lasting.len()) as u64;
     let copied = naming.count_copies(&run.wanted, graph, &mut lasting);
     let counted = collected
         .stacks
@@ -311,15 +312,10 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
     let tally = &collected.tally;
     let not_kept = graph.weight(tally.map_full, tally.map_full_weight, ended.sample_ns);
     folder.add(vec![Arc::from("[not kept: the map is full]")], not_kept);
-    let copying = Copying {
-        is_on: run.wanted.sampling.copies != 0,
-        not_copied: tally.not_copied,
-        depth: naming.stack_depth(),
-    };
-    let is_within = !graph.within.is_empty();
-    let of_left_out = complaints::of_left_out(left_out, is_within, run.max_overhead);
-    for line in naming.complaints(copying).into_iter().chain(of_left_out) {
-        log::warn!("{line}");
+    complain(run, &naming, tally.not_copied, left_out);
+    let stacks = folder.finish();
+    if stacks.is_empty() {
+        log::warn!("{}", graph.why_empty(of_other_length));
     }
     let what = match graph.source {
         Source::Samples { .. } => "samples",
@@ -339,7 +335,20 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
         unit: graph.unit,
         palette: graph.palette,
         profile: profile_of(graph, ended.elapsed),
-        stacks: folder.finish(),
+        stacks,
+    }
+}
+
+fn complain(run: &Run, naming: &Naming, not_copied: u64, left_out: LeftOut) {
+    let copying = Copying {
+        is_on: run.wanted.sampling.copies != 0,
+        not_copied,
+        depth: naming.stack_depth(),
+    };
+    let is_within = !run.graph.within.is_empty();
+    let of_left_out = complaints::of_left_out(left_out, is_within, run.max_overhead);
+    for line in naming.complaints(copying).into_iter().chain(of_left_out) {
+        log::warn!("{line}");
     }
 }
 

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs, mem,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -25,6 +26,12 @@ const MOST_YOUNG: usize = 64;
 const MOST_PROCESSES: usize = 4096;
 /// Programs of one process that are remembered.
 const MOST_PROGRAMS: usize = 8;
+/// Processes of which it is remembered what they ran before anything was sampled.
+const MOST_BEFORE: usize = 16_384;
+/// Names of threads of one program that are remembered.
+const MOST_NAMES: usize = 16;
+/// Threads that are looked at for it.
+const MOST_THREADS: usize = 256;
 
 /// What tells the program of a process from the next one: exec changes neither the id nor the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +55,11 @@ impl Identity {
         Some(now.saturating_sub(started))
     }
 
+    /// In the middle of exec there is no code yet, whatever the program will be.
+    fn is_settled(&self) -> bool {
+        self.places[0] != "0"
+    }
+
     fn parse(stat: &str) -> Option<Self> {
         // startcode, endcode, startstack; arg_start.
         let places = [26, 27, 28, 48].map(|number| stat::field(stat, number).unwrap_or_default());
@@ -62,8 +74,10 @@ impl Identity {
 #[derive(Debug)]
 pub(super) struct Program {
     identity: Identity,
-    /// As its first thread was called.
-    name: String,
+    /// As its threads were called, the first one first.
+    names: Vec<String>,
+    /// It ran before anything was sampled.
+    ran_before: bool,
     pub(super) mappings: Vec<Mapping>,
     /// It has more of them.
     is_cut: bool,
@@ -74,6 +88,10 @@ pub(super) struct Program {
 }
 
 impl Program {
+    fn has_fixed_code(&self) -> bool {
+        self.mappings.iter().any(Mapping::is_fixed)
+    }
+
     /// The mapping that an address is in.
     pub(super) fn at(&self, address: u64) -> Option<&Mapping> {
         // As the kernel lists them: by address.
@@ -96,7 +114,7 @@ pub(super) enum At<'a> {
     TooMany,
     /// Here, and nowhere else.
     Mapping(&'a Mapping),
-    /// In one program here, in another one there.
+    /// In one program here, in another one there; or it is not known whether there was another one with code there.
     Several,
 }
 
@@ -106,26 +124,45 @@ pub(super) struct Processes {
     programs: HashMap<u32, Vec<Program>>,
     /// Those that may soon run another program, as what a script starts.
     young: BTreeSet<u32>,
+    /// What ran before anything was sampled.
+    before: HashMap<u32, Identity>,
 }
 
 impl Processes {
+    /// Remembers what is running; nothing has been sampled yet.
+    pub(super) fn survey(&mut self) {
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let found = pids.filter_map(|pid| Some((pid, Identity::of(pid)?)));
+        self.before = found.take(MOST_BEFORE).collect();
+    }
+
     /// Remembers what a process has mapped; if it is gone, what it had mapped before.
     pub(super) fn see(&mut self, pid: u32, images: &mut Images) {
         if self.programs.len() >= MOST_PROCESSES && !self.programs.contains_key(&pid) {
             return;
         }
         let (before, mapped) = (Identity::of(pid), images.mappings(pid));
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let has_fixed_code = mapped.as_ref().is_some_and(Mapped::has_fixed_code);
+        let names = if has_fixed_code {
+            thread_names(pid)
+        } else {
+            Vec::new()
+        };
         let after = Identity::of(pid);
         let Some(identity) = before else {
+            images.forget_last();
             return;
         };
         if identity.age().is_some_and(|age| age < YOUNG) && self.young.len() < MOST_YOUNG {
             self.young.insert(pid);
         }
         // Between two programs it is neither.
-        if let (Some(mapped), true) = (mapped, after.as_ref() == Some(&identity)) {
-            self.add(pid, identity, name.trim_end_matches('\n'), mapped);
+        let is_one = identity.is_settled() && after.as_ref() == Some(&identity);
+        if let (Some(mapped), true) = (mapped, is_one) {
+            self.add(pid, identity, names, mapped);
+        } else {
+            images.forget_last();
         }
     }
 
@@ -144,21 +181,19 @@ impl Processes {
         }
     }
 
-    fn add(&mut self, pid: u32, identity: Identity, name: &str, mapped: Mapped) {
+    fn add(&mut self, pid: u32, identity: Identity, names: Vec<String>, mapped: Mapped) {
         let programs = self.programs.entry(pid).or_default();
-        if programs
-            .last()
-            .is_some_and(|last| last.identity == identity)
-        {
-            programs.pop();
-        }
+        let again = programs.pop_if(|last| last.identity == identity);
+        let mut all_names = again.map_or_else(Vec::new, |again| again.names);
+        add_names(&mut all_names, names);
         if programs.len() == MOST_PROGRAMS {
             programs.remove(0);
         }
         let now = Instant::now();
         programs.push(Program {
+            ran_before: self.before.get(&pid) == Some(&identity),
             identity,
-            name: name.to_owned(),
+            names: all_names,
             mappings: mapped.mappings,
             is_cut: mapped.is_cut,
             seen: now,
@@ -188,8 +223,22 @@ impl Processes {
         program.seen.elapsed() < BELIEVED || addresses.iter().all(is_mapped)
     }
 
-    /// Where an address is in each of several programs of a process, by their names; nothing of one that shares its name
-    /// with one that is different there, nor if there is but one place.
+    /// Remembers the names of the threads of a process too, where it takes them to tell its programs apart.
+    pub(super) fn learn_names(&mut self, pid: u32) {
+        if !self.is_unsure(pid) {
+            return;
+        }
+        let Some(program) = self.programs.get_mut(&pid).and_then(|all| all.last_mut()) else {
+            return;
+        };
+        let names = thread_names(pid);
+        if program.has_fixed_code() && Identity::of(pid).as_ref() == Some(&program.identity) {
+            add_names(&mut program.names, names);
+        }
+    }
+
+    /// Where an address is in each program of a process, by the names of its threads, if the address alone does not
+    /// tell; nothing by a name of two that are different there.
     pub(super) fn each_at(&self, pid: u32, address: u64) -> BTreeMap<&str, &Mapping> {
         let mut places: BTreeMap<&str, Option<&Mapping>> = BTreeMap::new();
         if self.at(pid, address) != At::Several {
@@ -199,8 +248,10 @@ impl Processes {
             let Some(mapping) = program.at(address) else {
                 continue;
             };
-            let place = places.entry(&program.name).or_insert(Some(mapping));
-            *place = place.filter(|other| is_same_place(mapping, other));
+            for name in &program.names {
+                let place = places.entry(name).or_insert(Some(mapping));
+                *place = place.filter(|other| is_same_place(mapping, other));
+            }
         }
         let clear = places.into_iter();
         clear
@@ -208,16 +259,38 @@ impl Processes {
             .collect()
     }
 
-    /// Whether the process has run more than one program.
-    pub(super) fn has_several(&self, pid: u32) -> bool {
-        self.programs.get(&pid).is_some_and(|all| all.len() > 1)
+    /// Whether the process has run more than one program, or may have, with code at the same places.
+    pub(super) fn is_unsure(&self, pid: u32) -> bool {
+        let programs = self.programs.get(&pid).map_or(&[][..], Vec::as_slice);
+        match programs {
+            [] => false,
+            [only] => !only.ran_before && only.has_fixed_code(),
+            _ => true,
+        }
     }
 
-    /// The last program of a process that had code at this address, or else the last.
-    pub(super) fn program(&self, pid: u32, address: u64) -> Option<&Program> {
-        let programs = self.programs.get(&pid)?;
+    /// The programs of a process that had code at this address, the last first; if none had, the last.
+    pub(super) fn programs(&self, pid: u32, address: u64) -> Vec<&Program> {
+        let Some(programs) = self.programs.get(&pid) else {
+            return Vec::new();
+        };
         let has_code = |program: &&Program| program.at(address).is_some();
-        programs.iter().rev().find(has_code).or(programs.last())
+        let found: Vec<&Program> = programs.iter().rev().filter(has_code).collect();
+        if found.is_empty() {
+            programs.last().into_iter().collect()
+        } else {
+            found
+        }
+    }
+
+    /// Where an address is if the process ran a program that is known: nothing if that depends on which.
+    pub(super) fn at_in_known(&self, pid: u32, address: u64) -> Option<&Mapping> {
+        let programs = self.programs.get(&pid)?;
+        let mut places = programs.iter().filter_map(|program| program.at(address));
+        let first = places.next()?;
+        places
+            .all(|other| is_same_place(other, first))
+            .then_some(first)
     }
 
     /// Where an address is, or was.
@@ -225,15 +298,34 @@ impl Processes {
         let Some(programs) = self.programs.get(&pid) else {
             return At::Exited;
         };
-        let mut places = programs.iter().filter_map(|program| program.at(address));
-        let Some(first) = places.next() else {
+        if !programs.iter().any(|program| program.at(address).is_some()) {
             let is_cut = programs.iter().any(|program| program.is_cut);
             return if is_cut { At::TooMany } else { At::Unmapped };
-        };
-        if places.all(|other| is_same_place(other, first)) {
-            At::Mapping(first)
-        } else {
-            At::Several
+        }
+        match self.at_in_known(pid, address) {
+            Some(mapping) if !(mapping.is_fixed() && self.is_unsure(pid)) => At::Mapping(mapping),
+            Some(_) | None => At::Several,
+        }
+    }
+}
+
+/// How the threads of a process are called, the first one first.
+fn thread_names(pid: u32) -> Vec<String> {
+    let name = |path: &Path| fs::read_to_string(path.join("comm")).ok();
+    let first = PathBuf::from(format!("/proc/{pid}"));
+    let others = fs::read_dir(first.join("task")).into_iter().flatten();
+    let others = others.take(MOST_THREADS).flatten();
+    let paths = [first].into_iter().chain(others.map(|entry| entry.path()));
+    let names = paths.filter_map(|path| name(&path));
+    names
+        .map(|name| name.trim_end_matches('\n').to_owned())
+        .collect()
+}
+
+fn add_names(names: &mut Vec<String>, more: Vec<String>) {
+    for name in more {
+        if names.len() < MOST_NAMES && !names.contains(&name) {
+            names.push(name);
         }
     }
 }
@@ -245,141 +337,4 @@ fn is_same_place(one: &Mapping, other: &Mapping) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::{
-        io::Write,
-        process::{Command, Stdio},
-    };
-
-    use crate::symbols::images::Content;
-
-    fn mapping(start: u64, file: usize) -> Mapping {
-        Mapping {
-            start,
-            end: start + 4096,
-            offset: 0,
-            content: Content::File(file, format!("program {file}")),
-        }
-    }
-
-    fn mapped(mappings: Vec<Mapping>) -> Mapped {
-        Mapped {
-            mappings,
-            is_cut: false,
-        }
-    }
-
-    fn identity(stack: &str) -> Identity {
-        let fields: Vec<String> = (0..50).map(|field| format!("f{field}")).collect();
-        let stat = format!("1 (a) b) {}", fields.join(" ")).replace("f25", stack);
-        Identity::parse(&stat).unwrap()
-    }
-
-    #[test]
-    fn the_same_process_with_another_stack_runs_another_program() {
-        assert_ne!(identity("140000"), identity("150000"));
-        assert_eq!(identity("140000"), identity("140000"));
-        assert_eq!(identity("140000").started, "f19");
-    }
-
-    #[test]
-    fn an_address_that_two_programs_had_in_different_files_is_in_neither() {
-        let mut processes = Processes::default();
-        processes.add(
-            7,
-            identity("1"),
-            "exa",
-            mapped(vec![mapping(0x40_0000, 1), mapping(0x70_0000, 9)]),
-        );
-        assert_eq!(
-            processes.at(7, 0x40_0010),
-            At::Mapping(&mapping(0x40_0000, 1))
-        );
-        assert!(!processes.has_several(7));
-        processes.add(
-            7,
-            identity("2"),
-            "exb",
-            mapped(vec![mapping(0x40_0000, 2), mapping(0x70_0000, 9)]),
-        );
-        assert!(processes.has_several(7));
-        let names: Vec<&str> = processes.each_at(7, 0x40_0010).into_keys().collect();
-        assert_eq!(names, ["exa", "exb"]);
-        assert!(processes.each_at(7, 0x70_0010).is_empty());
-        assert_eq!(processes.at(7, 0x40_0010), At::Several);
-        // A library of both at the same place.
-        assert_eq!(
-            processes.at(7, 0x70_0010),
-            At::Mapping(&mapping(0x70_0000, 9))
-        );
-        assert_eq!(processes.at(7, 0x10), At::Unmapped);
-        assert_eq!(processes.at(8, 0x10), At::Exited);
-    }
-
-    #[test]
-    fn more_mappings_of_a_program_are_no_other_program() {
-        let mut processes = Processes::default();
-        processes.add(7, identity("1"), "exa", mapped(vec![mapping(0x40_0000, 1)]));
-        processes.add(
-            7,
-            identity("1"),
-            "exa",
-            mapped(vec![mapping(0x40_0000, 1), mapping(0x70_0000, 9)]),
-        );
-        assert!(!processes.has_several(7));
-        assert_eq!(
-            processes.at(7, 0x70_0010),
-            At::Mapping(&mapping(0x70_0000, 9))
-        );
-    }
-
-    #[test]
-    fn what_is_in_none_of_the_mappings_that_are_read_may_be_in_others() {
-        let mut processes = Processes::default();
-        let mut many = mapped(vec![mapping(0x40_0000, 1)]);
-        many.is_cut = true;
-        processes.add(7, identity("1"), "exa", many);
-        assert_eq!(processes.at(7, 0x50_0000), At::TooMany);
-        let here = mapping(0x40_0000, 1);
-        assert_eq!(processes.at(7, 0x40_0000), At::Mapping(&here));
-    }
-
-    #[test]
-    fn a_young_process_that_becomes_another_program_is_noticed() {
-        let mut images = Images::default();
-        let mut processes = Processes::default();
-        // As a script that starts a program of its own name: the shell goes on as soon as it may read.
-        let mut child = Command::new("sh")
-            .args(["-c", "read go; exec sleep 60"])
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let program = |path: &str| fs::read_link(path).unwrap();
-        let exe = format!("/proc/{}/exe", child.id());
-        let shell = program(&exe);
-        processes.see(child.id(), &mut images);
-        processes.look_at_young(&mut images);
-        assert!(!processes.has_several(child.id()));
-        child.stdin.take().unwrap().write_all(b"\n").unwrap();
-        while program(&exe) == shell {
-            std::thread::yield_now();
-        }
-        // In the middle of exec it is neither, and stays among those that are looked at.
-        while !processes.has_several(child.id()) && !processes.young.is_empty() {
-            processes.look_at_young(&mut images);
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(processes.has_several(child.id()));
-    }
-
-    #[test]
-    fn programs_of_a_process_are_few() {
-        let mut processes = Processes::default();
-        for number in 0..100 {
-            processes.add(7, identity(&number.to_string()), "x", mapped(Vec::new()));
-        }
-        assert_eq!(processes.programs[&7].len(), MOST_PROGRAMS);
-    }
-}
+mod tests;
