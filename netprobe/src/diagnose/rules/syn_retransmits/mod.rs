@@ -108,7 +108,7 @@ fn is_elsewhere(window: &Window) -> bool {
     let is_sample = dropped.peek().is_some() || window.events.count("drops", &[]) == 0;
     let is_sent = window.watched_required("drops").is_ok()
         && is_sample
-        && !dropped.any(lost_here::is_lost)
+        && !dropped.any(|event| lost_here::is_lost(window, event))
         && window.events.count("conntrack", &[]) == 0;
     let counters = [
         "TcpExt.ListenDrops",

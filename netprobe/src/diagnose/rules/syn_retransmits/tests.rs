@@ -347,6 +347,59 @@ fn what_nobody_waits_for_and_what_comes_twice_is_not_lost() {
     }
 }
 
+/// What is said where SYNs to 10.0.0.2 are dropped, without a reason but with their sender's socket, in the namespace that
+/// has the first of these addresses; another one has the other.
+fn dropped_between(addresses: [[u8; 4]; 2], location: &'static str) -> String {
+    let mut window = quiet();
+    let syn = [
+        ("reason", Value::Word("NOT_SPECIFIED")),
+        ("location", Value::Text(location.into())),
+        ("state", Value::Word("SYN-SENT")),
+        ("flags", Value::TcpFlags(2)),
+        ("iface", Value::Word("eth1")),
+        ("saddr", Value::Ip([10, 0, 0, 1].into())),
+        ("sport", Value::Unsigned(41_000)),
+        ("daddr", Value::Ip([10, 0, 0, 2].into())),
+        ("dport", Value::Unsigned(5432)),
+    ];
+    window.event("drops", 12, &syn);
+    window.total("drops", 12, &[("reason", Value::Word("NOT_SPECIFIED"))]);
+    window.relocate(77);
+    for (inode, address) in [77, 78].into_iter().zip(addresses) {
+        let mut other = quiet().namespaces.remove(0);
+        other.inode = inode;
+        other.is_initial = false;
+        other.after.addresses = [address.into()].into();
+        window.namespaces.push(other);
+    }
+    sent_again(&mut window, 12, "10.0.0.2:5432");
+    window.findings()[0].summary.clone()
+}
+
+#[test]
+fn what_is_dropped_on_its_way_between_two_namespaces_is_lost_also_without_a_reason() {
+    const CLIENT: [u8; 4] = [10, 0, 0, 1];
+    const SERVER: [u8; 4] = [10, 0, 0, 2];
+    const BRIDGE: [u8; 4] = [10, 0, 0, 9];
+    let summary = dropped_between([SERVER, CLIENT], "do_xdp_generic+0x284");
+    let said =
+        "; SYNs are dropped in namespace 77, by an XDP program at eth1 (do_xdp_generic+0x284)";
+    assert!(summary.ends_with(said), "{summary}");
+    let summary = dropped_between([BRIDGE, SERVER], "br_handle_frame_finish+0x380");
+    let said =
+        "; SYNs are dropped in namespace 77, by the bridge there (br_handle_frame_finish+0x380)";
+    assert!(summary.ends_with(said), "{summary}");
+    // Who only listens in, and devices that free what they have sent: here, or on to another machine.
+    for (addresses, location) in [
+        ([BRIDGE, SERVER], "ip_rcv_core+0x1"),
+        ([CLIENT, SERVER], "dev_kfree_skb_any_reason+0x1"),
+        ([BRIDGE, CLIENT], "dev_kfree_skb_any_reason+0x1"),
+    ] {
+        let summary = dropped_between(addresses, location);
+        assert!(!summary.contains("dropped in"), "{location}: {summary}");
+    }
+}
+
 #[test]
 fn what_a_firewall_here_rejects_stands_behind_it_also_beside_another_dead_host() {
     let mut window = quiet();
