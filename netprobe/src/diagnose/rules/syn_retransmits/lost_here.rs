@@ -189,35 +189,39 @@ impl<'a> LostHere<'a> {
         let listener = places::listener(window, netns, self.end).filter(|_| !is_named);
         let found =
             found.hits(listener.map(|(home, listener)| window.affected_listener(home, listener)));
+        if self.is_reverse_path() {
+            return self.loosen(found);
+        }
+        found.command(self.look(), "none")
+    }
+
+    /// What shows more.
+    fn look(&self) -> String {
+        let enter = self.netns.enter();
         if self.has_no_neighbour() {
-            let enter = netns.enter();
-            return found.command(
-                format!("see whether that host is up and the address right: `{enter}ip neigh` shows who does not answer"),
-                "none",
-            );
+            format!(
+                "see whether that host is up and the address right: `{enter}ip neigh` shows who does not answer"
+            )
+        } else if self.is_of_xdp() {
+            let interface = self.interface.as_ref();
+            let device = interface.map_or(String::new(), |interface| format!(" dev {interface}"));
+            format!(
+                "`{enter}ip link show{device}` names the program, `bpftool prog` tells who loaded it"
+            )
+        } else if self.is_of_bridge() {
+            format!(
+                "`{enter}bridge -d link` shows which ports are isolated or blocking, `{enter}bridge vlan` and `{enter}bridge fdb` \
+                 what else it goes by"
+            )
+        } else {
+            "netprobe drops --count --by reason,location shows where they are dropped, netprobe drops --json each of them"
+                .to_owned()
         }
-        let enter = netns.enter();
-        if self.is_of_xdp() {
-            return found.command(
-                format!(
-                    "`{enter}ip link show{}` names the program, `bpftool prog` who loaded it",
-                    self.at().replace(" at ", " dev ")
-                ),
-                "none",
-            );
-        }
-        if self.is_of_bridge() {
-            return found.command(
-                format!("`{enter}bridge -d link` shows which ports are isolated or blocking, `{enter}bridge fdb` and `{enter}bridge vlan` what else it goes by"),
-                "none",
-            );
-        }
-        if !self.is_reverse_path() {
-            return found.command(
-                "netprobe drops --count --by reason,location shows where they are dropped, netprobe drops --json each of them",
-                "none",
-            );
-        }
+    }
+
+    /// Lets answers and SYNs take different ways.
+    fn loosen(&self, found: Finding) -> Finding {
+        let Self { netns, source, .. } = self;
         let found = found.command(
             format!(
                 "give{} a route back to {source} over {}: `{}ip route get {source}` shows the present one",

@@ -461,3 +461,128 @@ fn answers_that_are_lost_are_told_from_segments_that_are_lost_both_ways() {
         "{summary}"
     );
 }
+
+/// A second namespace, with 10.0.0.2 and a listener at 8000, that drops `dropped` SYNs and has `unrouted` packets without a
+/// route, while it completes so many handshakes.
+fn routeless(window: &mut Window, [dropped, unrouted, completed]: [u64; 3]) {
+    let mut server = quiet();
+    server.listen(8000, 128, &[0; 10]);
+    server.sockets().listeners[0].address = [10, 0, 0, 2].into();
+    server.grow(&[
+        ("TcpExt.ListenDrops", dropped.cast_signed()),
+        ("Ip.OutNoRoutes", unrouted.cast_signed()),
+        ("Tcp.PassiveOpens", completed.cast_signed()),
+    ]);
+    let mut netns = server.namespaces.remove(0);
+    netns.inode = 77;
+    netns.name = Some("blue".to_owned());
+    netns.is_initial = false;
+    netns.after.addresses = [[10, 0, 0, 2].into()].into();
+    window.namespaces.push(netns);
+}
+
+#[test]
+fn a_listener_without_a_route_back_is_told_without_its_clients() {
+    let mut window = quiet();
+    window.namespaces.clear();
+    routeless(&mut window, [308, 308, 0]);
+    let found = window.findings().remove(0);
+    let said = "namespace blue has no route back to some of its clients: 308 SYNs to 10.0.0.2:8000 were dropped in 10 s; no \
+                handshake completes";
+    assert_eq!(
+        (found.summary.as_str(), found.severity),
+        (said, Severity::Critical)
+    );
+    assert!(found.fixes[0].text.contains("ip netns exec blue ip route"));
+    for (counters, severity) in [
+        // Other clients are answered; or nearly all are.
+        ([308, 308, 308], Some(Severity::Warning)),
+        ([5, 5, 1000], None),
+        // SYNs that are dropped for something else, and something else that has no route.
+        ([308, 0, 0], None),
+        ([0, 308, 0], None),
+    ] {
+        let mut window = quiet();
+        window.namespaces.clear();
+        routeless(&mut window, counters);
+        let findings = window.findings();
+        let told = findings.first().map(|found| found.severity);
+        assert_eq!(told, severity, "{counters:?}");
+    }
+}
+
+#[test]
+fn a_client_here_of_a_listener_without_a_route_back_is_told_with_it() {
+    let mut window = quiet();
+    sent_again(&mut window, 12, "10.0.0.2:8000");
+    routeless(&mut window, [12, 12, 0]);
+    let findings = window.findings();
+    let [found] = findings.as_slice() else {
+        panic!("{findings:?}");
+    };
+    let said =
+        "; they arrive, but namespace blue has no route back to 10.0.0.1: the listener drops them";
+    assert!(found.summary.ends_with(said), "{}", found.summary);
+    let fix = &found.fixes[0].text;
+    assert!(
+        fix.contains("ip netns exec blue ip route get 10.0.0.1"),
+        "{fix}"
+    );
+    assert_eq!(found.fixes.len(), 1);
+}
+
+/// A listener at 8000 with so many connections, which sends three SYN-ACKs again to each of these clients.
+fn unfinished(connections: u64, clients: &[&str]) -> Finding {
+    let mut window = quiet();
+    window.listen(8000, 128, &[0; 10]);
+    for client in clients {
+        let end: std::net::SocketAddr = client.parse().unwrap();
+        let answer = [
+            ("cause", Value::Word("syn-ack")),
+            ("saddr", Value::Ip([10, 0, 0, 1].into())),
+            ("sport", Value::Unsigned(8000)),
+            ("daddr", Value::Ip(end.ip())),
+            ("dport", Value::Unsigned(end.port().into())),
+        ];
+        window.event("retransmits", 3, &answer);
+    }
+    let again = clients.len() as u64 * 3;
+    window.total("retransmits", again, &[("cause", Value::Word("syn-ack"))]);
+    let opened = [
+        ("role", Value::Word("server")),
+        ("service_port", Value::Unsigned(8000)),
+    ];
+    window.total("lifetimes", connections, &opened);
+    window.grow(&[
+        ("TcpExt.TCPSynRetrans", again.cast_signed()),
+        ("Tcp.PassiveOpens", connections.cast_signed()),
+    ]);
+    window.findings().remove(0)
+}
+
+#[test]
+fn a_few_strangers_that_finish_no_handshake_are_a_note() {
+    let strangers = ["8.1.2.3:1024", "9.4.5.6:2048", "99.7.8.9:4096"];
+    let found = unfinished(30, &strangers);
+    let said = "3 handshakes with 10.0.0.1:8000 were not finished in 10 s, each of a stranger that finished none, beside 30 \
+                connections: forged addresses or a scan, as every public service gets";
+    assert_eq!(
+        (found.summary.as_str(), found.severity),
+        (said, Severity::Info)
+    );
+    for (connections, clients) in [
+        // Nobody else gets through; one tries again; they are of this network.
+        (0, strangers),
+        (30, ["8.1.2.3:1024", "8.1.2.3:1025", "9.4.5.6:2048"]),
+        (30, ["10.0.0.7:1024", "9.4.5.6:2048", "99.7.8.9:4096"]),
+    ] {
+        let found = unfinished(connections, &clients);
+        assert_eq!(
+            found.severity,
+            Severity::Warning,
+            "{connections} {clients:?}"
+        );
+        let fix = &found.fixes[0].text;
+        assert!(fix.contains(clients[0].split_once(':').unwrap().0), "{fix}");
+    }
+}
