@@ -133,8 +133,8 @@ fn packet(window: &Window, netns: &Netns, event: &Event) -> Option<Packet> {
         (destination, source.0)
     };
     let hook = match (is_local(source.0), is_local(destination.0)) {
-        (_, true) => "input or prerouting",
-        (true, false) => "output or postrouting",
+        (_, true) => "ingress, prerouting or input",
+        (true, false) => "output, postrouting or egress",
         _ if netns.after.addresses.is_empty() => "",
         _ => "forward",
     };

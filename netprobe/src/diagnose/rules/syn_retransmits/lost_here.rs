@@ -122,7 +122,7 @@ impl<'a> LostHere<'a> {
     }
 
     fn is_of_bridge(&self) -> bool {
-        self.reason.starts_with("br_")
+        self.reason.starts_with("br_") || self.reason.starts_with("BRIDGE_")
     }
 
     fn has_no_neighbour(&self) -> bool {

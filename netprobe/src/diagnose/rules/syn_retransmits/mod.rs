@@ -136,8 +136,7 @@ fn describe(
     } else {
         None
     };
-    let strangers = near.end().filter(|_| !near.is_client());
-    let strangers = strangers.map(|end| Strangers::of(window, near.netns, end));
+    let strangers = Strangers::of(window, near);
     let is_noise = strangers
         .as_ref()
         .is_some_and(|strangers| strangers.is_noise);

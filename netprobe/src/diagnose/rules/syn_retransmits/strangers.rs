@@ -6,11 +6,14 @@ use std::{
     net::IpAddr,
 };
 
-use super::super::super::{
-    dropped,
-    places::{self, End},
-    sizing::several,
-    window::{Netns, Window},
+use super::{
+    super::super::{
+        dropped,
+        places::{self, End},
+        sizing::several,
+        window::{Netns, Window},
+    },
+    unanswered::Unanswered,
 };
 use crate::report::diagnosis::Finding;
 
@@ -32,8 +35,18 @@ pub(super) struct Strangers {
 }
 
 impl Strangers {
-    /// Those of a listener.
-    pub(super) fn of(window: &Window, netns: &Netns, end: End) -> Self {
+    /// Those of the listener that has most of them, if it is listeners that get no answer. Nobody need care where those of
+    /// the others are such, too.
+    pub(super) fn of(window: &Window, near: &Unanswered<'_>) -> Option<Self> {
+        let listeners = near.silent.iter().filter(|_| !near.is_client());
+        let ends = listeners.filter_map(|hit| hit.address.zip(hit.port));
+        let mut all = ends.map(|end| Self::at(window, near.netns, end));
+        let mut most = all.next()?;
+        most.is_noise &= all.all(|other| other.is_noise);
+        Some(most)
+    }
+
+    fn at(window: &Window, netns: &Netns, end: End) -> Self {
         let events = window.events.within("retransmits", netns.inode);
         let answers = events.filter(|event| event.is("cause", "syn-ack"));
         let remotes = answers.filter_map(|event| {

@@ -531,16 +531,22 @@ fn a_client_here_of_a_listener_without_a_route_back_is_told_with_it() {
     assert_eq!(found.fixes.len(), 1);
 }
 
-/// A listener at 8000 with so many connections, which sends three SYN-ACKs again to each of these clients.
-fn unfinished(connections: u64, clients: &[&str]) -> Finding {
+/// A listener at 8000 with so many connections, which sends three SYN-ACKs again to each of these clients; at the last of
+/// them another one does.
+fn unfinished_of(connections: u64, clients: &[&str], last: u64) -> Finding {
     let mut window = quiet();
     window.listen(8000, 128, &[0; 10]);
-    for client in clients {
+    for (place, client) in clients.iter().enumerate() {
         let end: std::net::SocketAddr = client.parse().unwrap();
+        let port = if place + 1 == clients.len() {
+            last
+        } else {
+            8000
+        };
         let answer = [
             ("cause", Value::Word("syn-ack")),
             ("saddr", Value::Ip([10, 0, 0, 1].into())),
-            ("sport", Value::Unsigned(8000)),
+            ("sport", Value::Unsigned(port)),
             ("daddr", Value::Ip(end.ip())),
             ("dport", Value::Unsigned(end.port().into())),
         ];
@@ -558,6 +564,10 @@ fn unfinished(connections: u64, clients: &[&str]) -> Finding {
         ("Tcp.PassiveOpens", connections.cast_signed()),
     ]);
     window.findings().remove(0)
+}
+
+fn unfinished(connections: u64, clients: &[&str]) -> Finding {
+    unfinished_of(connections, clients, 8000)
 }
 
 #[test]
@@ -585,4 +595,43 @@ fn a_few_strangers_that_finish_no_handshake_are_a_note() {
         let fix = &found.fixes[0].text;
         assert!(fix.contains(clients[0].split_once(':').unwrap().0), "{fix}");
     }
+    // At another listener nobody gets through.
+    let found = unfinished_of(30, &strangers, 9000);
+    assert_eq!(found.severity, Severity::Warning);
+}
+
+#[test]
+fn what_was_lost_before_the_window_is_not_said_to_be_lost_by_others() {
+    let summary = |attempts_each: usize| {
+        let mut window = quiet();
+        connects(
+            &mut window,
+            20,
+            "10.0.0.2:5432",
+            ("outcome", "established"),
+            900,
+        );
+        sent_again(&mut window, attempts_each, "10.0.0.2:5432");
+        // More than the counter had when it was read.
+        window.total("retransmits", 12, &[("cause", Value::Word("syn"))]);
+        window.grow(&[("TcpExt.TCPSynRetrans", 8)]);
+        let found = window.findings().remove(0);
+        let [all, syns] = [0, 1].map(|place: usize| found.evidence[place].value);
+        assert_eq!(all, syns);
+        found.summary
+    };
+    assert!(summary(1).ends_with("they may have been lost before this window"));
+    assert!(
+        summary(2).ends_with("nobody on this machine was seen to drop them: the path or the peer")
+    );
+}
+
+#[test]
+fn the_other_end_is_not_to_be_looked_at_where_it_is_watched() {
+    let mut window = quiet();
+    sent_again(&mut window, 12, "10.0.0.2:8000");
+    let fix = |window: &Window| window.findings()[0].fixes[0].text.clone();
+    assert!(fix(&window).starts_with("look at the other end"));
+    routeless(&mut window, [0, 0, 0]);
+    assert!(fix(&window).starts_with("look at what lies between the two namespaces"));
 }

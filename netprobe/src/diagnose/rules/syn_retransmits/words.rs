@@ -147,8 +147,20 @@ pub(super) fn destination_is_silent(
         answering(connects),
         near.again,
         window.seconds,
-        elsewhere(window)
+        if is_over(window, near, connects) {
+            "; none went out twice, and all were answered: they may have been lost before this window"
+        } else {
+            elsewhere(window)
+        }
     )
+}
+
+/// Whether nothing is known to have been lost in the window.
+fn is_over(window: &Window, near: &Unanswered<'_>, connects: Option<&Connects>) -> bool {
+    let all = connects.filter(|connects| connects.attempts > 0);
+    all.is_some_and(|connects| connects.established == connects.attempts)
+        && near.syns > 0
+        && !near.is_lost_now(window)
 }
 
 /// Who drops them, if nobody here does.
