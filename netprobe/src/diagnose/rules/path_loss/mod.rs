@@ -28,7 +28,8 @@ pub(super) static RULE: Rule = Rule {
                 were acknowledged (fast), by a tail loss probe, or by tcp_retransmit_timer() when nothing comes at all \
                 (RTO), which also begins anew with a window of one.",
         recognised: "Over one per cent of segments were sent again, by the counters and by the events, to addresses outside of the \
-                     namespace, and no queue or firewall of this machine dropped them: those findings would come first. The peer or the path is said to be gone only where the same segments go out three times and more, and no other \
+                     namespace, and no queue or firewall of this machine dropped them: those findings would come first. What goes again and again to a listener of this machine whose \
+                     accept queue did not take its clients is told with that listener. The peer or the path is said to be gone only where the same segments go out three times and more, and no other \
                      connection with the peer goes well. Otherwise it is what single connections send; an MTU is to blame only \
                      where the segments that wait (sock_diag) are larger than those that arrive. A \
                      median round-trip time of three times its own minimum or more says that a queue on the path is full \

@@ -24,7 +24,7 @@ const NAMED: usize = 3;
 
 /// Those who were sent SYN-ACKs again.
 pub(super) struct Strangers {
-    /// Handshakes that were seen to be unfinished.
+    /// Handshakes of the window that were seen to be unfinished; those that began before aside.
     handshakes: u64,
     /// Whose they are.
     sources: BTreeSet<IpAddr>,
@@ -51,11 +51,15 @@ impl Strangers {
         let answers = events.filter(|event| event.is("cause", "syn-ack"));
         let remotes = answers.filter_map(|event| {
             let (local, remote) = places::ends(event)?;
-            (local == end).then_some(remote)
+            (local == end).then_some((remote, event.number("attempt").unwrap_or(1)))
         });
-        let ends: HashSet<End> = remotes.collect();
+        let remotes: Vec<(End, u64)> = remotes.collect();
+        let ends: HashSet<End> = remotes.iter().map(|(remote, _)| *remote).collect();
+        // One that nobody finishes is sent answers for half a minute: how many there are is told by the first of them.
+        let first = remotes.iter().filter(|(_, attempt)| *attempt == 1);
+        let begun: HashSet<&End> = first.map(|(remote, _)| remote).collect();
         let sources: BTreeSet<IpAddr> = ends.iter().map(|(address, _)| *address).collect();
-        let handshakes = ends.len() as u64;
+        let handshakes = begun.len() as u64;
         let completed = places::connections(window, netns, end.1);
         let known = places::clients(window, netns, end.1);
         let is_foreign = |source: &IpAddr| {
@@ -70,6 +74,7 @@ impl Strangers {
             handshakes * COMPLETED <= completed
         };
         let is_noise = !sources.is_empty()
+            && completed > 0
             && sources.len() == ends.len()
             && is_few
             && window.events.weight("retransmits") < 1.5
@@ -114,7 +119,7 @@ impl Strangers {
         }
         found.counted(
             format!(
-                "{} unfinished, of {}: {}",
+                "{} unfinished, older ones aside; all are of {}: {}",
                 several(self.handshakes, "handshake", "handshakes"),
                 several(self.sources.len() as u64, "address", "addresses"),
                 self.listed()
