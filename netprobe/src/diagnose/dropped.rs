@@ -24,7 +24,7 @@ const OF_RULES: [&str; 3] = ["nft_do_chain", "ipt_do_table", "ip6t_do_table"];
 /// Fewer packets are not worth a verdict.
 pub(super) const LEAST: u32 = 3;
 /// From public addresses every port is tried now and then: SYNs of strangers per second that are more.
-const KNOCKS_PER_S: f64 = 2.0;
+pub(super) const KNOCKS_PER_S: f64 = 2.0;
 /// Nobody needs so many ports of one address that nobody listens at.
 const SCAN: usize = 10;
 /// Drops that are a smaller part of what the same clients got through are noise.
@@ -133,8 +133,8 @@ fn packet(window: &Window, netns: &Netns, event: &Event) -> Option<Packet> {
         (destination, source.0)
     };
     let hook = match (is_local(source.0), is_local(destination.0)) {
-        (_, true) => "input or prerouting",
-        (true, false) => "output or postrouting",
+        (_, true) => "ingress, prerouting or input",
+        (true, false) => "output, postrouting or egress",
         _ if netns.after.addresses.is_empty() => "",
         _ => "forward",
     };
@@ -282,7 +282,8 @@ fn is_pressing(window: &Window, address: IpAddr, packets: u32) -> bool {
     is_private(address) || window.rate(packets.into()) >= KNOCKS_PER_S
 }
 
-fn is_private(address: IpAddr) -> bool {
+/// Whether an address is of no public network.
+pub(super) fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
             let [a, b, ..] = v4.octets();

@@ -15,6 +15,7 @@ mod ports;
 mod received;
 mod rules;
 mod sizing;
+mod stalled;
 mod syn_backlog;
 mod tiers;
 pub mod window;

@@ -7,6 +7,7 @@ use super::{
     events::port_of,
     fifo::{self, Emptied},
     sizing::counted,
+    stalled,
     window::{Gap, Netns, Queue, Window, ratio},
 };
 use crate::report::diagnosis::Confidence;
@@ -148,12 +149,29 @@ pub(super) fn of(window: &Window, netns: &Netns) -> Result<Vec<Overflow>, Gap> {
     Ok(sized.collect())
 }
 
+/// Listeners that turned clients away, in all namespaces: their queue was seen full, or their clients show it.
+pub(super) fn refusing(window: &Window) -> Vec<&Queue> {
+    let all = window.namespaces.iter();
+    let overflowing = all.filter(|netns| {
+        let turned_away = netns.grown("TcpExt.ListenOverflows");
+        turned_away.is_ok_and(|count| count > 0)
+    });
+    let queues = overflowing.flat_map(|netns| netns.queues.iter().map(move |queue| (netns, queue)));
+    let refusing = queues.filter(|(netns, queue)| {
+        queue.full_share() > 0.0 || stalled::clients(window, netns, queue) > 0
+    });
+    refusing.map(|(_, queue)| queue).collect()
+}
+
 /// Without events: whose queue was seen full, or else is the likely one.
 fn of_full_queues(window: &Window, netns: &Netns, refused: u64) -> Vec<Overflow> {
     let mut full: Vec<&Queue> = netns
         .queues
         .iter()
-        .filter(|queue| queue.deepest() >= queue.listener.limit.max(1))
+        .filter(|queue| {
+            queue.deepest() >= queue.listener.limit.max(1)
+                || stalled::clients(window, netns, queue) > 0
+        })
         .collect();
     if full.is_empty() {
         // Between two looks; the fullest that had anything is the likely one.

@@ -10,6 +10,7 @@ pub type Counters = BTreeMap<&'static str, i64>;
 /// Every counter and gauge that a rule reads, or that a stream is compared with.
 pub const WANTED: &[&str] = &[
     "Ip.OutDiscards",
+    "Ip.OutNoRoutes",
     "Ip6OutNoRoutes",
     "Ip6InNoRoutes",
     "Tcp.ActiveOpens",

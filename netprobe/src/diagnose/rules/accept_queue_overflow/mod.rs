@@ -10,6 +10,7 @@ use super::super::{
     overflow::{self, Overflow},
     pause::{self, Pause},
     sizing::{PERSIST, counted, roomy},
+    stalled,
     window::{Netns, Window},
 };
 use crate::{
@@ -57,7 +58,9 @@ fn check(window: &Window) -> Verdict {
         explained = explained.or_else(|| others.into_iter().find_map(|(why, _)| why));
         Ok(short
             .iter()
-            .map(|(_, overflow)| describe(window, netns, overflow))
+            .map(|(_, overflow)| {
+                stalled::add(describe(window, netns, overflow), window, netns, overflow)
+            })
             .collect())
     });
     match (verdict, explained) {

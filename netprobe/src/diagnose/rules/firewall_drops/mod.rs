@@ -373,7 +373,7 @@ fn by_port(window: &Window, netns: &Netns) -> Result<Vec<(End, Service)>, Gap> {
         let events = u32::try_from(events).unwrap_or(u32::MAX);
         service.wanted = service.wanted.saturating_add(events);
         service.home = Some(netns.inode);
-        service.hook = "input or prerouting";
+        service.hook = "ingress, prerouting or input";
         service.process = window.holder(listener).map(|process| process.comm.clone());
     }
     services.retain(|_, service| service.wanted >= dropped::LEAST);

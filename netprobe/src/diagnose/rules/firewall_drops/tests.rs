@@ -39,6 +39,12 @@ fn syns_to_a_listener_that_a_rule_drops_are_critical_and_scans_are_not() {
         ("firewall-drops", Severity::Critical)
     );
     assert_eq!(findings[0].affected[0].port, Some(80));
+    window.netns().after.addresses = [[10, 0, 0, 1].into()].into();
+    let fix = window.findings()[0].fixes[0].text.clone();
+    assert!(
+        fix.contains("(a chain of hook ingress, prerouting or input)"),
+        "{fix}"
+    );
     let mut window = quiet();
     dropping(&mut window, 23, 30);
     assert_eq!(window.findings()[0].severity, Severity::Info);

@@ -8,9 +8,10 @@ use super::super::{
     dropped,
     events::Event,
     finding::{finding, host, somewhere},
-    in_each,
+    in_each, overflow,
     sizing::{median, millis},
-    window::{Netns, Window, ratio},
+    stalled::{DATA, LATE, is_data},
+    window::{Netns, Queue, Window, ratio},
 };
 use crate::{
     observe::diag::{LOCAL_US, SWOLLEN},
@@ -27,7 +28,8 @@ pub(super) static RULE: Rule = Rule {
                 were acknowledged (fast), by a tail loss probe, or by tcp_retransmit_timer() when nothing comes at all \
                 (RTO), which also begins anew with a window of one.",
         recognised: "Over one per cent of segments were sent again, by the counters and by the events, to addresses outside of the \
-                     namespace, and no queue or firewall of this machine dropped them: those findings would come first. The peer or the path is said to be gone only where the same segments go out three times and more, and no other \
+                     namespace, and no queue or firewall of this machine dropped them: those findings would come first. What goes again and again to a listener of this machine whose \
+                     accept queue did not take its clients is told with that listener. The peer or the path is said to be gone only where the same segments go out three times and more, and no other \
                      connection with the peer goes well. Otherwise it is what single connections send; an MTU is to blame only \
                      where the segments that wait (sock_diag) are larger than those that arrive. A \
                      median round-trip time of three times its own minimum or more says that a queue on the path is full \
@@ -53,10 +55,6 @@ pub(super) static RULE: Rule = Rule {
 
 const LEAST: u64 = 10;
 const MUCH: f64 = 0.01;
-/// As often goes out what nobody acknowledges; what is lost now and then does not.
-const LATE: u64 = 3;
-/// Causes of retransmissions of data.
-const CAUSES: [&str; 4] = ["rto", "fast", "tlp", "other"];
 
 /// Retransmissions to one address and port.
 #[derive(Default)]
@@ -102,7 +100,7 @@ impl Loss {
     /// events, where they are seen.
     fn of(window: &Window, netns: &Netns, (counted, sent): (u64, u64)) -> Self {
         let inode = netns.inode.to_string();
-        let [rto, fast, tlp, other] = CAUSES.map(|cause| {
+        let [rto, fast, tlp, other] = DATA.map(|cause| {
             let group = [("cause", cause), ("netns", inode.as_str())];
             window.events.count("retransmits", &group)
         });
@@ -113,10 +111,11 @@ impl Loss {
             counted
         };
         let events = window.events.within("retransmits", netns.inode);
+        let refusing = overflow::refusing(window);
         let (mut away, mut all) = (0_u64, 0_u64);
         for event in events.filter(|event| is_data(event)) {
             all += 1;
-            away += u64::from(is_away(window, netns, event));
+            away += u64::from(is_away(netns, event, &refusing));
         }
         let lost = (lost * away).checked_div(all).unwrap_or(lost);
         Self {
@@ -129,13 +128,9 @@ impl Loss {
     }
 }
 
-fn is_data(event: &Event) -> bool {
-    CAUSES.iter().any(|cause| event.is("cause", cause))
-}
-
 /// Whether the path is to blame for a segment, rather than this machine.
-fn is_away(window: &Window, netns: &Netns, event: &Event) -> bool {
-    !is_within(netns, event) && !is_refused(window, event)
+fn is_away(netns: &Netns, event: &Event, refusing: &[&Queue]) -> bool {
+    !is_within(netns, event) && !is_refused(event, refusing)
 }
 
 /// Whether a segment stays within its namespace: to itself, by whatever address.
@@ -151,30 +146,20 @@ fn is_within(netns: &Netns, event: &Event) -> bool {
 }
 
 /// Whether it goes to a listener of this machine that ignores it, as its accept queue is full.
-fn is_refused(window: &Window, event: &Event) -> bool {
-    let Some(port) = event.small::<u16>("dport") else {
-        return false;
-    };
-    window.namespaces.iter().any(|netns| {
-        let remote = event.ip("daddr");
-        let mut queues = netns.queues.iter();
-        netns
-            .grown("TcpExt.ListenOverflows")
-            .is_ok_and(|count| count > 0)
-            && queues.any(|queue| {
-                let listener = &queue.listener;
-                listener.port == port
-                    && remote.is_some_and(|remote| listener.takes(remote))
-                    && queue.full_share() > 0.0
-            })
+fn is_refused(event: &Event, refusing: &[&Queue]) -> bool {
+    let remote = event.ip("daddr").zip(event.small::<u16>("dport"));
+    remote.is_some_and(|(address, port)| {
+        let mut listeners = refusing.iter().map(|queue| &queue.listener);
+        listeners.any(|listener| listener.port == port && listener.takes(address))
     })
 }
 
 fn peers(window: &Window, netns: &Netns) -> Vec<((IpAddr, u16), Peer)> {
     let mut peers = BTreeMap::<(IpAddr, u16), Peer>::new();
+    let refusing = overflow::refusing(window);
     for event in window.events.within("retransmits", netns.inode) {
         let end = event.ip("daddr").zip(event.small::<u16>("dport"));
-        let Some(end) = end.filter(|_| is_data(event) && is_away(window, netns, event)) else {
+        let Some(end) = end.filter(|_| is_data(event) && is_away(netns, event, &refusing)) else {
             continue;
         };
         let peer = peers.entry(end).or_default();

@@ -246,6 +246,63 @@ fn a_listener_of_this_machine_that_ignores_segments_is_no_path() {
     assert_eq!(window.verdict("path-loss"), Verdict::Ok);
 }
 
+/// A server with a full listener at 9000 and one at 8000 with a queue of 2, which `clients` of this namespace send the same
+/// data to in vain; the server has to send some again, too.
+fn stalled(clients: u64, is_lossy: bool) -> crate::diagnose::window::Window {
+    let mut window = quiet();
+    if is_lossy {
+        let own = [
+            ("cause", Value::Word("rto")),
+            ("sport", Value::Unsigned(8000)),
+        ];
+        window.event("retransmits", 1, &own);
+    }
+    window.relocate(77);
+    let mut server = quiet();
+    server.listen(9000, 64, &[65; 10]);
+    server.listen(8000, 2, &[0; 10]);
+    server.grow(&[("TcpExt.ListenOverflows", 180)]);
+    let mut netns = server.namespaces.remove(0);
+    netns.inode = 77;
+    netns.is_initial = false;
+    netns.after.addresses = [[10, 0, 0, 1].into()].into();
+    for (port, attempt) in (0..clients).flat_map(|port| [(port, 3), (port, 4)]) {
+        let again = [
+            ("cause", Value::Word("rto")),
+            ("attempt", Value::Unsigned(attempt)),
+            ("saddr", Value::Ip([10, 0, 0, 9].into())),
+            ("sport", Value::Unsigned(40_000 + port)),
+            ("daddr", Value::Ip([10, 0, 0, 1].into())),
+            ("dport", Value::Unsigned(8000)),
+        ];
+        window.event("retransmits", 1, &again);
+    }
+    window.namespaces.push(netns);
+    window.total("retransmits", clients * 2, &[("cause", Value::Word("rto"))]);
+    window.grow(&[("Tcp.RetransSegs", 60), ("Tcp.OutSegs", 440)]);
+    window
+}
+
+#[test]
+fn clients_that_a_short_queue_here_does_not_take_are_not_lost_on_the_path() {
+    let window = stalled(30, false);
+    assert_eq!(window.verdict("path-loss"), Verdict::Ok);
+    let findings = window.findings();
+    let mut short = findings
+        .iter()
+        .filter(|found| found.id == "accept-queue-overflow");
+    let found = short.next().unwrap();
+    assert_eq!(found.affected[0].port, Some(8000));
+    let said = "30 clients that believe to be connected send";
+    assert!(found.evidence[0].text.starts_with(said), "{found:?}");
+    // As many as it takes at once; or the server's segments are lost, too.
+    for (clients, is_lossy) in [(2, false), (30, true)] {
+        let mut window = stalled(clients, is_lossy);
+        window.total("retransmits", 60, &[("cause", Value::Word("rto"))]);
+        assert!(window.ids().contains(&"path-loss"), "{clients} {is_lossy}");
+    }
+}
+
 #[test]
 fn loopback_is_no_path() {
     let mut window = lossy();

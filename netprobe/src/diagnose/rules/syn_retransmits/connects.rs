@@ -6,14 +6,15 @@ use std::{
     net::IpAddr,
 };
 
-use super::super::super::{
-    events::{Event, Owner},
-    places::{self, End},
-    window::{Netns, Window, ratio},
+use super::{
+    super::super::{
+        events::{Event, Owner},
+        places::{self, End},
+        window::{Netns, Window, ratio},
+    },
+    DOWN,
 };
 
-/// A destination that takes at most this share of the connects is down.
-const DOWN: f64 = 0.05;
 /// Fewer connects are not "all of them".
 const LEAST_CONNECTS: u64 = 5;
 /// Who waits less does not wait for an answer: it comes from another continent in that time.

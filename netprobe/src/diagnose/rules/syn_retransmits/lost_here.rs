@@ -23,6 +23,9 @@ const NO_LOSS: [&str; 3] = ["QUEUE_PURGE", "OTHERHOST", "NO_SOCKET"];
 /// Of what TCP itself drops, what is wrong with the segment: the rest came late, or twice.
 const OF_TCP: [&str; 3] = ["TCP_AO", "TCP_CSUM", "TCP_MD5"];
 
+/// Functions that decide what becomes of a packet before it is anybody's: who only listens in is not among them.
+const DECIDE: [&str; 2] = ["br_", "do_xdp_generic"];
+
 /// Segments of handshakes with one end that a namespace dropped, for one reason.
 pub(super) struct LostHere<'a> {
     netns: &'a Netns,
@@ -39,19 +42,32 @@ pub(super) struct LostHere<'a> {
 }
 
 /// Whether a segment of a handshake was lost within this machine. What the firewall drops, has a rule of its own.
-pub(super) fn is_lost(event: &Event) -> bool {
+pub(super) fn is_lost(window: &Window, event: &Event) -> bool {
     let is_syn = matches!(event.value("flags"), Value::TcpFlags(flags) if flags & SYN > 0);
     let is_loss = if let Some(reason) = reason(event) {
         let is_late = reason.starts_with("TCP_") && !OF_TCP.iter().any(|it| reason.starts_with(it));
         !is_late && !NO_LOSS.contains(&&*reason)
     } else {
-        // A socket that is given up frees what it has sent, and TCP a SYN that it has answered before.
+        // A socket that is given up frees what it has sent, as some devices do once it is on the wire, and TCP a SYN that
+        // it has answered before.
         let has_socket = event.text("state").is_some() || event.number("pid").is_some();
         let location = event.text("location");
         let is_of_tcp = location.is_some_and(|function| function.starts_with("tcp_"));
-        !(has_socket || is_of_tcp) || dropped::is_netfilter(|name| event.value(name))
+        let is_gone = !has_socket || is_on_its_way(window, event);
+        (is_gone && !is_of_tcp) || dropped::is_netfilter(|name| event.value(name))
     };
     is_syn && is_loss
+}
+
+/// Whether a packet between two namespaces of this machine has left that of its sender: it keeps the socket that sent it
+/// until IP takes it in at its destination.
+fn is_on_its_way(window: &Window, event: &Event) -> bool {
+    let mut namespaces = window.namespaces.iter();
+    let netns = namespaces.find(|netns| Some(netns.inode) == event.netns());
+    let ends = netns.zip(places::ends(event));
+    ends.is_some_and(|(netns, (from, to))| {
+        !places::is_local(netns, from.0) && !places::homes(window, netns, to.0).is_empty()
+    })
 }
 
 /// Why, if the kernel says it.
@@ -66,7 +82,9 @@ impl<'a> LostHere<'a> {
     pub(super) fn of(window: &'a Window, end: End, clients: &HashSet<IpAddr>) -> Option<Self> {
         let mut reasons = HashMap::<(u32, String), (u64, &Event)>::new();
         for event in window.events.of("drops") {
-            if !is_of(event, end, clients) || dropped::is_netfilter(|name| event.value(name)) {
+            if !is_of(window, event, end, clients)
+                || dropped::is_netfilter(|name| event.value(name))
+            {
                 continue;
             }
             let reason = reason(event).or_else(|| event.text("location"));
@@ -81,6 +99,7 @@ impl<'a> LostHere<'a> {
         let netns = namespaces.find(|netns| netns.inode == inode)?;
         // Without a reason, who only listened in looks the same as who lost it.
         let is_known = self::reason(event).is_some()
+            || DECIDE.iter().any(|function| reason.starts_with(function))
             || places::ends(event).is_some_and(|(_, to)| places::is_local(netns, to.0));
         (count >= LEAST && is_known).then_some(Self {
             netns,
@@ -95,6 +114,15 @@ impl<'a> LostHere<'a> {
 
     fn is_reverse_path(&self) -> bool {
         self.reason == "IP_RPFILTER"
+    }
+
+    /// Whether an XDP program did it, as the function tells.
+    fn is_of_xdp(&self) -> bool {
+        self.reason == "XDP" || self.reason.contains("xdp_")
+    }
+
+    fn is_of_bridge(&self) -> bool {
+        self.reason.starts_with("br_") || self.reason.starts_with("BRIDGE_")
     }
 
     fn has_no_neighbour(&self) -> bool {
@@ -115,11 +143,21 @@ impl<'a> LostHere<'a> {
             )
         } else if self.has_no_neighbour() {
             "as nobody on the link answers for the address of the next hop (ARP, ND)".to_owned()
+        } else if self.is_of_xdp() {
+            format!("by an XDP program{} ({})", self.at(), self.reason)
+        } else if self.is_of_bridge() {
+            format!("by the bridge there ({})", self.reason)
         } else {
             format!("as {}", self.reason)
         };
         let what = if self.are_answers { "SYN-ACKs" } else { "SYNs" };
         format!("; {what} are dropped{place}, {why}")
+    }
+
+    /// The interface, if it is known.
+    fn at(&self) -> String {
+        let interface = self.interface.as_ref();
+        interface.map_or(String::new(), |interface| format!(" at {interface}"))
     }
 
     fn over(&self) -> &str {
@@ -151,19 +189,39 @@ impl<'a> LostHere<'a> {
         let listener = places::listener(window, netns, self.end).filter(|_| !is_named);
         let found =
             found.hits(listener.map(|(home, listener)| window.affected_listener(home, listener)));
+        if self.is_reverse_path() {
+            return self.loosen(found);
+        }
+        found.command(self.look(), "none")
+    }
+
+    /// What shows more.
+    fn look(&self) -> String {
+        let enter = self.netns.enter();
         if self.has_no_neighbour() {
-            let enter = netns.enter();
-            return found.command(
-                format!("see whether that host is up and the address right: `{enter}ip neigh` shows who does not answer"),
-                "none",
-            );
+            format!(
+                "see whether that host is up and the address right: `{enter}ip neigh` shows who does not answer"
+            )
+        } else if self.is_of_xdp() {
+            let interface = self.interface.as_ref();
+            let device = interface.map_or(String::new(), |interface| format!(" dev {interface}"));
+            format!(
+                "`{enter}ip link show{device}` names the program, `bpftool prog` tells who loaded it"
+            )
+        } else if self.is_of_bridge() {
+            format!(
+                "`{enter}bridge -d link` shows which ports are isolated or blocking, `{enter}bridge vlan` and `{enter}bridge fdb` \
+                 what else it goes by"
+            )
+        } else {
+            "netprobe drops --count --by reason,location shows where they are dropped, netprobe drops --json each of them"
+                .to_owned()
         }
-        if !self.is_reverse_path() {
-            return found.command(
-                "netprobe drops --count --by reason,location shows where they are dropped, netprobe drops --json each of them",
-                "none",
-            );
-        }
+    }
+
+    /// Lets answers and SYNs take different ways.
+    fn loosen(&self, found: Finding) -> Finding {
+        let Self { netns, source, .. } = self;
         let found = found.command(
             format!(
                 "give{} a route back to {source} over {}: `{}ip route get {source}` shows the present one",
@@ -194,8 +252,8 @@ fn is_answer(event: &Event) -> bool {
     matches!(event.value("flags"), Value::TcpFlags(flags) if flags & ACK > 0)
 }
 
-/// Whether it is a SYN of one of these clients to an end, or its answer.
-fn is_of(event: &Event, end: End, clients: &HashSet<IpAddr>) -> bool {
+/// Whether it is a lost SYN of one of these clients to an end, or its answer.
+fn is_of(window: &Window, event: &Event, end: End, clients: &HashSet<IpAddr>) -> bool {
     let is_its = |(from, to): (End, End)| {
         let (service, client) = if is_answer(event) {
             (from, to)
@@ -204,5 +262,5 @@ fn is_of(event: &Event, end: End, clients: &HashSet<IpAddr>) -> bool {
         };
         service == end && clients.contains(&client.0)
     };
-    is_lost(event) && places::ends(event).is_some_and(is_its)
+    is_lost(window, event) && places::ends(event).is_some_and(is_its)
 }

@@ -1,19 +1,21 @@
 //! SYNs or SYN-ACKs go unanswered and are sent again: connecting takes 1, 3, 7 s, or fails.
 
+mod advice;
 mod connects;
 mod lost_here;
+mod routeless;
+mod strangers;
 mod unanswered;
+mod words;
 
 use self::{
-    connects::{Connects, Ending},
-    lost_here::LostHere,
+    connects::Connects, lost_here::LostHere, routeless::Routeless, strangers::Strangers,
     unanswered::Unanswered,
 };
 use super::super::{
     Explanation, Rule, Verdict, dropped,
     finding::{finding, somewhere},
     in_each,
-    sizing::lasting,
     window::{Netns, Window, ratio},
 };
 use crate::report::diagnosis::{Confidence, Finding, Severity};
@@ -31,7 +33,10 @@ pub(super) static RULE: Rule = Rule {
                      without that, too, where all connects to a destination fail with EHOSTUNREACH, or are given up by clients \
                      that wait for a quarter of a second or more, but not for the first SYN to be sent again. A namespace of this \
                      machine that was seen to drop the SYNs or SYN-ACKs (kfree_skb) is named, with the kernel's reason. Where \
-                     the listener is on this machine too and sends its SYN-ACKs again, that is one finding. Whether a listener, the firewall or conntrack of this \
+                     the listener is on this machine too and sends its SYN-ACKs again, that is one finding. Listeners whose \
+                     namespace has no route back (OutNoRoutes grew as ListenDrops did, and no queue was full) drop SYNs. \
+                     SYN-ACKs to public addresses that finish no handshake, each only one, beside far more that are \
+                     finished, are forged or of a scan: a note. Whether a listener, the firewall or conntrack of this \
                      machine is at fault is told by their own findings, which come first. It is said to be the path or the \
                      peer only where no SYN was seen to be dropped in any namespace of this machine (kfree_skb, conntrack), and no \
                      listener or conntrack of those that were watched counted one (ListenDrops, TCPReqQFullDrop, drop).",
@@ -52,6 +57,8 @@ const LEAST: u64 = 3;
 const MUCH: f64 = 0.02;
 /// Most of those who are silent that are named.
 const MOST: usize = 4;
+/// Who takes at most this share of the connections is down.
+const DOWN: f64 = 0.05;
 
 fn check(window: &Window) -> Verdict {
     let mut all = Vec::new();
@@ -86,40 +93,31 @@ fn check(window: &Window) -> Verdict {
             }
         }
     }
-    if clients.is_empty() && servers.is_empty() {
+    let routeless = Routeless::all(window);
+    if clients.is_empty() && servers.is_empty() && routeless.is_empty() {
         return verdict;
     }
+    let no_route = |client: &Unanswered<'_>| {
+        let end = client.end().filter(|_| !client.is_unreachable())?;
+        let mut all = routeless.iter();
+        all.find(|home| home.is_home_of(window, client.netns, end))
+    };
     let ends = clients.iter().map(|client| {
         let far = servers.iter().find(|server| client.is_of(server));
-        describe(window, client, far)
+        describe(window, client, far, no_route(client))
     });
     let mut found: Vec<Finding> = ends.collect();
+    let is_told = |home: &Routeless<'_>| {
+        let mut homes = clients.iter().filter_map(no_route);
+        homes.any(|told| told.netns.inode == home.netns.inode)
+    };
+    let untold = routeless.iter().filter(|home| !is_told(home));
+    found.extend(untold.map(|home| home.describe(window)));
     let alone = servers
         .iter()
         .filter(|server| !clients.iter().any(|client| client.is_of(server)));
-    found.extend(alone.map(|server| describe(window, server, None)));
+    found.extend(alone.map(|server| describe(window, server, None, None)));
     Verdict::Found(found)
-}
-
-/// Whether none of what drops SYNs within this machine has dropped any, and all of it was looked at.
-fn is_elsewhere(window: &Window) -> bool {
-    // The other end, or a router, may be in another namespace of this machine.
-    let mut dropped = window.events.of("drops").iter().peekable();
-    let is_sample = dropped.peek().is_some() || window.events.count("drops", &[]) == 0;
-    let is_sent = window.watched_required("drops").is_ok()
-        && is_sample
-        && !dropped.any(lost_here::is_lost)
-        && window.events.count("conntrack", &[]) == 0;
-    let counters = [
-        "TcpExt.ListenDrops",
-        "TcpExt.TCPReqQFullDrop",
-        "nf_conntrack.drop",
-    ];
-    let is_quiet = |netns: &Netns| {
-        let quiet = |name| netns.grown_if_any(name) == Ok(0);
-        counters.into_iter().all(quiet)
-    };
-    is_sent && window.namespaces.iter().all(is_quiet) && window.vanished.is_empty()
 }
 
 /// What is wrong: seen at one end, and perhaps at the other too.
@@ -127,18 +125,27 @@ fn is_elsewhere(window: &Window) -> bool {
     clippy::too_many_lines,
     reason = "a straight list of evidence and fixes"
 )]
-fn describe(window: &Window, near: &Unanswered<'_>, far: Option<&Unanswered<'_>>) -> Finding {
+fn describe(
+    window: &Window,
+    near: &Unanswered<'_>,
+    far: Option<&Unanswered<'_>>,
+    no_route: Option<&Routeless<'_>>,
+) -> Finding {
     let connects = if near.is_client() {
         near.connects(window)
     } else {
         None
     };
+    let strangers = Strangers::of(window, near);
+    let is_noise = strangers
+        .as_ref()
+        .is_some_and(|strangers| strangers.is_noise);
     let summary = match far {
-        _ if !near.is_client() => clients_are_silent(window, near),
-        Some(far) => both_ends(window, (near, far), connects.as_ref()),
-        None => destination_is_silent(window, near, connects.as_ref()),
+        _ if !near.is_client() => words::clients_are_silent(window, near, strangers.as_ref()),
+        Some(far) => words::both_ends(window, (near, far), connects.as_ref()),
+        None => words::destination_is_silent(window, near, connects.as_ref()),
     };
-    let severity = if near.is_reached {
+    let severity = if near.is_reached || is_noise {
         Severity::Info
     } else if connects.as_ref().is_some_and(Connects::is_down) {
         Severity::Critical
@@ -154,12 +161,18 @@ fn describe(window: &Window, near: &Unanswered<'_>, far: Option<&Unanswered<'_>>
         .end()
         .filter(|_| near.is_client() && !near.is_unreachable());
     let lost = end.and_then(|end| LostHere::of(window, end, &near.clients(window)));
-    let summary = match &lost {
-        Some(lost) => format!("{summary}{}", lost.words()),
-        None => summary,
+    let why = match (&lost, no_route) {
+        (Some(lost), _) => lost.words(),
+        (None, Some(home)) => home.words(),
+        (None, None) => String::new(),
     };
+    let summary = format!("{summary}{why}");
     let found = finding(RULE.id, severity, confidence, summary);
     let found = sent_again(found, window, near);
+    let found = match &strangers {
+        Some(strangers) => strangers.add(found),
+        None => found,
+    };
     let found = match far {
         Some(far) => found.counted(
             format!("{} SYN-ACKs sent again{}", far.answers, far.netns.place()),
@@ -189,9 +202,11 @@ fn describe(window: &Window, near: &Unanswered<'_>, far: Option<&Unanswered<'_>>
         .hits(near.silent.iter().take(MOST).cloned())
         .hits(far_hits)
         .hits(nobody);
-    match lost {
-        Some(lost) => lost.add(found, window),
-        None => found.command(advice(near, far), "none"),
+    match (lost, no_route, strangers) {
+        (Some(lost), ..) => lost.add(found, window),
+        (None, Some(home), _) => home.add(found),
+        (None, None, Some(them)) => found.command(advice::of_clients(near, &them), "none"),
+        (None, None, None) => found.command(advice::advice(window, near, far), "none"),
     }
 }
 
@@ -214,216 +229,6 @@ fn sent_again(found: Finding, window: &Window, near: &Unanswered<'_>) -> Finding
             "tcp_retransmit_skb, tcp_retransmit_synack",
         )
         .since(window, near.netns, "TcpExt.TCPSynRetrans")
-}
-
-/// Where to look next.
-fn advice(near: &Unanswered<'_>, far: Option<&Unanswered<'_>>) -> String {
-    const OTHER_END: &str = "look at the other end: netprobe diagnose there tells whether its listener, firewall or conntrack drops \
-                             them; if none does, it is the path (tcptraceroute, security groups)";
-    if far.is_some() {
-        return "look at what lies between the two namespaces: bridges, forwarding rules (nft list ruleset), tc, and the \
-                listener's queues"
-            .to_owned();
-    }
-    let enter = near.netns.enter();
-    let address = near.end().map(|(address, _)| address.to_string());
-    let address = address.unwrap_or_else(|| "ADDRESS".to_owned());
-    match near.ended {
-        Some((Ending::GivenUp { waited_ns }, _)) => format!(
-            "{OTHER_END}; if it is far away, see that its clients wait long enough: they gave up after {}",
-            lasting(waited_ns / 1000)
-        ),
-        Some((Ending::Unreachable { is_neighbour: true }, _)) => format!(
-            "see whether that host is up and the address right: `{enter}ip route get {address}` shows the next hop, `{enter}ip \
-             neigh` who does not answer"
-        ),
-        Some((Ending::Unreachable { .. }, _)) => format!(
-            "`{enter}ip route get {address}` shows whether a route here says so; else a router or the firewall of the other end \
-             does, by ICMP (tcpdump icmp)"
-        ),
-        None => OTHER_END.to_owned(),
-    }
-}
-
-fn clients_are_silent(window: &Window, near: &Unanswered<'_>) -> String {
-    let who = near.silent.first().map_or("", |hit| hit.name.as_str());
-    // The counter is of the whole namespace.
-    let listeners = near.netns.after.sockets.as_ref();
-    let is_only = listeners.is_some_and(|table| table.listeners.len() == 1);
-    let completed = near.netns.grown("Tcp.PassiveOpens").unwrap_or(0);
-    let (some, rest) = if is_only && completed > 0 {
-        (
-            "some ",
-            format!(", while {completed} handshakes completed there"),
-        )
-    } else {
-        ("", String::new())
-    };
-    format!(
-        "{some}clients of {who}{} do not answer: {} SYN-ACKs were sent again in {:.0} s{rest}; they, or the way back to \
-         them, are at fault",
-        near.netns.place(),
-        near.answers,
-        window.seconds
-    )
-}
-
-/// How much a destination answers, if it does at all.
-fn answering(connects: Option<&Connects>) -> String {
-    match connects {
-        Some(connects) if connects.attempts > 0 && connects.established == connects.attempts => {
-            format!(
-                "answers late (all {} connects seen succeed)",
-                connects.attempts
-            )
-        }
-        Some(connects) if connects.established > 0 => format!(
-            "answers only {} of {} connects seen",
-            connects.established, connects.attempts
-        ),
-        Some(connects) if connects.is_down() => {
-            format!(
-                "does not answer (all {} connects seen fail or wait)",
-                connects.attempts
-            )
-        }
-        _ => "does not answer".to_owned(),
-    }
-}
-
-fn both_ends(
-    window: &Window,
-    (near, far): (&Unanswered<'_>, &Unanswered<'_>),
-    connects: Option<&Connects>,
-) -> String {
-    let who = near.silent.first().map_or("", |hit| hit.name.as_str());
-    let share = connects.filter(|connects| connects.attempts > 0);
-    let share = share.map_or(String::new(), |connects| {
-        format!(
-            ", and {} of {} connects succeed",
-            connects.established, connects.attempts
-        )
-    });
-    let is_late = connects.is_some_and(|connects| connects.established > 0);
-    let (how, fate) = if is_late {
-        ("get their SYN-ACKs late or not", "lost or late")
-    } else {
-        ("lose their SYN-ACKs", "lost")
-    };
-    let (what, why) = match near.answered(window, far) {
-        (answered, tried) if tried > 0 && answered * 2 >= tried => (
-            how,
-            format!(
-                "the SYNs arrive and are answered ({answered} of {tried} that were looked at): the answers are {fate} on \
-                 their way back"
-            ),
-        ),
-        _ => (
-            "lose segments",
-            "both ends are on this machine: one of them, or what lies between them, drops"
-                .to_owned(),
-        ),
-    };
-    let place = near.netns.place();
-    let tries = match near.ended {
-        Some((Ending::GivenUp { waited_ns }, count)) => format!(
-            "{count} connects{place} were given up within {}",
-            lasting(waited_ns / 1000)
-        ),
-        Some((Ending::Unreachable { .. }, count)) => {
-            format!("{count} connects{place} failed with EHOSTUNREACH")
-        }
-        None => format!("{} SYNs{place}", near.syns),
-    };
-    format!(
-        "handshakes with {who} {what}: {tries} and {} SYN-ACKs{} were sent again in {:.0} s{share}; {why}",
-        far.answers,
-        far.netns.place(),
-        window.seconds
-    )
-}
-
-fn destination_is_silent(
-    window: &Window,
-    near: &Unanswered<'_>,
-    connects: Option<&Connects>,
-) -> String {
-    if let (Some(ended), Some(connects)) = (near.ended, connects) {
-        return destination_is_dead(window, near, ended, connects);
-    }
-    let inode = near.netns.inode.to_string();
-    let group = [("errno", "ETIMEDOUT"), ("netns", inode.as_str())];
-    let timed_out = match window.events.count("connects", &group) {
-        0 => String::new(),
-        count => format!(", {count} connects timed out"),
-    };
-    let who = near.silent.first();
-    // Counted, but not seen as they happened.
-    let what = if near.syns == 0 {
-        "SYNs or SYN-ACKs"
-    } else {
-        "SYNs"
-    };
-    format!(
-        "{}{} {}: {} {what} were sent again in {:.0} s{timed_out}{}",
-        who.map_or("a destination", |hit| hit.name.as_str()),
-        near.netns.place(),
-        answering(connects),
-        near.again,
-        window.seconds,
-        elsewhere(window)
-    )
-}
-
-/// Who drops them, if nobody here does.
-fn elsewhere(window: &Window) -> &'static str {
-    if is_elsewhere(window) {
-        "; nobody on this machine was seen to drop them: the path or the peer"
-    } else {
-        ""
-    }
-}
-
-/// A destination that no SYN was sent to again.
-fn destination_is_dead(
-    window: &Window,
-    near: &Unanswered<'_>,
-    (ending, count): (Ending, u64),
-    connects: &Connects,
-) -> String {
-    let who = near.silent.first().map_or("", |hit| hit.name.as_str());
-    let more = match near.silent.len() {
-        0 | 1 => String::new(),
-        all => format!(" (and {} more)", all - 1),
-    };
-    let (how, why) = match ending {
-        Ending::GivenUp { waited_ns } => (
-            format!(
-                "were given up without an answer, within {}",
-                lasting(waited_ns / 1000)
-            ),
-            elsewhere(window),
-        ),
-        Ending::Unreachable { is_neighbour } => (
-            "failed with EHOSTUNREACH".to_owned(),
-            if is_neighbour {
-                "; nobody on the link answers for its address, or for that of the router (ARP, ND)"
-            } else {
-                ""
-            },
-        ),
-    };
-    let reached = if near.is_reached {
-        "; its clients get through by the other family of addresses"
-    } else {
-        ""
-    };
-    format!(
-        "{who}{more}{} takes no connection: {count} of {} connects seen in {:.0} s {how}{why}{reached}",
-        near.netns.place(),
-        connects.attempts,
-        window.seconds
-    )
 }
 
 #[cfg(test)]

@@ -347,6 +347,59 @@ fn what_nobody_waits_for_and_what_comes_twice_is_not_lost() {
     }
 }
 
+/// What is said where SYNs to 10.0.0.2 are dropped, without a reason but with their sender's socket, in the namespace that
+/// has the first of these addresses; another one has the other.
+fn dropped_between(addresses: [[u8; 4]; 2], location: &'static str) -> String {
+    let mut window = quiet();
+    let syn = [
+        ("reason", Value::Word("NOT_SPECIFIED")),
+        ("location", Value::Text(location.into())),
+        ("state", Value::Word("SYN-SENT")),
+        ("flags", Value::TcpFlags(2)),
+        ("iface", Value::Word("eth1")),
+        ("saddr", Value::Ip([10, 0, 0, 1].into())),
+        ("sport", Value::Unsigned(41_000)),
+        ("daddr", Value::Ip([10, 0, 0, 2].into())),
+        ("dport", Value::Unsigned(5432)),
+    ];
+    window.event("drops", 12, &syn);
+    window.total("drops", 12, &[("reason", Value::Word("NOT_SPECIFIED"))]);
+    window.relocate(77);
+    for (inode, address) in [77, 78].into_iter().zip(addresses) {
+        let mut other = quiet().namespaces.remove(0);
+        other.inode = inode;
+        other.is_initial = false;
+        other.after.addresses = [address.into()].into();
+        window.namespaces.push(other);
+    }
+    sent_again(&mut window, 12, "10.0.0.2:5432");
+    window.findings()[0].summary.clone()
+}
+
+#[test]
+fn what_is_dropped_on_its_way_between_two_namespaces_is_lost_also_without_a_reason() {
+    const CLIENT: [u8; 4] = [10, 0, 0, 1];
+    const SERVER: [u8; 4] = [10, 0, 0, 2];
+    const BRIDGE: [u8; 4] = [10, 0, 0, 9];
+    let summary = dropped_between([SERVER, CLIENT], "do_xdp_generic+0x284");
+    let said =
+        "; SYNs are dropped in namespace 77, by an XDP program at eth1 (do_xdp_generic+0x284)";
+    assert!(summary.ends_with(said), "{summary}");
+    let summary = dropped_between([BRIDGE, SERVER], "br_handle_frame_finish+0x380");
+    let said =
+        "; SYNs are dropped in namespace 77, by the bridge there (br_handle_frame_finish+0x380)";
+    assert!(summary.ends_with(said), "{summary}");
+    // Who only listens in, and devices that free what they have sent: here, or on to another machine.
+    for (addresses, location) in [
+        ([BRIDGE, SERVER], "ip_rcv_core+0x1"),
+        ([CLIENT, SERVER], "dev_kfree_skb_any_reason+0x1"),
+        ([BRIDGE, CLIENT], "dev_kfree_skb_any_reason+0x1"),
+    ] {
+        let summary = dropped_between(addresses, location);
+        assert!(!summary.contains("dropped in"), "{location}: {summary}");
+    }
+}
+
 #[test]
 fn what_a_firewall_here_rejects_stands_behind_it_also_beside_another_dead_host() {
     let mut window = quiet();
@@ -407,4 +460,190 @@ fn answers_that_are_lost_are_told_from_segments_that_are_lost_both_ways() {
         summary.contains("lose segments") && summary.contains("what lies between"),
         "{summary}"
     );
+}
+
+/// A second namespace, with 10.0.0.2 and a listener at 8000, that drops `dropped` SYNs and has `unrouted` packets without a
+/// route, while it completes so many handshakes.
+fn routeless(window: &mut Window, [dropped, unrouted, completed]: [u64; 3]) {
+    let mut server = quiet();
+    server.listen(8000, 128, &[0; 10]);
+    server.sockets().listeners[0].address = [10, 0, 0, 2].into();
+    server.grow(&[
+        ("TcpExt.ListenDrops", dropped.cast_signed()),
+        ("Ip.OutNoRoutes", unrouted.cast_signed()),
+        ("Tcp.PassiveOpens", completed.cast_signed()),
+    ]);
+    let mut netns = server.namespaces.remove(0);
+    netns.inode = 77;
+    netns.name = Some("blue".to_owned());
+    netns.is_initial = false;
+    netns.after.addresses = [[10, 0, 0, 2].into()].into();
+    window.namespaces.push(netns);
+}
+
+#[test]
+fn a_listener_without_a_route_back_is_told_without_its_clients() {
+    let mut window = quiet();
+    window.namespaces.clear();
+    routeless(&mut window, [308, 308, 0]);
+    let found = window.findings().remove(0);
+    let said = "namespace blue has no route back to some of its clients: 308 SYNs to 10.0.0.2:8000 were dropped in 10 s; no \
+                handshake completes";
+    assert_eq!(
+        (found.summary.as_str(), found.severity),
+        (said, Severity::Critical)
+    );
+    assert!(found.fixes[0].text.contains("ip netns exec blue ip route"));
+    for (counters, severity) in [
+        // Other clients are answered; or nearly all are.
+        ([308, 308, 308], Some(Severity::Warning)),
+        ([5, 5, 1000], None),
+        // SYNs that are dropped for something else, and something else that has no route.
+        ([308, 0, 0], None),
+        ([0, 308, 0], None),
+    ] {
+        let mut window = quiet();
+        window.namespaces.clear();
+        routeless(&mut window, counters);
+        let findings = window.findings();
+        let told = findings.first().map(|found| found.severity);
+        assert_eq!(told, severity, "{counters:?}");
+    }
+}
+
+#[test]
+fn a_client_here_of_a_listener_without_a_route_back_is_told_with_it() {
+    let mut window = quiet();
+    sent_again(&mut window, 12, "10.0.0.2:8000");
+    routeless(&mut window, [12, 12, 0]);
+    let findings = window.findings();
+    let [found] = findings.as_slice() else {
+        panic!("{findings:?}");
+    };
+    let said =
+        "; they arrive, but namespace blue has no route back to 10.0.0.1: the listener drops them";
+    assert!(found.summary.ends_with(said), "{}", found.summary);
+    let fix = &found.fixes[0].text;
+    assert!(
+        fix.contains("ip netns exec blue ip route get 10.0.0.1"),
+        "{fix}"
+    );
+    assert_eq!(found.fixes.len(), 1);
+}
+
+/// A listener at 8000 with so many connections, which sends three SYN-ACKs again to each of these clients; at the last of
+/// them another one does.
+fn unfinished_of(connections: u64, clients: &[&str], last: u64) -> Finding {
+    let mut window = quiet();
+    window.listen(8000, 128, &[0; 10]);
+    for (place, client) in clients.iter().enumerate() {
+        let end: std::net::SocketAddr = client.parse().unwrap();
+        let port = if place + 1 == clients.len() {
+            last
+        } else {
+            8000
+        };
+        let attempt = if end.port() < 60_000 { 1 } else { 4 };
+        let answer = [
+            ("cause", Value::Word("syn-ack")),
+            ("attempt", Value::Unsigned(attempt)),
+            ("saddr", Value::Ip([10, 0, 0, 1].into())),
+            ("sport", Value::Unsigned(port)),
+            ("daddr", Value::Ip(end.ip())),
+            ("dport", Value::Unsigned(end.port().into())),
+        ];
+        window.event("retransmits", 3, &answer);
+    }
+    let again = clients.len() as u64 * 3;
+    window.total("retransmits", again, &[("cause", Value::Word("syn-ack"))]);
+    let opened = [
+        ("role", Value::Word("server")),
+        ("service_port", Value::Unsigned(8000)),
+    ];
+    window.total("lifetimes", connections, &opened);
+    window.grow(&[
+        ("TcpExt.TCPSynRetrans", again.cast_signed()),
+        ("Tcp.PassiveOpens", connections.cast_signed()),
+    ]);
+    window.findings().remove(0)
+}
+
+fn unfinished(connections: u64, clients: &[&str]) -> Finding {
+    unfinished_of(connections, clients, 8000)
+}
+
+#[test]
+fn a_few_strangers_that_finish_no_handshake_are_a_note() {
+    let strangers = ["8.1.2.3:1024", "9.4.5.6:2048", "99.7.8.9:4096"];
+    let found = unfinished(30, &strangers);
+    let said = "3 handshakes with 10.0.0.1:8000 were not finished in 10 s, each of a stranger that finished none, beside 30 \
+                connections: forged addresses or a scan, as every public service gets";
+    assert_eq!(
+        (found.summary.as_str(), found.severity),
+        (said, Severity::Info)
+    );
+    for (connections, clients) in [
+        // Nobody else gets through; one tries again; they are of this network.
+        (0, strangers),
+        (30, ["8.1.2.3:1024", "8.1.2.3:1025", "9.4.5.6:2048"]),
+        (30, ["10.0.0.7:1024", "9.4.5.6:2048", "99.7.8.9:4096"]),
+    ] {
+        let found = unfinished(connections, &clients);
+        assert_eq!(
+            found.severity,
+            Severity::Warning,
+            "{connections} {clients:?}"
+        );
+        let fix = &found.fixes[0].text;
+        assert!(fix.contains(clients[0].split_once(':').unwrap().0), "{fix}");
+    }
+    // Those that began before the window are not more of them.
+    let older: Vec<String> = (0..40)
+        .map(|place| format!("7.0.0.{place}:60000"))
+        .collect();
+    let all: Vec<&str> = strangers
+        .into_iter()
+        .chain(older.iter().map(String::as_str))
+        .collect();
+    let found = unfinished(30, &all);
+    assert_eq!(found.severity, Severity::Info, "{}", found.summary);
+    // At another listener nobody gets through.
+    let found = unfinished_of(30, &strangers, 9000);
+    assert_eq!(found.severity, Severity::Warning);
+}
+
+#[test]
+fn what_was_lost_before_the_window_is_not_said_to_be_lost_by_others() {
+    let summary = |attempts_each: usize| {
+        let mut window = quiet();
+        connects(
+            &mut window,
+            20,
+            "10.0.0.2:5432",
+            ("outcome", "established"),
+            900,
+        );
+        sent_again(&mut window, attempts_each, "10.0.0.2:5432");
+        // More than the counter had when it was read.
+        window.total("retransmits", 12, &[("cause", Value::Word("syn"))]);
+        window.grow(&[("TcpExt.TCPSynRetrans", 8)]);
+        let found = window.findings().remove(0);
+        let [all, syns] = [0, 1].map(|place: usize| found.evidence[place].value);
+        assert_eq!(all, syns);
+        found.summary
+    };
+    assert!(summary(1).ends_with("they may have been lost before this window"));
+    assert!(
+        summary(2).ends_with("nobody on this machine was seen to drop them: the path or the peer")
+    );
+}
+
+#[test]
+fn the_other_end_is_not_to_be_looked_at_where_it_is_watched() {
+    let mut window = quiet();
+    sent_again(&mut window, 12, "10.0.0.2:8000");
+    let fix = |window: &Window| window.findings()[0].fixes[0].text.clone();
+    assert!(fix(&window).starts_with("look at the other end"));
+    routeless(&mut window, [0, 0, 0]);
+    assert!(fix(&window).starts_with("look at what lies between the two namespaces"));
 }

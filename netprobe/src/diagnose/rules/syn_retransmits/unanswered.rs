@@ -45,6 +45,12 @@ impl<'a> Unanswered<'a> {
         });
         let again = netns.grown("TcpExt.TCPSynRetrans").unwrap_or(0);
         let again = wanted(window, netns, scans, again);
+        // The events are counted for a moment longer.
+        let seen = syns + answers;
+        let [syns, answers] = [syns, answers].map(|count| {
+            let part = (count * again).checked_div(seen).unwrap_or(0);
+            if seen > again { part } else { count }
+        });
         let cause = if answers > syns { "syn-ack" } else { "syn" };
         let all: Vec<&Event> = window
             .events
@@ -139,6 +145,18 @@ impl<'a> Unanswered<'a> {
     /// How connects to the silent destination went, where they are seen.
     pub(super) fn connects(&self, window: &Window) -> Option<Connects> {
         Connects::of(window, self.netns, self.end()?)
+    }
+
+    /// Whether a SYN to the silent destination was sent again twice in the window: then one of them was lost in it.
+    pub(super) fn is_lost_now(&self, window: &Window) -> bool {
+        let again = window.events.within("retransmits", self.netns.inode);
+        let again = again.filter(|event| event.is("cause", "syn"));
+        let mut locals = again.filter_map(|event| {
+            let (local, remote) = places::ends(event)?;
+            (Some(remote) == self.end()).then_some(local)
+        });
+        let mut seen = HashSet::new();
+        locals.any(|local| !seen.insert(local))
     }
 
     /// Local ends of handshakes with the silent destination that went wrong.
