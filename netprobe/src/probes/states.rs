@@ -92,12 +92,17 @@ pub static SPEC: ProbeSpec = ProbeSpec {
     oracles: &[],
 };
 
+/// TCP states (`include/net/tcp_states.h`).
+const CLOSE: u8 = 7;
+const LISTEN: u8 = 10;
+
 fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Result<(), DecodeError> {
     let change: StateChange = record(bytes)?;
     let opened_ns = (change.opened_ns != 0).then_some(change.opened_ns);
-    let is_connection = change.flow.dport != [0; 2];
+    // A listener has a backlog too. When it makes a connection, that has no peer yet.
+    let is_listener = matches!((change.old, change.new), (_, LISTEN) | (LISTEN, CLOSE));
     // As of `lifetimes`: one from before us that nobody has is of who knows whom.
-    let is_listeners = is_connection
+    let is_listeners = !is_listener
         && change.role == Role::Server as u8
         && (opened_ns.is_some() || change.owner.ino != 0);
     let [pid, comm, ino] = if is_listeners {
@@ -164,9 +169,15 @@ mod tests {
         change.role = Role::Server as u8;
         change.opened_ns = 0;
         assert_eq!(asked(&SPEC, &change).0, None, "from before us, of nobody");
-        // A listener has a backlog too.
         change.opened_ns = 99;
         change.flow.dport = [0; 2];
-        assert_eq!(asked(&SPEC, &change).0, None);
+        for (old, new, is_asked) in [
+            (LISTEN, 3, true),
+            (LISTEN, CLOSE, false),
+            (CLOSE, LISTEN, false),
+        ] {
+            (change.old, change.new) = (old, new);
+            assert_eq!(asked(&SPEC, &change).0.is_some(), is_asked, "{old} {new}");
+        }
     }
 }
