@@ -108,7 +108,7 @@ record! {
     pub struct GroupKey {
         /// The group.
         pub key: CountKey,
-        /// Source address, IPv4 in the first four bytes. See [`BY_FLOW`].
+        /// Source address, IPv4 in the first four bytes. See [`BY_SADDR`] and, for the other parts, [`BY_FLOW`].
         pub saddr: [u8; 16],
         /// Destination address.
         pub daddr: [u8; 16],
@@ -132,8 +132,8 @@ record! {
     }
 }
 
-/// Bit of `Config::by`: by the ends of the connection.
-pub const BY_FLOW: u32 = 1;
+/// Bit of `Config::by`: by the source address.
+pub const BY_SADDR: u32 = 1;
 /// By the process that owns the socket.
 pub const BY_PROCESS: u32 = 2;
 /// By the address that the listener listens on.
@@ -142,6 +142,14 @@ pub const BY_LISTENER: u32 = 4;
 pub const BY_STACK: u32 = 8;
 /// By the cgroup of the socket.
 pub const BY_CGROUP: u32 = 16;
+/// By the source port.
+pub const BY_SPORT: u32 = 32;
+/// By the destination address.
+pub const BY_DADDR: u32 = 64;
+/// By the destination port.
+pub const BY_DPORT: u32 = 128;
+/// By any of the ends of the connection.
+pub const BY_FLOW: u32 = BY_SADDR | BY_SPORT | BY_DADDR | BY_DPORT;
 
 /// [`CountKey::code`] of the row that gathers what found the map full.
 pub const OTHER: u32 = 0xffff_fffe;

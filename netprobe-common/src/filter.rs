@@ -132,6 +132,9 @@ record! {
         pub family: Number,
         /// Of `Flow::netns`.
         pub netns: Number,
+        /// The cookie of that namespace, lower half first, which is not given to another one after its end as its number
+        /// is; 0 is not known. Only the kernel can look it up.
+        pub netns_cookie: [u32; 2],
         /// Of `Flow::ifindex`.
         pub ifindex: Number,
         /// Of `Flow::sport`.
@@ -170,6 +173,7 @@ impl Filter {
     pub const NONE: Self = Self {
         family: Number::ANY,
         netns: Number::ANY,
+        netns_cookie: [0; 2],
         ifindex: Number::ANY,
         sport: Ports::ANY,
         dport: Ports::ANY,
@@ -251,6 +255,19 @@ impl Filter {
             || self.host.has(setting, family, &saddr) | self.host.has(setting, family, &daddr) != 0
     }
 
+    /// Whether the namespace with this number is another one than that which is wanted by it, with a cookie that is looked
+    /// up only if anybody asks for it.
+    #[inline(always)]
+    pub fn is_another_netns<S: Setting>(
+        &self,
+        setting: S,
+        inode: u32,
+        cookie: impl FnOnce() -> u64,
+    ) -> bool {
+        let wanted = whole(setting, &self.netns_cookie);
+        wanted != 0 && inode == setting.read(&self.netns.value) && cookie() != wanted
+    }
+
     /// Whether a TCP state is wanted; 0 is unknown.
     #[inline(always)]
     pub fn admits_state<S: Setting>(&self, setting: S, state: u8) -> bool {
@@ -290,6 +307,16 @@ impl Filter {
     }
 }
 
+/// A number as settings have it, lower half first.
+pub const fn halves(number: u64) -> [u32; 2] {
+    [(number & 0xffff_ffff) as u32, (number >> 32) as u32]
+}
+
+#[inline(always)]
+fn whole<S: Setting>(setting: S, [low, high]: &[u32; 2]) -> u64 {
+    u64::from(setting.read(low)) | u64::from(setting.read(high)) << 32
+}
+
 impl Name {
     /// Any name.
     pub const ANY: Self = Self {
@@ -310,7 +337,7 @@ impl Cgroup {
     /// The group with this id.
     pub const fn of(id: u64, mode: u32) -> Self {
         Self {
-            id: [(id & 0xffff_ffff) as u32, (id >> 32) as u32],
+            id: halves(id),
             mode,
         }
     }
@@ -318,8 +345,7 @@ impl Cgroup {
     /// Its id.
     #[inline(always)]
     pub fn wanted<S: Setting>(&self, setting: S) -> u64 {
-        let [low, high] = &self.id;
-        u64::from(setting.read(low)) | u64::from(setting.read(high)) << 32
+        whole(setting, &self.id)
     }
 }
 
@@ -477,6 +503,19 @@ mod tests {
         assert!(Filter::NONE.admits_reason(Plainly, u32::MAX));
         assert!(Filter::NONE.admits_interface(Plainly, &[b'x'; 16]));
         assert_eq!(Filter::NONE, Filter::zeroed());
+    }
+
+    #[test]
+    fn a_namespace_that_has_got_the_number_of_the_one_that_is_wanted_is_another() {
+        let mut filter = Filter::NONE;
+        filter.netns = Number { value: 7, mode: IS };
+        let is_another =
+            |filter: &Filter, inode, cookie| filter.is_another_netns(Plainly, inode, || cookie);
+        assert!(!is_another(&filter, 7, 1), "its cookie is not known");
+        filter.netns_cookie = halves(5 << 32 | 3);
+        assert!(!is_another(&filter, 7, 5 << 32 | 3));
+        assert!(is_another(&filter, 7, 3));
+        assert!(!is_another(&filter, 8, 3), "its number tells");
     }
 
     #[test]

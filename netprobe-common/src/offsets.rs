@@ -112,6 +112,7 @@ fields! {
     DevName = Member("net_device.name");
     DevNet = Member("net_device.nd_net");
     NetInum = Member("net.ns.inum");
+    NetCookie = Member("net.net_cookie");
     NetMaxSynBacklog = Member("net.ipv4.sysctl_max_syn_backlog");
     NetSyncookies = Member("net.ipv4.sysctl_tcp_syncookies");
     TaskPid = Member("task_struct.pid");

@@ -110,7 +110,7 @@ pub(crate) fn publish_if<T: Event, C: StackIdContext>(
             let stack = stacks::last(ctx, T::KIND, counters, sighting, may_walk);
             subgroups::add(sighting, stack, is_fine)
         } else if is_fine {
-            subgroups::add(sighting, 0, is_fine)
+            subgroups::add(sighting, 0, true)
         } else {
             count_group(T::KIND, &sighting.key, sighting.weight)
         };

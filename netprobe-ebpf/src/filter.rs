@@ -2,11 +2,15 @@
 
 use netprobe_common::{
     filter::Setting,
+    offsets::Field,
     record::Plain,
     records::{Flow, Owner},
 };
 
-use crate::maps::{CONFIG, frozen};
+use crate::{
+    load::Load,
+    maps::{CONFIG, frozen},
+};
 
 /// Settings of the frozen configuration.
 #[derive(Clone, Copy)]
@@ -23,6 +27,17 @@ impl Setting for Frozen {
 #[inline(always)]
 pub(crate) fn admits(flow: &Flow) -> bool {
     frozen(&CONFIG.tests_flows) == 0 || CONFIG.filter.admits(Frozen, flow)
+}
+
+/// Inode number of the network namespace at `net`; 0 for one that has got the number of the one that is wanted.
+#[inline(always)]
+pub(crate) fn netns<L: Load>(load: L, net: u64) -> u32 {
+    let inode = load.field(net, Field::NetInum);
+    let cookie = || load.field(net, Field::NetCookie);
+    if CONFIG.filter.is_another_netns(Frozen, inode, cookie) {
+        return 0;
+    }
+    inode
 }
 
 /// Whether a TCP state is wanted; 0 is unknown.

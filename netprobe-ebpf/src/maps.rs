@@ -143,6 +143,11 @@ pub(crate) static STATES: LruHashMap<u64, u64> = LruHashMap::with_max_entries(65
 #[map]
 pub(crate) static CALLS: LruHashMap<u64, [u64; 4]> = LruHashMap::with_max_entries(4096, 0);
 
+/// What the return of `inet_csk_accept` has reported, by task, until its file is made. Full: the stalest entry goes, which
+/// is of a call whose end was missed.
+#[map]
+pub(crate) static ACCEPTED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(4096, 0);
+
 /// Calls of the port check, on this CPU. Cannot be full.
 #[map]
 pub(crate) static CANDIDATES: PerCpuArray<Candidates> = PerCpuArray::with_max_entries(1, 0);

@@ -3,7 +3,7 @@
 use netprobe_common::{offsets::Field, record::Plain, records::Flow};
 
 use crate::{
-    cgroups,
+    cgroups, filter,
     load::{Load, has},
     maps::{CONFIG, frozen},
 };
@@ -136,7 +136,7 @@ impl<L: Load> Sock<L> {
     /// Inode number of its network namespace.
     #[inline(always)]
     pub(crate) fn netns(self) -> u32 {
-        self.load.field(self.net(), Field::NetInum)
+        filter::netns(self.load, self.net())
     }
 
     /// Fills in both ends, the local one as source.

@@ -1,9 +1,12 @@
 //! `--count --by`: exact counts by more than what `--count` groups by, as far as was asked for.
 
 use netprobe_common::{
-    counters::{BY_CGROUP, BY_FLOW, BY_LISTENER, BY_PROCESS, CountKey, GroupKey, OTHER},
+    counters::{
+        BY_CGROUP, BY_DADDR, BY_DPORT, BY_FLOW, BY_LISTENER, BY_PROCESS, BY_SADDR, BY_SPORT,
+        CountKey, GroupKey, OTHER,
+    },
     record::Plain,
-    records::Owner,
+    records::{Flow, Owner},
 };
 
 use crate::{
@@ -55,12 +58,7 @@ pub(crate) fn add<S: Subject>(sighting: &Sighting<'_, S>, stack: i32, is_fine: b
         ..GroupKey::zeroed()
     };
     if by & BY_FLOW != 0 && is_fine {
-        let flow = sighting.flow;
-        key.saddr = flow.saddr;
-        key.daddr = flow.daddr;
-        key.sport = flow.sport;
-        key.dport = flow.dport;
-        key.family = flow.family;
+        ends(&mut key, sighting.flow, by);
     }
     if by & BY_LISTENER != 0
         && is_fine
@@ -86,6 +84,24 @@ pub(crate) fn add<S: Subject>(sighting: &Sighting<'_, S>, stack: i32, is_fine: b
     };
     count(&GROUPS, &key, sighting.weight);
     false
+}
+
+/// The ends of the connection, as far as groups are to differ in them: each port makes many groups of one.
+#[inline(always)]
+fn ends(key: &mut GroupKey, flow: &Flow, by: u32) {
+    key.family = flow.family;
+    if by & BY_SADDR != 0 {
+        key.saddr = flow.saddr;
+    }
+    if by & BY_DADDR != 0 {
+        key.daddr = flow.daddr;
+    }
+    if by & BY_SPORT != 0 {
+        key.sport = flow.sport;
+    }
+    if by & BY_DPORT != 0 {
+        key.dport = flow.dport;
+    }
 }
 
 /// Only what groups are to differ in.

@@ -110,6 +110,7 @@ fn what_is_mistyped_is_told_in_a_line() {
     for (arguments, words) in cases {
         assert_complaint(&netprobe(arguments), 2, words);
     }
+    assert_complaint(&netprobe(&["drops", "--pcap", "-"]), 2, "needs -o FILE");
     let pcap = ["drops", "--pcap", "x.pcap", "-o", "x.pcap"];
     assert_complaint(&netprobe(&pcap), 2, "name the same file");
 }

@@ -16,6 +16,42 @@ const PORT: u16 = 7631;
 const TIMES: u64 = 5;
 
 #[test]
+fn what_a_process_waits_for_already_is_seen_too() {
+    if !has_hooks("accepts", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let mut server = Actor::start("np-waits", |stage| {
+        cable.server.enter();
+        let listener = Family::V4.listen(PORT + 10, 16);
+        stage.tell(b'l');
+        for _ in 0..2 {
+            drop(listener.accept().expect("accept"));
+        }
+        stage.await_byte();
+    });
+    assert_eq!(server.hear(), b'l');
+    let stat = format!("/proc/{}/stat", server.pid());
+    wait_until("it waits in accept()", || {
+        std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") S "))
+    });
+    let mut probe = Probe::of(&cable.server, "accepts");
+    let connect = || Family::V4.connect(PORT + 10).expect("connect");
+    let first = cable.client.run(connect);
+    probe.wait_for("the first accept", |events| events.len() == 1);
+    let second = cable.client.run(connect);
+    probe.wait_for("both accepts", |events| events.len() == 2);
+    server.cue();
+    let run = probe.stop();
+    drop((first, second));
+    assert_eq!(run.all().len(), 2);
+    for event in run.all() {
+        assert_eq!(number(event, "pid"), server.pid(), "{event:?}");
+        assert_eq!(number(event, "accept_limit"), 16);
+    }
+}
+
+#[test]
 fn accepts_equal_those_of_the_process_that_listens() {
     if !has_hooks("accepts", &[]) {
         return;

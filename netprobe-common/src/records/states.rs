@@ -17,6 +17,8 @@ record! {
         pub socket: u64,
         /// Time in the old state, in nanoseconds; 0 when its beginning was not seen.
         pub in_state_ns: u64,
+        /// When the connection was opened, by `CLOCK_MONOTONIC`; 0 when that was not seen.
+        pub opened_ns: u64,
         /// User that the socket belongs to.
         pub uid: u32,
         /// Stack id in the stack map, or [`super::NO_STACK`].
@@ -25,7 +27,9 @@ record! {
         pub old: u8,
         /// TCP state after.
         pub new: u8,
+        /// A [`super::Role`], raw.
+        pub role: u8,
         /// Reserved, zero.
-        pub reserved: [u8; 6],
+        pub reserved: [u8; 5],
     }
 }

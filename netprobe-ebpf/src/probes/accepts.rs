@@ -1,12 +1,16 @@
 //! A connection comes in, and a process takes it up.
 //!
-//! Only the return of `inet_csk_accept` tells who. Where functions cannot be probed, the end of
-//! the handshake is reported instead, which happens in softirq and says nothing of a process.
+//! The return of `inet_csk_accept` tells who, from which queue. A call that waits since before we came
+//! returns without us; `security_sock_graft`, which comes after the wait, tells of what it accepts.
+//! Where functions cannot be probed, the end of the handshake is reported instead, which happens in
+//! softirq and says nothing of a process.
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, fexit, kprobe, kretprobe},
+    helpers::bpf_get_current_pid_tgid,
+    macros::{btf_tracepoint, fentry, fexit, kprobe, kretprobe},
     programs::{
-        BtfTracePointContext, FExitContext, ProbeContext, RetProbeContext, tracing::StackIdContext,
+        BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RetProbeContext,
+        tracing::StackIdContext,
     },
 };
 use netprobe_common::{
@@ -25,6 +29,7 @@ use crate::{
     emit::{Filtered, Sighting, account, publish},
     filter, inflight, lives,
     load::{Load, Probed, Typed},
+    maps::{ACCEPTED, value},
     sock::{Sock, TCP_ESTABLISHED, TCP_SYN_RECV},
     subgroups::Subject,
     task,
@@ -55,6 +60,19 @@ pub(crate) fn accepts_exit_k(ctx: RetProbeContext) -> u32 {
     if let Some([listener, ..]) = inflight::leave(&ctx) {
         on_accept(Probed, &ctx, listener, ctx.ret());
     }
+    0
+}
+
+// match-proto:v6.12:security/security.c:void security_sock_graft(struct sock *sk, struct socket *parent)
+#[fentry(function = "security_sock_graft")]
+pub(crate) fn accepts_graft(ctx: FEntryContext) -> i32 {
+    on_graft(Typed, &ctx, ctx.arg(0));
+    0
+}
+
+#[kprobe]
+pub(crate) fn accepts_graft_k(ctx: ProbeContext) -> u32 {
+    on_graft(Probed, &ctx, ctx.arg(0).unwrap_or(0));
     0
 }
 
@@ -101,9 +119,27 @@ fn on_accept<L: Load, C: StackIdContext>(load: L, ctx: &C, listener: u64, sk: u6
     let Some(sock) = Sock::new(load, sk) else {
         return;
     };
+    // Full: the map evicts by itself.
+    let _evicting = ACCEPTED.insert(bpf_get_current_pid_tgid(), sk, 0);
     if sock.is_tcp() {
         let listener = Sock::new(load, listener);
         account(Kind::Accepts, report(ctx, sock, listener, Seen::Accepted));
+    }
+}
+
+/// The running task gives a file to what it accepts, within the call of `inet_accept`.
+#[inline(always)]
+fn on_graft<L: Load, C: StackIdContext>(load: L, ctx: &C, sk: u64) {
+    let task = bpf_get_current_pid_tgid();
+    let reported = value(ACCEPTED.get_ptr_mut(task)).map(|sk| *sk);
+    if reported.is_some() {
+        let _gone = ACCEPTED.remove(task);
+    }
+    // What was not accepted is no socket of TCP here; one of MPTCP is reported by its first subflow.
+    if reported != Some(sk)
+        && let Some(sock) = Sock::new(load, sk).filter(|sock| sock.is_tcp())
+    {
+        account(Kind::Accepts, report(ctx, sock, None, Seen::Accepted));
     }
 }
 

@@ -45,7 +45,7 @@ fn try_conntrack(ctx: &RetProbeContext) -> Result<(), Filtered> {
     }
     let mut flow = Flow::zeroed();
     if let Some([net, _zone, tuple, _reply]) = arguments {
-        flow.netns = Probed.field(net, Field::NetInum);
+        flow.netns = filter::netns(Probed, net);
         read_tuple(tuple, &mut flow);
     }
     if !filter::admits(&flow) {

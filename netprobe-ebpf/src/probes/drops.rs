@@ -186,7 +186,7 @@ fn locate(flow: &mut Flow, sock: Option<Sock<Typed>>, skb: u64) -> Place {
 #[inline(always)]
 fn stand_at(flow: &mut Flow, device: u64) -> Place {
     let net: u64 = Typed.field(device, Field::DevNet);
-    let netns: u32 = Typed.field(net, Field::NetInum);
+    let netns = filter::netns(Typed, net);
     if netns != 0 {
         flow.netns = netns;
     }
@@ -214,7 +214,7 @@ fn route(flow: &mut Flow, skb: u64) -> Place {
     let route: u64 = Typed.field(skb, Field::SkbDst);
     let device: u64 = Probed.field(route & !BORROWED, Field::DstDev);
     let net: u64 = Probed.field(device, Field::DevNet);
-    let netns: u32 = Probed.field(net, Field::NetInum);
+    let netns = filter::netns(Probed, net);
     // In a socket's queue a link may stand there too.
     if netns == 0 || (flow.netns != 0 && flow.netns != netns) {
         return Place::Nowhere;

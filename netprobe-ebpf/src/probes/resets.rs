@@ -215,7 +215,7 @@ fn try_answer<L: Load, C: StackIdContext>(
         sock.netns()
     } else {
         let device: u64 = load.field(skb, Field::SkbDev);
-        load.field(load.field(device, Field::DevNet), Field::NetInum)
+        filter::netns(load, load.field(device, Field::DevNet))
     };
     let cause = match state {
         TCP_TIME_WAIT => Cause::TimeWait,

@@ -68,7 +68,9 @@ fn try_states(
     if !filter::admits(&flow) || !filter::admits_state(new) || !cgroups::admits(Some(sock)) {
         return Err(Filtered);
     }
-    let role = lives::role(sock, lives::of(sock.address).as_deref());
+    let life = lives::of(sock.address);
+    let role = lives::role(sock, life.as_deref());
+    let opened_ns = life.map_or(0, |life| life.start_ns);
     let key = CountKey {
         kind: Kind::States as u32,
         code: u32::from(new),
@@ -93,10 +95,12 @@ fn try_states(
         owners::of(sock, &mut record.owner);
         record.socket = sock.address;
         record.in_state_ns = in_state_ns;
+        record.opened_ns = opened_ns;
         record.uid = Typed.field(sock.address, Field::SkUid);
         record.stack = stack;
         record.old = old;
         record.new = new;
+        record.role = role;
     });
     Ok(())
 }

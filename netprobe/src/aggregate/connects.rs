@@ -102,8 +102,7 @@ impl Connects {
             destination.unanswered += u64::from(failure == "ETIMEDOUT");
         }
         destination.sent_again += attempts.saturating_sub(1);
-        let worst = destination.worst_ns.max(latency_ns.unwrap_or(0));
-        destination.worst_ns = worst;
+        destination.worst_ns = destination.worst_ns.max(latency_ns);
     }
 
     fn destination(&mut self, row: &Row) -> &mut Destination {
@@ -269,6 +268,18 @@ mod tests {
             (worst.failed, worst.unanswered, worst.sent_again),
             (2, 1, 6)
         );
+    }
+
+    #[test]
+    fn a_time_that_is_not_known_is_not_the_worst() {
+        let refused = Value::Word("ECONNREFUSED");
+        let unknown = row("failed", &Value::Word("ETIMEDOUT"), 0, 4, 1);
+        assert_eq!(
+            sum(std::slice::from_ref(&unknown)).destinations[0].worst_ns,
+            None
+        );
+        let view = sum(&[unknown, row("failed", &refused, 3, 1, 1)]);
+        assert_eq!(view.destinations[0].worst_ns, Some(3_000_000));
     }
 
     #[test]

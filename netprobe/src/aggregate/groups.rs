@@ -8,7 +8,10 @@ use std::{
 };
 
 use netprobe_common::{
-    counters::{BY_CGROUP, BY_FLOW, BY_LISTENER, BY_PROCESS, BY_STACK, Count, CountKey, GroupKey},
+    counters::{
+        BY_CGROUP, BY_DADDR, BY_DPORT, BY_FLOW, BY_LISTENER, BY_PROCESS, BY_SADDR, BY_SPORT,
+        BY_STACK, Count, CountKey, GroupKey,
+    },
     header::Kind,
     record::{Plain, bytes_of},
 };
@@ -21,6 +24,8 @@ use crate::{
 
 /// Names of the columns that make a connection.
 const FLOW: [&str; 4] = ["saddr", "sport", "daddr", "dport"];
+/// The bit of `Config::by` for each of them.
+const FLOW_BITS: [u32; 4] = [BY_SADDR, BY_SPORT, BY_DADDR, BY_DPORT];
 /// Names of the columns that make a process.
 const PROCESS: [&str; 2] = ["pid", "comm"];
 
@@ -107,6 +112,12 @@ impl By {
             }
         }
         by.names.dedup();
+        if by.bits & BY_FLOW != 0 {
+            let asked = FLOW.iter().zip(FLOW_BITS);
+            let asked = asked.filter(|(name, _)| by.names.contains(name));
+            let asked = asked.fold(0, |bits, (_, bit)| bits | bit);
+            by.bits = (by.bits & !BY_FLOW) | asked;
+        }
         Ok(by)
     }
 
@@ -319,7 +330,10 @@ mod tests {
         for (kind, words, expected) in [
             (Kind::Drops, "reason,dport,netns", 0),
             (Kind::Drops, "flow", BY_FLOW),
-            (Kind::Drops, "saddr", BY_FLOW),
+            (Kind::Drops, "saddr", BY_SADDR),
+            (Kind::Drops, "dport,saddr", BY_SADDR | BY_DPORT),
+            (Kind::Lifetimes, "saddr,daddr,result", BY_SADDR | BY_DADDR),
+            (Kind::Lifetimes, "saddr,flow", BY_FLOW),
             (Kind::Drops, "reason,process", BY_PROCESS),
             (Kind::Drops, "comm,stack", BY_PROCESS | BY_STACK),
             (Kind::Resets, "cgroup", BY_CGROUP),

@@ -101,6 +101,8 @@ const RIGHT: &[(&str, &str)] = &[
     ("dst :80", "Destination 80-80"),
     ("dst *:80", "Destination 80-80"),
     ("dst *", "Any"),
+    ("src any", "Any"),
+    ("dst all:80", "Destination 80-80"),
     ("dst inet6:*", "Family(V6)"),
     ("dst inet6:", "Family(V6)"),
     ("src inet:", "Family(V4)"),

@@ -38,7 +38,8 @@ impl Host {
             split_host(text).map_err(shift)?
         };
         let mut prefixes = match &text[address.clone()] {
-            "" | "*" => Vec::new(),
+            // As in iproute2 (`get_prefix`).
+            "" | "*" | "any" | "all" | "default" => Vec::new(),
             name => match of_name(name, services) {
                 prefixes if prefixes.is_empty() => vec![read_prefix(text, address).map_err(shift)?],
                 prefixes => prefixes,

@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use btf_rs::{Backend, Btf, BtfType, Type};
 use memmap2::{Mmap, MmapMut};
 use rustix::{
@@ -122,14 +122,16 @@ fn size(file: &File, length: u64) -> Result<()> {
     if lift.is_ok() {
         setrlimit(Resource::Fsize, limit).context("set the limit of file sizes again")?;
     }
-    sized.with_context(|| {
-        format!(
+    if let Err(error) = sized {
+        log::debug!("the limit of file sizes stays: {error}");
+        bail!(
             "the kernel's types take {} KiB, and the limit of file sizes is {} KiB: run `ulimit -f unlimited` first \
              (LimitFSIZE=infinity of a service)",
             length.div_ceil(1024),
             limit.current.unwrap_or_default() / 1024
-        )
-    })
+        );
+    }
+    Ok(())
 }
 
 /// Where a struct member is.

@@ -14,6 +14,7 @@ mod keepers;
 mod link_info;
 pub mod load;
 pub mod names;
+mod netns;
 mod object;
 pub mod offsets;
 pub mod own_frames;

@@ -73,6 +73,23 @@ pub(super) fn kernel_btf(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> Option<usize> 
     (is_kernel && name == *NAME).then_some(length as usize)
 }
 
+/// The cookie of the network namespace that a socket is in: not 0, and never given to another one. `None` before 5.14.
+pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> Option<u64> {
+    let mut cookie = [0_u8; 8];
+    let mut length = libc::socklen_t::try_from(cookie.len()).ok()?;
+    // SAFETY: the option is written where there is as much room as is said.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            cookie.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    (status == 0 && length as usize == cookie.len()).then(|| u64::from_ne_bytes(cookie))
+}
+
 /// Fills `info` with what the kernel says about one of its BPF objects; the number of bytes that it knows.
 fn object_info(fd: RawFd, info: &mut [u8]) -> Option<usize> {
     /// `BPF_OBJ_GET_INFO_BY_FD`

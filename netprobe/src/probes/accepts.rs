@@ -31,6 +31,20 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             only_remembers: false,
             module: None,
             ways: &[
+                &[
+                    Via::Fexit.on("inet_csk_accept", "accepts_four"),
+                    Via::Fentry.on("security_sock_graft", "accepts_graft"),
+                ],
+                &[
+                    Via::Fexit.on("inet_csk_accept", "accepts_two"),
+                    Via::Fentry.on("security_sock_graft", "accepts_graft"),
+                ],
+                &[
+                    Via::Kretprobe.on("inet_csk_accept", "accepts_exit_k"),
+                    Via::Kprobe.on("inet_csk_accept", "accepts_enter_k"),
+                    Via::Kprobe.on("security_sock_graft", "accepts_graft_k"),
+                ],
+                // Without CONFIG_SECURITY_NETWORK: what a process waits for already is not seen.
                 &[Via::Fexit.on("inet_csk_accept", "accepts_four")],
                 &[Via::Fexit.on("inet_csk_accept", "accepts_two")],
                 &[

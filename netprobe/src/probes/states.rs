@@ -10,12 +10,12 @@ use netprobe_common::{
     counters::{CountKey, OTHER},
     header::Kind,
     offsets::Field,
-    records::states::StateChange,
+    records::{Role, states::StateChange},
 };
 
 use super::{
-    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, cgroup, family, flow, owner, port, record,
-    tcp_state,
+    CGROUP, Hook, Keeps, KernelTest, ProbeSpec, Via, accepted_owner, cgroup, family, flow, owner,
+    port, record, tcp_state,
 };
 use crate::{
     decode::{DecodeError, Names},
@@ -49,7 +49,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             "pid",
             "PID",
             7,
-            "process that opened the connection or listens, or else the one that closed it",
+            "process that opened the connection or listens, or else the only one that listens there, or closed it",
         ),
         Column::text("comm", "COMM", 15, "name of that process"),
         Column::text("saddr", "LADDR", 15, "local address"),
@@ -92,9 +92,24 @@ pub static SPEC: ProbeSpec = ProbeSpec {
     oracles: &[],
 };
 
+/// TCP states (`include/net/tcp_states.h`).
+const CLOSE: u8 = 7;
+const LISTEN: u8 = 10;
+
 fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Result<(), DecodeError> {
     let change: StateChange = record(bytes)?;
-    let [pid, comm, ino] = owner(&change.owner, names);
+    let opened_ns = (change.opened_ns != 0).then_some(change.opened_ns);
+    // A listener has a backlog too. When it makes a connection, that has no peer yet.
+    let is_listener = matches!((change.old, change.new), (_, LISTEN) | (LISTEN, CLOSE));
+    // As of `lifetimes`: one from before us that nobody has is of who knows whom.
+    let is_listeners = !is_listener
+        && change.role == Role::Server as u8
+        && (opened_ns.is_some() || change.owner.ino != 0);
+    let [pid, comm, ino] = if is_listeners {
+        accepted_owner(&change.owner, &change.flow, opened_ns, names)
+    } else {
+        owner(&change.owner, names)
+    };
     values.extend([pid, comm]);
     values.extend(flow(&change.flow));
     values.extend([
@@ -129,4 +144,40 @@ fn code(code: u32, _names: &mut dyn Names) -> Value {
         return Value::Word("other");
     }
     tcp_state(u8::try_from(code).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use netprobe_common::record::Plain as _;
+
+    use super::*;
+    use crate::probes::tests::asked;
+
+    #[test]
+    fn a_connection_that_nobody_has_accepted_yet_is_of_who_listens() {
+        let mut change = StateChange::zeroed();
+        change.flow.sport = 443_u16.to_be_bytes();
+        change.flow.dport = 40_000_u16.to_be_bytes();
+        change.opened_ns = 99;
+        change.role = Role::Server as u8;
+        let (arrival, values) = asked(&SPEC, &change);
+        let arrival = arrival.unwrap();
+        assert_eq!((arrival.local.1, arrival.opened_ns), (443, Some(99)));
+        assert_eq!(values[0], Value::Unsigned(815));
+        change.role = Role::Client as u8;
+        assert_eq!(asked(&SPEC, &change).0, None);
+        change.role = Role::Server as u8;
+        change.opened_ns = 0;
+        assert_eq!(asked(&SPEC, &change).0, None, "from before us, of nobody");
+        change.opened_ns = 99;
+        change.flow.dport = [0; 2];
+        for (old, new, is_asked) in [
+            (LISTEN, 3, true),
+            (LISTEN, CLOSE, false),
+            (CLOSE, LISTEN, false),
+        ] {
+            (change.old, change.new) = (old, new);
+            assert_eq!(asked(&SPEC, &change).0.is_some(), is_asked, "{old} {new}");
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value as Json, json};
 
-use super::duration;
+use super::{duration, text::UNKNOWN};
 use crate::report::{ConnectView, Destination};
 
 /// Widest bar of the histogram.
@@ -83,12 +83,17 @@ fn histogram(out: &mut dyn Write, view: &ConnectView) -> io::Result<()> {
     Ok(())
 }
 
+/// Rounded up: what took longer than that is not in the line.
 fn below(magnitude: u32) -> String {
     let us = 1_u64.checked_shl(magnitude).unwrap_or(u64::MAX);
+    let hundredths = |unit: u64| {
+        let rounded = us.div_ceil(unit / 100);
+        format!("{}.{:02}", rounded / 100, rounded % 100)
+    };
     match us {
         0..1_000 => format!("{us} us"),
-        1_000..1_000_000 => format!("{}.{} ms", us / 1_000, us % 1_000 / 100),
-        _ => format!("{}.{} s", us / 1_000_000, us % 1_000_000 / 100_000),
+        1_000..1_000_000 => format!("{} ms", hundredths(1_000)),
+        _ => format!("{} s", hundredths(1_000_000)),
     }
 }
 
@@ -117,7 +122,10 @@ fn destinations(out: &mut dyn Write, view: &ConnectView) -> io::Result<()> {
 
 fn line(out: &mut dyn Write, destination: &Destination, has_netns: bool) -> io::Result<()> {
     let mut worst = String::new();
-    duration::push(&mut worst, destination.worst_ns);
+    match destination.worst_ns {
+        Some(ns) => duration::push(&mut worst, ns),
+        None => worst.push_str(UNKNOWN),
+    }
     write!(
         out,
         "{:>8} {:>8} {:>10} {:>10} {worst:>8}",
@@ -210,6 +218,45 @@ mod tests {
         assert_eq!(
             first(&view)[0],
             "connects: 3 established, 97 not, of those shown"
+        );
+    }
+
+    #[test]
+    fn a_time_is_below_the_limit_that_its_line_names() {
+        let limits = [9, 10, 19, 20, 21, 23].map(below);
+        assert_eq!(
+            limits,
+            [
+                "512 us",
+                "1.03 ms",
+                "524.29 ms",
+                "1.05 s",
+                "2.10 s",
+                "8.39 s"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_worst_of_unknown_times_is_unknown() {
+        let mut view = ConnectView {
+            destinations: vec![Destination::default()],
+            ..ConnectView::default()
+        };
+        let shown = |view: &ConnectView| {
+            let mut out = Vec::new();
+            destinations(&mut out, view).unwrap();
+            let out = String::from_utf8(out).unwrap();
+            let line = out.lines().nth(1).unwrap();
+            line.split_whitespace().nth(4).unwrap().to_owned()
+        };
+        assert_eq!(shown(&view), "-");
+        assert_eq!(json(&view)["destinations"][0]["worst_ns"], Json::Null);
+        view.destinations[0].worst_ns = Some(1_500_000_000);
+        assert_eq!(shown(&view), "1.50s");
+        assert_eq!(
+            json(&view)["destinations"][0]["worst_ns"],
+            1_500_000_000_u64
         );
     }
 

@@ -449,8 +449,8 @@ pub struct Destination {
     pub unanswered: u64,
     /// SYNs that were sent again.
     pub sent_again: u64,
-    /// The longest time to an outcome.
-    pub worst_ns: u64,
+    /// The longest time to an outcome that is known; none of those that began before netprobe.
+    pub worst_ns: Option<u64>,
 }
 
 impl Destination {

@@ -79,14 +79,20 @@ impl Fields {
 
     /// The name of the process, cut to `width` as bcc does; nothing in it splits a line.
     pub(super) fn comm(self, row: &Row, width: usize) -> String {
-        let comm = match self.value(row, "comm") {
-            Value::Name(name) if name_bytes(name).iter().all(u8::is_ascii_graphic) => {
-                String::from_utf8_lossy(name_bytes(name)).into_owned()
+        let cut = |text: &str| text.chars().take(width).collect::<String>();
+        match self.value(row, "comm") {
+            Value::Name(name) => {
+                let name = cut(&String::from_utf8_lossy(name_bytes(name)));
+                if name.bytes().all(|byte| byte.is_ascii_graphic()) {
+                    return name;
+                }
+                // An escape is longer than what it stands for, and is not cut within. As bcc shows them, bytes that are no
+                // text are replaced.
+                let parts = name.split(char::REPLACEMENT_CHARACTER).map(text::harmless);
+                parts.collect::<Vec<_>>().join("\u{fffd}")
             }
-            Value::Unknown => "-".to_owned(),
-            _ => self.text(row, "comm"),
-        };
-        comm.chars().take(width).collect()
+            _ => cut(&self.text(row, "comm")),
+        }
     }
 
     /// A TCP state as the kernel's header names it.
@@ -218,6 +224,14 @@ pub(in super::super) mod tests {
             "nginx-work"
         );
         assert_eq!(fields.comm(&row("ipv4", b"\x1b[2J"), 12), "\\u{1b}[2J");
+        assert_eq!(
+            fields.comm(&row("ipv4", b"12345678\x1b[2J"), 9),
+            "12345678\\u{1b}"
+        );
+        assert_eq!(
+            fields.comm(&row("ipv4", b"caf\xe9-latin"), 10),
+            "caf\u{fffd}-latin"
+        );
         assert_eq!(fields.comm(&row("ipv4", b""), 12), "-");
         assert_eq!(fields.number(&row("ipv4", b""), "pid"), 0);
     }

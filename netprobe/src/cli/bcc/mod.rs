@@ -2,7 +2,9 @@
 //! letters, columns and formats. They show netprobe's events, so where bcc is wrong they differ;
 //! `docs/bcc.md` lists how. What bcc does not have is behind `-x`.
 
-use std::{ffi::OsString, path::Path, process::ExitCode, time::Duration};
+use std::{
+    ffi::OsString, num::ParseIntError, path::Path, process::ExitCode, str::FromStr, time::Duration,
+};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -33,22 +35,31 @@ mod tcptop;
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Dropped packets with their kernel stacks, as bcc's tcpdrop prints them.
+    #[command(args_override_self = true)]
     Tcpdrop(tcpdrop::Options),
     /// Retransmissions, as bcc's tcpretrans prints them.
+    #[command(args_override_self = true)]
     Tcpretrans(tcpretrans::Options),
     /// Latency of outgoing connections, as bcc's tcpconnlat prints it.
+    #[command(args_override_self = true)]
     Tcpconnlat(tcpconnlat::Options),
     /// Connections that ended, as bcc's tcplife prints them.
+    #[command(args_override_self = true)]
     Tcplife(tcplife::Options),
     /// Depth of accept queues as histograms, as bcc's tcpsynbl prints them.
+    #[command(args_override_self = true)]
     Tcpsynbl(tcpsynbl::Options),
     /// Changes of TCP states, as bcc's tcpstates prints them.
+    #[command(args_override_self = true)]
     Tcpstates(tcpstates::Options),
     /// Bytes per connection and interval, as bcc's tcptop prints them.
+    #[command(args_override_self = true)]
     Tcptop(tcptop::Options),
     /// Connections that came in, as bcc's tcpaccept prints them.
+    #[command(args_override_self = true)]
     Tcpaccept(tcpaccept::Options),
     /// Outgoing connections as they begin, as bcc's tcpconnect prints them.
+    #[command(args_override_self = true)]
     Tcpconnect(tcpconnect::Options),
 }
 
@@ -111,13 +122,25 @@ impl Common {
     }
 }
 
+/// A list of ports as one value: of several lists argparse takes the last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ports(Vec<u16>);
+
+impl FromStr for Ports {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        // Python's int() takes blanks around a number.
+        let ports = text.split(',').map(|port| port.trim().parse());
+        ports.collect::<Result<_, _>>().map(Self)
+    }
+}
+
 /// Any of these ports, as an expression on `sport` or `dport`.
-fn ports(side: &str, ports: &[u16]) -> Option<String> {
-    let tests: Vec<String> = ports
-        .iter()
-        .map(|port| format!("{side} = :{port}"))
-        .collect();
-    (!tests.is_empty()).then(|| format!("( {} )", tests.join(" or ")))
+fn ports(side: &str, ports: Option<&Ports>) -> Option<String> {
+    let Ports(ports) = ports?;
+    let tests = ports.iter().map(|port| format!("{side} = :{port}"));
+    Some(format!("( {} )", tests.collect::<Vec<_>>().join(" or ")))
 }
 
 /// A tool that is a stream in another format.
@@ -228,12 +251,52 @@ mod tests {
         }
     }
 
+    fn parsed(line: &[&str]) -> Command {
+        let tools = Command::augment_subcommands(clap::Command::new("bcc"));
+        let line = ["bcc"].iter().chain(line);
+        Command::from_arg_matches(&tools.try_get_matches_from(line).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn of_an_option_that_is_given_twice_the_last_counts() {
+        for tool in Command::augment_subcommands(clap::Command::new("bcc")).get_subcommands() {
+            let line = [tool.get_name(), "-4", "-4", "-x", "-x"];
+            let given = parsed(&line);
+            assert_eq!(
+                format!("{given:?}"),
+                format!("{:?}", parsed(&[tool.get_name(), "-4", "-x"]))
+            );
+        }
+        for (twice, once) in [
+            (
+                &["tcplife", "-T", "-T", "-p", "1", "-p", "2"][..],
+                &["tcplife", "-T", "-p", "2"][..],
+            ),
+            (
+                &["tcplife", "-L", "80", "-L", "443, 8443"],
+                &["tcplife", "-L", "443,8443"],
+            ),
+            (
+                &["tcpaccept", "-P", "1,2", "-P", "3"],
+                &["tcpaccept", "-P", "3"],
+            ),
+            (&["tcptop", "-C", "-C", "5"], &["tcptop", "-C", "5"]),
+        ] {
+            assert_eq!(
+                format!("{:?}", parsed(twice)),
+                format!("{:?}", parsed(once))
+            );
+        }
+    }
+
     #[test]
     fn ports_become_an_expression() {
-        assert_eq!(ports("sport", &[]), None);
+        assert_eq!(ports("sport", None), None);
+        let list = "80, 81".parse().unwrap();
         assert_eq!(
-            ports("dport", &[80, 81]).unwrap(),
+            ports("dport", Some(&list)).unwrap(),
             "( dport = :80 or dport = :81 )"
         );
+        assert!("80,".parse::<Ports>().is_err());
     }
 }

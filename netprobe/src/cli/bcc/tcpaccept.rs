@@ -6,7 +6,7 @@ use clap::Args;
 use netprobe_common::header::Kind;
 
 use super::{
-    Common, Tool,
+    Common, Ports, Tool,
     fields::{Fields, Times},
     ports,
 };
@@ -27,8 +27,8 @@ pub(in super::super) struct Options {
     #[arg(short, long)]
     pid: Option<u32>,
     /// Only these local ports.
-    #[arg(short = 'P', long, value_delimiter = ',')]
-    port: Vec<u16>,
+    #[arg(short = 'P', long)]
+    port: Option<Ports>,
     /// More columns at the end: how long it waited, how many still wait, how many may.
     #[arg(short = 'x', long)]
     extended: bool,
@@ -36,7 +36,7 @@ pub(in super::super) struct Options {
 
 impl Options {
     pub(super) fn tool(&self) -> Tool {
-        let expression: Vec<String> = ports("sport", &self.port).into_iter().collect();
+        let expression: Vec<String> = ports("sport", self.port.as_ref()).into_iter().collect();
         Tool {
             kind: Kind::Accepts,
             filter: self.common.filter(self.pid, &expression),

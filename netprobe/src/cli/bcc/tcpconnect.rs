@@ -14,7 +14,7 @@ use clap::Args;
 use netprobe_common::header::Kind;
 
 use super::{
-    Common, Tool,
+    Common, Ports, Tool,
     fields::{Fields, Times},
     ports,
 };
@@ -40,8 +40,8 @@ pub(in super::super) struct Options {
     #[arg(short, long)]
     pid: Option<u32>,
     /// Only these remote ports.
-    #[arg(short = 'P', long, value_delimiter = ',')]
-    port: Vec<u16>,
+    #[arg(short = 'P', long)]
+    port: Option<Ports>,
     /// The local port too.
     #[arg(short = 'L', long)]
     lport: bool,
@@ -61,7 +61,7 @@ pub(in super::super) struct Options {
 
 impl Options {
     pub(super) fn tool(&self) -> Tool {
-        let mut expression: Vec<String> = ports("dport", &self.port).into_iter().collect();
+        let mut expression: Vec<String> = ports("dport", self.port.as_ref()).into_iter().collect();
         if self.count || !self.lport {
             expression.push("state syn-sent".to_owned());
         }

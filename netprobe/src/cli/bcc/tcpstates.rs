@@ -6,7 +6,7 @@ use clap::Args;
 use netprobe_common::header::Kind;
 
 use super::{
-    Common, Tool,
+    Common, Ports, Tool,
     fields::{Fields, Times, milliseconds},
     ports,
 };
@@ -34,11 +34,11 @@ pub(in super::super) struct Options {
     #[arg(short = 's', long)]
     csv: bool,
     /// Only these local ports.
-    #[arg(short = 'L', long, value_name = "PORT", value_delimiter = ',')]
-    localport: Vec<u16>,
+    #[arg(short = 'L', long, value_name = "PORT")]
+    localport: Option<Ports>,
     /// Only these remote ports.
-    #[arg(short = 'D', long, value_name = "PORT", value_delimiter = ',')]
-    remoteport: Vec<u16>,
+    #[arg(short = 'D', long, value_name = "PORT")]
+    remoteport: Option<Ports>,
     /// The network namespace at the end.
     #[arg(short = 'x', long)]
     extended: bool,
@@ -47,8 +47,8 @@ pub(in super::super) struct Options {
 impl Options {
     pub(super) fn tool(&self) -> Tool {
         let expression = [
-            ports("sport", &self.localport),
-            ports("dport", &self.remoteport),
+            ports("sport", self.localport.as_ref()),
+            ports("dport", self.remoteport.as_ref()),
         ];
         let expression: Vec<String> = expression.into_iter().flatten().collect();
         Tool {

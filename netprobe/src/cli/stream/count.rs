@@ -2,6 +2,7 @@
 
 use std::{
     io::Write,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -33,7 +34,7 @@ use crate::{
         session::{Request, Session},
         totals::Tally,
     },
-    observe::clock::unix_ns,
+    observe::clock::{thread_cpu, unix_ns},
     probes::ProbeSpec,
     render,
     report::{Interval, Summary, Total},
@@ -203,6 +204,7 @@ impl Board<'_> {
             .interval
             .map(|interval| self.shown_at + interval);
         let asks_owners = self.by.bits() & BY_PROCESS != 0;
+        let mut purse = Purse::new(self.options.max_overhead);
         loop {
             let look = asks_owners.then(|| Instant::now() + LOOK);
             tokio::select! {
@@ -215,13 +217,22 @@ impl Board<'_> {
                     continue;
                 }
             }
+            let begin = thread_cpu();
             let reading = self.read()?;
             self.show(&reading)?;
             self.shown = reading;
-            next = self
-                .options
-                .interval
-                .map(|interval| self.shown_at + interval);
+            let not_before = purse.spend(thread_cpu().saturating_sub(begin));
+            next = next.zip(self.options.interval).map(|(due, interval)| {
+                let next = after(due, interval, not_before.max(Instant::now()));
+                if next > Instant::now() + interval * 2 && !purse.has_told {
+                    purse.has_told = true;
+                    let groups = self.shown.counts.len() + self.shown.groups.len();
+                    log::warn!(
+                        "intervals get longer: to read {groups} groups each time costs more than --max-overhead allows"
+                    );
+                }
+                next
+            });
         }
     }
 
@@ -302,10 +313,86 @@ impl Board<'_> {
     }
 }
 
+/// When the interval ends that comes after the one that was due: what it takes to show one makes the others no longer.
+/// Those that are over by `not_before` are not told apart.
+fn after(due: Instant, interval: Duration, not_before: Instant) -> Instant {
+    let mut next = due + interval;
+    while next <= not_before && !interval.is_zero() {
+        next += interval;
+    }
+    next
+}
+
+/// CPU time for showing intervals: a share of the machine, of which some may be spent before it has come.
+struct Purse {
+    began: Instant,
+    spent: Duration,
+    /// CPUs that may be in use.
+    cpus: f64,
+    has_told: bool,
+}
+
+impl Purse {
+    /// As much may be spent at once as comes in this time.
+    const ADVANCE: Duration = Duration::from_secs(10);
+
+    fn new(share: f64) -> Self {
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            began: Instant::now(),
+            spent: Duration::ZERO,
+            cpus: f64::from(u32::try_from(cpus).unwrap_or(u32::MAX)) * share,
+            has_told: false,
+        }
+    }
+
+    /// Takes out `time`; when as much may be spent again.
+    fn spend(&mut self, time: Duration) -> Instant {
+        self.spent += time;
+        let needed = (self.spent + time).as_secs_f64() / self.cpus;
+        let needed = Duration::try_from_secs_f64(needed).unwrap_or(Duration::MAX);
+        let until = needed.saturating_sub(Self::ADVANCE);
+        self.began.checked_add(until).unwrap_or(self.began)
+    }
+}
+
 /// Waits for a moment; for ever if there is none.
 pub(super) async fn at(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_that_cost_too_much_get_longer_once_what_was_saved_is_spent() {
+        let mut purse = Purse::new(0.01);
+        // A tenth of a CPU, whatever the machine.
+        purse.cpus = 0.1;
+        let began = purse.began;
+        let mut shown = 0;
+        let mut next = began + Duration::from_secs(1);
+        while next < began + Duration::from_secs(100) {
+            let not_before = purse.spend(Duration::from_millis(500));
+            next = after(next, Duration::from_secs(1), not_before);
+            shown += 1;
+        }
+        assert_eq!(shown, 2 + 19);
+        let mut free = Purse::new(0.01);
+        assert!(free.spend(Duration::from_micros(200)) <= free.began);
+    }
+
+    #[test]
+    fn intervals_keep_time_however_long_it_takes_to_show_one() {
+        let (begin, ms) = (Instant::now(), Duration::from_millis);
+        let second = ms(1000);
+        let next = |late: u64| after(begin + second, second, begin + second + ms(late));
+        for (late, seconds) in [(0, 2), (80, 2), (999, 2), (1_000, 3), (2_500, 4)] {
+            assert_eq!(next(late), begin + second * seconds, "{late}");
+        }
     }
 }

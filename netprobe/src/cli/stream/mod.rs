@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
@@ -199,6 +199,13 @@ pub(super) fn run(global: &Global, kind: Kind, options: &Options) -> Result<Exit
     if options.pcap.is_some() && kind != Kind::Drops {
         let name = kind.name();
         return Err(Error::elsewhere(format!("--pcap: `{name}` has no packets")).into());
+    }
+    let is_out = |path: Option<&Path>| path == Some(Path::new("-"));
+    if is_out(options.pcap.as_deref())
+        && (options.output.is_none() || is_out(options.output.as_deref()))
+    {
+        let why = "--pcap - needs -o FILE: standard output is where the events are shown";
+        return Err(Error::elsewhere(why).into());
     }
     if let Some((pcap, output)) = options.pcap.as_deref().zip(options.output.as_deref())
         && output::is_same_file(pcap, output)

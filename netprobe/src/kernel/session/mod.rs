@@ -28,7 +28,7 @@ use super::{
     drop_reasons::{self, DropReasons},
     keepers::{host, joined, keepers, relies_on_another},
     load::{self},
-    offsets,
+    netns, offsets,
     pod::Wire,
     privileges::CannotRun,
     reset_reasons::{self, ResetReasons},
@@ -114,6 +114,7 @@ impl Session {
             lives_kept_by,
             joined: joined(&probes),
             pid_namespace: namespaces::own_pid_namespace(),
+            filter: netns::only_this(&config.filter),
             ..config
         };
         let casts = Casts::find(&kernel);

@@ -24,9 +24,13 @@ impl Budget {
     const LONGEST: Duration = Duration::from_secs(2);
 
     pub(super) fn is_due(&mut self, now: Instant) -> bool {
+        self.has_time(now) && self.next.is_none_or(|next| now >= next)
+    }
+
+    /// Whether time is left, also after a scan in vain.
+    pub(super) fn has_time(&mut self, now: Instant) -> bool {
         let first = *self.first.get_or_insert(now);
-        let has_time = self.spent <= Self::ALLOWANCE + now.duration_since(first) / Self::SHARE;
-        has_time && self.next.is_none_or(|next| now >= next)
+        self.spent <= Self::ALLOWANCE + now.duration_since(first) / Self::SHARE
     }
 
     pub(super) fn spend(&mut self, time: Duration) {

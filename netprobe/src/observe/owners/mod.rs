@@ -12,7 +12,7 @@ use std::{
 
 use self::{
     budget::Budget,
-    scan::{Held, is_running, scan, started_ns},
+    scan::{Held, is_running, newest, scan, scan_young, started_ns},
 };
 
 use super::clock::{now_ns, thread_cpu};
@@ -33,13 +33,17 @@ pub struct Owners {
     there: HashMap<u32, u64>,
     /// When the last scan began.
     scanned_ns: u64,
+    /// The newest task that the kernel had made by then, or when it was last looked for younger ones; if it says so.
+    newest: Option<u32>,
+    /// When that was.
+    newest_ns: u64,
     budget: Budget,
     /// The first scan, while events are shown already.
     first: Option<JoinHandle<First>>,
 }
 
-/// When the first scan began, and what it found.
-type First = (u64, HashMap<u64, Held>);
+/// When a scan began, the newest task by then, and what it found.
+type First = (u64, Option<u32>, HashMap<u64, Held>);
 
 impl Default for Owners {
     fn default() -> Self {
@@ -55,6 +59,8 @@ const MOST_THERE: usize = 4096;
 /// get in any case, and at most; between them half as old as what it is the list of.
 const FRESH_NS: u64 = 250_000_000;
 const STALE_NS: u64 = 5_000_000_000;
+/// More new tasks than that are not looked at one by one.
+const MOST_YOUNG: u32 = 1000;
 
 impl Owners {
     fn of_proc(proc: PathBuf) -> Self {
@@ -63,6 +69,8 @@ impl Owners {
             held: HashMap::new(),
             there: HashMap::new(),
             scanned_ns: 0,
+            newest: None,
+            newest_ns: 0,
             budget: Budget::default(),
             first: None,
         }
@@ -110,6 +118,7 @@ impl Owners {
             is_complete = is_known(self);
             self.budget.has_found(is_complete, Instant::now());
         }
+        is_complete = is_complete && self.has_seen_young(at_ns);
         match self.held.get_mut(&ino) {
             Some(held) if is_complete => {
                 held.seen_ns = held.seen_ns.max(now_ns);
@@ -117,6 +126,36 @@ impl Owners {
             }
             _ => &[],
         }
+    }
+
+    /// Adds what processes hold that began since the last look: a process that is forked shares all sockets. False if that
+    /// can not be said of those that were there at `at_ns`.
+    fn has_seen_young(&mut self, at_ns: u64) -> bool {
+        let (Some(before), true) = (self.newest, self.newest_ns < at_ns) else {
+            return true;
+        };
+        let (begin_ns, begin, now) = (now_ns(), thread_cpu(), Instant::now());
+        let Some(newest) = newest(&self.proc) else {
+            return true;
+        };
+        if newest != before {
+            if !self.budget.has_time(now) {
+                return false;
+            }
+            if newest < before || newest - before > MOST_YOUNG {
+                self.scan();
+                return true;
+            }
+            for (ino, young) in scan_young(&self.proc, before + 1..=newest) {
+                match self.held.get_mut(&ino) {
+                    Some(held) => held.add(young),
+                    None => drop(self.held.insert(ino, young)),
+                }
+            }
+            self.budget.spend(thread_cpu().saturating_sub(begin));
+        }
+        (self.newest, self.newest_ns) = (Some(newest), begin_ns);
+        true
     }
 
     /// The processes that held socket `ino` when it was last looked for.
@@ -150,7 +189,7 @@ impl Owners {
     /// which only those wait for who ask before it is done.
     pub fn learn(&mut self) {
         let proc = self.proc.clone();
-        let scan = move || (now_ns(), scan(&proc));
+        let scan = move || (now_ns(), newest(&proc), scan(&proc));
         let thread = thread::Builder::new().name("owners".to_owned());
         match thread.spawn(scan) {
             Ok(first) => self.first = Some(first),
@@ -159,15 +198,15 @@ impl Owners {
     }
 
     fn finish_first_scan(&mut self) {
-        if let Some((begin_ns, held)) = self.first.take().and_then(|first| first.join().ok()) {
-            self.keep(begin_ns, held);
+        if let Some(first) = self.first.take().and_then(|first| first.join().ok()) {
+            self.keep(first);
         }
     }
 
     fn scan(&mut self) {
         // On a machine under load a scan takes longer, but not more.
         let (begin_ns, begin) = (now_ns(), thread_cpu());
-        self.keep(begin_ns, scan(&self.proc));
+        self.keep((begin_ns, newest(&self.proc), scan(&self.proc)));
         self.budget.spend(thread_cpu().saturating_sub(begin));
     }
 
@@ -194,7 +233,7 @@ impl Owners {
 
     /// Adds to what is known: the kernel gives no two sockets the same inode number, so that those of
     /// processes that are gone stay right.
-    fn keep(&mut self, begin_ns: u64, held: HashMap<u64, Held>) {
+    fn keep(&mut self, (begin_ns, newest, held): First) {
         if self.held.len() > MOST {
             self.held.clear();
         }
@@ -205,6 +244,7 @@ impl Owners {
             self.held.extend(held);
         }
         self.scanned_ns = begin_ns;
+        (self.newest, self.newest_ns) = (newest, begin_ns);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs,
+    ops::RangeInclusive,
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
@@ -43,6 +44,17 @@ pub(super) struct Held {
     pub(super) seen_ns: u64,
 }
 
+impl Held {
+    /// Adds those that hold it too.
+    pub(super) fn add(&mut self, others: Self) {
+        for other in others.holders {
+            if self.holders.iter().all(|holder| holder.pid != other.pid) {
+                self.holders.push(other);
+            }
+        }
+    }
+}
+
 /// CPU time that scans have taken so far, in nanoseconds.
 static SCANNED_NS: AtomicU64 = AtomicU64::new(0);
 
@@ -71,6 +83,31 @@ pub(super) fn scan(proc: &Path) -> HashMap<u64, Held> {
             measured(|| scan_process(pid, &entry.path(), begin_ns, &mut held));
         }
     }
+    held
+}
+
+/// The newest task, by its id: the last field of `/proc/loadavg`.
+pub(super) fn newest(proc: &Path) -> Option<u32> {
+    let load = fs::read_to_string(proc.join("loadavg")).ok()?;
+    load.split_ascii_whitespace().last()?.parse().ok()
+}
+
+/// The holders of the sockets of those of these tasks that are processes, not threads.
+pub(super) fn scan_young(proc: &Path, tasks: RangeInclusive<u32>) -> HashMap<u64, Held> {
+    let mut held = HashMap::new();
+    let begin_ns = now_ns();
+    measured(|| {
+        for pid in tasks {
+            let process = proc.join(pid.to_string());
+            let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+            let group = status
+                .lines()
+                .find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok());
+            if group == Some(pid) {
+                scan_process(pid, &process, begin_ns, &mut held);
+            }
+        }
+    });
     held
 }
 

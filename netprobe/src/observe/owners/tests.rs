@@ -39,6 +39,17 @@ impl Proc {
         .unwrap();
     }
 
+    /// As the kernel makes them: the newest has the highest id.
+    fn forked(&self, pid: u32, comm: &str) {
+        self.process(pid, comm, 0);
+        fs::write(
+            self.0.join(format!("{pid}/status")),
+            format!("Name:\t{comm}\nTgid:\t{pid}\n"),
+        )
+        .unwrap();
+        fs::write(self.0.join("loadavg"), format!("0.1 0.1 0.1 1/99 {pid}\n")).unwrap();
+    }
+
     pub(in super::super) fn open(&self, pid: u32, fd: u32, ino: u64) {
         symlink(format!("socket:[{ino}]"), self.descriptor(pid, fd)).unwrap();
     }
@@ -132,6 +143,29 @@ fn a_list_of_holders_is_none_when_one_of_them_is_gone_and_it_is_not_due_to_look_
     assert_eq!(owners.all(77, now_ns(), 0).len(), 0);
     owners.budget = Budget::default();
     assert_eq!(owners.all(77, now_ns(), 0).len(), 1);
+}
+
+#[test]
+fn a_process_that_was_forked_since_the_last_look_shares_the_socket() {
+    let proc = Proc::new("forked");
+    proc.forked(100, "parent");
+    proc.open(100, 4, 77);
+    let mut owners = proc.owners();
+    let pids = |owners: &mut Owners| -> Vec<u32> {
+        let holders = owners.all(77, now_ns(), 0);
+        holders.iter().map(|holder| holder.pid).collect()
+    };
+    assert_eq!(pids(&mut owners), [100]);
+    proc.forked(102, "child");
+    proc.open(102, 4, 77);
+    // A thread of it has the same descriptors.
+    proc.forked(103, "thread");
+    proc.open(103, 4, 77);
+    fs::write(proc.0.join("103/status"), "Tgid:\t102\n").unwrap();
+    assert_eq!(pids(&mut owners), [100, 102]);
+    proc.forked(104, "unseen");
+    owners.budget.spend(Duration::from_mins(1));
+    assert_eq!(pids(&mut owners), [0; 0], "it cannot be said");
 }
 
 #[test]
