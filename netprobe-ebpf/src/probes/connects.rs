@@ -464,9 +464,7 @@ fn try_finish<L: Load, C: StackIdContext>(
                 record.search_ns = pending.search_ns;
                 record.candidates = pending.candidates;
             }
-            let retrans: u32 = sock.tcp_field(Field::TcpTotalRetrans);
-            let sent = flow.sport != [0; 2] && ending.errno != EADDRNOTAVAIL;
-            record.syn_attempts = if sent { retrans + 1 } else { 0 };
+            record.syn_attempts = syn_attempts(sock, &flow, ending);
             record.errno = ending.errno;
             record.errno_source = ending.source as u8;
             record.outcome = ending.outcome as u8;
@@ -474,6 +472,17 @@ fn try_finish<L: Load, C: StackIdContext>(
         },
     );
     Ok(())
+}
+
+/// How many SYNs were sent.
+#[inline(always)]
+fn syn_attempts<L: Load>(sock: Sock<L>, flow: &Flow, ending: Ending) -> u32 {
+    let has_port = flow.sport != [0; 2] && ending.errno != EADDRNOTAVAIL;
+    if has_port {
+        sock.tcp_field::<u32>(Field::TcpTotalRetrans) + 1
+    } else {
+        0
+    }
 }
 
 /// The socket's own end may be of the other family: a v4-mapped connect names an IPv6 address.
