@@ -120,7 +120,7 @@ mod spoiling {
 
     use std::process::Command;
 
-    use super::{Residents, pids, places};
+    use super::{Event, Residents, pids, places};
 
     /// Uses the class of version 1: from then on kernels up to 5.15 keep it in a new socket instead
     /// of the group.
@@ -147,25 +147,31 @@ mod spoiling {
             skip(&why);
             return;
         }
-        let Some(mut residents) = Residents::new() else {
+        // One after the other: while one attaches, the kernel may skip the programs of the other (KNOWN_ISSUES.md).
+        let Some((inside, residents)) = closed("=") else {
             return;
         };
+        assert_eq!(places(&inside), residents.inside());
+        drop(residents);
+        let (outside, residents) = closed("!=").expect("there were groups before");
+        assert_eq!(pids(&outside), residents.outside());
+    }
+
+    /// What is told of connections that residents close, of their group or of others, and the residents. None where there
+    /// are no groups.
+    fn closed(operator: &str) -> Option<(Vec<Event>, Residents)> {
+        let mut residents = Residents::new()?;
         let netns = residents.cable.client.inum().to_string();
-        let path = residents.group.path();
-        let probes = ["=", "!="].map(|operator| {
-            let filter = format!("cgroup {operator} {path}");
-            Probe::start(&[
-                "lifetimes",
-                "--json",
-                "--netns",
-                &netns,
-                "--filter",
-                &filter,
-            ])
-        });
+        let filter = format!("cgroup {operator} {}", residents.group.path());
+        let probe = Probe::start(&[
+            "lifetimes",
+            "--json",
+            "--netns",
+            &netns,
+            "--filter",
+            &filter,
+        ]);
         residents.leave();
-        let [inside, outside] = probes.map(Probe::stop);
-        assert_eq!(places(inside.all()), residents.inside());
-        assert_eq!(pids(outside.all()), residents.outside());
+        Some((probe.stop().all().to_vec(), residents))
     }
 }

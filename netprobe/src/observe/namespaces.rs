@@ -67,8 +67,10 @@ pub fn find(inode: u32) -> Result<Namespace> {
         fs::read_link(place).is_ok_and(|target| target.as_os_str() == wanted.as_str())
     };
     for place in places.filter(is_wanted) {
-        // It may be closed meanwhile.
-        if let Ok(file) = File::open(place) {
+        // It may be closed meanwhile, and its place taken by another.
+        if let Ok(file) = File::open(place)
+            && self::inode(file.metadata()) == Some(inode)
+        {
             return Ok(Namespace {
                 inode,
                 name: None,
