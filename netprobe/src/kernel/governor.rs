@@ -1,7 +1,8 @@
 //! Decides what is left out, so that netprobe costs no more than it may. Pure: it is told the cost of
 //! each slice of time and answers with a level.
 //!
-//! It saves what it does not spend, up to [`SAVINGS`], so that a short burst is seen in full.
+//! It saves what it does not spend, up to [`SAVINGS`], so that a short burst is seen in full; streams begin with that much,
+//! who looks at a sample in a window of seconds (`diagnose`) with nothing.
 //! Once that is spent, it leaves out more with each slice until the cost is below the limit, and
 //! less again after a calm that grows each time it proves too short.
 
@@ -38,7 +39,11 @@ impl Governor {
     pub fn new(limit: f64, config: &Config) -> Self {
         Self {
             limit,
-            saved_s: limit * SAVINGS.as_secs_f64(),
+            saved_s: if config.sparse == 0 {
+                limit * SAVINGS.as_secs_f64()
+            } else {
+                0.0
+            },
             levels: levels(config),
             at: 0,
             calm: Duration::ZERO,
@@ -181,6 +186,7 @@ mod tests {
             ..Config::zeroed()
         };
         let mut governor = Governor::new(0.01, &config);
+        assert_eq!(governor.note(SECOND, 0.011), Some(LEVEL_SAMPLED));
         for _ in 0..100 {
             governor.note(SECOND, 1.0);
         }
