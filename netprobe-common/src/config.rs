@@ -15,6 +15,9 @@ pub const LEVEL_SAMPLED: u32 = 2;
 pub const LEVEL_COUNTERS: u32 = 3;
 /// Groups differ in nothing but what `--count` alone groups by: ends, owners and listeners are not told apart.
 pub const LEVEL_COARSE: u32 = 4;
+/// Of the connections that begin, only those are followed that do so in one slice of time of [`RESTING_SLICES`]; all are
+/// counted, in their groups.
+pub const LEVEL_RESTING: u32 = 5;
 
 /// Of so many events one is sent at [`LEVEL_SAMPLED`]; a prime, because events alternate: of both ends of a connection
 /// on one machine a power of two would always show the same.
@@ -28,6 +31,8 @@ pub const SPARSE_EVENTS: u64 = 32;
 pub const TRICKLE_EVENTS: u64 = 8;
 /// The slice: `1 << SPARSE_SHIFT` nanoseconds, 67 ms.
 pub const SPARSE_SHIFT: u32 = 26;
+/// In one slice of so many, connections are followed at [`LEVEL_RESTING`]; a power of two.
+pub const RESTING_SLICES: u64 = 8;
 
 /// Stands in the object where `bpf_rdonly_cast` is to be called: a helper that does not exist.
 /// User space puts the kernel's own number there, or a plain move where the kernel has none.

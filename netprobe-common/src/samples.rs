@@ -193,6 +193,9 @@ pub const PAGE: usize = 4096;
 /// than the 32 KiB that the kernel allows a per-CPU value.
 pub const COPY_PAGES: usize = 7;
 
+/// Pages of a stack whose code keeps frame pointers, that are copied: they tell the caller of what has no frame.
+pub const FRAMED_PAGES: usize = 2;
+
 record! {
     /// The beginning of a copied user stack; as many pages as were readable follow.
     pub struct StackCopy {
@@ -202,6 +205,11 @@ record! {
         pub thread: u32,
         /// Pages that follow.
         pub pages: u32,
+        /// Id of the same stack as the kernel has found it by frame pointers, where that may lead further than the copy;
+        /// below 0 for none.
+        pub walked: i32,
+        /// Always 0.
+        pub reserved: u32,
         /// Nanoseconds that the sample stands for; 0 of a block, whose length is told at its end.
         pub ns: u64,
         /// The registers with which it left user mode, as the kernel keeps them (`pt_regs`).

@@ -12,8 +12,8 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use netprobe_common::{
     config::{
-        LEVEL_COARSE, LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED, SAMPLE_OF, SPARSE_EVENTS,
-        SPARSE_SHIFT, TRICKLE_EVENTS,
+        LEVEL_COARSE, LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_RESTING, LEVEL_SAMPLED,
+        RESTING_SLICES, SAMPLE_OF, SPARSE_EVENTS, SPARSE_SHIFT, TRICKLE_EVENTS,
     },
     counters::{BY_STACK, CountKey},
     header::{Event, Header, Kind},
@@ -106,11 +106,14 @@ pub(crate) fn publish_if<T: Event, C: StackIdContext>(
     let may_walk = level < LEVEL_NO_STACKS;
     if frozen(&CONFIG.by) != 0 {
         let is_fine = level < LEVEL_COARSE;
-        let has_place = if frozen(&CONFIG.by) & BY_STACK != 0 {
-            let stack = stacks::last(ctx, T::KIND, counters, sighting, may_walk);
+        let has_stack = frozen(&CONFIG.by) & BY_STACK != 0;
+        let stack = if has_stack {
+            stacks::last(ctx, T::KIND, counters, sighting, may_walk)
+        } else {
+            0
+        };
+        let has_place = if has_stack || is_fine {
             subgroups::add(sighting, stack, is_fine)
-        } else if is_fine {
-            subgroups::add(sighting, 0, true)
         } else {
             count_group(T::KIND, &sighting.key, sighting.weight)
         };
@@ -131,6 +134,18 @@ pub(crate) fn publish_if<T: Event, C: StackIdContext>(
     } else {
         tally(T::KIND, &mut counters.reserve_failed);
     }
+}
+
+/// Counts an event in its group and sends nothing of it.
+#[inline(always)]
+pub(crate) fn count_only(kind: Kind, key: &CountKey, weight: u64) {
+    let Some(counters) = counters(kind) else {
+        return;
+    };
+    if !count_group(kind, key, weight) {
+        add(&mut counters.map_full, 1);
+    }
+    tally(kind, &mut counters.sampled_out);
 }
 
 /// Whether an event is not sent at this level, after `before` firings on this CPU.
@@ -177,6 +192,21 @@ pub(crate) fn is_enough_followed() -> bool {
     follows_few() && is_enough(FOLLOWED, TRICKLE_EVENTS)
 }
 
+/// Whether connections that begin in this slice of time are not followed, because even to follow few costs too much.
+#[inline(always)]
+pub(crate) fn is_resting() -> bool {
+    frozen(&CONFIG.sparse) != 0
+        && frozen(&CONFIG.flame) == 0
+        && level() >= LEVEL_RESTING
+        && slice() & (RESTING_SLICES - 1) != 0
+}
+
+/// Number of the slice of time.
+#[inline(always)]
+fn slice() -> u64 {
+    coarse_now() >> SPARSE_SHIFT
+}
+
 /// Room for the events of a slice of time.
 const SPARSE_BITS: u32 = 24;
 
@@ -187,7 +217,7 @@ fn is_enough(kind: u32, most: u64) -> bool {
         return false;
     };
     // The slice in the upper bits, what was sent in it in the lower ones.
-    let slice = coarse_now() >> SPARSE_SHIFT << SPARSE_BITS;
+    let slice = slice() << SPARSE_BITS;
     if *sent < slice {
         *sent = slice;
     }

@@ -9,11 +9,9 @@ use netprobe_common::{
 };
 
 use crate::maps::{
-    BUSY, COUNTS, COUNTS_FULL, FULL, REST, add_alone, add_known, count, is_alone, value, words,
+    BUSY, COUNTS, COUNTS_FULL, FULL, REST, add_alone, add_known, count, is_alone, make_room, value,
+    words,
 };
-
-/// A hash map has no room: `-E2BIG`.
-const E2BIG: i32 = -7;
 
 /// Adds an event of `weight` to its group; false if that had to be one of all ports, or even "other".
 #[inline(always)]
@@ -70,8 +68,7 @@ pub(crate) fn count_in<K: Plain>(
     if *full != 0 {
         return false;
     }
-    // BPF_NOEXIST (1): another CPU may have been first, and its count must not be reset.
-    if map.insert(key, Count::NONE, 1) == Err(E2BIG) {
+    if !make_room(map, key) {
         *full = 1;
         return false;
     }

@@ -7,7 +7,7 @@ use netprobe_common::{
     header::Kind,
     record,
     record::Plain,
-    records::{Owner, Role},
+    records::{Flow, Owner, Role},
 };
 
 use crate::{
@@ -56,19 +56,28 @@ pub(crate) fn track(kind: Kind, sock: Sock<Typed>, old: u8, new: u8) {
     {
         // Only `listen`, `close` and `shutdown` lead here, in the caller's own task.
         claim(kind, sock);
-    } else if new == TCP_CLOSE && old != TCP_LISTEN && old != TCP_CLOSE {
-        if is_aborted(sock, old) {
-            claim(kind, sock);
-        }
-        let life = if is_sparse(Kind::Lifetimes) {
-            of(sock.address)
-        } else {
-            entry(kind, sock)
-        };
-        if let Some(life) = life {
-            life.last_state = u32::from(old);
-        }
+    } else if new == TCP_CLOSE {
+        let _known = close(kind, sock, old);
     }
+}
+
+/// As [`track`] for a socket that goes to CLOSE; what is known of it.
+#[inline(always)]
+pub(crate) fn close(kind: Kind, sock: Sock<Typed>, old: u8) -> Option<&'static mut Life> {
+    if frozen(&CONFIG.lives_kept_by) != kind as u32 || old == TCP_LISTEN || old == TCP_CLOSE {
+        return of(sock.address);
+    }
+    if is_aborted(sock, old) {
+        claim(kind, sock);
+    }
+    let life = if is_sparse(Kind::Lifetimes) {
+        of(sock.address)
+    } else {
+        entry(kind, sock)
+    };
+    let life = life?;
+    life.last_state = u32::from(old);
+    Some(life)
 }
 
 /// What is known of `sk`.
@@ -119,10 +128,20 @@ pub(crate) fn role<L: Load>(sock: Sock<L>, life: Option<&Life>) -> u8 {
     }
 }
 
+/// The port of the service that a connection belongs to: that of the end that did not open it.
+#[inline(always)]
+pub(crate) fn service_port(flow: &Flow, role: u8) -> [u8; 2] {
+    if role == Role::Client as u8 {
+        flow.dport
+    } else {
+        flow.sport
+    }
+}
+
 /// Nanoseconds since the connection was opened; 0 if that was not seen.
 #[inline(always)]
-pub(crate) fn age_ns(sk: u64) -> u64 {
-    match of(sk) {
+pub(crate) fn age_ns(life: Option<&Life>) -> u64 {
+    match life {
         Some(life) if life.start_ns != 0 => crate::emit::now() - life.start_ns,
         _ => 0,
     }

@@ -255,12 +255,15 @@ pub(crate) fn count<K: Plain>(map: &PerCpuHashMap<K, Count>, key: &K, weight: u6
 /// Adds `amount` to `key`; false if there is no room for a new key.
 #[inline(always)]
 pub(crate) fn add_count<K: Plain>(map: &PerCpuHashMap<K, Count>, key: &K, amount: &Count) -> bool {
-    if add_known(map, key, amount) {
-        return true;
-    }
+    add_known(map, key, amount) || (make_room(map, key) && add_known(map, key, amount))
+}
+
+/// Gives `key` a count of nothing; false if the map is full.
+#[inline(always)]
+pub(crate) fn make_room<K: Plain>(map: &PerCpuHashMap<K, Count>, key: &K) -> bool {
+    const E2BIG: i32 = -7;
     // BPF_NOEXIST (1): another CPU may have been first, and its count must not be reset.
-    let _lost_race = map.insert(key, Count::NONE, 1);
-    add_known(map, key, amount)
+    map.insert(key, Count::NONE, 1) != Err(E2BIG)
 }
 
 /// Adds `amount` to `key` if that is there.

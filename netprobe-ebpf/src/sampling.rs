@@ -134,10 +134,11 @@ pub(crate) fn stack<C: StackIdContext>(
     }
     if frozen(&CONFIG.sampling.user) != 0 && admits_stack(key.kernel) {
         announce(key.pid);
-        key.user = if stack_copies::send(&key, ns, reserve_ns, tally) {
+        let walk = |tally: &mut Tally| stack_id(ctx, tally, BPF_F_USER_STACK);
+        key.user = if stack_copies::send(&key, ns, reserve_ns, tally, walk) {
             COPIED
         } else {
-            stack_id(ctx, tally, BPF_F_USER_STACK)
+            walk(tally)
         };
     }
     key

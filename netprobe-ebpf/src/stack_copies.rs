@@ -13,7 +13,10 @@ use aya_ebpf::{
 use netprobe_common::{
     offsets::{ABSENT, Field},
     record::{bytes_of, bytes_of_mut},
-    samples::{BlockEnd, COPIED, COPY_PAGES, FullCopy, PAGE, StackCopy, Tally, TaskStack},
+    samples::{
+        BlockEnd, COPIED, COPY_PAGES, FRAMED_PAGES, FullCopy, NO_SUCH_STACK, PAGE, StackCopy,
+        Tally, TaskStack,
+    },
 };
 
 use crate::{
@@ -31,7 +34,7 @@ static COPY: PerCpuArray<FullCopy> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static COPY_DUE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// Processes whose code keeps frame pointers, as user space has found. Full: they are copied.
+/// Processes whose code keeps frame pointers, as user space has found. Full: they are copied in full.
 #[map]
 static FRAMED: HashMap<u32, u32> = HashMap::with_max_entries(4096, 0);
 
@@ -50,11 +53,22 @@ const CODE_SEGMENT: usize = 17;
 const STACK_POINTER: usize = 19;
 const STACK_SEGMENT: usize = 20;
 
-/// Sends a copy of the user stack of the running task, of a sample that stands for `ns` or a block that begins, if that
-/// leaves `reserve_ns` of the budget; false if it is to be walked instead.
+/// Sends a copy of the user stack of the running task, of a sample that stands for `ns` or, where that is 0, a block that
+/// begins, if that leaves `reserve_ns` of the budget; false if it is to be walked instead. Where `walk` may lead further
+/// than the copy, its result goes with that. What blocks calls the kernel: with frame pointers, no caller is missing there.
 #[inline(always)]
-pub(crate) fn send(stack: &TaskStack, ns: u64, reserve_ns: u64, tally: &mut Tally) -> bool {
-    if frozen(&CONFIG.sampling.copies) == 0 || FRAMED.get_ptr(stack.pid).is_some() {
+pub(crate) fn send(
+    stack: &TaskStack,
+    ns: u64,
+    reserve_ns: u64,
+    tally: &mut Tally,
+    walk: impl FnOnce(&mut Tally) -> i32,
+) -> bool {
+    if frozen(&CONFIG.sampling.copies) == 0 {
+        return false;
+    }
+    let is_framed = FRAMED.get_ptr(stack.pid).is_some();
+    if is_framed && ns == 0 {
         return false;
     }
     let (Some(copy), Some(due)) = (value(COPY.get_ptr_mut(0)), value(COPY_DUE.get_ptr_mut(0)))
@@ -69,10 +83,15 @@ pub(crate) fn send(stack: &TaskStack, ns: u64, reserve_ns: u64, tally: &mut Tall
         add(&mut tally.not_copied, 1);
         return false;
     }
-    let pages = pages(copy);
+    let pages = pages(copy, if is_framed { FRAMED_PAGES } else { COPY_PAGES });
     if pages == 0 {
         return false;
     }
+    copy.head.walked = if is_framed || pages == COPY_PAGES {
+        walk(tally)
+    } else {
+        NO_SUCH_STACK
+    };
     copy.head.stack = *stack;
     copy.head.stack.user = COPIED;
     copy.head.thread = bpf_get_current_pid_tgid() as u32;
@@ -136,9 +155,9 @@ pub(crate) fn call(task: u64) -> u64 {
     words[0] ^ words[STACK_POINTER - INSTRUCTION_POINTER].rotate_left(32)
 }
 
-/// Copies what can be read of the stack; returns how many pages.
+/// Copies what can be read of the stack, up to `most` pages; returns how many.
 #[inline(always)]
-fn pages(copy: &mut FullCopy) -> usize {
+fn pages(copy: &mut FullCopy, most: usize) -> usize {
     let pointer = copy.head.registers[STACK_POINTER];
     let inside = pointer as usize & (PAGE - 1);
     let Some(first) = copy.pages[0].get_mut(inside..) else {
@@ -151,7 +170,7 @@ fn pages(copy: &mut FullCopy) -> usize {
     let end = end_of_frames(pointer);
     for page in 1..COPY_PAGES {
         let at = begin + (page * PAGE) as u64;
-        if at >= end || !copy_user(at, &mut copy.pages[page]) {
+        if page >= most || at >= end || !copy_user(at, &mut copy.pages[page]) {
             return page;
         }
     }

@@ -21,7 +21,7 @@ use netprobe_common::{
     record::{Plain, bytes_of},
     records::{Flow, Owner, drops::Drop},
 };
-use rustix::time::{ClockId, clock_gettime};
+use netprobe_tests::process::cpu_time;
 
 /// Records that are rendered in turn.
 const RECORDS: u32 = 4096;
@@ -79,14 +79,6 @@ fn measure(name: &str, records: &[Drop], mut render: impl FnMut(&[u8])) {
         .collect();
     figures.sort_by(f64::total_cmp);
     println!("| {name} | {:.0} | {:.0} |", 1e9 / figures[2], figures[2]);
-}
-
-/// CPU time of this process: other load on the machine does not count.
-fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    let seconds = u64::try_from(time.tv_sec).expect("a time since the start");
-    let nanos = u32::try_from(time.tv_nsec).expect("less than a second");
-    Duration::new(seconds, nanos)
 }
 
 /// Names that are looked up once, as those of a live kernel.

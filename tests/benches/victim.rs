@@ -12,6 +12,7 @@ use std::{
 
 use netprobe_tests::{
     netns::Netns,
+    process::cpu_time,
     ready::{end, start_unheard},
     traffic::abort,
 };
@@ -84,8 +85,10 @@ fn main() {
     searches.sysctl("net.ipv4.ip_local_port_range", PORTS);
     let address = searches.run(serve);
     let _taken: Vec<Socket> = searches.run(|| (0..TAKEN).map(|_| connect(address)).collect());
-    println!("| watched by | unwatched | left of it | in the worst tenth | bar |");
-    println!("| --- | ---: | ---: | ---: | ---: |");
+    println!(
+        "| watched by | unwatched | left of it | in the worst tenth | left by CPU time | bar |"
+    );
+    println!("| --- | ---: | ---: | ---: | ---: | ---: |");
     for case in CASES {
         let name = case.watcher.join(" ");
         if wanted
@@ -94,45 +97,58 @@ fn main() {
         {
             continue;
         }
-        let (mut rates, mut left) = (Vec::new(), Vec::new());
         let netns = match case.load {
             Load::Requests => &requests,
             Load::Searches => &searches,
         };
-        let watched = || {
-            let watcher = start_unheard(case.watcher);
-            thread::sleep(SETTLING);
-            let rate = rate(netns, case.load, address);
-            end(watcher);
-            rate
-        };
-        let unwatched = || rate(netns, case.load, address);
-        for round in 0..rounds {
-            // Whatever changes with time is for one of them as often as for the other.
-            let (without, with) = if round % 2 == 0 {
-                let without = unwatched();
-                (without, watched())
-            } else {
-                let with = watched();
-                (unwatched(), with)
-            };
-            rates.push(without);
-            left.push(100.0 * with / without);
-        }
-        rates.sort_by(f64::total_cmp);
-        left.sort_by(f64::total_cmp);
-        let what = match case.load {
-            Load::Requests => "requests/s",
-            Load::Searches => "connects/s",
-        };
-        println!(
-            "| {name} | {:.0} {what} | {:.1} % | {:.1} % | {} % |",
-            rates[rates.len() / 2],
-            left[left.len() / 2],
-            left[left.len() / 10],
-            case.bar
-        );
+        compare(case, rounds, (netns, address));
     }
+}
+
+/// Prints what is left of the load while it is watched.
+fn compare(case: &Case, rounds: usize, (netns, address): (&Netns, SocketAddr)) {
+    let (mut rates, mut left, mut left_by_cpu) = (Vec::new(), Vec::new(), Vec::new());
+    let watched = || {
+        let watcher = start_unheard(case.watcher);
+        thread::sleep(SETTLING);
+        let pace = pace(netns, case.load, address);
+        end(watcher);
+        pace
+    };
+    let unwatched = || {
+        // After a rest, a machine is slower for a while: both have had one.
+        thread::sleep(SETTLING);
+        pace(netns, case.load, address)
+    };
+    for round in 0..rounds {
+        // Whatever changes with time is for one of them as often as for the other.
+        let (without, with) = if round % 2 == 0 {
+            let without = unwatched();
+            (without, watched())
+        } else {
+            let with = watched();
+            (unwatched(), with)
+        };
+        rates.push(without.per_s);
+        left.push(100.0 * with.per_s / without.per_s);
+        left_by_cpu.push(100.0 * with.per_cpu_s / without.per_cpu_s);
+    }
+    for results in [&mut rates, &mut left, &mut left_by_cpu] {
+        results.sort_by(f64::total_cmp);
+    }
+    let what = match case.load {
+        Load::Requests => "requests/s",
+        Load::Searches => "connects/s",
+    };
+    println!(
+        "| {} | {:.0} {what} | {:.1} % | {:.1} % | {:.1} % | {} % |",
+        case.watcher.join(" "),
+        rates[rates.len() / 2],
+        left[left.len() / 2],
+        left[left.len() / 10],
+        left_by_cpu[left_by_cpu.len() / 2],
+        case.bar
+    );
 }
 
 /// Answers requests, and keeps connections without one, for good.
@@ -163,11 +179,19 @@ fn answer(mut connection: TcpStream) {
     }
 }
 
-/// How often per second it was done.
-fn rate(netns: &Netns, load: Load, address: SocketAddr) -> f64 {
+/// How often something was done.
+struct Pace {
+    per_s: f64,
+    /// Per second of CPU time of both ends, with what watches within the kernel meanwhile: what else the machine does
+    /// is no matter.
+    per_cpu_s: f64,
+}
+
+fn pace(netns: &Netns, load: Load, address: SocketAddr) -> Pace {
     let requests = SocketAddr::from((address.ip(), PORT + 1));
     netns.run(|| {
         let began = Instant::now();
+        let cpu = cpu_time();
         let mut count = 0_u32;
         while began.elapsed() < SLICE {
             match load {
@@ -176,7 +200,11 @@ fn rate(netns: &Netns, load: Load, address: SocketAddr) -> f64 {
             }
             count += 1;
         }
-        f64::from(count) / began.elapsed().as_secs_f64()
+        let count = f64::from(count);
+        Pace {
+            per_s: count / began.elapsed().as_secs_f64(),
+            per_cpu_s: count / cpu_time().saturating_sub(cpu).as_secs_f64(),
+        }
     })
 }
 

@@ -2,14 +2,16 @@
 
 use std::{
     fs,
-    io::Read,
+    io::{self, Read},
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
 };
 
 use netprobe_tests::{probe::Probe, skip::skip};
 
 const IN_C: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/live/programs/burner.c");
+const IN_C_WITHOUT_LIBRARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/live/programs/leaf.c");
+const IN_GO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/live/programs/leaf.go");
 const IN_RUST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/live/programs/burner.rs");
 /// Enough for shares that are known to a point.
 pub(crate) const OFTEN: &str = "997";
@@ -25,6 +27,24 @@ pub(crate) fn build_rust(folder: &Path, name: &str, flags: &[&str]) -> Option<Pa
     compile("rustc", folder, name, &flags, IN_RUST)
 }
 
+/// Builds a program without a C library, whose code all keeps frame pointers but for a function that calls no other.
+pub(crate) fn build_leaf(folder: &Path) -> Option<PathBuf> {
+    let flags = "-O1 -fno-omit-frame-pointer -static-pie -nostdlib -fPIE -Wl,--eh-frame-hdr";
+    let flags: Vec<&str> = flags.split(' ').collect();
+    compile("gcc", folder, "leaf-fp", &flags, IN_C_WITHOUT_LIBRARY)
+}
+
+/// The same in Go, without symbols.
+pub(crate) fn build_leaf_go(folder: &Path) -> Option<PathBuf> {
+    let program = folder.join("leaf-go");
+    let built = Command::new("go")
+        .args(["build", "-ldflags", "-s -w", "-o"])
+        .args([&program, Path::new(IN_GO)])
+        .env("GOCACHE", folder.join("cache"))
+        .status();
+    is_built("go", built).then_some(program)
+}
+
 fn compile(
     compiler: &str,
     folder: &Path,
@@ -38,12 +58,17 @@ fn compile(
         .arg("-o")
         .args([&program, Path::new(source)])
         .status();
+    is_built(compiler, built).then_some(program)
+}
+
+/// Whether a compiler has done its work; false where there is none.
+fn is_built(compiler: &str, built: io::Result<ExitStatus>) -> bool {
     match built {
-        Ok(status) if status.success() => Some(program),
+        Ok(status) if status.success() => true,
         Ok(status) => panic!("{compiler}: {status}"),
         Err(why) => {
             skip(&format!("no {compiler} here ({why})"));
-            None
+            false
         }
     }
 }

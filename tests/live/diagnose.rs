@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 use netprobe_tests::{
     bpf::{RunTime, Statistics},
     netns::{Cable, Netns},
+    process::Actor,
     ready::Diagnosing,
     skip,
-    traffic::{Family, accept_queue},
+    traffic::{Family, SERVER, accept_queue},
     wait_until,
 };
+use rustix::event::epoll;
 use serde_json::Value;
+use socket2::Socket;
 
 const PORT: u16 = 7301;
 
@@ -84,4 +87,96 @@ fn its_price_includes_what_its_programs_take_in_the_kernel() {
         "{told:?}, and {in_kernel} ns of programs: {}",
         diagnosis["cost"]
     );
+}
+
+#[test]
+fn where_cost_is_kept_low_connections_are_all_counted() {
+    const SEEN: Duration = Duration::from_secs(3);
+    const BUSY: f64 = 800.0;
+    if !skip::is_root() {
+        return;
+    }
+    let cable = Cable::new();
+    let listener = cable.server.run(|| Family::V4.listen(PORT, 128));
+    let diagnosing = Diagnosing::start_with(&cable.server, 4, &["--max-overhead", "0.0001"]);
+    let began = Instant::now();
+    let mut connections = 0;
+    while began.elapsed() < SEEN {
+        drop(Family::V4.pair(&cable.client, &listener));
+        connections += 1;
+    }
+    let (diagnosis, complaints) = diagnosing.end();
+    let findings = diagnosis["findings"].as_array().expect("a list");
+    let finding = findings
+        .iter()
+        .find(|finding| finding["id"] == "short-lived-connections");
+    let counted = finding.map(|finding| finding["evidence"][0]["value"].as_f64());
+    assert_eq!(counted, Some(Some(f64::from(connections))), "{diagnosis:#}");
+    // So few connections are worth no step.
+    if f64::from(connections) < BUSY * SEEN.as_secs_f64() {
+        skip::skip("this machine is too slow to keep netprobe busy");
+        return;
+    }
+    assert!(complaints.contains("an eighth of the time"), "{complaints}");
+}
+
+/// Has a process wait for its own listener, and accept what comes for as long as it is there.
+fn worker(name: &str, own: &Socket) -> Actor {
+    Actor::start(name, |stage| {
+        let polled = epoll::create(epoll::CreateFlags::CLOEXEC).expect("make an epoll");
+        let readable = epoll::EventFlags::IN;
+        epoll::add(&polled, own, epoll::EventData::new_u64(0), readable).expect("wait for it");
+        stage.tell(b'!');
+        loop {
+            drop(own.accept());
+        }
+    })
+}
+
+#[test]
+fn of_workers_with_a_listener_each_the_one_that_is_stopped_is_named() {
+    if !skip::is_root() {
+        return;
+    }
+    let cable = Cable::new();
+    let listeners: [Socket; 2] = [(); 2].map(|()| {
+        cable.server.run(|| {
+            let socket = Family::V4.socket();
+            socket.set_reuse_port(true).expect("share the port");
+            let address = (SERVER.0, PORT).into();
+            let address: std::net::SocketAddr = address;
+            socket.bind(&address.into()).expect("bind the listener");
+            socket.listen(64).expect("listen");
+            socket
+        })
+    });
+    let mut workers = [
+        worker("worker-well", &listeners[0]),
+        worker("worker-halted", &listeners[1]),
+    ];
+    for worker in &mut workers {
+        worker.hear();
+    }
+    let halted = i32::try_from(workers[1].pid()).expect("a process id");
+    let halted = rustix::process::Pid::from_raw(halted).expect("a process id");
+    rustix::process::kill_process(halted, rustix::process::Signal::STOP).expect("stop it");
+    let begin = || cable.client.run(|| Family::V4.begin(PORT));
+    let mut clients: Vec<Socket> = (0..16).map(|_| begin()).collect();
+    wait_until("some wait", || accept_queue(&listeners[1]) >= 4);
+    let diagnosing = Diagnosing::start(&cable.server, 4);
+    for _ in 0..12 {
+        clients.push(begin());
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    let diagnosis = diagnosing.verdict();
+    let finding = &diagnosis["findings"][0];
+    assert_eq!(finding["id"], "application-not-accepting", "{diagnosis:#}");
+    assert_eq!(
+        finding["affected"][0]["pid"],
+        workers[1].pid(),
+        "{finding:#}"
+    );
+    let fix = &finding["fixes"][0]["text"];
+    let fix = fix.as_str().expect("a text");
+    assert!(fix.contains("kill -CONT"), "{finding:#}");
 }

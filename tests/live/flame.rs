@@ -1,11 +1,16 @@
 //! Flame graphs: the stacks weigh as much as what happened.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use netprobe_tests::{
     netns::Cable,
     probe::Probe,
-    skip::has_hooks,
+    program::binary,
+    skip::{self, has_hooks},
     traffic::{
         Family,
         packet::{Packet, Wire, flags},
@@ -161,4 +166,21 @@ fn a_long_search_for_ports_shows_as_time_in_it() {
         weight > spent / 2 && weight < spent * 2,
         "{weight} ns of {spent} ns"
     );
+}
+
+#[test]
+fn a_graph_that_nobody_reads_any_more_is_not_waited_for() {
+    if !skip::is_root() {
+        return;
+    }
+    for graph in ["cpu", "offcpu", "drops"] {
+        let mut child = Command::new(binary())
+            .args(["flame", graph, "--folded", "--duration", "60s"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("run netprobe");
+        drop(child.stdout.take());
+        wait_until("it ends", || child.try_wait().expect("ask").is_some());
+    }
 }

@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
+    path::Path,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -10,7 +11,9 @@ use std::{
 
 use netprobe_tests::program::binary;
 
-use crate::burner::{Burner, assert_shares, build, build_rust, draw, share};
+use crate::burner::{
+    Burner, assert_shares, build, build_leaf, build_leaf_go, build_rust, draw, share,
+};
 
 /// As often as two pages of every stack can be copied.
 const OFTEN: &str = "719";
@@ -187,6 +190,44 @@ fn functions_in_rust_have_their_shares_with_frame_pointers_and_without() {
         let whole = share_below(&stacks, callers, ";burner::burn_");
         assert!(whole > 97.0, "{name}: {whole:.1} % are whole: {stacks:#?}");
     }
+}
+
+#[test]
+fn with_frame_pointers_the_caller_of_a_function_without_a_frame_is_there() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    if let Some(program) = build_leaf(folder.path()) {
+        assert_callers_of_leaf(&program, "");
+    }
+}
+
+#[test]
+fn in_go_the_caller_of_a_function_without_a_frame_is_there() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    if let Some(program) = build_leaf_go(folder.path()) {
+        assert_callers_of_leaf(&program, "main.");
+    }
+}
+
+/// The function `leaf`, which has no frame, is called by `often` three times of four, and by `seldom`.
+fn assert_callers_of_leaf(program: &Path, package: &str) {
+    let mut child = Command::new(program).spawn().expect("run it");
+    let pid = child.id().to_string();
+    let output = Command::new(binary())
+        .args(["flame", "cpu", "-U", "-F", OFTEN, "-d", "3s", "--folded"])
+        .args(["--pid", &pid])
+        .output()
+        .expect("run netprobe");
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let stacks = text.lines().filter_map(|line| line.rsplit_once(' '));
+    let stacks: Vec<(String, u64)> = stacks
+        .map(|(stack, weight)| (stack.to_owned(), weight.parse().expect("a number")))
+        .collect();
+    let leaf = format!(";{package}leaf");
+    let below = |caller: &str| share_below(&stacks, &format!(";{package}{caller}{leaf}"), &leaf);
+    assert!(below("run") < 1.0, "{stacks:#?}");
+    assert!((below("often") - 75.0).abs() <= 4.0, "{stacks:#?}");
 }
 
 #[test]

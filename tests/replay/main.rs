@@ -111,6 +111,7 @@ fn totals_and_accounting_of_a_run_that_lost_some() {
         probes: probe_states(),
         totals: summary::totals(counts(), &mut Recorded),
         cost: Some(Cost {
+            elapsed: Duration::from_millis(2500),
             process_percent: 0.25,
             kernel_percent: Some(0.5),
             ns_per_run: Some(58.4),

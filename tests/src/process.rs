@@ -4,12 +4,22 @@ use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
     process::abort,
+    time::Duration,
 };
 
 use rustix::{
     process::{Pid, Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid},
     thread::set_name,
+    time::{ClockId, clock_gettime},
 };
+
+/// CPU time of this process: other load on the machine does not count.
+pub fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    let seconds = u64::try_from(time.tv_sec).expect("a time since the start");
+    let nanos = u32::try_from(time.tv_nsec).expect("less than a second");
+    Duration::new(seconds, nanos)
+}
 
 /// A child process that does one thing and stays until it is dropped.
 #[derive(Debug)]

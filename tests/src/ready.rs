@@ -62,10 +62,17 @@ impl Diagnosing {
     /// Starts to watch a namespace for so many seconds.
     #[track_caller]
     pub fn start(netns: &Netns, seconds: u32) -> Self {
+        Self::start_with(netns, seconds, &[])
+    }
+
+    /// As [`Diagnosing::start`], with more arguments.
+    #[track_caller]
+    pub fn start_with(netns: &Netns, seconds: u32, arguments: &[&str]) -> Self {
         let mut child = Command::new(binary())
             .args(["diagnose", "--json", "--duration"])
             .arg(format!("{seconds}s"))
             .args(["--netns", &netns.inum().to_string()])
+            .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -88,12 +95,19 @@ impl Diagnosing {
 
     /// Waits for what it says.
     #[track_caller]
-    pub fn verdict(mut self) -> Value {
+    pub fn verdict(self) -> Value {
+        self.end().0
+    }
+
+    /// Waits for what it says, and what it complained of.
+    #[track_caller]
+    pub fn end(mut self) -> (Value, String) {
         let mut complaints = String::new();
         let read = self.complaints.read_to_string(&mut complaints);
         read.expect("it is text");
         let output = self.child.wait_with_output().expect("wait for its end");
-        serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|why| panic!("the diagnosis is no JSON: {why}\n{complaints}"))
+        let diagnosis = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|why| panic!("the diagnosis is no JSON: {why}\n{complaints}"));
+        (diagnosis, complaints)
     }
 }

@@ -173,7 +173,7 @@ fn report<L: Load, C: StackIdContext>(
         return Err(Filtered);
     }
     let waited_ns = match seen {
-        Seen::Accepted => lives::age_ns(sock.address),
+        Seen::Accepted => lives::age_ns(lives::of(sock.address).as_deref()),
         Seen::Established => 0,
     };
     let key = CountKey {

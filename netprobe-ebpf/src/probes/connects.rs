@@ -24,13 +24,18 @@ use netprobe_common::{
 
 use crate::{
     cgroups,
-    emit::{Filtered, Sighting, account, follows_few, is_enough_followed, publish_if},
+    emit::{
+        Filtered, Sighting, account, count_only, follows_few, is_enough_followed, is_resting,
+        publish_if,
+    },
     filter, inflight,
     load::{Load, Probed, Typed},
     maps::{CANDIDATES, CONFIG, CONNECTS, WINDOW, add, counters, frozen, value},
     owners,
     probes::lifetimes,
-    sock::{AF_INET, AF_INET6, Sock, TCP_CLOSE, TCP_ESTABLISHED, TCP_SYN_RECV, TCP_SYN_SENT},
+    sock::{
+        AF_INET, AF_INET6, Sock, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT,
+    },
     subgroups::Subject,
 };
 
@@ -76,6 +81,9 @@ pub(crate) fn connects_state(ctx: BtfTracePointContext) -> i32 {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
     if let Some(sock) = Sock::new(Typed, ctx.arg(0)).filter(|sock| sock.is_tcp()) {
         let (old, new) = (old as u8, new as u8);
+        if is_resting() && rest(sock, old, new) {
+            return 0;
+        }
         on_state(&ctx, sock, old, new);
         if frozen(&CONFIG.joined) & (1 << Kind::Lifetimes as u32) != 0 {
             lifetimes::on_state(&ctx, sock, old, new);
@@ -243,6 +251,45 @@ fn track(sk: u64, pending: &Pending) {
     }
 }
 
+/// What is left to do of a change of state in slices of time in which connections are not followed; true if that is all.
+#[inline(always)]
+fn rest(sock: Sock<Typed>, old: u8, new: u8) -> bool {
+    match (old, new) {
+        (_, TCP_LISTEN) => false,
+        (_, TCP_SYN_SENT) => true,
+        (TCP_SYN_SENT, TCP_ESTABLISHED) if CONNECTS.get_ptr_mut(sock.address).is_none() => {
+            account(Kind::Connects, count_established(sock));
+            true
+        }
+        (_, TCP_CLOSE) => lifetimes::rest(sock, old),
+        _ => old != TCP_SYN_SENT && (old != TCP_SYN_RECV || sock.was_accepted()),
+    }
+}
+
+#[inline(always)]
+fn count_established(sock: Sock<Typed>) -> Result<(), Filtered> {
+    let mut flow = Flow::zeroed();
+    sock.flow(&mut flow);
+    if !filter::admits(&flow) {
+        return Err(Filtered);
+    }
+    count_only(Kind::Connects, &key(&flow, Ending::ESTABLISHED), 0);
+    Ok(())
+}
+
+/// Its group in `--count`.
+#[inline(always)]
+fn key(flow: &Flow, ending: Ending) -> CountKey {
+    CountKey {
+        kind: Kind::Connects as u32,
+        code: ending.errno as u32,
+        netns: flow.netns,
+        port: flow.dport,
+        any_port: 0,
+        location: ending.outcome as u64,
+    }
+}
+
 #[inline(always)]
 fn on_state(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8, new: u8) {
     if new == TCP_SYN_SENT && !is_enough_followed() {
@@ -401,8 +448,13 @@ impl<L: Load> Subject for Caller<L> {
 
 #[inline(always)]
 fn finish<L: Load, C: StackIdContext>(load: L, ctx: &C, sk: u64, ending: Ending) {
-    account(Kind::Connects, try_finish(load, ctx, sk, ending));
-    let _untracked = CONNECTS.remove(sk);
+    let pending = value(CONNECTS.get_ptr_mut(sk));
+    let is_tracked = pending.is_some();
+    let outcome = try_finish(load, ctx, sk, pending.as_deref(), ending);
+    account(Kind::Connects, outcome);
+    if is_tracked {
+        let _untracked = CONNECTS.remove(sk);
+    }
 }
 
 #[inline(always)]
@@ -410,46 +462,36 @@ fn try_finish<L: Load, C: StackIdContext>(
     load: L,
     ctx: &C,
     sk: u64,
+    pending: Option<&Pending>,
     ending: Ending,
 ) -> Result<(), Filtered> {
     let sock = Sock::new(load, sk).ok_or(Filtered)?;
-    let pending = value(CONNECTS.get_ptr_mut(sk));
     let mut flow = Flow::zeroed();
     sock.flow(&mut flow);
     flow.sport = sock.tcp_field(Field::InetSport);
-    if let Some(pending) = &pending {
+    if let Some(pending) = pending {
         flow.daddr = pending.daddr;
         flow.dport = pending.dport;
         to_family(&mut flow, pending.family);
     }
     if !filter::admits(&flow)
-        || !filter::admits_caller(pending.as_ref().map(|pending| &pending.owner))
+        || !filter::admits_caller(pending.map(|pending| &pending.owner))
         || !cgroups::admits(Some(sock))
     {
         return Err(Filtered);
     }
-    let latency_ns = match &pending {
+    let latency_ns = match pending {
         Some(pending) => crate::emit::now() - pending.start_ns,
         None => 0,
     };
-    let key = CountKey {
-        kind: Kind::Connects as u32,
-        code: ending.errno as u32,
-        netns: flow.netns,
-        port: flow.dport,
-        any_port: 0,
-        location: ending.outcome as u64,
-    };
-    let comm = pending
-        .as_ref()
-        .map_or([0; 16], |pending| pending.owner.comm);
+    let comm = pending.map_or([0; 16], |pending| pending.owner.comm);
     // Of one that was not followed neither its caller nor its beginning is known.
     let may_send = pending.is_some() || !follows_few();
     publish_if::<Connect, _>(
         may_send,
         ctx,
         &Sighting {
-            key,
+            key: key(&flow, ending),
             weight: latency_ns,
             comm,
             flow: &flow,

@@ -14,8 +14,9 @@ use netprobe_common::{
 
 use crate::{
     cgroups,
-    emit::{Filtered, Sighting, account, publish},
-    filter, lives,
+    emit::{Filtered, Sighting, account, count_only, publish},
+    filter,
+    lives::{self, Life},
     load::{Load, Typed},
     owners,
     sock::{
@@ -51,9 +52,50 @@ pub(crate) fn lifetimes_gone(ctx: BtfTracePointContext) -> i32 {
 /// A socket of TCP goes from one state to another.
 #[inline(always)]
 pub(super) fn on_state(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8, new: u8) {
-    lives::track(Kind::Lifetimes, sock, old, new);
-    if new == TCP_CLOSE && was_connection(old) {
-        account(Kind::Lifetimes, try_lifetimes(ctx, sock, old));
+    if new != TCP_CLOSE {
+        return lives::track(Kind::Lifetimes, sock, old, new);
+    }
+    let life = lives::close(Kind::Lifetimes, sock, old);
+    if was_connection(old) {
+        let outcome = try_lifetimes(ctx, sock, life.as_deref(), old);
+        account(Kind::Lifetimes, outcome);
+    }
+}
+
+/// As [`on_state`] for a socket that goes to CLOSE where connections are not followed; false if this one is, or failed.
+#[inline(always)]
+pub(super) fn rest(sock: Sock<Typed>, old: u8) -> bool {
+    if old == TCP_SYN_SENT || !was_connection(old) || lives::of(sock.address).is_some() {
+        return false;
+    }
+    account(Kind::Lifetimes, count_end(sock, old));
+    true
+}
+
+#[inline(always)]
+fn count_end(sock: Sock<Typed>, old: u8) -> Result<(), Filtered> {
+    let mut flow = Flow::zeroed();
+    sock.last_flow(&mut flow);
+    if !filter::admits(&flow) {
+        return Err(Filtered);
+    }
+    let role = lives::role(sock, None);
+    let key = key(&flow, role, ending(sock, old, sock.error()));
+    let bytes = Bytes::of(sock, role == Role::Client as u8);
+    count_only(Kind::Lifetimes, &key, bytes.sent + bytes.received);
+    Ok(())
+}
+
+/// Its group in `--count`.
+#[inline(always)]
+fn key(flow: &Flow, role: u8, ending: Ending) -> CountKey {
+    CountKey {
+        kind: Kind::Lifetimes as u32,
+        code: ending as u32,
+        netns: flow.netns,
+        port: lives::service_port(flow, role),
+        any_port: 0,
+        location: u64::from(role),
     }
 }
 
@@ -110,7 +152,12 @@ fn closer(old: u8, error: i32) -> Closer {
 }
 
 #[inline(always)]
-fn try_lifetimes(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8) -> Result<(), Filtered> {
+fn try_lifetimes(
+    ctx: &BtfTracePointContext,
+    sock: Sock<Typed>,
+    life: Option<&Life>,
+    old: u8,
+) -> Result<(), Filtered> {
     let mut flow = Flow::zeroed();
     sock.last_flow(&mut flow);
     if !filter::admits(&flow) || !filter::admits_state(old) || !cgroups::admits(Some(sock)) {
@@ -118,22 +165,10 @@ fn try_lifetimes(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8) -> Resu
     }
     let error = sock.error();
     let ending = ending(sock, old, error);
-    let role = lives::role(sock, lives::of(sock.address).as_deref());
+    let role = lives::role(sock, life);
     let bytes = Bytes::of(sock, role == Role::Client as u8);
-    let key = CountKey {
-        kind: Kind::Lifetimes as u32,
-        code: ending as u32,
-        netns: flow.netns,
-        port: if role == Role::Client as u8 {
-            flow.dport
-        } else {
-            flow.sport
-        },
-        any_port: 0,
-        location: u64::from(role),
-    };
     let sighting = Sighting {
-        key,
+        key: key(&flow, role, ending),
         weight: bytes.sent + bytes.received,
         comm: [0; 16],
         flow: &flow,
@@ -142,7 +177,7 @@ fn try_lifetimes(ctx: &BtfTracePointContext, sock: Sock<Typed>, old: u8) -> Resu
     publish::<Lifetime, _>(ctx, &sighting, |record, stack| {
         record.flow = flow;
         owners::of(sock, &mut record.owner);
-        record.duration_ns = lives::age_ns(sock.address);
+        record.duration_ns = lives::age_ns(life);
         record.bytes_sent = bytes.sent;
         record.bytes_received = bytes.received;
         traffic(sock, record);

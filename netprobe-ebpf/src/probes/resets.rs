@@ -336,7 +336,7 @@ fn report<L: Load, C: StackIdContext>(
         record.idle_ns = NO_IDLE;
         if let Some(sock) = sock {
             owners::of(sock, &mut record.owner);
-            record.age_ns = lives::age_ns(sock.address);
+            record.age_ns = lives::age_ns(lives::of(sock.address).as_deref());
             if end.state != TCP_LISTEN && end.state != TCP_SYN_SENT {
                 record.idle_ns = idle_ns(sock, end.direction);
             }

@@ -6,7 +6,7 @@ use netprobe_common::{
     header::Kind,
     offsets::Field,
     record::Plain,
-    records::{Flow, Role, states::StateChange},
+    records::{Flow, states::StateChange},
 };
 
 use crate::{
@@ -75,11 +75,7 @@ fn try_states(
         kind: Kind::States as u32,
         code: u32::from(new),
         netns: flow.netns,
-        port: if role == Role::Client as u8 {
-            flow.dport
-        } else {
-            flow.sport
-        },
+        port: lives::service_port(&flow, role),
         any_port: 0,
         location: u64::from(old),
     };

@@ -15,7 +15,7 @@ use netprobe_common::{
     header::Kind,
     record::Plain,
     records::{
-        Flow, Role,
+        Flow,
         time_wait::{Outcome, TimeWait},
     },
 };
@@ -127,11 +127,7 @@ fn report<L: Load, C: StackIdContext>(
         kind: Kind::TimeWait as u32,
         code: outcome as u32,
         netns: flow.netns,
-        port: if role == Role::Client as u8 {
-            flow.dport
-        } else {
-            flow.sport
-        },
+        port: lives::service_port(&flow, role),
         any_port: 0,
         location: u64::from(role),
     };

@@ -19,7 +19,7 @@ use crate::{
         needs,
     },
     filter::Error,
-    kernel::privileges::CannotRun,
+    kernel::{cost, privileges::CannotRun},
 };
 
 pub(super) const EXAMPLES: &str = "\
@@ -78,6 +78,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     if !rustix::process::geteuid().is_root() {
         return Err(CannotRun::new("a demo makes network namespaces: run with sudo").into());
     }
+    cost::leave_out_children();
     let mut incident = Incident::start(scenario, options.disposable)?;
     incident.wait_until_it_shows()?;
     introduce(scenario, &incident, options.json)?;

@@ -24,6 +24,7 @@ use super::{
     vigil::{Limits, Vigil},
 };
 use crate::{
+    diagnose::SHORTEST,
     filter::Error,
     kernel::{
         load::Sizes,
@@ -168,8 +169,11 @@ async fn watch(options: &Options, inode: Option<u32>) -> Result<bool> {
     let ends = ends.map(|duration| Instant::now() + duration);
     let mut is_hit = false;
     let mut undecided = None;
+    let mut is_decided = false;
     for number in 0_u32.. {
         vigil.open(options.namespaces(inode)?)?;
+        let left = ends.map(|ends| ends.saturating_duration_since(Instant::now()));
+        let window = left.map_or(window, |left| shortened(window, left, number == 0));
         if number == 0 {
             log::info!("ready: watching for {window:?}, Ctrl-C gives the verdict at once");
         }
@@ -185,7 +189,14 @@ async fn watch(options: &Options, inode: Option<u32>) -> Result<bool> {
             let mut findings = diagnosis.findings.iter();
             findings.any(|finding| finding.severity >= fail_on.severity())
         });
-        undecided = diagnosis.undecided().or(undecided);
+        let why = options
+            .fail_on
+            .and_then(|fail_on| diagnosis.undecided(fail_on.severity()));
+        // That a signal cut the last one short takes nothing from the others.
+        if !(diagnosis.is_short() && is_decided) {
+            undecided = why.or(undecided);
+        }
+        is_decided |= why.is_none();
         write(options, &diagnosis)?;
         if let Some(drawn) = drawn {
             say(options, &drawn?)?;
@@ -194,10 +205,16 @@ async fn watch(options: &Options, inode: Option<u32>) -> Result<bool> {
             break;
         }
     }
-    match undecided.filter(|_| options.fail_on.is_some() && !is_hit) {
+    match undecided.filter(|_| !is_hit) {
         Some(why) => Err(CannotRun::new(format!("--fail-on cannot be answered: {why}")).into()),
         None => Ok(is_hit),
     }
+}
+
+/// A window of several that ends with the time that is left, if that is enough for a verdict.
+fn shortened(window: Duration, left: Duration, is_first: bool) -> Duration {
+    let left = if is_first { left } else { left.max(SHORTEST) };
+    window.min(left)
 }
 
 fn write(options: &Options, diagnosis: &Diagnosis) -> Result<()> {
@@ -270,5 +287,23 @@ fn request(netns: Option<u32>, options: &Options) -> Request {
             ..Sizes::NONE
         },
         windowed: Some(&connects::CANDIDATES),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_end_with_the_duration() {
+        let [second, half] = [1, 2].map(|part| Duration::from_secs(1) / part);
+        let interval = second * 5;
+        assert_eq!(shortened(interval, second * 2, true), second * 2);
+        assert_eq!(shortened(interval, half, true), half);
+        assert_eq!(shortened(interval, second * 60, false), interval);
+        assert_eq!(shortened(interval, second * 4, false), second * 4);
+        // The last one is long enough to say that all is well.
+        assert_eq!(shortened(interval, half, false), second);
+        assert_eq!(shortened(half, second * 2, false), half);
     }
 }

@@ -280,12 +280,7 @@ impl Patient {
 
     /// Fails if the reader has gone, although there is nothing to write.
     fn check(&self) -> io::Result<()> {
-        let mut ends = [PollFd::new(&self.file, PollFlags::empty())];
-        let at_once = Timespec::default();
-        if self.has_reader
-            && poll(&mut ends, Some(&at_once)).is_ok()
-            && ends[0].revents().contains(PollFlags::ERR)
-        {
+        if self.has_reader && has_lost_reader(&self.file) {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(())
@@ -381,6 +376,13 @@ impl Error for Failure {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&self.source)
     }
+}
+
+/// Whether nobody reads any more what is written to a pipe, a socket or a terminal.
+pub(super) fn has_lost_reader(file: impl AsFd) -> bool {
+    let mut ends = [PollFd::new(&file, PollFlags::empty())];
+    let at_once = Timespec::default();
+    poll(&mut ends, Some(&at_once)).is_ok() && ends[0].revents().contains(PollFlags::ERR)
 }
 
 #[cfg(test)]

@@ -35,6 +35,19 @@ pub(super) fn second_kills() {
     KILLS.store(true, Ordering::Relaxed);
 }
 
+/// The same once results are on their way: whoever ends at this moment what has just ended by itself does not lose them,
+/// and gets his way with one more signal.
+pub(super) fn one_more_kills() {
+    if has_come() {
+        return second_kills();
+    }
+    for number in [SIGINT, SIGTERM] {
+        if let Err(error) = flag::register(number, Arc::clone(&KILLS)) {
+            log::debug!("a second signal ends nothing: {error}");
+        }
+    }
+}
+
 /// A write beyond the limit of file sizes (`ulimit -f`) fails then, as on a full disk, and does not kill.
 pub(super) fn survive_file_limits() {
     if let Err(error) = flag::register(libc::SIGXFSZ, Arc::default()) {
@@ -115,8 +128,24 @@ mod tests {
         assert!(!has_hangup_ignored(""));
     }
 
+    /// What has ended by itself survives one signal. The handlers are those of all tests of this process, so that this is
+    /// part of the one that follows.
+    fn one_signal_is_survived() {
+        let is_killed = || KILLS.load(Ordering::Relaxed);
+        assert!(!has_come() && !is_killed());
+        flag::register_conditional_shutdown(SIGTERM, INTERRUPTED, Arc::clone(&KILLS)).unwrap();
+        one_more_kills();
+        assert!(!is_killed());
+        kill_process(getpid(), Number::TERM).unwrap();
+        while !is_killed() {
+            std::thread::yield_now();
+        }
+        KILLS.store(false, Ordering::Relaxed);
+    }
+
     #[test]
     fn a_lost_terminal_ends_a_run_in_order() {
+        one_signal_is_survived();
         if ignores_hangup() {
             println!("SKIP this process ignores SIGHUP");
             return;

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     aggregate::summary,
     capture::live::LiveRing,
+    decode::Names as _,
     diagnose::{self, events::Events},
     filter::KnownReasons,
     kernel::{
@@ -31,7 +32,10 @@ use crate::{
         names::LiveNames,
         session::{Request, Session},
     },
-    observe::{clock::unix_ns, namespaces::Namespace},
+    observe::{
+        clock::{now_ns, unix_ns},
+        namespaces::Namespace,
+    },
     report::{
         Probe,
         diagnosis::{Cost, Diagnosis, Host},
@@ -76,6 +80,8 @@ enum Programs {
 /// The moment from which on everything counts.
 struct Begin {
     at: Instant,
+    /// The same in nanoseconds of the monotonic clock.
+    at_ns: u64,
     unix_ns: i64,
     before: Tally,
     watch: Watch,
@@ -126,6 +132,7 @@ impl Vigil {
         self.ring.batches().for_each(drop);
         self.reader.events = Events::default();
         self.reader.decode_errors = 0;
+        self.reader.names.name_places(false);
         session.set_level(0)?;
         // Ports and namespaces of long ago must not take the room of those of now.
         session.forget_totals()?;
@@ -133,6 +140,7 @@ impl Vigil {
         let watch = Watch::start(namespaces, self.limits.is_narrowed)?;
         self.begin = Some(Begin {
             at: Instant::now(),
+            at_ns: now_ns(),
             unix_ns: unix_ns(),
             before,
             watch,
@@ -178,6 +186,7 @@ impl Vigil {
         // As near to the kernel's counters as can be: rules compare the two.
         let totals = session.totals()?;
         let (mut window, gaps) = begin.watch.finish(ended - begin.at)?;
+        window.began_ns = begin.at_ns;
         let after = if is_last {
             let missed = session.detach();
             check::probes(&session, 0, &missed)?
@@ -185,6 +194,10 @@ impl Vigil {
             steady(&session)?
         };
         self.catch_up();
+        let names = &mut self.reader.names;
+        names.name_places(true);
+        let place = |address| names.symbol(address);
+        self.reader.events.translate("location", place);
         let totals = begin.before.grown(totals);
         self.reader.events.totals = summary::totals(totals, &mut self.reader.names);
         window.events = std::mem::take(&mut self.reader.events);

@@ -19,8 +19,7 @@ use crate::{
         namespaces::{self, Namespace},
         processes::{self, Processes},
         snapshot::{self, Snapshot},
-        softnet::{self, Softnet},
-        sysctls,
+        softnet, sysctls,
     },
 };
 
@@ -38,10 +37,9 @@ pub(super) struct Watch {
     known: HashSet<u32>,
     unread: Unread,
     machine: Snapshot,
-    softnet: Vec<Softnet>,
     processes: Processes,
     stop: Sender<()>,
-    thread: JoinHandle<Vec<Namespaced>>,
+    thread: JoinHandle<Glanced>,
 }
 
 /// Namespaces that are there and cannot be looked into.
@@ -91,6 +89,12 @@ impl Unread {
     }
 }
 
+/// What is looked at again and again.
+struct Glanced {
+    softnet: softnet::Watch,
+    namespaces: Vec<Namespaced>,
+}
+
 /// A namespace and what was seen of it so far.
 struct Namespaced {
     namespace: Namespace,
@@ -134,13 +138,16 @@ impl Watch {
             None,
         );
         let (stop, stopped) = mpsc::channel();
-        let thread = thread::spawn(move || glance_until(watched, &stopped));
+        let glanced = Glanced {
+            softnet: softnet::Watch::start(),
+            namespaces: watched,
+        };
+        let thread = thread::spawn(move || glance_until(glanced, &stopped));
         Ok(Self {
             is_narrowed,
             known,
             unread,
             machine: snapshot::of_the_machine(),
-            softnet: softnet::read(),
             processes,
             stop,
             thread,
@@ -150,11 +157,12 @@ impl Watch {
     /// Reads everything again. Returns what was seen, and what could not be.
     pub(super) fn finish(self, elapsed: Duration) -> Result<(Window, Vec<String>)> {
         drop(self.stop);
-        let watched = self
+        let glanced = self
             .thread
             .join()
             .map_err(|_panic| anyhow!("the thread that watches the queues panicked"))?;
-        let (namespaces, rest): (Vec<Namespace>, Vec<(Snapshot, Netns)>) = watched
+        let (namespaces, rest): (Vec<Namespace>, Vec<(Snapshot, Netns)>) = glanced
+            .namespaces
             .into_iter()
             .map(|watched| (watched.namespace, (watched.before, watched.glances)))
             .unzip();
@@ -186,17 +194,18 @@ impl Watch {
             }
         }
         let after: Vec<&Snapshot> = seen.iter().map(|netns| &netns.after).collect();
-        let processes = scan(&after, Some(&self.processes));
+        let mut processes = scan(&after, Some(&self.processes));
+        processes.learn_pollers(&waited_for(&after));
         name_processes(&mut seen, &processes);
         gaps.extend(unseen(&processes));
-        let softnet = self.softnet.into_iter().zip(softnet::read());
         let window = Window {
             seconds: elapsed.as_secs_f64(),
             namespaces: seen,
             vanished,
+            is_narrowed: self.is_narrowed,
             unread: self.unread.why().filter(|_| !self.is_narrowed),
             machine: Some(machine),
-            softnet: softnet.collect(),
+            softnet: glanced.softnet.finish(),
             processes_before: self.processes,
             processes,
             files: processes::machine_files(),
@@ -277,10 +286,29 @@ fn scan(snapshots: &[&Snapshot], before: Option<&Processes>) -> Processes {
     found
 }
 
-fn glance_until(mut watched: Vec<Namespaced>, stopped: &Receiver<()>) -> Vec<Namespaced> {
+/// The listeners at ports where somebody waits in a queue.
+fn waited_for(snapshots: &[&Snapshot]) -> Vec<u64> {
+    let tables = snapshots
+        .iter()
+        .filter_map(|snapshot| snapshot.sockets.as_ref());
+    let waited_for = tables.flat_map(|table| {
+        let listeners = || table.listeners.iter();
+        let ports: HashSet<u16> = listeners()
+            .filter(|listener| listener.queue > 0)
+            .map(|listener| listener.port)
+            .collect();
+        listeners()
+            .filter(move |listener| ports.contains(&listener.port))
+            .map(|listener| listener.ino)
+    });
+    waited_for.collect()
+}
+
+fn glance_until(mut glanced: Glanced, stopped: &Receiver<()>) -> Glanced {
     loop {
         let begin = Instant::now();
-        for namespaced in &mut watched {
+        glanced.softnet.look();
+        for namespaced in &mut glanced.namespaces {
             // One that has gone shows nothing more.
             if namespaces::enter(&namespaced.namespace).is_ok() {
                 namespaced.glances.add_glance(snapshot::glance());
@@ -290,7 +318,7 @@ fn glance_until(mut watched: Vec<Namespaced>, stopped: &Receiver<()>) -> Vec<Nam
         let pause = pause.clamp(SHORTEST, LONGEST);
         match stopped.recv_timeout(pause) {
             Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => return watched,
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return glanced,
         }
     }
 }

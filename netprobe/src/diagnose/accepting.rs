@@ -3,6 +3,7 @@
 
 use super::{
     fifo::{self, Stall},
+    places,
     window::{Gap, Netns, Queue, Window, ratio},
 };
 use crate::observe::{diag::Clients, snapshot::Snapshot};
@@ -129,6 +130,25 @@ fn served(window: &Window, netns: &Netns, queue: &Queue) -> Option<u64> {
     fewer.filter(|_| is_one_service(window, netns, queue))
 }
 
+/// Of the queues of an address and port that processes share by `SO_REUSEPORT`, how many are emptied while this one is not,
+/// and how many there are; `None` if it is the only one, or no other is emptied.
+pub(super) fn shared(netns: &Netns, queue: &Queue) -> Option<(usize, usize)> {
+    let own = &queue.listener;
+    let sharing = netns
+        .queues
+        .iter()
+        .filter(|other| (other.listener.address, other.listener.port) == (own.address, own.port));
+    let (sharing, all) = (sharing.clone(), sharing.count());
+    let is_emptied = |other: &&Queue| {
+        other.listener.ino != own.ino
+            && other.listener.queue == 0
+            && other.depths.len() >= LEAST_LOOKS
+            && other.slack_share() >= 1.0 - IDLE_SHARE
+    };
+    let emptied = sharing.filter(is_emptied).count();
+    (emptied > 0).then_some((emptied, all))
+}
+
 /// Whether somebody waits in the queue whenever one looks, but for what had just been accepted.
 pub(super) fn is_always_waited_for(queue: &Queue) -> bool {
     let idle = queue.depths.iter().filter(|depth| **depth == 0).count();
@@ -199,7 +219,7 @@ fn accepted(window: &Window, netns: &Netns, queue: &Queue) -> (Option<u64>, &'st
 }
 
 /// Whether all listeners at the port are of the same processes, as 0.0.0.0:80 and \[::\]:80 are.
-fn is_one_service(window: &Window, netns: &Netns, queue: &Queue) -> bool {
+pub(super) fn is_one_service(window: &Window, netns: &Netns, queue: &Queue) -> bool {
     let holders = |queue: &Queue| -> Vec<u32> {
         let holders = window.processes.holders(queue.listener.ino);
         holders.map(|holder| holder.pid).collect()
@@ -245,24 +265,42 @@ fn clients(snapshot: &Snapshot, port: u16) -> Option<&Clients> {
     snapshot.sockets.as_ref()?.clients.get(&port)
 }
 
-/// Connection attempts to a port that this machine's own processes began in the window, in any
-/// namespace: those that ended in it, and by how many more are open than before. Each counts once,
-/// however often its SYN was sent again.
-pub(super) fn local_attempts(window: &Window, port: u16) -> u64 {
-    let open = |snapshot: &Snapshot| {
-        let table = snapshot.sockets.as_ref();
-        table.map_or(0, |table| {
-            i64::from(table.outgoing.get(&port).copied().unwrap_or(0))
-        })
-    };
+/// Connection attempts to the service at a port of a namespace that this machine's own processes began in the window, in
+/// any namespace: those that ended in it, and by how many more are open than before. Each counts once, however often its
+/// SYN was sent again.
+pub(super) fn local_attempts(window: &Window, service: &Netns, port: u16) -> u64 {
     let namespaces = window.namespaces.iter();
-    let more: i64 = namespaces
-        .map(|netns| open(&netns.after) - open(&netns.before))
-        .sum();
-    let port = port.to_string();
-    let group = [("role", "client"), ("service_port", port.as_str())];
-    let ended = window.events.count("lifetimes", &group);
-    ended.saturating_add_signed(more)
+    let attempts = namespaces.map(|netns| {
+        let open = |snapshot: &Snapshot| {
+            let table = snapshot.sockets.as_ref();
+            table.map_or(0, |table| table.outgoing.get(&port).copied().unwrap_or(0))
+        };
+        let more = i64::from(open(&netns.after)) - i64::from(open(&netns.before));
+        let [inode, number] = [netns.inode.to_string(), port.to_string()];
+        let group = [
+            ("role", "client"),
+            ("netns", inode.as_str()),
+            ("service_port", number.as_str()),
+        ];
+        let ended = window.events.count("lifetimes", &group);
+        let (here, all) = destined(window, netns, (service, port));
+        let attempts = ended.saturating_add_signed(more);
+        (attempts * here).checked_div(all).unwrap_or(attempts)
+    });
+    attempts.sum()
+}
+
+/// How many of the connections that were seen to end in a namespace of clients went to the service, of those to its port.
+fn destined(window: &Window, clients: &Netns, (service, port): (&Netns, u16)) -> (u64, u64) {
+    let ends = window.events.within("lifetimes", clients.inode);
+    let ends = ends.filter(|end| end.is("role", "client") && end.small("dport") == Some(port));
+    let (mut here, mut all) = (0, 0);
+    for address in ends.filter_map(|end| end.ip("daddr")) {
+        let home = places::listener(window, clients, (address, port));
+        here += u64::from(home.is_some_and(|(home, _)| home.inode == service.inode));
+        all += 1;
+    }
+    (here, all)
 }
 
 #[cfg(test)]
@@ -365,5 +403,30 @@ mod tests {
         assert_eq!(accepted(false, false), None);
         // All who waited at the first look still wait: the others accepted those connections.
         assert_eq!(accepted(false, true), Some(0));
+    }
+
+    #[test]
+    fn attempts_at_another_service_of_the_same_port_are_none_of_this_one() {
+        let attempts = |to: [u8; 4]| {
+            let mut window = quiet();
+            window.listen(9000, 16, &[0]);
+            window.namespaces[0].after.addresses = [[10, 0, 0, 1].into()].into();
+            let group = [
+                ("role", Value::Word("client")),
+                ("service_port", Value::Unsigned(9000)),
+            ];
+            window.total("lifetimes", 80, &group);
+            for address in [[10, 0, 0, 1], to] {
+                let end = [
+                    ("role", Value::Word("client")),
+                    ("daddr", Value::Ip(address.into())),
+                    ("dport", Value::Unsigned(9000)),
+                ];
+                window.event("lifetimes", 4, &end);
+            }
+            local_attempts(&window, &window.namespaces[0], 9000)
+        };
+        assert_eq!(attempts([10, 0, 0, 1]), 80);
+        assert_eq!(attempts([10, 0, 0, 2]), 40);
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct Service {
     pub(super) others: u32,
     /// Addresses of clients that miss them.
     pub(super) missing: BTreeSet<IpAddr>,
+    /// When those packets were dropped.
+    pub(super) times: Option<Times>,
     /// Addresses of the others.
     pub(super) strangers: BTreeSet<IpAddr>,
     /// Clients that get through to it.
@@ -57,6 +59,47 @@ pub(super) struct Service {
     pub(super) hook: &'static str,
 }
 
+/// When packets were dropped, in nanoseconds of the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) first_ns: u64,
+    pub(super) last_ns: u64,
+    /// Whether each of them asked for a connection.
+    pub(super) are_syns: bool,
+}
+
+impl Times {
+    /// Of both.
+    pub(super) fn and(self, other: Option<Self>) -> Self {
+        other.map_or(self, |other| Self {
+            first_ns: self.first_ns.min(other.first_ns),
+            last_ns: self.last_ns.max(other.last_ns),
+            are_syns: self.are_syns && other.are_syns,
+        })
+    }
+}
+
+/// What is freed without being lost: by the socket that sent it, by who only listened in, and of those that are refused.
+const NO_LOSS: [&str; 3] = ["QUEUE_PURGE", "OTHERHOST", "NO_SOCKET"];
+
+/// Of what TCP itself drops, what is wrong with the segment: the rest came late, or twice.
+const OF_TCP: [&str; 4] = ["TCP_AO", "TCP_CSUM", "TCP_MD5", "TCP_MINTTL"];
+
+/// What shows more of what is dropped.
+pub(super) const LOOK: &str = "netprobe drops --count --by reason,location shows where they are dropped, netprobe drops --json each of them";
+
+/// Why the kernel dropped a packet, if it says it.
+pub(super) fn reason(event: &Event) -> Option<String> {
+    let reason = event.text("reason");
+    reason.filter(|reason| reason != "NOT_SPECIFIED")
+}
+
+/// Whether what is dropped for a reason is lost by it.
+pub(super) fn is_loss(reason: &str) -> bool {
+    let is_late = reason.starts_with("TCP_") && !OF_TCP.iter().any(|it| reason.starts_with(it));
+    !is_late && !NO_LOSS.contains(&reason)
+}
+
 /// One packet that was dropped.
 struct Packet {
     service: End,
@@ -67,9 +110,18 @@ struct Packet {
     is_sent_again: bool,
     process: Option<String>,
     hook: &'static str,
+    at_ns: u64,
 }
 
 impl Packet {
+    const fn time(&self) -> Times {
+        Times {
+            first_ns: self.at_ns,
+            last_ns: self.at_ns,
+            are_syns: self.flags & SYN != 0,
+        }
+    }
+
     /// Whether it opens a connection, or is of one that its socket knows, here or where it was sent. Others came late,
     /// or belong to connections that conntrack has forgotten.
     const fn is_useful(&self) -> bool {
@@ -85,6 +137,7 @@ struct Client {
     /// Of those, ones that open a connection or carry it on.
     useful: u32,
     has_socket: bool,
+    times: Option<Times>,
 }
 
 /// Sorts the packets that netfilter dropped in a namespace by the service that they belong to; the one
@@ -101,6 +154,7 @@ pub(super) fn services(window: &Window, netns: &Netns) -> Vec<(End, Service)> {
         client.packets += 1;
         client.useful += u32::from(packet.is_useful());
         client.has_socket |= packet.has_socket;
+        client.times = Some(packet.time().and(client.times));
         service.process = service.process.take().or(packet.process);
     }
     let weighed = found.into_iter().map(|(end, (mut service, clients))| {
@@ -146,6 +200,7 @@ fn packet(window: &Window, netns: &Netns, event: &Event) -> Option<Packet> {
         is_sent_again: is_sent_again(window, source, (!is_answer, destination)),
         process: event.text("comm"),
         hook,
+        at_ns: event.at_ns,
     })
 }
 
@@ -209,6 +264,7 @@ fn weigh(
         if is_missed {
             service.wanted += client.packets;
             service.missing.insert(address);
+            service.times = client.times.map(|times| times.and(service.times));
         } else {
             service.others += client.packets;
             service.is_stray &= is_known;
@@ -218,6 +274,7 @@ fn weigh(
     if service.wanted < LEAST {
         service.others += std::mem::take(&mut service.wanted);
         service.strangers.append(&mut service.missing);
+        service.times = None;
     }
     service.content = through.map_or(0, |through| {
         let misses = |address: &&IpAddr| service.missing.contains(*address);
@@ -269,6 +326,11 @@ pub(super) fn scans(window: &Window) -> HashSet<(IpAddr, IpAddr)> {
 /// Whether a packet asks for a connection.
 pub(super) fn is_syn(event: &Event) -> bool {
     matches!(event.value("flags"), Value::TcpFlags(flags) if flags & (SYN | ACK) == SYN)
+}
+
+/// Whether a packet is a SYN or its answer.
+pub(super) fn is_of_handshake(event: &Event) -> bool {
+    matches!(event.value("flags"), Value::TcpFlags(flags) if flags & SYN > 0)
 }
 
 /// Whether netfilter was seen to drop what is no request for a connection, in any namespace.

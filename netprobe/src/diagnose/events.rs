@@ -152,6 +152,23 @@ impl Events {
         self.random
     }
 
+    /// Puts what they mean in the place of the numbers in a column.
+    pub fn translate(&mut self, column: &str, mut meaning: impl FnMut(u64) -> Value) {
+        let kept = self
+            .samples
+            .values_mut()
+            .flat_map(|sample| &mut sample.kept);
+        for event in kept {
+            let mut columns = event.columns.iter();
+            let index = columns.position(|found| found.name == column);
+            if let Some(value) = index.and_then(|index| event.values.get_mut(index))
+                && let Value::Unsigned(number) = *value
+            {
+                *value = meaning(number);
+            }
+        }
+    }
+
     /// The events of a kind that were kept.
     pub fn of(&self, kind: &str) -> &[Event] {
         self.samples
@@ -176,6 +193,24 @@ impl Events {
     #[cfg(test)]
     pub(super) fn keep(&mut self, kind: &'static str, event: Event) {
         self.samples.entry(kind).or_default().kept.push(event);
+    }
+
+    /// Says of the events of a kind when they happened.
+    #[cfg(test)]
+    pub(super) fn date(&mut self, kind: &str, at_ns: u64) {
+        let kept = self.samples.get_mut(kind);
+        for event in kept.into_iter().flat_map(|sample| &mut sample.kept) {
+            event.at_ns = at_ns;
+        }
+    }
+
+    /// Says of the last event of a kind when it happened.
+    #[cfg(test)]
+    pub(super) fn date_last(&mut self, kind: &str, at_ns: u64) {
+        let sample = self.samples.get_mut(kind);
+        if let Some(event) = sample.and_then(|sample| sample.kept.last_mut()) {
+            event.at_ns = at_ns;
+        }
     }
 
     /// Says of all events so far that they happened elsewhere.

@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::window::{Netns, Window};
+use super::{
+    sizing::{PERSIST, PERSIST_ELSEWHERE},
+    window::{Netns, Window},
+};
 use crate::report::diagnosis::{Affected, Confidence, Evidence, Finding, Fix, FixKind, Severity};
 
 /// Settings that are limits: whoever proposes to set one means to raise it.
@@ -26,15 +29,55 @@ const LIMITS: &[&str] = &[
     "net.netfilter.nf_conntrack_max",
 ];
 
+/// Settings below `net.ipv4`, `net.ipv6` and `net.netfilter` that are of the whole machine, or can be set in the initial namespace
+/// only.
+const OF_THE_MACHINE: &[&str] = &[
+    "net.ipv4.neigh.default.gc_thresh1",
+    "net.ipv4.neigh.default.gc_thresh2",
+    "net.ipv4.neigh.default.gc_thresh3",
+    "net.ipv4.tcp_max_orphans",
+    "net.ipv4.tcp_mem",
+    "net.ipv6.neigh.default.gc_thresh1",
+    "net.ipv6.neigh.default.gc_thresh2",
+    "net.ipv6.neigh.default.gc_thresh3",
+    "net.netfilter.nf_conntrack_buckets",
+    "net.netfilter.nf_conntrack_max",
+];
+
+/// Whether each network namespace has a setting of its own.
+fn is_of_namespace(name: &str) -> bool {
+    let trees = ["net.ipv4.", "net.ipv6.", "net.netfilter."];
+    let is_below = trees.iter().any(|tree| name.starts_with(tree));
+    (is_below && !OF_THE_MACHINE.contains(&name)) || name == "net.core.somaxconn"
+}
+
+/// Says of settings in which namespace they are to be made: that of what is hit first, unless the rule has said another.
+pub(super) fn place_settings(findings: &mut [Finding], window: &Window) {
+    for finding in findings {
+        let mut inodes = finding.affected.iter().filter_map(|hit| hit.netns);
+        let hit = inodes.find_map(|inode| window.namespace(inode));
+        let enter = hit.map_or(String::new(), Netns::enter);
+        for fix in &mut finding.fixes {
+            let mut names = fix.set.iter().map(|(name, _)| name);
+            if fix.kind != FixKind::Sysctl || !names.all(|name| is_of_namespace(name)) {
+                continue;
+            }
+            if fix.enter.is_empty() {
+                fix.enter.clone_from(&enter);
+            }
+            if !fix.enter.is_empty() {
+                fix.text = fix.text.replace(PERSIST, PERSIST_ELSEWHERE);
+            }
+        }
+    }
+}
+
 /// Takes out what would set a limit to what it already is, or lower, where the findings hit; and
 /// fixes of which nothing remains.
 pub(super) fn keep_raises(findings: &mut [Finding], window: &Window) {
     for finding in findings {
         let inodes = finding.affected.iter().filter_map(|hit| hit.netns);
-        let hit = inodes.filter_map(|inode| {
-            let mut namespaces = window.namespaces.iter();
-            namespaces.find(|netns| netns.inode == inode)
-        });
+        let hit = inodes.filter_map(|inode| window.namespace(inode));
         let places: Vec<&Netns> = hit.chain(window.initial()).collect();
         finding.fixes.retain_mut(|fix| {
             if fix.kind != FixKind::Sysctl || fix.set.is_empty() {
@@ -139,10 +182,27 @@ impl Finding {
             kind: FixKind::Sysctl,
             text: text.into(),
             set,
+            enter: String::new(),
             risk,
             is_at_once: false,
         });
         self
+    }
+
+    /// As [`Finding::sysctl`] for another namespace than that of what is hit first.
+    #[must_use]
+    pub(super) fn sysctl_in(
+        self,
+        netns: &Netns,
+        text: impl Into<String>,
+        set: &[(&str, String)],
+        risk: &'static str,
+    ) -> Self {
+        let mut found = self.sysctl(text, set, risk);
+        if let Some(fix) = found.fixes.last_mut() {
+            fix.enter = netns.enter();
+        }
+        found
     }
 
     /// Adds a change of the application.
@@ -160,6 +220,7 @@ impl Finding {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), value.clone()))
                 .collect(),
+            enter: String::new(),
             risk,
             is_at_once: false,
         });
@@ -173,6 +234,7 @@ impl Finding {
             kind: FixKind::Command,
             text: text.into(),
             set: Vec::new(),
+            enter: String::new(),
             risk,
             is_at_once: false,
         });
@@ -266,5 +328,21 @@ mod tests {
             let expected = if kept == 0 { vec![1] } else { vec![kept, 1] };
             assert_eq!(sets, expected, "{value}");
         }
+    }
+
+    #[test]
+    fn a_setting_is_made_where_it_counts() {
+        let mut window = quiet();
+        window.set("net.ipv4.tcp_max_tw_buckets", "4096");
+        window.grow(&[("TcpExt.TCPTimeWaitOverflow", 5000)]);
+        let fix = |window: &Window| window.findings()[0].fixes[0].clone();
+        let here = fix(&window);
+        assert_eq!(here.enter, "");
+        assert!(here.text.contains("/etc/sysctl.d"), "{}", here.text);
+        window.namespaces[0].is_initial = false;
+        window.namespaces[0].name = Some("s".to_owned());
+        let there = fix(&window);
+        assert_eq!(there.enter, "ip netns exec s ");
+        assert!(!there.text.contains("/etc/sysctl.d"), "{}", there.text);
     }
 }

@@ -356,3 +356,20 @@ fn nothing_is_said_to_be_in_order_where_a_busy_namespace_could_not_be_read() {
     window.unread = None;
     assert!(is_decided(&window));
 }
+
+#[test]
+fn a_window_of_no_time_rules_nothing_out_and_tells_what_it_found() {
+    let mut window = quiet();
+    window.seconds = 0.04;
+    let (_, checked) = diagnose(&window);
+    for check in checked {
+        assert_eq!(check.verdict, "not-enough-data", "{}", check.id);
+        let why = "0.0 s of watching are too short to rule it out";
+        assert_eq!(check.why, why, "{}", check.id);
+    }
+    window.set("net.netfilter.nf_conntrack_max", "200");
+    window.set("net.netfilter.nf_conntrack_count", "200");
+    window.total("conntrack", 30, &[("errno", Value::Word("ENOMEM"))]);
+    window.grow(&[("nf_conntrack.drop", 30)]);
+    assert_eq!(window.ids(), ["conntrack-table-full"]);
+}

@@ -18,11 +18,14 @@ mod sizing;
 mod stalled;
 mod syn_backlog;
 mod tiers;
+mod translated;
 pub mod window;
 mod workers;
 
 #[cfg(test)]
 mod fixtures;
+
+use std::time::Duration;
 
 use window::{Gap, Netns, Window};
 
@@ -93,12 +96,19 @@ pub fn rule(id: &str) -> Option<&'static Rule> {
 
 pub use rules::RULES;
 
+/// What was watched for less time has shown nothing of what happens now and then.
+pub const SHORTEST: Duration = Duration::from_secs(1);
+
 /// Asks every rule and puts the findings in order.
 pub fn diagnose(window: &Window) -> (Vec<Finding>, Vec<Checked>) {
+    let short = too_short(window);
     let mut findings = Vec::new();
     let mut checked = Vec::new();
     for rule in RULES {
         let (verdict, why) = match (rule.check)(window) {
+            Verdict::Ok | Verdict::OkBecause(_) if let Some(why) = &short => {
+                ("not-enough-data", why.clone())
+            }
             Verdict::Ok => match vanished(window).or_else(|| unread(window)) {
                 Some(Gap(why)) => ("not-enough-data", why),
                 None => ("ok", String::new()),
@@ -120,9 +130,20 @@ pub fn diagnose(window: &Window) -> (Vec<Finding>, Vec<Checked>) {
         });
     }
     finding::keep_raises(&mut findings, window);
+    finding::place_settings(&mut findings, window);
     causality::order(&mut findings, window);
     causality::mark_hidden(&findings, &mut checked);
     (findings, checked)
+}
+
+/// Why nothing can be said to be in order after a window of next to no time. What was found in it is found.
+fn too_short(window: &Window) -> Option<String> {
+    (window.seconds < SHORTEST.as_secs_f64()).then(|| {
+        format!(
+            "{:.1} s of watching are too short to rule it out",
+            window.seconds
+        )
+    })
 }
 
 /// A namespace that ended in the window although it was busy: nobody can say that nothing was wrong

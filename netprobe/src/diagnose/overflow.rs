@@ -83,7 +83,7 @@ impl Overflow {
     fn attempts(&self, window: &Window, netns: &Netns) -> Option<(u64, u64)> {
         let queue = self.queue.as_ref()?;
         let came = accepting::of(window, netns, queue).came?;
-        let local = accepting::local_attempts(window, queue.listener.port);
+        let local = accepting::local_attempts(window, netns, queue.listener.port);
         (local > 0 && local >= came).then_some((local, came + self.refused))
     }
 
@@ -107,6 +107,16 @@ impl Overflow {
                 .queue
                 .as_ref()
                 .is_none_or(|queue| queue.depths.len() < LEAST_SAMPLES)
+    }
+
+    /// In words, that nobody empties the queue: it may have been one short of full whenever one looked.
+    pub(super) fn how_full(&self) -> &'static str {
+        let full = self.queue.as_ref().map_or(0.0, Queue::full_share);
+        if full >= ALWAYS {
+            "always full"
+        } else {
+            "always full or nearly so"
+        }
     }
 
     /// Whether the queue was full whenever one looked, but for what had just been accepted: then
@@ -179,7 +189,13 @@ fn of_full_queues(window: &Window, netns: &Netns, refused: u64) -> Vec<Overflow>
             (u64::from(queue.deepest()) << 16) / u64::from(queue.listener.limit.max(1))
         });
         let likely = deepest.filter(|queue| queue.deepest() > 0);
-        let only = netns.queues.first().filter(|_| netns.queues.len() == 1);
+        let only = netns.queues.first().filter(|first| {
+            let mut others = netns.queues.iter();
+            others.all(|other| {
+                let [own, other] = [&first.listener, &other.listener];
+                (own.port, own.limit) == (other.port, other.limit)
+            }) && accepting::is_one_service(window, netns, first)
+        });
         let queue = likely.or(only).cloned();
         return vec![Overflow {
             port: queue.as_ref().map(|queue| queue.listener.port),

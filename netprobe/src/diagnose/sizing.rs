@@ -88,6 +88,9 @@ pub(super) fn bytes(count: u64) -> String {
 /// Where a setting of the kernel is kept over a reboot.
 pub(super) const PERSIST: &str = "to keep it, put it into /etc/sysctl.d/90-netprobe.conf";
 
+/// The same for a namespace that is not the initial one.
+pub(super) const PERSIST_ELSEWHERE: &str = "to keep it, have what makes that namespace set it (docker run --sysctl, a pod's securityContext)";
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use crate::{
         diag::Listener,
         processes::{Process, Processes},
         snapshot::{Glance, Snapshot},
-        softnet::Softnet,
+        softnet::Cpu,
     },
     report::{Probe, diagnosis::Affected},
 };
@@ -22,16 +22,20 @@ pub struct Gap(pub String);
 pub struct Window {
     /// How long it was.
     pub seconds: f64,
+    /// When it began, in nanoseconds of the monotonic clock.
+    pub began_ns: u64,
     /// Every network namespace that was there from the beginning to the end.
     pub namespaces: Vec<Netns>,
     /// Inode numbers of those that were there at the beginning only.
     pub vanished: Vec<u32>,
+    /// Whether there may be others that were not asked for.
+    pub is_narrowed: bool,
     /// Why there may be others that could not be read.
     pub unread: Option<String>,
     /// Counters and settings that the whole machine has, also where it is not among the namespaces.
     pub machine: Option<Netns>,
-    /// The receive backlog of each CPU, before and after.
-    pub softnet: Vec<(Softnet, Softnet)>,
+    /// The receive backlog of each CPU.
+    pub softnet: Vec<Cpu>,
     /// Processes with sockets at the beginning.
     pub processes_before: Processes,
     /// Processes with sockets at the end.
@@ -207,6 +211,14 @@ impl Netns {
         }
     }
 
+    /// The same, with a word for the initial one.
+    pub fn place_or_here(&self) -> String {
+        match self.place() {
+            place if place.is_empty() => " here".to_owned(),
+            place => place,
+        }
+    }
+
     /// What runs a command in it: goes before the command, and is empty for the initial one.
     pub fn enter(&self) -> String {
         // A name that a shell would understand as something else is left to the reader.
@@ -257,6 +269,12 @@ impl Window {
         } else {
             0.0
         }
+    }
+
+    /// The namespace with this inode number, if it was watched.
+    pub fn namespace(&self, inode: u32) -> Option<&Netns> {
+        let mut namespaces = self.namespaces.iter();
+        namespaces.find(|netns| netns.inode == inode)
     }
 
     /// The initial namespace, which shows what namespaces share; of the machine as a whole, if that

@@ -5,7 +5,7 @@ use super::{
     accepting::{self, Accepting},
     overflow::Overflow,
     sizing::several,
-    window::Window,
+    window::{Netns, Window},
 };
 use crate::{
     observe::{diag::Listener, processes::Process},
@@ -18,6 +18,7 @@ const BUSY: f64 = 0.8;
 /// The processes of a listener, and how they accept.
 pub(super) struct Workers<'a> {
     pub(super) window: &'a Window,
+    pub(super) netns: &'a Netns,
     pub(super) listener: &'a Listener,
     pub(super) accepting: &'a Accepting,
     pub(super) overflow: Option<&'a Overflow>,
@@ -50,6 +51,8 @@ impl Workers<'_> {
     /// Adds what helps.
     pub(super) fn advise(&self, found: Finding) -> Finding {
         let holder = self.window.holder(self.listener);
+        let acceptors = self.acceptors();
+        let served = self.accepting.served;
         match (holder, self.accepting.accepted) {
             (Some(holder), _) if holder.has_no_descriptors() => found.command(
                 format!(
@@ -58,13 +61,24 @@ impl Workers<'_> {
                 ),
                 "none",
             ),
-            (holder, Some(0) | None) => wake(found, holder),
-            (holder, Some(_)) if self.accepting.is_stalled() => wake(found, holder),
-            (holder, Some(accepted)) => match self.accepting.busy {
+            (_, Some(0) | None) => wake(found, &acceptors, served),
+            (_, Some(_)) if self.accepting.is_stalled() => wake(found, &acceptors, served),
+            (_, Some(accepted)) => match self.accepting.busy {
                 Some(busy) if busy.1 > 0.0 => self.more(found, accepted, busy),
-                _ => wake(found, holder),
+                _ => wake(found, &acceptors, served),
             },
         }
+    }
+
+    /// Those of its processes that are there to accept: not the one that only started all others.
+    fn acceptors(&self) -> Vec<&Process> {
+        let holders: Vec<&Process> = self.window.processes.holders(self.listener.ino).collect();
+        let is_master = |process: &&Process| {
+            let mut others = holders.iter().filter(|other| other.pid != process.pid);
+            holders.len() > 1 && others.all(|other| other.parent == process.pid)
+        };
+        let acceptors = holders.iter().filter(|process| !is_master(process));
+        acceptors.copied().collect()
     }
 
     /// Connections that want to come each second, turned away or not, and what to say if some are counted more than once.
@@ -156,12 +170,7 @@ impl Workers<'_> {
 
     /// Whether one of its processes started all others.
     fn has_master(&self) -> bool {
-        let holders = || self.window.processes.holders(self.listener.ino);
-        let started = |master: &Process| {
-            let mut others = holders().filter(|other| other.pid != master.pid);
-            others.all(|other| other.parent == master.pid)
-        };
-        holders().count() > 1 && holders().any(started)
+        self.acceptors().len() < self.window.processes.holders(self.listener.ino).count()
     }
 
     /// Says so where a thread has no time for more.
@@ -240,7 +249,7 @@ impl Workers<'_> {
             return (admitted + clients, "");
         }
         let most = admitted + overflow.refused;
-        let local = accepting::local_attempts(self.window, self.listener.port);
+        let local = accepting::local_attempts(self.window, self.netns, self.listener.port);
         // Who was let in came from this machine, so those who were not did as well.
         if local >= admitted {
             return (local.min(most), "");
@@ -264,25 +273,64 @@ fn worker_limit(comm: &str) -> (&'static str, &'static str) {
     }
 }
 
-/// What to do about a process that does not call accept().
-fn wake(found: Finding, holder: Option<&Process>) -> Finding {
+/// Most processes that are named.
+const MOST_NAMED: usize = 4;
+
+/// How to let processes go on that were stopped; all of them, as each serves its part.
+fn stopped(acceptors: &[&Process]) -> Option<String> {
+    let stopped = acceptors
+        .iter()
+        .filter(|process| process.state == Some('T'));
+    let pids: Vec<String> = stopped.map(|process| process.pid.to_string()).collect();
+    let are = match pids.as_slice() {
+        [] => return None,
+        [pid] => format!("pid {pid} is"),
+        pids if pids.len() <= MOST_NAMED => format!("pids {} are", pids.join(", ")),
+        pids => format!("{} processes are", pids.len()),
+    };
+    Some(format!(
+        "{are} stopped (state T): kill -CONT {}, and find out who sent SIGSTOP",
+        pids.join(" ")
+    ))
+}
+
+/// What to do about processes that do not call accept().
+fn wake(found: Finding, acceptors: &[&Process], served: Option<u64>) -> Finding {
     const HELD: &str = "`netprobe lifetimes --open --longest` shows who holds its workers";
-    let text = match holder.map(|holder| (holder, holder.state)) {
-        Some((holder, Some('T'))) => {
-            return found.command(
-                format!(
-                    "pid {pid} is stopped (state T): kill -CONT {pid}, and find out who sent SIGSTOP",
-                    pid = holder.pid
-                ),
-                "none",
-            );
-        }
+    if let Some(stopped) = stopped(acceptors) {
+        return found.command(stopped, "none");
+    }
+    let halted = acceptors.iter().find(|process| process.state == Some('t'));
+    let first = halted.or(acceptors.first());
+    let text = match first.map(|process| (process, process.state)) {
         Some((holder, Some('t'))) => format!("pid {} is held by a debugger (state t)", holder.pid),
         Some((holder, Some('D'))) => format!(
             "pid {pid} is blocked in the kernel (state D), on a disk or a remote file system, as a rule: see \
              /proc/{pid}/stack",
             pid = holder.pid
         ),
+        Some(_) if acceptors.len() > 1 => {
+            let named = acceptors.iter().take(MOST_NAMED);
+            let named: Vec<String> = named.map(|process| process.pid.to_string()).collect();
+            let (processes, first) = (acceptors.len(), &named[0]);
+            let named = if processes > MOST_NAMED {
+                format!("pid {} and others", named.join(", "))
+            } else {
+                format!("pid {}", named.join(", "))
+            };
+            let why = if served == Some(processes as u64) {
+                format!(
+                    "each of them holds one of the {processes} connections that are open: let it have more ({}), or have quiet ones \
+                     closed sooner, and {HELD}",
+                    worker_limit(&acceptors[0].comm).1
+                )
+            } else {
+                format!("all busy or blocked (see /proc/{first}/stack; {HELD})")
+            };
+            format!(
+                "find out why none of its {processes} processes ({named}) calls accept(): {why}"
+            )
+        }
         Some((holder, _)) => format!(
             "find out why pid {pid} does not call accept(): all workers busy or blocked (see /proc/{pid}/stack; {HELD})",
             pid = holder.pid

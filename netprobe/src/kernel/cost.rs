@@ -1,10 +1,13 @@
 //! What netprobe itself costs: its CPU time, and the run time of its programs. The kernel measures
 //! the latter only on request, which costs something too, so it is asked for in short slices.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use aya::sys::{Stats, enable_stats};
-use netprobe_common::config::{Config, LEVEL_ALL};
+use netprobe_common::config::{Config, LEVEL_ALL, LEVEL_RESTING};
 
 use super::{governor::Governor, session::Session};
 use crate::{
@@ -13,7 +16,11 @@ use crate::{
 };
 
 /// How often the cost is measured.
-pub const INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How often at first, and how long that is, where a window of seconds is to cost no more than it may: then what the
+/// programs cost decides alone, because to begin costs this process something too.
+const FIRST_INTERVAL: Duration = Duration::from_millis(250);
+const FIRST: Duration = Duration::from_secs(2);
 /// How long the kernel measures each time.
 pub const SLICE: Duration = Duration::from_millis(20);
 /// So many intervals may pass without a slice while the programs cost nothing to speak of: to begin and to end
@@ -31,6 +38,8 @@ pub struct Meter {
     governor: Governor,
     limit: f64,
     cpus: f64,
+    /// Whether little time is left to find the right level.
+    is_hasty: bool,
     began: Mark,
     last: Mark,
     /// Events until then that the filter wanted.
@@ -93,6 +102,7 @@ impl Meter {
             governor: Governor::new(limit, session.config()),
             limit,
             cpus: f64::from(u32::try_from(cpus).unwrap_or(u32::MAX)),
+            is_hasty: session.config().sparse != 0,
             began: now,
             last: now,
             events: 0,
@@ -108,7 +118,20 @@ impl Meter {
 
     /// Whether it is time to measure again.
     pub fn is_due(&self) -> bool {
-        self.last.at.elapsed() >= INTERVAL
+        self.last.at.elapsed() >= self.interval()
+    }
+
+    /// How long to wait before measuring again.
+    pub fn interval(&self) -> Duration {
+        if self.is_first() {
+            FIRST_INTERVAL
+        } else {
+            INTERVAL
+        }
+    }
+
+    fn is_first(&self) -> bool {
+        self.is_hasty && self.began.at.elapsed() < FIRST
     }
 
     /// Lets the kernel measure while `pause` waits, and tells the programs what to leave out.
@@ -145,7 +168,7 @@ impl Meter {
         self.scans = scans;
         let avoidable = if is_idle {
             0.0
-        } else if session.config().detail == 0 && !times_blocks {
+        } else if (session.config().detail == 0 && !times_blocks) || self.is_first() {
             // What is only counted is read at the end.
             in_kernel
         } else {
@@ -205,6 +228,7 @@ impl Meter {
         let ns_per_run =
             (slices.runs > 0).then(|| slices.run.as_nanos() as f64 / slices.runs as f64);
         Cost {
+            elapsed: self.began.at.elapsed(),
             process_percent: Mark::now().cpus_since(self.began) / self.cpus * 100.0,
             kernel_percent: is_known.then(|| kernel_cpus / self.cpus * 100.0),
             ns_per_run,
@@ -214,8 +238,19 @@ impl Meter {
     }
 }
 
+/// Whether the children of this process do something else than help it.
+static CHILDREN_ARE_APART: AtomicBool = AtomicBool::new(false);
+
+/// Leaves out what the children cost, as those of `demo`, which are the incident.
+pub fn leave_out_children() {
+    CHILDREN_ARE_APART.store(true, Ordering::Relaxed);
+}
+
 /// CPU time of this process, and of its children.
 pub fn cpu_until_now() -> Duration {
+    if CHILDREN_ARE_APART.load(Ordering::Relaxed) {
+        return process_cpu();
+    }
     process_cpu() + cpu_of_children()
 }
 
@@ -288,6 +323,9 @@ fn announcement(level: u32, config: &Config) -> &'static str {
         }
         1 => "no stacks from now on",
         2 => "one event of 61 is shown from now on, all are counted",
+        LEVEL_RESTING => {
+            "connections are followed an eighth of the time from now on, all are counted"
+        }
         4 => "flows and owners are not told apart from now on, all are counted",
         _ => "no events are shown from now on, all are counted",
     }

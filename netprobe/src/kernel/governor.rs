@@ -9,7 +9,10 @@
 use std::time::Duration;
 
 use netprobe_common::{
-    config::{Config, LEVEL_ALL, LEVEL_COARSE, LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_SAMPLED},
+    config::{
+        Config, LEVEL_ALL, LEVEL_COARSE, LEVEL_COUNTERS, LEVEL_NO_STACKS, LEVEL_RESTING,
+        LEVEL_SAMPLED,
+    },
     counters::BY_STACK,
 };
 
@@ -95,12 +98,13 @@ const fn levels(config: &Config) -> &'static [u32] {
     if config.governed != 0 && config.sampling.times_blocks() {
         return &[LEVEL_ALL, LEVEL_NO_STACKS, LEVEL_SAMPLED];
     }
-    // Where a few events of each kind are still sent at that level, to send none would save nothing.
+    // Where a few events of each kind are still sent at that level, to send none would save nothing: most of what is left
+    // goes into following connections.
     if config.governed != 0 && config.sparse != 0 {
         return if has_stacks {
-            &[LEVEL_ALL, LEVEL_NO_STACKS, LEVEL_SAMPLED]
+            &[LEVEL_ALL, LEVEL_NO_STACKS, LEVEL_SAMPLED, LEVEL_RESTING]
         } else {
-            &[LEVEL_ALL, LEVEL_SAMPLED]
+            &[LEVEL_ALL, LEVEL_SAMPLED, LEVEL_RESTING]
         };
     }
     if config.governed == 0 {
@@ -190,7 +194,7 @@ mod tests {
         for _ in 0..100 {
             governor.note(SECOND, 1.0);
         }
-        assert_eq!(governor.level(), LEVEL_SAMPLED);
+        assert_eq!(governor.level(), LEVEL_RESTING);
     }
 
     #[test]

@@ -10,12 +10,7 @@ use std::{
 
 use anyhow::{Result, anyhow};
 
-use super::{
-    cost::{self, Meter},
-    privileges,
-    session::Session,
-    windows,
-};
+use super::{cost::Meter, privileges, session::Session, windows};
 use crate::{observe::clock, report::Cost};
 
 /// So long after its end nobody has come for the session.
@@ -70,7 +65,7 @@ fn keep(
             }
         }
         windows.open_if_due(&mut session, stopped);
-        let wait = windows.wait().min(cost::INTERVAL);
+        let wait = windows.wait().min(meter.interval());
         match stopped.recv_timeout(wait) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return end(session, &meter),

@@ -1,7 +1,10 @@
 //! What probes do for each other: what several would remember, the lives of connections and the owners of sockets, one of
 //! them remembers for all; and where two look at the same place, one program may do for both.
 
-use netprobe_common::config::Config;
+use netprobe_common::{
+    config::Config,
+    counters::{BY_CGROUP, BY_PROCESS},
+};
 
 use super::attach::Attached;
 use crate::probes::{Attach, Hook, Keeps, ProbeSpec};
@@ -12,15 +15,21 @@ const STATE: &str = "inet_sock_set_state";
 /// The kind of no probe.
 const NOBODY: u32 = u32::MAX;
 
-/// Who notes down the lives of connections and who the owners of sockets, raw. Lives have owners.
-pub(super) fn keepers(probes: &[&ProbeSpec]) -> (u32, u32) {
+/// Who notes down the lives of connections and who the owners of sockets, raw. Lives have owners; where owners are not
+/// told, nobody notes them.
+pub(super) fn keepers(probes: &[&ProbeSpec], are_told: bool) -> (u32, u32) {
     let lives = keeper(probes, &[Keeps::Lives, Keeps::States]);
-    let owners = if lives == NOBODY {
+    let owners = if lives == NOBODY && are_told {
         keeper(probes, &[Keeps::Owners])
     } else {
         NOBODY
     };
     (lives, owners)
+}
+
+/// Whether anything tells the owners of sockets: single events do, and groups that differ in them.
+pub(super) const fn are_owners_told(config: &Config) -> bool {
+    config.detail != 0 || config.by & (BY_PROCESS | BY_CGROUP) != 0
 }
 
 /// Of the probes that keep one of these one that sees each change of state anyway, or else the first.
@@ -78,10 +87,17 @@ pub(super) fn relies_on_another(spec: &ProbeSpec, config: &Config) -> bool {
     keeper != spec.kind as u32
 }
 
+/// Whether nobody needs what this probe keeps.
+pub(super) fn keeps_in_vain(spec: &ProbeSpec, config: &Config) -> bool {
+    spec.keeps == Keeps::Owners && config.owners_kept_by == NOBODY && config.lives_kept_by == NOBODY
+}
+
 #[cfg(test)]
 mod tests {
+    use netprobe_common::{counters::BY_FLOW, record::Plain};
+
     use super::*;
-    use crate::probes::{connects, lifetimes};
+    use crate::probes::{connects, drops, lifetimes};
 
     const BOTH: [&ProbeSpec; 2] = [&connects::SPEC, &lifetimes::SPEC];
 
@@ -90,6 +106,32 @@ mod tests {
         assert_eq!(joined(&BOTH), 1 << lifetimes::SPEC.kind as u32);
         assert_eq!(joined(&[BOTH[1], BOTH[0]]), 0);
         assert_eq!(joined(&BOTH[1..]), 0);
+    }
+
+    #[test]
+    fn owners_are_noted_only_where_they_are_told() {
+        let probes = [&drops::SPEC];
+        let of = |config: Config| {
+            let (lives_kept_by, owners_kept_by) = keepers(&probes, are_owners_told(&config));
+            let config = Config {
+                lives_kept_by,
+                owners_kept_by,
+                ..config
+            };
+            keeps_in_vain(probes[0], &config)
+        };
+        let count = Config {
+            count: 1,
+            by: BY_FLOW,
+            ..Config::zeroed()
+        };
+        assert!(of(count));
+        let by_process = count.by | BY_PROCESS;
+        assert!(!of(Config {
+            by: by_process,
+            ..count
+        }));
+        assert!(!of(Config { detail: 1, ..count }));
     }
 
     #[test]

@@ -156,7 +156,9 @@ pub(super) fn load(
         tests_flows: u32::from(config.filter.tests_flows()),
         ..*config
     };
-    let ebpf = loader()?
+    let unused = object::unused_maps(&object)?;
+    let mut loader = loader()?;
+    loader
         // aya asks for a log only once a program was rejected. Without a level the kernel refuses
         // that second question, and the reason stays hidden behind EINVAL.
         .verifier_log_level(aya::VerifierLogLevel::DEBUG)
@@ -174,7 +176,11 @@ pub(super) fn load(
         .map_max_entries("TASK_STACKS", sizes.task_stacks)
         .map_max_entries("MORE_STACKS", sizes.more_stacks)
         .map_max_entries("BLOCKED", sizes.blocked)
-        .map_max_entries("STATES", sizes.states)
+        .map_max_entries("STATES", sizes.states);
+    for map in unused {
+        loader.map_max_entries(map, 1);
+    }
+    let ebpf = loader
         .load(&object)
         .map_err(|error| privileges::explain(error.into()))
         .context("create the BPF maps")?;

@@ -36,6 +36,7 @@ pub struct LiveNames {
     cgroups: Paths,
     has_socket_cgroups: bool,
     shows_offsets: bool,
+    names_places: bool,
     clock_offset_ns: i64,
     /// The time that is asked about.
     at_ns: u64,
@@ -56,6 +57,7 @@ impl LiveNames {
             cgroups: Paths::default(),
             has_socket_cgroups: session.has_socket_cgroups(),
             shows_offsets: false,
+            names_places: true,
             clock_offset_ns: wall_offset_ns(),
             at_ns: now_ns(),
         }
@@ -80,6 +82,12 @@ impl LiveNames {
             shows_offsets,
             ..self
         }
+    }
+
+    /// Gives places in the kernel their names from now on, or leaves them the numbers that they are: to read the names takes
+    /// tens of milliseconds of CPU time.
+    pub fn name_places(&mut self, is_wanted: bool) {
+        self.names_places = is_wanted;
     }
 
     /// Learns the names of functions, and those of the programs that are attached now.
@@ -126,6 +134,9 @@ impl Names for LiveNames {
     }
 
     fn symbol(&mut self, address: u64) -> Value {
+        if !self.names_places {
+            return Value::Unsigned(address);
+        }
         if let Some(place) = self.places.get(&address) {
             return place.clone();
         }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use flate2::read::ZlibDecoder;
 use object::{
-    Endianness,
+    Endianness, SectionIndex,
     elf::{
         FileHeader64, SHF_EXECINSTR, SHT_NULL, SHT_REL, SHT_SYMTAB, STT_FUNC, STT_NOTYPE,
         STV_HIDDEN,
@@ -84,6 +84,48 @@ fn stack_maps(object: &[u8]) -> Result<Vec<usize>> {
     Ok(places)
 }
 
+/// The kinds of maps whose room is there at once, entry by entry: `BPF_MAP_TYPE_HASH`, the same per CPU, and the one that evicts.
+const HASHES: [u32; 3] = [1, 5, 9];
+
+/// Names of the hash maps of the eBPF `object` that no program in it refers to.
+pub(super) fn unused_maps(object: &[u8]) -> Result<Vec<&str>> {
+    let header = Elf::parse(object)?;
+    let endian = header.endian()?;
+    let sections = header.sections(endian, object)?;
+    let symbols = sections.symbols(endian, object, SHT_SYMTAB)?;
+    let mut used = HashSet::new();
+    for section in sections.iter() {
+        let Some((places, _symbols)) = section.rel(endian, object)? else {
+            continue;
+        };
+        // Also the types of maps are relocated.
+        let of = sections.section(SectionIndex(section.sh_info(endian) as usize))?;
+        if of.sh_flags(endian) & u64::from(SHF_EXECINSTR) != 0 {
+            used.extend(places.iter().map(|place| place.r_sym(endian)));
+        }
+    }
+    let mut unused = Vec::new();
+    for (index, symbol) in symbols.enumerate() {
+        let Some(section) = symbols.symbol_section(endian, symbol, index)? else {
+            continue;
+        };
+        let section = sections.section(section)?;
+        let is_map = sections.section_name(endian, section)? == b"maps";
+        if !is_map || symbol.st_name(endian) == 0 || used.contains(&u32::try_from(index.0)?) {
+            continue;
+        }
+        let at = usize::try_from(section.sh_offset(endian) + symbol.st_value(endian))?;
+        let kind = object.get(at..at + size_of::<u32>()).unwrap_or_default();
+        if kind
+            .try_into()
+            .is_ok_and(|kind| HASHES.contains(&u32::from_ne_bytes(kind)))
+        {
+            unused.push(str::from_utf8(symbols.symbol_name(endian, symbol)?)?);
+        }
+    }
+    Ok(unused)
+}
+
 /// The bytes to change: what was a function becomes a label, and a section without functions nothing.
 fn hidden(object: &[u8], wanted: &HashSet<&str>) -> Result<Vec<(usize, u8)>> {
     let header = Elf::parse(object)?;
@@ -153,6 +195,24 @@ mod tests {
         let mut left = programs(&object);
         left.sort();
         assert_eq!(left, ["connects_found_k", "drops"]);
+    }
+
+    #[test]
+    fn maps_that_no_program_refers_to_are_told() {
+        let mut object = unpack().unwrap();
+        assert_eq!(unused_maps(&object).unwrap(), [""; 0]);
+        keep_only(&mut object, &HashSet::from(["connects_state"])).unwrap();
+        let unused = unused_maps(&object).unwrap();
+        for (map, is_unused) in [
+            ("CONNECTS", false),
+            ("COUNTS", false),
+            ("WANTED", true),
+            ("ACCEPTED", true),
+        ] {
+            assert_eq!(unused.contains(&map), is_unused, "{map}");
+        }
+        // An array, of which user space reads what it wants.
+        assert!(!unused.contains(&"SYN_CHECKS"));
     }
 
     #[test]

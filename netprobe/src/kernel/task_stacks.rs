@@ -135,7 +135,7 @@ impl TaskStacks {
         self.depth
     }
 
-    /// Says that stacks of the process need not be copied: all its code keeps frame pointers.
+    /// Says that stacks of the process need not be copied, or only their top: all its code keeps frame pointers.
     pub fn walk(&mut self, pid: u32) {
         if let Err(error) = self.framed.insert(pid, 1, 0) {
             log::debug!("stacks of process {pid} are copied for nothing: {error}");
@@ -171,13 +171,9 @@ impl TaskStacks {
 }
 
 /// Reads what was collected, after the programs are detached.
-pub fn collected(session: &mut Session) -> Result<Collected> {
+pub fn collected(session: &Session) -> Result<Collected> {
     let stacks = session.counted("TASK_STACKS")?;
-    let ebpf = session.ebpf();
-    let map = ebpf
-        .map("BLOCKED")
-        .ok_or_else(|| anyhow!("no map BLOCKED"))?;
-    let map: HashMap<_, u32, Wire<Blocked>> = HashMap::try_from(map)?;
+    let map: HashMap<_, u32, Wire<Blocked>> = HashMap::try_from(session.map("BLOCKED")?)?;
     let mut lasting = Vec::new();
     for entry in &map {
         let (thread, Wire(blocked)) = entry.context("read BLOCKED")?;

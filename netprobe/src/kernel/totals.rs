@@ -88,7 +88,8 @@ fn groups_in(counts: &Map, rest: &Map, busy: &Map) -> Result<Vec<(CountKey, Coun
     Ok(some(totals))
 }
 
-fn find<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a Map> {
+/// A map of the object, by name.
+pub(super) fn find<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a Map> {
     ebpf.map(name).ok_or_else(|| anyhow!("no map {name}"))
 }
 

@@ -49,7 +49,7 @@ pub const WANTED: &[&str] = &[
     "TcpExt.TCPBacklogDrop",
     "TcpExt.TCPRcvQDrop",
     "TcpExt.TCPSACKReorder",
-    "TcpExt.TCPDSACKRecv",
+    "TcpExt.TCPDSACKRecvSegs",
     "sockstat.TCP.inuse",
     "sockstat.TCP.orphan",
     "sockstat.TCP.tw",

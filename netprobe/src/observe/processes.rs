@@ -3,7 +3,8 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    fs, io,
+    fs::{self, File},
+    io::{self, Read as _},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -15,6 +16,11 @@ use super::{clock::thread_cpu, stat};
 const PATIENCE: Duration = Duration::from_millis(400);
 /// Most descriptors of a process whose target is looked at; listeners are opened early.
 const LOOKED_AT: usize = 20_000;
+/// The same where what it waits for is looked for, and how much of that is read.
+const LOOKED_AT_FOR_POLLS: usize = 256;
+const MOST_POLLED: u64 = 1 << 20;
+/// How long that may take.
+const PATIENCE_FOR_POLLS: Duration = Duration::from_millis(100);
 
 /// A process that holds a listener or many descriptors.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,6 +75,8 @@ pub struct Processes {
     pub are_holders_cut: bool,
     /// Whether there are processes whose descriptors we may not look at.
     pub are_holders_hidden: bool,
+    /// Of sockets that several processes hold, those of them that wait for it with epoll(7), where there are such.
+    pollers: HashMap<u64, Vec<u32>>,
     looks: Looks,
 }
 
@@ -85,12 +93,62 @@ struct Looks {
 type Held = (u32, u64);
 
 impl Processes {
-    /// The processes that hold a socket, the lowest id first: the parent, as a rule.
+    /// The processes that hold a socket, the lowest id first: the parent, as a rule. Where it is known who of them waits
+    /// for the socket, the others do not count.
     pub fn holders(&self, ino: u64) -> impl Iterator<Item = &Process> {
-        self.by_pid
-            .values()
-            .filter(move |process| process.sockets.contains(&ino))
+        let pollers = self.pollers.get(&ino);
+        self.by_pid.values().filter(move |process| {
+            process.sockets.contains(&ino)
+                && pollers.is_none_or(|pollers| pollers.contains(&process.pid))
+        })
     }
+
+    /// Learns who waits for these sockets with epoll(7), of those that several processes hold: each worker of a server may
+    /// have a listener of its own that all others have inherited.
+    pub fn learn_pollers(&mut self, sockets: &[u64]) {
+        let begin = thread_cpu();
+        for ino in sockets {
+            let holders: Vec<u32> = self.holders(*ino).map(|process| process.pid).collect();
+            if holders.len() < 2 || self.pollers.contains_key(ino) {
+                continue;
+            }
+            let mut pollers = Vec::new();
+            for pid in holders {
+                if thread_cpu().saturating_sub(begin) > PATIENCE_FOR_POLLS {
+                    return;
+                }
+                if polls(&PathBuf::from(format!("/proc/{pid}")), *ino) {
+                    pollers.push(pid);
+                }
+            }
+            if !pollers.is_empty() {
+                self.pollers.insert(*ino, pollers);
+            }
+        }
+    }
+}
+
+/// Whether a process waits for a socket with epoll(7).
+fn polls(process: &Path, ino: u64) -> bool {
+    let descriptors = fs::read_dir(process.join("fd")).into_iter().flatten();
+    let mut descriptors = descriptors.flatten().take(LOOKED_AT_FOR_POLLS);
+    descriptors.any(|descriptor| {
+        let target = fs::read_link(descriptor.path()).unwrap_or_default();
+        if target.to_str() != Some("anon_inode:[eventpoll]") {
+            return false;
+        }
+        let polled = File::open(process.join("fdinfo").join(descriptor.file_name()));
+        let mut text = String::new();
+        let read = polled.and_then(|file| file.take(MOST_POLLED).read_to_string(&mut text));
+        read.is_ok() && is_polled(&text, ino)
+    })
+}
+
+/// Whether a socket is in `/proc/PID/fdinfo/FD` of an epoll: `tfd: 6 events: 2019 data: 0 pos:0 ino:2f3a sdev:8`, of which the
+/// inode number is hexadecimal.
+fn is_polled(fdinfo: &str, ino: u64) -> bool {
+    let wanted = format!(" ino:{ino:x} ");
+    fdinfo.lines().any(|line| line.contains(&wanted))
 }
 
 /// Looks at every process; `wanted` are the inode numbers of the sockets whose holders matter. What a scan `before` saw
@@ -336,6 +394,14 @@ mod tests {
         let holder = found.holders(ino).next().unwrap();
         assert_eq!(holder.pid, std::process::id());
         assert!(holder.fds > 0 && holder.fd_limit > holder.fds);
+    }
+
+    #[test]
+    fn who_waits_for_a_socket_is_told_by_its_inode() {
+        let fdinfo = "pos:\t0\nflags:\t02\ntfd:        6 events:     2019 data:                0  pos:0 ino:2f3a sdev:8\n";
+        assert!(is_polled(fdinfo, 0x2f3a));
+        assert!(!is_polled(fdinfo, 0x2f3));
+        assert!(!is_polled(fdinfo, 0x8));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::text::harmless;
+use super::{text::harmless, time};
 use crate::report::{
     Probe,
     diagnosis::{Affected, Checked, Diagnosis, Finding, Fix, Severity},
@@ -32,7 +32,7 @@ pub fn write(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
             .iter()
             .filter(|checked| is_undecided(checked));
         let count = diagnosis.checked.len() - undecided.count();
-        match diagnosis.undecided() {
+        match diagnosis.undecided(Severity::Warning) {
             Some(why) => writeln!(out, "no verdict after {seconds:.1} s: {why}"),
             None => writeln!(
                 out,
@@ -160,7 +160,8 @@ fn fix(out: &mut dyn Write, number: usize, fix: &Fix) -> io::Result<()> {
     for (name, value) in &fix.set {
         let (name, value) = (harmless(name), harmless(value));
         if fix.kind.name() == "sysctl" {
-            writeln!(out, "     sysctl -w {name}='{value}'")?;
+            let enter = harmless(&fix.enter);
+            writeln!(out, "     {enter}sysctl -w {name}='{value}'")?;
         } else {
             writeln!(out, "     {name} = {value}")?;
         }
@@ -273,9 +274,10 @@ fn footer(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
         out,
         "netprobe: ",
         &format!(
-            "watched {:.1} s, {} network namespace{}; {lost}; took {:.2} % of a CPU, with start and verdict {:.2} s of CPU \
+            "watched {:.1} s from {} on, {} network namespace{}; {lost}; took {:.2} % of a CPU, with start and verdict {:.2} s of CPU \
              time, {} MiB; `netprobe explain ID` tells more",
             diagnosis.window.as_secs_f64(),
+            time::of_day(diagnosis.started_unix_ns),
             diagnosis.namespaces,
             if diagnosis.namespaces == 1 { "" } else { "s" },
             diagnosis.cost.cpu_percent,
@@ -316,6 +318,19 @@ mod tests {
         diagnosis.checked[0].verdict = "not-enough-data";
         let why = "no verdict after 10.0 s: no kind of incident could be ruled out\n";
         assert!(text(&diagnosis).starts_with(why));
+        diagnosis.checked[0].verdict = "ok";
+        diagnosis.window = std::time::Duration::from_millis(40);
+        let why = "no verdict after 0.0 s: too short to say that all is well\n";
+        assert!(text(&diagnosis).starts_with(why));
+        // A note leaves it open; what is wrong is told.
+        let mut finding = sample().findings.remove(0);
+        finding.severity = Severity::Info;
+        diagnosis.findings = vec![finding.clone()];
+        assert!(text(&diagnosis).starts_with(why));
+        finding.severity = Severity::Critical;
+        finding.behind = None;
+        diagnosis.findings = vec![finding];
+        assert!(text(&diagnosis).starts_with("CRITICAL accept-queue-overflow"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     io::{self, Write},
+    time::Duration,
 };
 
 use super::{
@@ -159,9 +160,16 @@ pub fn losses(summary: &Summary) -> impl Iterator<Item = String> {
     probes.map(|probe| format!("{}: {}", probe.name, account(probe)))
 }
 
+/// Of a shorter run, most of what it cost is to begin and to end: no share of the machine tells anything.
+const LEAST: Duration = Duration::from_secs(1);
+
 /// What netprobe itself cost, in words.
 pub fn price(cost: &Cost) -> String {
     let mut line = format!("cost {:.2} % of the machine", cost.percent());
+    let is_short = cost.elapsed < LEAST;
+    if is_short {
+        let _infallible = write!(line, " for {} ms", cost.elapsed.as_millis());
+    }
     match (cost.kernel_percent, cost.ns_per_run) {
         (Some(kernel), Some(ns)) => {
             let _infallible = write!(line, ", {kernel:.2} % in the kernel at {ns:.0} ns per run");
@@ -169,7 +177,7 @@ pub fn price(cost: &Cost) -> String {
         (Some(_), None) => {}
         (None, _) => line.push_str(", run time in the kernel unknown"),
     }
-    if cost.percent() > cost.limit_percent {
+    if cost.percent() > cost.limit_percent && !is_short {
         let _infallible = write!(line, ", above the limit of {} %", cost.limit_percent);
     }
     let what = [
@@ -221,7 +229,6 @@ fn account(probe: &Probe) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_total_that_the_kernel_does_not_share_is_said() {
@@ -273,6 +280,7 @@ mod tests {
     #[test]
     fn a_cost_above_the_limit_is_said() {
         let mut cost = Cost {
+            elapsed: Duration::from_secs(5),
             process_percent: 4.0,
             kernel_percent: Some(0.03),
             ns_per_run: None,
@@ -283,6 +291,11 @@ mod tests {
         assert!(told.ends_with(", above the limit of 0.5 %"), "{told}");
         cost.limit_percent = 5.0;
         assert_eq!(price(&cost), "cost 4.03 % of the machine");
+        cost.limit_percent = 0.5;
+        cost.elapsed = Duration::from_millis(20);
+        assert_eq!(price(&cost), "cost 4.03 % of the machine for 20 ms");
+        cost.kernel_percent = None;
+        assert!(price(&cost).ends_with(" ms, run time in the kernel unknown"));
     }
 
     #[test]

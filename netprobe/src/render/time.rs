@@ -28,6 +28,16 @@ impl Style {
     }
 }
 
+/// The time of day, in whole seconds, in the time zone of `TZ` or of the machine; it is given in nanoseconds since the Unix
+/// epoch.
+pub fn of_day(unix_ns: i64) -> String {
+    let time = Timestamp::from_second(unix_ns.div_euclid(1_000_000_000));
+    let time = time.unwrap_or(Timestamp::UNIX_EPOCH);
+    time.to_zoned(TimeZone::system())
+        .strftime("%H:%M:%S")
+        .to_string()
+}
+
 /// Writes times in one style.
 #[derive(Debug)]
 pub struct Clock {

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use super::Probe;
+use crate::diagnose;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,6 +112,8 @@ pub struct Fix {
     pub text: String,
     /// Settings and their new values.
     pub set: Vec<(String, String)>,
+    /// What runs a command in the namespace that they are of: goes before it, and is empty for the initial one.
+    pub enter: String,
     /// What may go wrong.
     pub risk: &'static str,
     /// Whether it helps as soon as it is made, with nothing to restart nor to write.
@@ -197,18 +200,26 @@ pub struct Diagnosis {
 }
 
 impl Diagnosis {
-    /// Why nobody can say whether anything is wrong; `None` if one can.
-    pub fn undecided(&self) -> Option<&'static str> {
+    /// Why nobody can say whether anything so severe is wrong; `None` if one can.
+    pub fn undecided(&self, least: Severity) -> Option<&'static str> {
+        let mut findings = self.findings.iter();
         let mut checked = self.checked.iter();
-        if !self.findings.is_empty() {
+        if findings.any(|finding| finding.severity >= least) {
             None
         } else if self.namespaces == 0 {
             Some("no network namespace could be read")
-        } else if checked.all(|checked| checked.verdict == "not-enough-data") {
+        } else if self.is_short() {
+            Some("too short to say that all is well")
+        } else if checked.all(|checked| checked.verdict != "ok") {
             Some("no kind of incident could be ruled out")
         } else {
             None
         }
+    }
+
+    /// Whether it was watched for so little time that only what was found can be told.
+    pub fn is_short(&self) -> bool {
+        self.window < diagnose::SHORTEST
     }
 
     /// Whether everything was watched and nothing was lost.
@@ -294,6 +305,7 @@ pub(crate) fn sample() -> Diagnosis {
                 kind: FixKind::Sysctl,
                 text: String::new(),
                 set: vec![("net.core.somaxconn".to_owned(), "128".to_owned())],
+                enter: String::new(),
                 risk: "none",
                 is_at_once: false,
             }],

@@ -343,6 +343,8 @@ impl Probe {
 /// What netprobe itself cost while it ran, in shares of the whole machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
+    /// How long it ran.
+    pub elapsed: Duration,
     /// CPU time of its own process, in percent.
     pub process_percent: f64,
     /// Run time of its programs in the kernel, in percent; unknown where the kernel did not say.

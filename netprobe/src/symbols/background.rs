@@ -10,7 +10,8 @@ use std::{
 };
 
 use super::{
-    client::{Client, Found, Several},
+    client::{Client, Several},
+    found::Found,
     unwind::{CopiedStack, Unwound},
 };
 
@@ -24,7 +25,7 @@ const START: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 enum Ask {
     See(u32),
-    Look,
+    Look(Vec<u32>),
     Resolve(BTreeMap<u32, BTreeSet<u64>>),
     Unwind(Vec<(u32, CopiedStack)>),
 }
@@ -88,9 +89,10 @@ impl Background {
         let _gone = self.asks.send(Ask::See(pid));
     }
 
-    /// Has the worker look at processes that have not run for long.
-    pub fn look(&self) {
-        let _gone = self.asks.send(Ask::Look);
+    /// Has the worker look whether young processes are other programs by now, and whether processes have other libraries,
+    /// these first.
+    pub fn look(&self, first: Vec<u32>) {
+        let _gone = self.asks.send(Ask::Look(first));
     }
 
     /// Asks for names, without waiting for them; those that were asked for before are left out.
@@ -165,7 +167,7 @@ impl Background {
         let deadline = Instant::now() + PATIENCE;
         self.check();
         self.wait_names(deadline);
-        // What was named while a process ran its first program may be of its second.
+        // What was named while a process ran its first program, or had its first library, may be of its second.
         let again = mem::take(&mut self.several).into_iter();
         let again = again.filter_map(|pid| Some((pid, self.asked.get(&pid)?.clone())));
         let again: BTreeMap<_, _> = again.collect();
@@ -191,7 +193,7 @@ fn serve(uses_debug_info: bool, asked: &Receiver<Ask>, answer: &Sender<Answered>
     for ask in asked {
         match ask {
             Ask::See(pid) => client.see(pid),
-            Ask::Look => client.look(),
+            Ask::Look(first) => client.look(first),
             Ask::Resolve(wanted) => {
                 let (found, several) = client.resolve(&wanted);
                 if answer.send(Answered::Names(found, several)).is_err() {

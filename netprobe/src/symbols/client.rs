@@ -2,7 +2,7 @@
 //! names where it does not answer.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader, ErrorKind, Read, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::mpsc::{self, Receiver},
@@ -17,10 +17,9 @@ use rustix::{
 };
 use std::os::unix::process::CommandExt;
 
-use crate::report::name_bytes;
-
 use super::{
-    protocol::{Answer, Missing, Names, Request, plain},
+    found::Found,
+    protocol::{Answer, Missing, Names, Request},
     unwind::{CopiedStack, Unwound},
 };
 
@@ -38,76 +37,8 @@ const MOST_FAILURES: u32 = 4;
 /// Bytes of a line that are read.
 const LINE_BYTES: u64 = 1 << 17;
 
-/// Processes that have run several programs, or may have.
+/// Processes that have run several programs, or may have, or had different files at the same place.
 pub type Several = BTreeSet<u32>;
-
-/// The names that were found.
-#[derive(Debug, Default)]
-pub struct Found {
-    names: HashMap<(u32, u64), Names>,
-    /// Where a process has run several programs with code at an address, or may have: by the names of their threads.
-    of_programs: HashMap<(u32, u64, String), Names>,
-    /// The same of stacks that are of a program that was looked at.
-    of_known: HashMap<(u32, u64), Names>,
-}
-
-/// What shows which program of a process a stack is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Whose<'a> {
-    /// The name of the thread: that of the program, unless the thread has taken another one. None in the middle of exec.
-    pub comm: Option<&'a [u8; 16]>,
-    /// There is code in it that is only in a program that was looked at.
-    pub is_known: bool,
-}
-
-impl Found {
-    /// Those for an address in a stack.
-    pub fn get(&self, pid: u32, address: u64, whose: Whose<'_>) -> Option<&Names> {
-        let names = self.names.get(&(pid, address))?;
-        if names.missing != Some(Missing::Replaced) {
-            return Some(names);
-        }
-        let by_name = whose.comm.and_then(|comm| {
-            let comm = String::from_utf8_lossy(name_bytes(comm));
-            let key = (pid, address, plain(&comm));
-            self.of_programs.get(&key)
-        });
-        let known = || self.of_known.get(&(pid, address));
-        let found = by_name.or_else(|| known().filter(|_| whose.is_known));
-        Some(found.unwrap_or(names))
-    }
-
-    /// Whether one of these addresses can only be of a program of the process that was looked at: the kernel chose where
-    /// its file is.
-    pub fn is_known(&self, pid: u32, mut addresses: impl Iterator<Item = u64>) -> bool {
-        addresses.any(|address| {
-            let names = self.names.get(&(pid, address));
-            names.is_some_and(|names| names.missing.is_none_or(Missing::is_of_known))
-        })
-    }
-
-    /// Takes other names too, instead of those for the same addresses.
-    pub fn extend(&mut self, other: Self) {
-        self.names.extend(other.names);
-        self.of_programs.extend(other.of_programs);
-        self.of_known.extend(other.of_known);
-    }
-
-    fn take(&mut self, pid: u32, answer: Answer) {
-        match answer {
-            Answer::Names(address, names) => {
-                self.names.insert((pid, address), names);
-            }
-            Answer::Of(program, address, names) => {
-                self.of_programs.insert((pid, address, program), names);
-            }
-            Answer::OfKnown(address, names) => {
-                self.of_known.insert((pid, address), names);
-            }
-            Answer::Stack(..) | Answer::Done(_) => {}
-        }
-    }
-}
 
 /// Asks a worker, and another one if that fails.
 #[derive(Debug)]
@@ -141,9 +72,10 @@ impl Client {
         self.tell(&Request::See(pid));
     }
 
-    /// Has the worker look at processes that have not run for long, which may be other programs by now.
-    pub fn look(&mut self) {
-        self.tell(&Request::Look);
+    /// Has the worker look whether young processes are other programs by now, and whether processes have other libraries,
+    /// these first.
+    pub fn look(&mut self, first: Vec<u32>) {
+        self.tell(&Request::Look(first));
     }
 
     /// Asks what has no answer.
@@ -277,7 +209,10 @@ impl Worker {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match self.answers.recv_timeout(left).context("no answer")? {
-                answer @ (Answer::Names(..) | Answer::Of(..) | Answer::OfKnown(..)) => each(answer),
+                answer @ (Answer::Names(..)
+                | Answer::Of(..)
+                | Answer::OfKnown(..)
+                | Answer::OfVersion(..)) => each(answer),
                 Answer::Done(several) => return Ok(several),
                 Answer::Stack(..) => bail!("an answer to another question"),
             }
@@ -291,7 +226,13 @@ impl Worker {
         unwound: &mut Vec<Option<(Unwound, bool)>>,
     ) -> Result<()> {
         for (pid, stack) in stacks {
-            let request = Request::Unwind(*pid, stack.bytes.len(), stack.registers);
+            let request = Request::Unwind(
+                *pid,
+                stack.bytes.len(),
+                stack.taken,
+                stack.registers,
+                stack.walked.clone(),
+            );
             self.write(request.line().as_bytes(), until)?;
             self.write(&stack.bytes, until)?;
         }
@@ -299,7 +240,11 @@ impl Worker {
             let left = until.saturating_duration_since(Instant::now());
             match self.answers.recv_timeout(left).context("no answer")? {
                 Answer::Stack(stack, needs_copies) => unwound.push(Some((stack, needs_copies))),
-                Answer::Names(..) | Answer::Of(..) | Answer::OfKnown(..) | Answer::Done(_) => {
+                Answer::Names(..)
+                | Answer::Of(..)
+                | Answer::OfKnown(..)
+                | Answer::OfVersion(..)
+                | Answer::Done(_) => {
                     bail!("an answer to another question")
                 }
             }
@@ -367,65 +312,4 @@ fn read_answers(output: ChildStdout) -> Receiver<Answer> {
         }
     });
     answers
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn after_exec_the_name_of_the_thread_tells_the_program() {
-        let names = |frame: &str, missing| Names {
-            frames: vec![frame.to_owned()],
-            missing,
-        };
-        let mut found = Found::default();
-        found.take(
-            7,
-            Answer::Names(1, names("[unknown: exec]", Some(Missing::Replaced))),
-        );
-        found.take(7, Answer::Of("exa".into(), 1, names("aaa_leaf", None)));
-        found.take(7, Answer::Of("exb".into(), 1, names("bbb_leaf", None)));
-        found.take(7, Answer::Names(2, names("both", None)));
-        let of = |address, comm: &str| {
-            let mut bytes = [0; 16];
-            bytes[..comm.len()].copy_from_slice(comm.as_bytes());
-            let whose = Whose {
-                comm: Some(&bytes),
-                is_known: false,
-            };
-            found.get(7, address, whose).unwrap().frames[0].clone()
-        };
-        assert_eq!(of(1, "exa"), "aaa_leaf");
-        assert_eq!(of(1, "exb"), "bbb_leaf");
-        assert_eq!(of(1, "renamed"), "[unknown: exec]");
-        assert_eq!(of(2, "exa"), "both");
-    }
-
-    #[test]
-    fn code_that_only_a_known_program_has_tells_whose_a_stack_is() {
-        let names = |frame: &str, missing| Names {
-            frames: vec![frame.to_owned()],
-            missing,
-        };
-        let mut found = Found::default();
-        for (address, missing) in [(1, Some(Missing::Replaced)), (2, Some(Missing::Unmapped))] {
-            found.take(7, Answer::Names(address, names("[unknown]", missing)));
-        }
-        found.take(
-            7,
-            Answer::Names(3, names("[libc.so]", Some(Missing::Stripped))),
-        );
-        found.take(7, Answer::OfKnown(1, names("main", None)));
-        let of = |places: &[u64]| {
-            let whose = Whose {
-                comm: None,
-                is_known: found.is_known(7, places.iter().copied()),
-            };
-            found.get(7, places[0], whose).unwrap().frames[0].clone()
-        };
-        assert_eq!(of(&[1]), "[unknown]");
-        assert_eq!(of(&[1, 2]), "[unknown]");
-        assert_eq!(of(&[1, 3]), "main");
-    }
 }

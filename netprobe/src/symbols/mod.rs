@@ -2,9 +2,9 @@
 //!
 //! What a process has mapped is under its control: pipes and network drives behind its files, a
 //! map of a million entries, debug information made to be slow. So a worker looks at it, which
-//! may be killed at any time: [`client`] starts it, asks, and waits only so long; [`worker`] is
+//! may be killed at any time: [`client`] starts it, asks, and waits only so long ([`found`] is what it learns); [`worker`] is
 //! its main loop, with limits of its own; [`background`] keeps asking it while sampling goes on. Between them goes text,
-//! see [`protocol`]. [`processes`] are what ran, [`images`] the mapped files, [`naming`] finds names in them ([`demangle`] as the source has them, [`go_names`] in Go's own tables), and [`perf_map`] in
+//! see [`protocol`]. [`processes`] are what ran, [`images`] the mapped files ([`paths`] leads to no file that [`mounts`] does not know to be local), [`naming`] finds names in them ([`debug_links`] leads to debug information elsewhere, [`demangle`] as the source has them, [`go_table`] in Go's own tables), and [`perf_map`] in
 //! what a JIT compiler wrote down.
 
 #[cfg(any(test, fuzzing))]
@@ -15,10 +15,14 @@ use object::read::ReadCache;
 
 pub mod background;
 pub mod client;
+mod debug_links;
 mod demangle;
-mod go_names;
+pub mod found;
+mod go_table;
 mod images;
+mod mounts;
 mod naming;
+mod paths;
 mod perf_map;
 mod processes;
 mod protocol;

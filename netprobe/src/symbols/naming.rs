@@ -6,6 +6,7 @@ use std::{
     collections::HashMap,
     fmt::Write,
     fs::File,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -18,7 +19,13 @@ use blazesym::{
 };
 use object::{LittleEndian, ReadCache, read::elf::ElfFile64};
 
-use super::{demangle::demangled, go_names::GoNames, segments::Segments};
+use super::{
+    debug_links::{has_links, linked},
+    demangle::demangled,
+    go_table::GoTable,
+    paths::descriptor,
+    segments::Segments,
+};
 
 /// Bytes of a name that are kept; templates can be longer than anybody reads.
 const NAME_BYTES: usize = 2048;
@@ -34,21 +41,41 @@ pub(super) struct Naming {
     debug_folders: Vec<PathBuf>,
     /// What there is beside each file that has not all names itself.
     beside: RefCell<HashMap<PathBuf, Option<Beside>>>,
+    /// Files that link to debug information, and others.
+    has_links: RefCell<HashMap<PathBuf, bool>>,
     /// The tables of the Go programs among them.
-    of_go: RefCell<HashMap<PathBuf, Option<GoNames>>>,
+    of_go: RefCell<HashMap<PathBuf, Option<GoTable>>>,
 }
 
-/// The debug information of a file, by its build id.
+/// The debug information of a file.
 #[derive(Debug)]
 struct Beside {
-    path: PathBuf,
+    of: Debug,
     /// Those of the file itself: of the debug information only the addresses hold.
     segments: Segments,
 }
 
+/// Where debug information is.
+#[derive(Debug)]
+enum Debug {
+    /// Among what is installed.
+    Installed(PathBuf),
+    /// Anywhere, by a link.
+    Linked(OwnedFd),
+}
+
 impl Beside {
-    /// Of the file at `path`, in one of the folders.
+    /// Of the file at `path`: by its build id in one of the folders, or by its link.
     fn find(path: &Path, folders: &[PathBuf]) -> Option<Self> {
+        let installed = || Self::installed(path, folders).map(Debug::Installed);
+        let linked = || linked(path, folders).map(Debug::Linked);
+        Some(Self {
+            of: installed().or_else(linked)?,
+            segments: segments(path)?,
+        })
+    }
+
+    fn installed(path: &Path, folders: &[PathBuf]) -> Option<PathBuf> {
         let build_id = read_elf_build_id(path).ok()??;
         let name = debug_name(&build_id)?;
         let has_its_id = |path: &PathBuf| {
@@ -56,10 +83,14 @@ impl Beside {
             id.is_some_and(|id| id == build_id)
         };
         let mut candidates = folders.iter().map(|folder| folder.join(&name));
-        Some(Self {
-            path: candidates.find(has_its_id)?,
-            segments: segments(path)?,
-        })
+        candidates.find(has_its_id)
+    }
+
+    fn path(&self) -> PathBuf {
+        match &self.of {
+            Debug::Installed(path) => path.clone(),
+            Debug::Linked(file) => descriptor(file),
+        }
     }
 }
 
@@ -94,15 +125,33 @@ impl Naming {
             uses_debug_info,
             debug_folders: DEBUG_FOLDERS.map(PathBuf::from).into(),
             beside: RefCell::default(),
+            has_links: RefCell::default(),
             of_go: RefCell::default(),
         }
     }
 
+    fn has_links(&self, path: &Path) -> bool {
+        let mut known = self.has_links.borrow_mut();
+        let known = known.entry(path.to_owned());
+        *known.or_insert_with(|| has_links(path))
+    }
+
     /// For each offset in the file at `path` its function, and those inlined there.
     pub(super) fn names(&self, path: &Path, offsets: &[u64]) -> Vec<Option<Vec<String>>> {
-        let mut names = self.look_up(path, Input::FileOffset(offsets));
-        if self.uses_debug_info && names.contains(&None) {
-            self.name_by_build_id(path, offsets, &mut names);
+        let mut names = vec![None; offsets.len()];
+        // What was linked has more than is left in the file itself.
+        let is_first = self.uses_debug_info && self.has_links(path);
+        if is_first {
+            self.name_beside(path, offsets, &mut names);
+        }
+        if names.contains(&None) {
+            let own = self.look_up(path, Input::FileOffset(offsets));
+            for (names, own) in names.iter_mut().zip(own) {
+                *names = names.take().or(own);
+            }
+        }
+        if self.uses_debug_info && !is_first && names.contains(&None) {
+            self.name_beside(path, offsets, &mut names);
         }
         if names.contains(&None) {
             self.name_by_go(path, offsets, &mut names);
@@ -115,7 +164,7 @@ impl Naming {
         let mut known = self.of_go.borrow_mut();
         let table = known
             .entry(path.to_owned())
-            .or_insert_with(|| GoNames::find(path));
+            .or_insert_with(|| GoTable::find(path));
         let Some(table) = table else { return };
         let places = offsets.iter().zip(names);
         for (offset, names) in places.filter(|(_, names)| names.is_none()) {
@@ -125,8 +174,12 @@ impl Naming {
 
     fn look_up(&self, path: &Path, places: Input<&[u64]>) -> Vec<Option<Vec<String>>> {
         let mut elf = Elf::new(path);
-        elf.debug_syms = self.uses_debug_info;
-        match self.symbolizer.symbolize(&Source::Elf(elf), places) {
+        // Links are followed only where no stranger has made them.
+        let mut folders = self.debug_folders.iter();
+        let is_installed = folders.any(|folder| path.starts_with(folder));
+        elf.debug_syms = self.uses_debug_info && (is_installed || !self.has_links(path));
+        let found = self.symbolizer.symbolize(&Source::Elf(elf), places);
+        match found {
             Ok(found) => found.into_iter().map(frames).collect(),
             Err(error) => {
                 log::debug!("symbols of {}: {error}", path.display());
@@ -135,8 +188,8 @@ impl Naming {
         }
     }
 
-    /// Fills in the names that are missing; blazesym looks for build ids only where there is a debug link too.
-    fn name_by_build_id(&self, path: &Path, offsets: &[u64], names: &mut [Option<Vec<String>>]) {
+    /// Fills in the names that are missing by what there is beside the file.
+    fn name_beside(&self, path: &Path, offsets: &[u64], names: &mut [Option<Vec<String>>]) {
         let mut known = self.beside.borrow_mut();
         let beside = known
             .entry(path.to_owned())
@@ -147,7 +200,7 @@ impl Naming {
         let (addresses, nameless): (Vec<u64>, Vec<_>) = places
             .filter_map(|(offset, names)| Some((beside.segments.address(*offset)?, names)))
             .unzip();
-        let found = self.look_up(&beside.path, Input::VirtOffset(&addresses));
+        let found = self.look_up(&beside.path(), Input::VirtOffset(&addresses));
         for (names, found) in nameless.into_iter().zip(found) {
             *names = found;
         }
@@ -197,6 +250,31 @@ mod tests {
             .offset(symbol.unwrap().address());
         let names = Naming::new(true).names(&program, &[offset.unwrap()]);
         assert_eq!(names, [Some(vec!["a".to_owned()])]);
+    }
+
+    #[test]
+    fn a_debug_link_leads_to_names_but_not_into_a_pipe() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "echo 'static int leaf(int x) { return x + 1; } int main(int c, char **v) { return leaf(c); }' |
+            gcc -O0 -g -x c - -o program && objcopy --only-keep-debug program linked && strip -o bare program &&
+            objcopy --add-gnu-debuglink=linked bare && mkfifo pipe";
+        let mut shell = Command::new("sh");
+        let built = shell.args(["-c", script]).current_dir(folder.path());
+        if !built.status().unwrap().success() {
+            println!("SKIP no C compiler");
+            return;
+        }
+        let at = |name: &str| folder.path().join(name);
+        let bytes = fs::read(at("program")).unwrap();
+        let elf = object::File::parse(&*bytes).unwrap();
+        let mut symbols = elf.symbols();
+        let leaf = symbols.find(|symbol| symbol.name() == Ok("leaf")).unwrap();
+        let offset = segments(&at("bare")).unwrap().offset(leaf.address());
+        let names = || Naming::new(true).names(&at("bare"), &[offset.unwrap()]);
+        assert_eq!(names(), [Some(vec!["leaf".to_owned()])]);
+        // This would wait for ever.
+        fs::rename(at("pipe"), at("linked")).unwrap();
+        assert_eq!(names(), [None]);
     }
 
     #[test]

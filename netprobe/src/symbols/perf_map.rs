@@ -14,7 +14,7 @@ use std::{
 
 use rustix::fs::fstat;
 
-use super::images::{inner_pid, open_regular};
+use super::images::{inner_pid, open_below, with_memory};
 
 /// Bytes of a map that are read, from its end.
 const MOST_BYTES: u64 = 128 << 20;
@@ -55,8 +55,8 @@ fn search_end(mut map: File, addresses: &[u64], most: u64) -> Option<Known> {
 
 /// The map, if it belongs to the owner of the process: anybody may write to `/tmp`.
 fn open_map(pid: u32) -> Option<OwnedFd> {
-    let path = format!("/proc/{pid}/root/tmp/perf-{}.map", inner_pid(pid));
-    let file = open_regular(Path::new(&path)).ok()?;
+    let path = format!("/tmp/perf-{}.map", inner_pid(pid));
+    let file = open_below(with_memory(pid), Path::new(&path)).ok()?;
     let owner = fstat(&file).ok()?.st_uid;
     let process = rustix::fs::stat(format!("/proc/{pid}")).ok()?.st_uid;
     (owner == process || owner == 0).then_some(file)

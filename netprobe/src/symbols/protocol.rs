@@ -1,21 +1,23 @@
 //! What goes between netprobe and its symbol worker: lines of text, tabs between the parts.
 //!
-//! `see PID` asks to look at the mappings of a process now, `look` at those of young processes that run another program
-//! by now, which have no answer. `resolve PID
+//! `see PID` asks to look at the mappings of a process now, `look PID…` at those of young processes that run another program
+//! by now, and whether these and some others have other libraries, which have no answer. `resolve PID
 //! ADDRESS…` is answered by a line for each address, in any order, and by `done`, or `done several` if the process has run
-//! more than one program, or may have. Of an address that does not tell which it is of there are `of NAME` lines, for
-//! threads of this name, and an `of-known` line, for stacks that are of a program that was looked at. Both sides
+//! more than one program, or may have, or different files at the same place. Of an address that does not tell which it is of there are `of NAME` lines, for
+//! threads of this name, and an `of-known` line, for stacks that are of a program that was looked at;
+//! if libraries took turns there, `of-version NUMBER` lines, for stacks taken while that was mapped. Both sides
 //! treat what they read as coming from a stranger.
 //!
-//! `unwind PID BYTES REGISTER…` is followed by so many bytes of a stack, and answered by `stack
-//! whole|cut copy|walk ADDRESS…`: whether it is whole, and whether the process needs copies at all.
+//! `unwind PID BYTES AFTER BEFORE REGISTER… WALKED…` is followed by so many bytes of a stack that was copied between these moments,
+//! and answered by `stack whole|cut copy|walk VERSION ADDRESS…`: whether it is whole, whether the process needs copies at
+//! all, and what was mapped.
 
 use std::{
     fmt::{self, Write},
     str::Split,
 };
 
-use super::unwind::Unwound;
+use super::unwind::{Taken, Unwound};
 
 /// Names for one address, outermost function first; those after the first were inlined.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,28 +43,37 @@ pub enum Missing {
     JitCut,
     /// The process has run two programs with different code there, or may have.
     Replaced,
+    /// The process had different files there, one after another.
+    Remapped,
     /// The process had ended before anybody could look.
     Exited,
     /// The file could not be read: no permission, or gone.
     Unreadable,
     /// It is no regular file of a local file system, so it was not opened.
     NotRegular,
+    /// The file was written to after it had been mapped.
+    Overwritten,
+    /// Only so many files are kept open, for one process and for all.
+    TooManyFiles,
     /// The worker was stopped, for it took too long or too much memory.
     Stopped,
 }
 
 impl Missing {
     /// All reasons.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Unmapped,
         Self::TooMany,
         Self::Stripped,
         Self::Jit,
         Self::JitCut,
         Self::Replaced,
+        Self::Remapped,
         Self::Exited,
         Self::Unreadable,
         Self::NotRegular,
+        Self::Overwritten,
+        Self::TooManyFiles,
         Self::Stopped,
     ];
 
@@ -74,9 +85,12 @@ impl Missing {
             Self::Jit => "jit",
             Self::JitCut => "jit-cut",
             Self::Replaced => "replaced",
+            Self::Remapped => "remapped",
             Self::Exited => "exited",
             Self::Unreadable => "unreadable",
             Self::NotRegular => "not-regular",
+            Self::Overwritten => "overwritten",
+            Self::TooManyFiles => "too-many-files",
             Self::Stopped => "stopped",
         }
     }
@@ -85,8 +99,19 @@ impl Missing {
     /// looked at.
     pub const fn is_of_known(self) -> bool {
         match self {
-            Self::Unmapped | Self::TooMany | Self::Replaced | Self::Exited | Self::Stopped => false,
-            Self::Stripped | Self::Jit | Self::JitCut | Self::Unreadable | Self::NotRegular => true,
+            Self::Unmapped
+            | Self::TooMany
+            | Self::Replaced
+            | Self::Remapped
+            | Self::Exited
+            | Self::Stopped => false,
+            Self::Stripped
+            | Self::Jit
+            | Self::JitCut
+            | Self::Unreadable
+            | Self::NotRegular
+            | Self::Overwritten
+            | Self::TooManyFiles => true,
         }
     }
 
@@ -121,11 +146,23 @@ impl Missing {
                 "the process has run other programs, which may have code at the same address: build them with -pie, or \
                  have them run for longer than 50 ms"
             }
+            Self::Remapped => {
+                "libraries took turns at the same address (dlclose, then dlopen), and it is not known which one ran: of code with \
+                 frame pointers no time is kept, and other libraries that stay for less than 0.2 s are hard to tell"
+            }
             Self::Exited => "the process had ended: sample longer, or start netprobe before it",
             Self::Unreadable => {
                 "the file is gone, or of another user namespace: run netprobe there"
             }
             Self::NotRegular => "not a regular file of a local file system: not opened on purpose",
+            Self::Overwritten => {
+                "the file was written to since (cp, rsync --inplace): what ran is there no more; install or mv, which make a new \
+                 file, leave it its names"
+            }
+            Self::TooManyFiles => {
+                "more files are mapped than are kept open (1,024 of a process, 16,384 of all): choose fewer processes (--pid, \
+                 --cgroup)"
+            }
             Self::Stopped => "the symbol worker took too long or too much memory and was stopped",
         }
     }
@@ -142,24 +179,33 @@ impl fmt::Display for Missing {
 pub(super) enum Request {
     /// Look at what the process has mapped now.
     See(u32),
-    /// Look whether young processes have become other programs.
-    Look,
+    /// Look whether young processes have become other programs, and whether processes have other libraries: these first.
+    Look(Vec<u32>),
     /// Name these addresses of the process.
     Resolve(u32, Vec<u64>),
-    /// Unwind a stack of the process, which follows: so many bytes, with these registers.
-    Unwind(u32, usize, [u64; 21]),
+    /// Unwind a stack of the process, which follows: so many bytes, with these registers; and how the kernel has walked it.
+    Unwind(u32, usize, Taken, [u64; 21], Vec<u64>),
 }
 
 impl Request {
     pub(super) fn line(&self) -> String {
         match self {
             Self::See(pid) => format!("see\t{pid}\n"),
-            Self::Look => "look\n".to_owned(),
+            Self::Look(pids) => {
+                let mut line = "look".to_owned();
+                for pid in pids {
+                    // Writing to a string cannot fail.
+                    let _written = write!(line, "\t{pid}");
+                }
+                line + "\n"
+            }
             Self::Resolve(pid, addresses) => {
                 format!("resolve\t{pid}{}\n", hex(addresses))
             }
-            Self::Unwind(pid, bytes, registers) => {
-                format!("unwind\t{pid}\t{bytes}{}\n", hex(registers))
+            Self::Unwind(pid, bytes, taken, registers, walked) => {
+                let taken = hex(&[taken.after_ns, taken.before_ns]);
+                let (registers, walked) = (hex(registers), hex(walked));
+                format!("unwind\t{pid}\t{bytes}{taken}{registers}{walked}\n")
             }
         }
     }
@@ -168,7 +214,8 @@ impl Request {
         let mut parts = line.trim_end_matches('\n').split('\t');
         let word = parts.next()?;
         if word == "look" {
-            return Some(Self::Look);
+            let pids = parts.map(|pid| pid.parse().ok());
+            return pids.collect::<Option<_>>().map(Self::Look);
         }
         let pid = parts.next()?.parse().ok()?;
         match word {
@@ -179,8 +226,14 @@ impl Request {
             }
             "unwind" => {
                 let bytes = parts.next()?.parse().ok()?;
-                let registers: Vec<u64> = parts.map(unhex).collect::<Option<_>>()?;
-                Some(Self::Unwind(pid, bytes, registers.try_into().ok()?))
+                let taken = Taken {
+                    after_ns: unhex(parts.next()?)?,
+                    before_ns: unhex(parts.next()?)?,
+                };
+                let numbers: Vec<u64> = parts.map(unhex).collect::<Option<_>>()?;
+                let (registers, walked) = numbers.split_first_chunk()?;
+                let walked = walked.to_vec();
+                Some(Self::Unwind(pid, bytes, taken, *registers, walked))
             }
             _ => None,
         }
@@ -210,9 +263,12 @@ pub(super) enum Answer {
     Of(String, u64, Names),
     /// The same if it was a program that was looked at.
     OfKnown(u64, Names),
+    /// The same while the process had this mapped, by number.
+    OfVersion(u32, u64, Names),
     /// The functions of a stack, and whether those of its process are to be copied at all.
     Stack(Unwound, bool),
-    /// The request is answered; whether the process has run several programs, or may have.
+    /// The request is answered; whether the process has run several programs, or may have, or had different files at the
+    /// same place.
     Done(bool),
 }
 
@@ -224,10 +280,14 @@ impl Answer {
                 format!("of\t{}\t{}\n", plain(program), named(*address, names))
             }
             Self::OfKnown(address, names) => format!("of-known\t{}\n", named(*address, names)),
-            Self::Stack(Unwound { places, is_whole }, needs_copies) => {
-                let whole = if *is_whole { "whole" } else { "cut" };
+            Self::OfVersion(version, address, names) => {
+                format!("of-version\t{version}\t{}\n", named(*address, names))
+            }
+            Self::Stack(unwound, needs_copies) => {
+                let whole = if unwound.is_whole { "whole" } else { "cut" };
                 let how = if *needs_copies { "copy" } else { "walk" };
-                format!("stack\t{whole}\t{how}{}\n", hex(places))
+                let (version, places) = (unwound.version, hex(&unwound.places));
+                format!("stack\t{whole}\t{how}\t{version}{places}\n")
             }
             Self::Done(false) => "done\n".to_owned(),
             Self::Done(true) => "done several\n".to_owned(),
@@ -247,7 +307,9 @@ impl Answer {
         let first = parts.next()?;
         if first == "stack" {
             let (whole, how) = (parts.next()?, parts.next()?);
+            let version = parts.next()?.parse().ok()?;
             let unwound = Unwound {
+                version,
                 places: parts.map(unhex).collect::<Option<_>>()?,
                 is_whole: whole == "whole",
             };
@@ -257,6 +319,11 @@ impl Answer {
             let program = parts.next()?.to_owned();
             let (address, names) = parse_named(parts.next()?, parts)?;
             return Some(Self::Of(program, address, names));
+        }
+        if first == "of-version" {
+            let version = parts.next()?.parse().ok()?;
+            let (address, names) = parse_named(parts.next()?, parts)?;
+            return Some(Self::OfVersion(version, address, names));
         }
         if first == "of-known" {
             let (address, names) = parse_named(parts.next()?, parts)?;
@@ -304,9 +371,19 @@ mod tests {
     fn lines_are_read_as_they_were_written() {
         for request in [
             Request::See(7),
-            Request::Look,
+            Request::Look(Vec::new()),
+            Request::Look(vec![7, 8]),
             Request::Resolve(1, vec![0, u64::MAX]),
-            Request::Unwind(2, 4096, [u64::MAX; 21]),
+            Request::Unwind(
+                2,
+                4096,
+                Taken {
+                    after_ns: 1,
+                    before_ns: u64::MAX,
+                },
+                [u64::MAX; 21],
+                vec![7, 0],
+            ),
         ] {
             assert_eq!(Request::parse(&request.line()), Some(request));
         }
@@ -322,9 +399,16 @@ mod tests {
             assert_eq!(Answer::parse(&answer.line()), Some(answer));
             let answer = Answer::OfKnown(0x7f00, names(missing));
             assert_eq!(Answer::parse(&answer.line()), Some(answer));
+            let answer = Answer::OfVersion(3, 0x7f00, names(missing));
+            assert_eq!(Answer::parse(&answer.line()), Some(answer));
         }
         for (is_whole, places) in [(true, vec![1, u64::MAX]), (false, Vec::new())] {
-            let answer = Answer::Stack(Unwound { places, is_whole }, is_whole);
+            let unwound = Unwound {
+                places,
+                is_whole,
+                version: 7,
+            };
+            let answer = Answer::Stack(unwound, is_whole);
             assert_eq!(Answer::parse(&answer.line()), Some(answer));
         }
         for several in [false, true] {

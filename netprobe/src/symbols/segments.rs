@@ -7,7 +7,7 @@ use object::{
 };
 
 /// A part of the file as it is mapped.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Segment {
     offset: u64,
     size: u64,
@@ -15,7 +15,7 @@ struct Segment {
 }
 
 /// Those parts of a file.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Segments(Vec<Segment>);
 
 impl Segments {

@@ -42,6 +42,13 @@ pub(super) struct Row {
     pub(super) is_signal: bool,
 }
 
+impl Row {
+    /// Whether the function has set up a frame pointer of its own there.
+    pub(super) fn is_framed(&self) -> bool {
+        matches!(self.cfa, CfaRule::RegisterAndOffset { register, .. } if register == FRAME_POINTER)
+    }
+}
+
 /// Why a file has no tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoTables {
@@ -65,6 +72,17 @@ pub(super) struct Tables {
     keeps_frame_pointers: bool,
     has_go: bool,
     rows: RefCell<HashMap<u64, Option<Rc<Row>>>>,
+}
+
+impl PartialEq for Tables {
+    /// Whether they say the same, whatever was looked up in them.
+    fn eq(&self, other: &Self) -> bool {
+        self.has_go == other.has_go
+            && self.bases == other.bases
+            && self.segments == other.segments
+            && self.header == other.header
+            && self.frames == other.frames
+    }
 }
 
 impl Tables {
@@ -124,6 +142,11 @@ impl Tables {
     /// Whether the functions of the file keep frame pointers, by a sample of them.
     pub(super) const fn keeps_frame_pointers(&self) -> bool {
         self.keeps_frame_pointers
+    }
+
+    /// Whether Go has compiled code of the file, which the tables leave out.
+    pub(super) const fn has_go(&self) -> bool {
+        self.has_go
     }
 
     /// Whether code that the tables leave out keeps frame pointers: Go's always does.

@@ -5,12 +5,17 @@
 //! other caller. A caller is believed only if it lies in code that is mapped; where nothing is left to
 //! believe, the stack ends and is not whole.
 
+use std::mem;
+
 use gimli::{
     CfaRule, Encoding, EvaluationResult, Format, Location, Register, RegisterRule,
     UnwindExpression, Value,
 };
 
-use super::tables::{Row, Tables};
+use super::{
+    go_table::GoTable,
+    tables::{Row, Tables},
+};
 
 /// Registers that are followed, by their numbers in DWARF; the last is the return address.
 const REGISTERS: usize = 17;
@@ -38,6 +43,20 @@ pub struct CopiedStack {
     pub registers: [u64; 21],
     /// What was on the stack from the stack pointer on.
     pub bytes: Vec<u8>,
+    /// The same stack as the kernel has found it by frame pointers, where that may lead further: the innermost place,
+    /// then return addresses, and 0 if that is all.
+    pub walked: Vec<u64>,
+    /// When it was copied.
+    pub taken: Taken,
+}
+
+/// Between which moments something was taken, by `CLOCK_MONOTONIC` in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Not before.
+    pub after_ns: u64,
+    /// Not later.
+    pub before_ns: u64,
 }
 
 /// The functions of a stack, by address.
@@ -47,13 +66,28 @@ pub struct Unwound {
     pub places: Vec<u64>,
     /// The outermost is where the thread began.
     pub is_whole: bool,
+    /// What the process had mapped then, by its number; 0 if that is not known.
+    pub version: u32,
+}
+
+impl Unwound {
+    /// What is certain if it is this or `other`: the functions that both begin with.
+    pub(super) fn common(mut self, other: &Self) -> Self {
+        self.is_whole &= *self.places == *other.places && other.is_whole;
+        let pairs = self.places.iter().zip(&other.places);
+        let equal = pairs.take_while(|(one, other)| one == other).count();
+        self.places.truncate(equal);
+        self
+    }
 }
 
 /// What is at an address.
 #[derive(Debug)]
 pub(super) enum Code<'a> {
-    /// The code of a file with tables, and the place in it.
-    Tables(&'a Tables, u64),
+    /// The code of a file with tables, the place in it, and what Go tells of its own code there.
+    Tables(&'a Tables, u64, Option<&'a GoTable>),
+    /// Code that Go has compiled, which keeps frame pointers, and the place in its file.
+    Go(&'a GoTable, u64),
     /// Code that keeps frame pointers instead.
     Bare,
     /// Code of which it is not known where it leads.
@@ -68,6 +102,7 @@ pub(super) fn unwind<'a>(stack: &CopiedStack, code: impl Fn(u64) -> Code<'a>) ->
     let mut unwound = Unwound {
         places: Vec::new(),
         is_whole: false,
+        version: 0,
     };
     // A return address is one after its call, perhaps in the next function.
     let mut is_call = false;
@@ -82,16 +117,18 @@ pub(super) fn unwind<'a>(stack: &CopiedStack, code: impl Fn(u64) -> Code<'a>) ->
         }
         unwound.places.push(place);
         let step = match code_of_frame {
-            Code::Tables(tables, place) => match tables.row(place) {
-                Some(row) => {
+            Code::Go(go, place) => frame.leave_go(go, place, &mut is_call, &code),
+            Code::Tables(tables, place, go) => match (tables.row(place), go) {
+                (Some(row), _) => {
                     is_call = !row.is_signal;
                     frame.by_row(&row, tables, unwound.places.len() == 1)
                 }
-                None if tables.has_framed_code() || frame.is_framed(is_call, &code) => {
+                (None, Some(go)) => frame.leave_go(go, place, &mut is_call, &code),
+                (None, None) if tables.has_framed_code() || frame.is_framed(is_call, &code) => {
                     is_call = true;
                     frame.by_frame_pointer()
                 }
-                None => Step::Lost,
+                (None, None) => Step::Lost,
             },
             Code::Bare => {
                 is_call = true;
@@ -108,7 +145,46 @@ pub(super) fn unwind<'a>(stack: &CopiedStack, code: impl Fn(u64) -> Code<'a>) ->
             Step::Lost => break,
         }
     }
+    if !unwound.is_whole {
+        go_on(&mut unwound, &stack.walked, code);
+    }
     unwound
+}
+
+/// Goes on where a copy ends, on the way that the kernel has found, as long as the code there keeps frame pointers: with
+/// stacks that are deeper than a copy, or where Go has changed stacks.
+fn go_on<'a>(unwound: &mut Unwound, walked: &[u64], code: impl Fn(u64) -> Code<'a>) {
+    let (&[_, .., last], count) = (unwound.places.as_slice(), unwound.places.len()) else {
+        return;
+    };
+    // That way lacks the caller of an innermost function without a frame.
+    let mut both = [count - 1, count - 2].into_iter();
+    let Some(met) = both.find(|at| walked.get(*at) == Some(&last.wrapping_add(1))) else {
+        return;
+    };
+    let mut place = last;
+    for address in walked.get(met + 1..).unwrap_or_default() {
+        let is_framed = match code(place) {
+            Code::Bare | Code::Go(..) => true,
+            Code::Tables(tables, place, _) => match tables.row(place) {
+                Some(row) => row.is_framed(),
+                None => tables.has_framed_code(),
+            },
+            Code::Closed | Code::None => false,
+        };
+        if !is_framed || unwound.places.len() >= MOST_FRAMES {
+            return;
+        }
+        if *address == 0 {
+            unwound.is_whole = true;
+            return;
+        }
+        place = address.wrapping_sub(1);
+        if matches!(code(place), Code::None) {
+            return;
+        }
+        unwound.places.push(place);
+    }
 }
 
 /// Where a step has led.
@@ -196,13 +272,44 @@ impl<'a> Frame<'a> {
         let others = (stack..frame).step_by(8).enumerate();
         let mut callers = others.filter_map(|(index, at)| Some((index, self.word(at)?)));
         !callers.any(|(index, word)| match code(word.wrapping_sub(1)) {
-            Code::Tables(tables, place) => {
+            Code::Tables(tables, place, _) => {
                 tables.row(place).is_some() || !is_call && index < PUSHED
             }
             // Other code keeps frames, so it is the caller only of what has not yet made its own, or never will.
-            Code::Bare | Code::Closed => !is_call && index < PUSHED,
+            Code::Bare | Code::Go(..) | Code::Closed => !is_call && index < PUSHED,
             Code::None => false,
         })
+    }
+
+    /// Leaves a function of Go. One that was interrupted may have no frame, or none yet: then the frame pointer is its
+    /// caller's, and the table tells where the return address is.
+    fn leave_go<'t>(
+        &mut self,
+        go: &GoTable,
+        place: u64,
+        is_call: &mut bool,
+        code: impl Fn(u64) -> Code<'t>,
+    ) -> Step {
+        let is_interrupted = !mem::replace(is_call, true);
+        let depth = is_interrupted.then(|| go.depth(place)).flatten();
+        let stack = self.registers[STACK_POINTER];
+        let at = stack
+            .zip(depth)
+            .map(|(stack, depth)| stack.wrapping_add(depth));
+        let frame = self.registers[FRAME_POINTER];
+        let is_framed = frame.map(|frame| frame.wrapping_add(8)) == at;
+        let address = at.filter(|_| !is_framed).and_then(|at| self.word(at));
+        // Where Go has changed stacks there is nothing to return to.
+        let address =
+            address.filter(|address| !matches!(code(address.wrapping_sub(1)), Code::None));
+        if address.is_none() {
+            return self.by_frame_pointer();
+        }
+        let mut caller = [None; REGISTERS];
+        caller[FRAME_POINTER] = frame;
+        caller[STACK_POINTER] = at.map(|at| at.wrapping_add(8));
+        caller[RETURN_ADDRESS] = address;
+        self.call(&caller, false)
     }
 
     fn by_frame_pointer(&mut self) -> Step {
@@ -308,6 +415,7 @@ mod tests {
     const HOLE: u64 = 0x1_0000;
     const TABLED: u64 = 0x2_0000;
     const JIT: u64 = 0x3_0000;
+    const CLOSED: u64 = 0x4_0000;
     const STACK: u64 = 0x7000;
 
     /// How many functions are found from a place without tables, with the frame pointer at the fifth word and this below it.
@@ -320,13 +428,15 @@ mod tests {
         let mut stack = CopiedStack {
             registers: [0; 21],
             bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
+            walked: Vec::new(),
+            taken: Taken::default(),
         };
         stack.registers[KERNEL_ORDER[STACK_POINTER]] = STACK;
         stack.registers[KERNEL_ORDER[FRAME_POINTER]] = STACK + 32;
         stack.registers[KERNEL_ORDER[RETURN_ADDRESS]] = HOLE;
         let unwound = unwind(&stack, |address| match address {
-            HOLE => Code::Tables(&tables, 0),
-            TABLED => Code::Tables(&tables, known.unwrap()),
+            HOLE => Code::Tables(&tables, 0, None),
+            TABLED => Code::Tables(&tables, known.unwrap(), None),
             JIT => Code::Bare,
             _ => Code::None,
         });
@@ -341,6 +451,8 @@ mod tests {
         let mut stack = CopiedStack {
             registers: [0; 21],
             bytes: vec![0; 64],
+            walked: Vec::new(),
+            taken: Taken::default(),
         };
         stack.registers[KERNEL_ORDER[STACK_POINTER]] = STACK;
         stack.registers[KERNEL_ORDER[usize::from(RDI)]] = TABLED;
@@ -377,5 +489,48 @@ mod tests {
         assert_eq!(followed([JIT + 1, 0, 0, 0]), 1);
         // The caller's frame pointer was pushed, and not replaced yet.
         assert_eq!(followed([STACK + 32, JIT + 1, 0, 0]), 1);
+    }
+
+    /// The places after the first of a stack of bare code whose copy ends after two callers, walked like this by the kernel;
+    /// and whether it is whole.
+    fn walked_on(walked: &[u64]) -> (Vec<u64>, bool) {
+        let words = [STACK + 16, JIT + 11, STACK + 4096, JIT + 21];
+        let mut stack = CopiedStack {
+            registers: [0; 21],
+            bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
+            walked: walked.to_vec(),
+            taken: Taken::default(),
+        };
+        stack.registers[KERNEL_ORDER[STACK_POINTER]] = STACK;
+        stack.registers[KERNEL_ORDER[FRAME_POINTER]] = STACK;
+        stack.registers[KERNEL_ORDER[RETURN_ADDRESS]] = JIT;
+        let unwound = unwind(&stack, |address| match address {
+            JIT..0x3_1000 => Code::Bare,
+            CLOSED => Code::Closed,
+            _ => Code::None,
+        });
+        let after = unwound.places.iter().skip(1).map(|place| place - JIT);
+        (after.collect(), unwound.is_whole)
+    }
+
+    #[test]
+    fn where_a_copy_ends_the_kernel_has_gone_on() {
+        let [one, two, three] = [JIT + 11, JIT + 21, JIT + 31];
+        assert_eq!(walked_on(&[]), (vec![10, 20], false));
+        let whole = (vec![10, 20, 30], true);
+        assert_eq!(walked_on(&[JIT, one, two, three, 0]), whole);
+        // The innermost function had no frame.
+        assert_eq!(walked_on(&[JIT, two, three, 0]), whole);
+        // It was cut too.
+        assert_eq!(
+            walked_on(&[JIT, one, two, three]),
+            (vec![10, 20, 30], false)
+        );
+        // Another stack, and code of which nothing is known.
+        let cut = (vec![10, 20], false);
+        assert_eq!(walked_on(&[JIT, one, three, three, 0]), cut);
+        assert_eq!(walked_on(&[JIT, one, two, 7, three, 0]), cut);
+        let closed = [JIT, one, two, CLOSED + 1, three, 0];
+        assert_eq!(walked_on(&closed), (vec![10, 20, CLOSED - JIT], false));
     }
 }

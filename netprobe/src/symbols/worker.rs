@@ -9,10 +9,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use rustix::process::{
+    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 
 use super::{
-    images::{Content, Images, Mapping},
+    images::{Content, Images, MOST_FILES, Mapping},
     naming::Naming,
     perf_map,
     processes::{At, Processes},
@@ -57,7 +59,12 @@ pub fn run(uses_debug_info: bool) -> Result<()> {
         line.clear();
         match request {
             Request::See(pid) => worker.processes.see(pid, &mut worker.images),
-            Request::Look => worker.processes.look_at_young(&mut worker.images),
+            Request::Look(first) => {
+                worker.processes.look_at_young(&mut worker.images);
+                worker
+                    .processes
+                    .look_at_libraries(&first, &mut worker.images);
+            }
             Request::Resolve(pid, addresses) => {
                 for (address, names) in worker.resolve(pid, &addresses) {
                     out.write_all(Answer::Names(address, names).line().as_bytes())?;
@@ -65,14 +72,19 @@ pub fn run(uses_debug_info: bool) -> Result<()> {
                 for answer in worker.of_programs(pid, &addresses) {
                     out.write_all(answer.line().as_bytes())?;
                 }
-                let unsure = worker.processes.is_unsure(pid);
-                out.write_all(Answer::Done(unsure).line().as_bytes())?;
+                let several = worker.processes.has_several(pid);
+                out.write_all(Answer::Done(several).line().as_bytes())?;
                 out.flush()?;
             }
-            Request::Unwind(pid, length, registers) => {
+            Request::Unwind(pid, length, taken, registers, walked) => {
                 let mut bytes = vec![0; length.min(MOST_STACK_BYTES)];
                 input.read_exact(&mut bytes).context("read a stack")?;
-                let stack = CopiedStack { registers, bytes };
+                let stack = CopiedStack {
+                    registers,
+                    bytes,
+                    walked,
+                    taken,
+                };
                 let answer = worker.unwind(pid, &stack);
                 out.write_all(answer.line().as_bytes())?;
                 // More may be in the pipe, whose answers go together.
@@ -100,12 +112,22 @@ fn limit() -> Result<()> {
         };
         setrlimit(resource, limit).context("limit the worker")?;
     }
+    // Twice as many as are kept, as far as that is allowed.
+    let files = Some(2 * MOST_FILES as u64);
+    let allowed = getrlimit(Resource::Nofile).maximum;
+    let files = allowed.map_or(files, |allowed| files.min(Some(allowed)));
+    let limit = Rlimit {
+        current: files,
+        maximum: files,
+    };
+    setrlimit(Resource::Nofile, limit).context("limit the files of the worker")?;
     Ok(())
 }
 
 impl Worker {
     fn resolve(&mut self, pid: u32, addresses: &[u64]) -> Vec<(u64, Names)> {
         self.processes.look_again(pid, addresses, &mut self.images);
+        self.processes.watch(pid, addresses, &mut self.images);
         self.processes.learn_names(pid);
         let mut answers = Vec::new();
         let mut by_file: HashMap<usize, (String, Vec<(u64, u64)>)> = HashMap::new();
@@ -129,14 +151,34 @@ impl Worker {
     fn unwind(&mut self, pid: u32, stack: &CopiedStack) -> Answer {
         let place = stack.registers[INSTRUCTION_POINTER];
         self.processes.look_again(pid, &[place], &mut self.images);
+        let (mut best, mut needs_copies) = self.follow(pid, stack);
+        let processes = &mut self.processes;
+        let is_new = processes.watch(pid, &best.places, &mut self.images);
+        if is_new || processes.look_since(pid, stack.taken, &mut self.images) {
+            let version = self.processes.version(pid, stack.taken);
+            if version != best.version && self.processes.has_several(pid) {
+                (best, needs_copies) = self.follow(pid, stack);
+            }
+            best.version = version;
+        }
+        Answer::Stack(best, needs_copies)
+    }
+
+    /// The same by what is known of the process.
+    fn follow(&mut self, pid: u32, stack: &CopiedStack) -> (Unwound, bool) {
+        let place = stack.registers[INSTRUCTION_POINTER];
+        let version = self.processes.version(pid, stack.taken);
         let mut best = Unwound {
             places: vec![place],
             is_whole: false,
+            version,
         };
         let mut needs_copies = true;
-        // If several have code there, the stack is of the one whose tables lead to its beginning.
-        for (index, process) in self.processes.programs(pid, place).into_iter().enumerate() {
-            for mapping in &process.mappings {
+        let (programs, are_one) = self.processes.that_ran(pid, place, version);
+        // If several have code there, the stack is of the one whose tables lead to its beginning; of libraries that took
+        // turns, only what all lead to is certain.
+        for (index, process) in programs.into_iter().enumerate() {
+            for mapping in process.all_mappings() {
                 if let Content::File(number, _) = mapping.content {
                     self.tables.read(number, &self.images);
                 }
@@ -146,16 +188,20 @@ impl Worker {
                 Some(mapping) => tables.code(mapping, address),
                 None => Code::None,
             });
-            if index == 0 || unwound.is_whole {
-                best = unwound;
-                let mut mappings = process.mappings.iter();
-                needs_copies = mappings.any(|mapping| tables.needs_copies(mapping));
+            let mut mappings = process.all_mappings();
+            let needs = mappings.any(|mapping| tables.needs_copies(mapping));
+            if index > 0 && are_one {
+                best = best.common(&unwound);
+                needs_copies |= needs;
+            } else if index == 0 || unwound.is_whole {
+                best = Unwound { version, ..unwound };
+                needs_copies = needs;
             }
-            if best.is_whole {
+            if best.is_whole && !are_one {
                 break;
             }
         }
-        Answer::Stack(best, needs_copies)
+        (best, needs_copies)
     }
 
     /// Where an address is.
@@ -168,7 +214,12 @@ impl Worker {
                 return Place::missing(Missing::TooMany, "[unknown: too many mappings]");
             }
             At::Several => return Place::missing(Missing::Replaced, "[unknown: exec]"),
+            At::Remapped => return Place::missing(Missing::Remapped, "[unknown: dlopen]"),
         };
+        Self::place_in(mapping, address)
+    }
+
+    fn place_in(mapping: &Mapping, address: u64) -> Place {
         match &mapping.content {
             Content::File(number, name) => {
                 let offset = address - mapping.start + mapping.offset;
@@ -188,8 +239,13 @@ impl Worker {
     fn of_programs(&self, pid: u32, addresses: &[u64]) -> Vec<Answer> {
         let mut answers = Vec::new();
         for address in addresses {
-            if self.processes.at(pid, *address) != At::Several {
-                continue;
+            match self.processes.at(pid, *address) {
+                At::Several => {}
+                At::Remapped => {
+                    answers.extend(self.of_versions(pid, *address));
+                    continue;
+                }
+                At::Exited | At::Unmapped | At::TooMany | At::Mapping(_) => continue,
             }
             let known = self.processes.at_in_known(pid, *address);
             let known = known.and_then(|mapping| self.names_in(mapping, *address));
@@ -200,6 +256,20 @@ impl Worker {
             answers.extend(known.map(|names| Answer::OfKnown(*address, names)));
         }
         answers
+    }
+
+    /// The names for an address where libraries took turns, by what was mapped.
+    fn of_versions(&self, pid: u32, address: u64) -> Vec<Answer> {
+        let programs = self.processes.programs(pid, address).into_iter();
+        let names = programs.filter_map(|program| {
+            let mapping = program.at(address)?;
+            let names = match Self::place_in(mapping, address) {
+                Place::Named(names) => names,
+                Place::InFile(..) => self.names_in(mapping, address)?,
+            };
+            Some(Answer::OfVersion(program.number, address, names))
+        });
+        names.collect()
     }
 
     fn names_in(&self, mapping: &Mapping, address: u64) -> Option<Names> {
@@ -222,6 +292,12 @@ impl Worker {
             Some(path) => self.naming.names(&path, &offsets),
             None => vec![None; offsets.len()],
         };
+        // Also while they were looked up.
+        let (found, missing) = if self.images.was_written(number) {
+            (vec![None; offsets.len()], Missing::Overwritten)
+        } else {
+            (found, Missing::Stripped)
+        };
         let named = wanted.iter().zip(found).map(|((address, _), frames)| {
             let names = match frames {
                 Some(frames) => Names {
@@ -230,7 +306,7 @@ impl Worker {
                 },
                 None => Names {
                     frames: vec![format!("[{module}]")],
-                    missing: Some(Missing::Stripped),
+                    missing: Some(missing),
                 },
             };
             (*address, names)
@@ -261,7 +337,7 @@ fn apply_perf_map(pid: u32, answers: &mut [(u64, Names)]) {
     let nameless = |names: &Names| {
         matches!(
             names.missing,
-            Some(Missing::Jit | Missing::Stripped | Missing::Unreadable)
+            Some(Missing::Jit | Missing::Stripped | Missing::Unreadable | Missing::Overwritten)
         )
     };
     let addresses: Vec<u64> = answers

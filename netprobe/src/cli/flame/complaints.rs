@@ -32,12 +32,10 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// The sum of `weights` in `all`.
+    /// The sum of `weights`, by names as they are shown, in `all`.
     pub(super) fn of(weights: &BTreeMap<String, u64>, all: u64) -> Self {
-        let names: Vec<String> = largest(weights)
-            .iter()
-            .map(|(name, _)| shown(name))
-            .collect();
+        let names = largest(weights).into_iter();
+        let names: Vec<&str> = names.map(|(name, _)| name.as_str()).collect();
         Self {
             percent: percent(weights.values().sum(), all),
             names: names.join(", "),
@@ -69,7 +67,9 @@ fn names_lines(
     if total <= EXPLAIN_PERCENT {
         return Vec::new();
     }
-    let mut lines = vec![format!("{total} % of the user frames have no name:")];
+    let mut lines = vec![format!(
+        "{total} % of the user code has no name, each stack counting alike:"
+    )];
     for ((missing, module), weight) in largest(nameless) {
         let (percent, module) = (percent(*weight, all), shown(module));
         if percent == 0 {
@@ -319,6 +319,12 @@ mod tests {
         );
         let others = said(&[("T.main_[j]", 5), ("main", 5)]);
         assert!(others.contains("deeper than what is copied"), "{others}");
+    }
+
+    #[test]
+    fn names_that_are_shown_are_not_escaped_again() {
+        let cut = share(&[(r"a\u{1b}", 30)], 100);
+        assert_eq!(cut.names, r"a\u{1b}");
     }
 
     #[test]

@@ -17,9 +17,10 @@ use netprobe_common::{
 use super::held::Held;
 use crate::{
     kernel::task_stacks::Sent,
+    observe::clock::now_ns,
     symbols::{
         background::Followed,
-        unwind::{CopiedStack, Unwound},
+        unwind::{CopiedStack, Taken, Unwound},
     },
 };
 
@@ -58,6 +59,8 @@ struct Asked {
 #[derive(Debug)]
 pub(super) struct Copies {
     counting: Counting,
+    /// When the last reading of the ring began, and this one.
+    read_ns: [u64; 2],
     /// Of blocks that have not ended.
     held: Held,
     ready: Vec<(u32, CopiedStack)>,
@@ -74,6 +77,7 @@ impl Copies {
     pub(super) fn new(counting: Counting) -> Self {
         Self {
             counting,
+            read_ns: [0, 0],
             held: Held::default(),
             ready: Vec::new(),
             ready_bytes: 0,
@@ -86,10 +90,15 @@ impl Copies {
         }
     }
 
-    /// Takes what the programs have sent.
-    pub(super) fn take(&mut self, sent: Sent) {
+    /// What is taken from now on was sent since the last time.
+    pub(super) const fn begin_reading(&mut self, now_ns: u64) {
+        self.read_ns = [self.read_ns[1], now_ns];
+    }
+
+    /// Takes what the programs have sent; a copy with the same stack as the kernel has `walked` it.
+    pub(super) fn take(&mut self, sent: Sent, walked: Vec<u64>) {
         match sent {
-            Sent::Copy(copy, bytes) => self.begin(&copy, bytes),
+            Sent::Copy(copy, bytes) => self.begin(&copy, bytes, walked),
             Sent::End(end) => {
                 // That of a thread that is not wanted has no beginning here.
                 self.end(end.thread, end.blocked_ns);
@@ -97,10 +106,16 @@ impl Copies {
         }
     }
 
-    fn begin(&mut self, copy: &StackCopy, bytes: Vec<u8>) {
+    fn begin(&mut self, copy: &StackCopy, bytes: Vec<u8>, walked: Vec<u64>) {
+        let taken = Taken {
+            after_ns: self.read_ns[0],
+            before_ns: now_ns(),
+        };
         let copied = CopiedStack {
             registers: copy.registers,
             bytes,
+            walked,
+            taken,
         };
         match self.counting {
             Counting::Samples => self.queue(copy.stack, copied, copy.ns),
@@ -233,7 +248,7 @@ mod tests {
     #[test]
     fn the_copy_of_a_short_block_is_not_that_of_the_next() {
         let mut copies = Copies::new(Counting::Blocks);
-        copies.take(copy(5, 1));
+        copies.take(copy(5, 1), Vec::new());
         // Too short to be told of. The next one is followed by frame pointers, and lasts.
         let mut next = TaskStack::zeroed();
         next.user = 77;
@@ -250,14 +265,14 @@ mod tests {
             let Sent::Copy(copy, _) = copy(thread, 1) else {
                 unreachable!();
             };
-            copies.take(Sent::Copy(copy, vec![0; 7 << 20]));
+            copies.take(Sent::Copy(copy, vec![0; 7 << 20]), Vec::new());
         }
         let end = BlockEnd {
             blocked_ns: 9,
             thread: 0,
             reserved: 0,
         };
-        copies.take(Sent::End(end));
+        copies.take(Sent::End(end), Vec::new());
         let counted: Vec<_> = copies.counts().collect();
         assert_eq!(counted[0].0.user, NOT_HELD);
         assert_eq!(counted[0].1.weight, 9);

@@ -71,6 +71,13 @@ enum PaletteName {
     Tcp,
 }
 
+impl Options {
+    /// Whether the picture goes to stdout.
+    pub(super) fn is_to_stdout(&self) -> bool {
+        self.output.as_os_str() == "-"
+    }
+}
+
 impl PaletteName {
     const fn palette(self) -> Palette {
         match self {

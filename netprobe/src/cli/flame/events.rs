@@ -64,7 +64,7 @@ pub(super) async fn collect(
     let mut names = LiveNames::of(&session, Some(stacks));
     log::info!("ready: collecting stacks for {duration:?}, Ctrl-C draws at once");
     let mut meter = Meter::new(options.max_overhead, &session);
-    let mut window = Window::begin(global, duration);
+    let mut window = Window::begin(global, duration).while_read(options.common.draw.is_to_stdout());
     // While the programs are there to be named, whose frames are left out.
     names.learn_symbols();
     window
@@ -73,7 +73,7 @@ pub(super) async fn collect(
             String::new()
         })
         .await;
-    signals::second_kills();
+    signals::one_more_kills();
     let elapsed = window.elapsed();
     session.detach();
     let counts = session.stack_totals()?;

@@ -115,7 +115,7 @@ impl Graph {
 
     /// Refuses what could only give an empty picture.
     pub(super) fn check(&self, sampling: &Sampling) -> Result<(), Error> {
-        if !self.within.is_empty() && sampling.kernel == 0 {
+        if self.is_of_functions() && sampling.kernel == 0 {
             let why = "this graph is of functions of the kernel: it cannot be had with --user-only";
             return Err(Error::elsewhere(why));
         }
@@ -135,11 +135,16 @@ impl Graph {
     /// so long a time.
     pub(super) const fn weight(&self, events: u64, ns: u64, sample_ns: Option<u64>) -> u64 {
         match (self.source, sample_ns) {
-            (Source::Samples { .. }, _) if self.within.is_empty() => events,
+            (Source::Samples { .. }, _) if !self.is_of_functions() => events,
             (Source::Samples { .. }, Some(sample_ns)) => events * sample_ns,
             (Source::Samples { .. }, None) => ns,
             (Source::Blocks { .. }, _) => ns / 1000,
         }
+    }
+
+    /// Whether only what is under some functions of the kernel is drawn.
+    pub(super) const fn is_of_functions(&self) -> bool {
+        !self.within.is_empty()
     }
 
     /// Whether one of the functions is among these frames.

@@ -97,6 +97,7 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::symbols::unwind::Taken;
     use netprobe_common::samples::COPIED;
 
     fn stack(kernel: i32) -> TaskStack {
@@ -113,6 +114,8 @@ mod tests {
         CopiedStack {
             registers: [0; 21],
             bytes: vec![1; bytes],
+            walked: Vec::new(),
+            taken: Taken::default(),
         }
     }
 

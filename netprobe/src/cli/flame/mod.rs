@@ -149,40 +149,18 @@ fn parse_block(text: &str) -> Result<Duration, String> {
 /// Collects, then draws.
 pub(super) fn run(global: &Global, options: &Options) -> Result<ExitCode> {
     match &options.graph {
-        Graph::Cpu(samples) => {
-            let source = graph::Source::Samples {
-                hertz: samples.freq,
-            };
-            let graph = graph::cpu(source);
-            of_tasks(global, graph, 1.0, &samples.tasks, &samples.common)
-        }
-        Graph::PortSearch(samples) => {
-            let source = graph::Source::Samples {
-                hertz: samples.freq,
-            };
-            let graph = graph::port_search(source);
-            of_tasks(global, graph, 1.0, &samples.tasks, &samples.common)
-        }
-        Graph::Offcpu(blocks) => {
-            let graph = graph::offcpu(blocks.source());
-            of_tasks(
-                global,
-                graph,
-                blocks.max_overhead,
-                &blocks.tasks,
-                &blocks.common,
-            )
-        }
-        Graph::AcceptWait(blocks) => {
-            let graph = graph::accept_wait(blocks.source());
-            of_tasks(
-                global,
-                graph,
-                blocks.max_overhead,
-                &blocks.tasks,
-                &blocks.common,
-            )
-        }
+        Graph::Cpu(Samples {
+            freq,
+            tasks,
+            common,
+        }) => of_samples(global, graph::cpu, *freq, (tasks, common)),
+        Graph::PortSearch(PortSearch {
+            freq,
+            tasks,
+            common,
+        }) => of_samples(global, graph::port_search, *freq, (tasks, common)),
+        Graph::Offcpu(blocks) => of_blocks(global, graph::offcpu, blocks),
+        Graph::AcceptWait(blocks) => of_blocks(global, graph::accept_wait, blocks),
         Graph::Drops(options) => of_events(global, Kind::Drops, options),
         Graph::Retransmits(options) => of_events(global, Kind::Retransmits, options),
         Graph::Resets(options) => of_events(global, Kind::Resets, options),
@@ -190,13 +168,28 @@ pub(super) fn run(global: &Global, options: &Options) -> Result<ExitCode> {
     }
 }
 
-impl Blocks {
-    const fn source(&self) -> graph::Source {
-        graph::Source::Blocks {
-            least: self.min_block,
-            most: self.max_block,
-        }
-    }
+/// Samples have their price: the rate that was asked for.
+fn of_samples(
+    global: &Global,
+    graph: fn(graph::Source) -> graph::Graph,
+    hertz: u64,
+    (tasks, common): (&wanted::Options, &Common),
+) -> Result<ExitCode> {
+    let graph = graph(graph::Source::Samples { hertz });
+    of_tasks(global, graph, 1.0, tasks, common)
+}
+
+fn of_blocks(
+    global: &Global,
+    graph: fn(graph::Source) -> graph::Graph,
+    blocks: &Blocks,
+) -> Result<ExitCode> {
+    let graph = graph(graph::Source::Blocks {
+        least: blocks.min_block,
+        most: blocks.max_block,
+    });
+    let limit = blocks.max_overhead;
+    of_tasks(global, graph, limit, &blocks.tasks, &blocks.common)
 }
 
 fn of_events(global: &Global, kind: Kind, options: &Events) -> Result<ExitCode> {
@@ -226,6 +219,7 @@ fn of_tasks(
         wanted,
         duration: common.duration,
         max_overhead,
+        needs_reader: common.draw.is_to_stdout(),
     };
     let flame = runtime()?.block_on(tasks::collect(global, run))?;
     out.draw(&flame)

@@ -2,9 +2,9 @@
 //! of the kernel. What has no name, and where a stack was cut, is drawn as such and explained.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    mem,
     sync::Arc,
-    time::{Duration, Instant},
 };
 
 use netprobe_common::{
@@ -25,12 +25,13 @@ use crate::{
         symbols::Symbols,
         task_stacks::{Addresses, Sent, TaskStacks},
     },
+    observe::clock::now_ns,
     render::text,
     report::Value,
     symbols::{
         Missing, Names,
         background::{Background, Followed},
-        client::{Found, Whose},
+        found::{Found, Whose},
         unwind::Unwound,
     },
 };
@@ -38,8 +39,10 @@ use crate::{
 /// The kernel goes from one program to the next there: the thread has the name of the next one before it has its code.
 const IN_EXEC: &str = "load_elf_binary_[k]";
 
-/// How long after a process was seen for the first time young ones are looked at.
-const RECENT: Duration = Duration::from_secs(2);
+/// Processes that the worker is told at a time to have had their stacks copied.
+const MOST_COPIED: usize = 64;
+/// Shares of a stack's weight are of so many parts of it.
+const PRECISION: u64 = 1024;
 
 /// Names stacks.
 pub(super) struct Naming {
@@ -48,16 +51,16 @@ pub(super) struct Naming {
     /// Whether stacks begin in our own program, which an event called; samples do not.
     begins_in_bpf: bool,
     worker: Option<Background>,
-    /// When a process was last seen for the first time.
-    sighted: Option<Instant>,
     found: Found,
     read: HashMap<i32, Addresses>,
     copies: Copies,
+    /// Whose stacks were copied since the worker was told last.
+    copied: BTreeSet<u32>,
     /// Copies that are not drawn.
     unwanted_copies: u64,
     /// Whether a kernel stack belongs into the graph, where that is asked.
     within: HashMap<i32, bool>,
-    /// Weight of user frames, all and by why they have no name.
+    /// Weight of user stacks with frames, each shared among its frames: all, and by why some have no name.
     weighed: u64,
     nameless: BTreeMap<(Missing, String), u64>,
     /// Weight of user stacks, all and cut ones by thread name.
@@ -81,10 +84,10 @@ impl Naming {
             kernel: Symbols::new(),
             begins_in_bpf: matches!(counting, Counting::Blocks),
             worker,
-            sighted: None,
             found: Found::default(),
             read: HashMap::new(),
             copies: Copies::new(counting),
+            copied: BTreeSet::new(),
             unwanted_copies: 0,
             within: HashMap::new(),
             weighed: 0,
@@ -101,24 +104,22 @@ impl Naming {
         self.kernel.learn();
     }
 
-    /// Has the worker look at the processes that were seen for the first time, and for some time after whether they run
-    /// other programs.
+    /// Has the worker look at the processes that were seen for the first time.
     pub(super) fn see_new_processes(&mut self) {
         while let Some(pid) = self.stacks.sighted() {
             if let Some(worker) = &self.worker {
                 worker.see(pid);
             }
-            self.sighted = Some(Instant::now());
-        }
-        let is_recent = |sighted: Instant| sighted.elapsed() < RECENT;
-        if let (Some(worker), true) = (&self.worker, self.sighted.is_some_and(is_recent)) {
-            worker.look();
         }
     }
 
-    /// Reads the stacks that were copied, and has them unwound.
+    /// Reads the stacks that were copied, and has them unwound. Has the worker look whether processes run other programs by
+    /// now or have other libraries, those first whose stacks they are.
     pub(super) fn take_copies(&mut self, wanted: &Wanted, graph: &Graph) {
         self.read_copies(wanted, graph);
+        if let Some(worker) = &self.worker {
+            worker.look(mem::take(&mut self.copied).into_iter().collect());
+        }
         self.unwind_due(false);
         let unwound = match &mut self.worker {
             Some(worker) => worker.unwound(),
@@ -128,6 +129,7 @@ impl Naming {
     }
 
     fn read_copies(&mut self, wanted: &Wanted, graph: &Graph) {
+        self.copies.begin_reading(now_ns());
         while let Some(sent) = self.stacks.sent() {
             if let Sent::Copy(copy, _) = &sent
                 && !self.is_drawn(&copy.stack, wanted, graph)
@@ -136,8 +138,26 @@ impl Naming {
                 self.unwanted_copies += 1;
                 continue;
             }
-            self.copies.take(sent);
+            if let Sent::Copy(copy, _) = &sent
+                && self.copied.len() < MOST_COPIED
+            {
+                self.copied.insert(copy.stack.pid);
+            }
+            let walked = match &sent {
+                Sent::Copy(copy, _) => self.walked(copy.walked),
+                Sent::End(_) => Vec::new(),
+            };
+            self.copies.take(sent, walked);
         }
+    }
+
+    /// A stack as the kernel has walked it: with a 0 behind it if that is all.
+    fn walked(&self, id: i32) -> Vec<u64> {
+        let Addresses::Known { mut ips, is_cut } = self.stacks.read(id) else {
+            return Vec::new();
+        };
+        ips.extend((!is_cut).then_some(0));
+        ips
     }
 
     /// Whether a stack belongs into the graph, by what the programs do not know. They are told, to take no more like it.
@@ -146,7 +166,7 @@ impl Naming {
             self.stacks.refuse(stack.of_task());
             return false;
         }
-        if graph.within.is_empty() {
+        if !graph.is_of_functions() {
             return true;
         }
         if stack.kernel < 0 {
@@ -336,20 +356,25 @@ impl Naming {
         weight: u64,
     ) -> Vec<Arc<str>> {
         let mut innermost_first: Vec<Arc<str>> = Vec::new();
-        let whose = thread.whose(&self.found, unwound.places.iter().copied());
+        let whose = Whose {
+            version: unwound.version,
+            ..thread.whose(&self.found, unwound.places.iter().copied())
+        };
         let mut is_whole = unwound.is_whole;
+        let mut counted = Counted::default();
         for address in &unwound.places {
             let Some(names) = self.found.get(thread.pid, *address, whose) else {
                 continue;
             };
             innermost_first.extend(names.frames.iter().rev().map(|name| Arc::from(&**name)));
-            weigh(&mut self.nameless, &mut self.weighed, names, weight);
+            counted.add(names);
             if is_of_unknown(names, whose) {
                 is_whole = false;
                 break;
             }
         }
         is_whole |= roots::is_whole(&innermost_first, By::Tables);
+        self.weigh(counted, weight);
         self.finish_user(thread.shown, innermost_first, is_whole, weight)
     }
 
@@ -363,6 +388,7 @@ impl Naming {
     ) -> Vec<Arc<str>> {
         let mut innermost_first: Vec<Arc<str>> = Vec::new();
         let mut has_begun = false;
+        let mut counted = Counted::default();
         let whose = thread.whose(&self.found, call_sites(ips));
         for address in call_sites(ips) {
             let Some(names) = self.found.get(thread.pid, address, whose) else {
@@ -379,13 +405,18 @@ impl Naming {
             }
             has_begun |= roots::is_start(function);
             innermost_first.extend(names.frames.iter().rev().map(|name| Arc::from(&**name)));
-            weigh(&mut self.nameless, &mut self.weighed, names, weight);
+            counted.add(names);
             if is_of_unknown(names, whose) {
                 break;
             }
         }
         let is_whole = roots::is_whole(&innermost_first, By::FramePointers);
+        self.weigh(counted, weight);
         self.finish_user(thread.shown, innermost_first, is_whole && !is_cut, weight)
+    }
+
+    fn weigh(&mut self, counted: Counted, weight: u64) {
+        counted.weigh(&mut self.nameless, &mut self.weighed, weight);
     }
 
     fn finish_user(
@@ -444,6 +475,7 @@ impl Thread<'_> {
         Whose {
             comm: self.comm,
             is_known: found.is_known(self.pid, addresses),
+            version: 0,
         }
     }
 }
@@ -453,17 +485,34 @@ fn is_of_unknown(names: &Names, whose: Whose<'_>) -> bool {
     names.missing == Some(Missing::Replaced) && !whose.is_known
 }
 
-/// Adds to the weight of user frames, and of those without a name.
-fn weigh(
-    nameless: &mut BTreeMap<(Missing, String), u64>,
-    all: &mut u64,
-    names: &Names,
-    weight: u64,
-) {
-    *all += weight;
-    if let Some(missing) = names.missing {
-        let module = names.frames[0].clone();
-        *nameless.entry((missing, module)).or_default() += weight;
+/// The frames of a user stack.
+#[derive(Debug, Default)]
+struct Counted {
+    all: u64,
+    /// Those without a name.
+    nameless: Vec<(Missing, String)>,
+}
+
+impl Counted {
+    fn add(&mut self, names: &Names) {
+        self.all += 1;
+        let missing = names.missing;
+        self.nameless
+            .extend(missing.map(|missing| (missing, names.frames[0].clone())));
+    }
+
+    /// Adds the weight of the stack, of which each of its frames has the same share: a picture is read by its samples, and a
+    /// stack of which nothing is known has but one frame.
+    fn weigh(self, nameless: &mut BTreeMap<(Missing, String), u64>, all: &mut u64, weight: u64) {
+        let weight = weight.saturating_mul(PRECISION);
+        if self.all == 0 {
+            return;
+        }
+        *all = all.saturating_add(weight);
+        for why in self.nameless {
+            let sum = nameless.entry(why).or_default();
+            *sum = sum.saturating_add(weight / self.all);
+        }
     }
 }
 
@@ -477,4 +526,30 @@ fn call_sites(ips: &[u64]) -> impl Iterator<Item = u64> {
     ips.iter()
         .enumerate()
         .map(|(depth, ip)| if depth == 0 { *ip } else { ip.wrapping_sub(1) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deep_stack_weighs_no_more_than_one_of_which_nothing_is_known() {
+        let names = |missing| Names {
+            frames: vec!["frame".to_owned()],
+            missing,
+        };
+        let (mut nameless, mut all) = (BTreeMap::new(), 0);
+        let mut deep = Counted::default();
+        for _frame in 0..100 {
+            deep.add(&names(None));
+        }
+        deep.weigh(&mut nameless, &mut all, 6);
+        let mut unknown = Counted::default();
+        unknown.add(&names(Some(Missing::Exited)));
+        unknown.weigh(&mut nameless, &mut all, 4);
+        let share = nameless[&(Missing::Exited, "frame".to_owned())] * 100 / all;
+        assert_eq!(share, 40);
+        Counted::default().weigh(&mut nameless, &mut all, 4);
+        assert_eq!(all, 10 * PRECISION);
+    }
 }

@@ -52,12 +52,14 @@ pub(super) struct Run {
     pub(super) duration: Duration,
     /// What it may cost, as a share of the machine.
     pub(super) max_overhead: f64,
+    /// Whether somebody must read stdout.
+    pub(super) needs_reader: bool,
 }
 
 impl Run {
     /// Whether the programs are told what is not wanted.
     const fn learns(&self) -> bool {
-        self.wanted.sampling.learns_tasks != 0 || !self.graph.within.is_empty()
+        self.wanted.sampling.learns_tasks != 0 || self.graph.is_of_functions()
     }
 }
 
@@ -74,7 +76,7 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
         run.duration
     );
     let mut meter = Meter::new(run.max_overhead, &session);
-    let mut window = Window::begin(global, run.duration);
+    let mut window = Window::begin(global, run.duration).while_read(run.needs_reader);
     // While the window is open, so that it is done when it closes.
     naming.warm_up();
     let mut early = Early::of(&run);
@@ -88,19 +90,19 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
                 ask_early(&mut naming, &session, &run);
             }
             if is_due {
-                progress(&mut session)
+                progress(&session)
             } else {
                 String::new()
             }
         })
         .await;
-    signals::second_kills();
+    signals::one_more_kills();
     let elapsed = window.elapsed();
     let ended = Instant::now();
     let ended_ns = now_ns();
     session.detach();
     log::debug!("detached {:?} after the end", ended.elapsed());
-    let collected = task_stacks::collected(&mut session)?;
+    let collected = task_stacks::collected(&session)?;
     let source = source_of(&run.graph, sampler.as_ref());
     log::debug!("collected {:?} after the end", ended.elapsed());
     let flame = fold(
@@ -177,7 +179,7 @@ fn request(run: &Run) -> Request {
     let mut config = Config::zeroed();
     config.sampling = run.wanted.sampling;
     config.governed = u32::from(run.max_overhead < 1.0);
-    config.sampling.learns_stacks = u32::from(!run.graph.within.is_empty());
+    config.sampling.learns_stacks = u32::from(run.graph.is_of_functions());
     let stacks = room::stacks(run.graph.source, run.duration);
     let mut sizes = Sizes {
         stacks,
@@ -226,7 +228,7 @@ fn follow(sampler: Option<&mut Sampler>, session: &mut Session) {
     }
 }
 
-fn progress(session: &mut Session) -> String {
+fn progress(session: &Session) -> String {
     match task_stacks::tally(session) {
         Ok(tally) => format!(", {} collected", collected_until_now(&tally)),
         Err(_) => String::new(),
@@ -297,7 +299,7 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
         .collect();
     let left_out = left_out(&wanted);
     // Of what is not drawn nobody needs names, nor complaints that there are none.
-    if !graph.within.is_empty() {
+    if graph.is_of_functions() {
         wanted.retain(|(stack, _, _)| graph.is_within(&naming.kernel_frames(stack)));
     }
     let stacks: Vec<TaskStack> = wanted.iter().map(|(stack, _, _)| *stack).collect();
@@ -323,8 +325,8 @@ fn fold(run: &Run, collected: &Collected, mut naming: Naming, source: &str, ende
     };
     let lost = tally.map_full + tally.collisions + tally.left_out;
     let lasting = collected.lasting.len() as u64;
-    let told = || account(tally, lasting, not_drawn(run, collected, &naming));
-    log::debug!("{}", told());
+    let not_drawn = not_drawn(run, collected, &naming);
+    log::debug!("{}", account(tally, lasting, not_drawn));
     Flame {
         title: graph.title.to_owned(),
         subtitle: format!(
@@ -345,8 +347,8 @@ fn complain(run: &Run, naming: &Naming, not_copied: u64, left_out: LeftOut) {
         not_copied,
         depth: naming.stack_depth(),
     };
-    let is_within = !run.graph.within.is_empty();
-    let of_left_out = complaints::of_left_out(left_out, is_within, run.max_overhead);
+    let of_left_out =
+        complaints::of_left_out(left_out, run.graph.is_of_functions(), run.max_overhead);
     for line in naming.complaints(copying).into_iter().chain(of_left_out) {
         log::warn!("{line}");
     }

@@ -13,7 +13,7 @@ use crate::demo::{
 
 pub(super) const SCENARIO: Scenario = Scenario {
     id: "syn-retransmits",
-    about: "a destination that answers no SYN: they are sent again after 1, 3 and 7 s",
+    about: "a destination that answers no SYN: they are sent again after 1 s, and so on",
     cure: "the destination is there",
     stage: || stage(false),
     cured: || stage(true),

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{RULES, window::Window};
+use super::{RULES, translated::Translated, window::Window};
 use crate::report::diagnosis::{Affected, Checked, Confidence, Finding, Severity};
 
 /// Causes, and what follows from each where it hits the same namespace or port.
@@ -108,8 +108,11 @@ const AT_SERVICES: &[&str] = &[
     "idle-reset",
 ];
 
-/// What goes wrong on the way to single hosts: only what goes to them follows from it, and late, not never.
+/// What goes wrong on the way to single hosts: only what goes to them follows from it.
 const ON_PATHS: &[&str] = &["path-loss"];
+
+/// What loses some packets of many: what follows from it is late, and does not fail altogether.
+const LOSSY: &[&str] = &["path-loss", "egress-queue-drops", "receive-path-drops"];
 
 /// What goes wrong at a single service, too: where that is not known, it follows from nothing at another.
 const OF_SERVICES: &[&str] = &["syn-backlog-full"];
@@ -130,10 +133,14 @@ const GATES: &[&str] = &[
 
 /// Sorts findings and marks those that stand behind another.
 pub(super) fn order(findings: &mut [Finding], window: &Window) {
+    let scene = Scene {
+        window,
+        translated: Translated::of(window),
+    };
     for index in 0..findings.len() {
         // A rule knows more of what it says itself.
         let known = findings[index].behind;
-        findings[index].behind = known.or_else(|| cause(&findings[index], findings, window));
+        findings[index].behind = known.or_else(|| cause(&findings[index], findings, &scene));
     }
     findings.sort_by_key(|finding| {
         (
@@ -145,8 +152,14 @@ pub(super) fn order(findings: &mut [Finding], window: &Window) {
     });
 }
 
+/// Where the findings were made.
+struct Scene<'a> {
+    window: &'a Window,
+    translated: Translated,
+}
+
 /// What all of an effect follows from: the first cause, where there are several.
-fn cause(effect: &Finding, findings: &[Finding], window: &Window) -> Option<&'static str> {
+fn cause(effect: &Finding, findings: &[Finding], scene: &Scene<'_>) -> Option<&'static str> {
     let causes = FOLLOWS.iter().filter(|(_, all)| all.contains(&effect.id));
     let fills = FILLS.iter().filter(|(_, table)| *table == effect.id);
     let ids = fills
@@ -168,14 +181,14 @@ fn cause(effect: &Finding, findings: &[Finding], window: &Window) -> Option<&'st
     }
     let explains = |cause: &Finding, hit: &Affected| {
         if ON_PATHS.contains(&cause.id) {
-            return is_on_path(cause, hit, window);
+            return is_on_path(cause, hit, scene.window);
         }
         if AT_SERVICES.contains(&cause.id) && services(cause).next().is_some() {
-            return services(cause).any(|service| is_same(service, hit, window));
+            return services(cause).any(|service| is_same(service, hit, scene));
         }
         meet(cause, effect)
-            || services(cause).any(|service| is_same(service, hit, window))
-            || is_in(hit, cause, window)
+            || services(cause).any(|service| is_same(service, hit, scene))
+            || is_in(hit, cause, scene.window)
     };
     let by_hit = hit
         .iter()
@@ -192,7 +205,7 @@ fn may_explain(cause: &Finding, effect: &Finding) -> bool {
     let is_filled = FILLS.contains(&(cause.id, effect.id)) && !is_filling(cause, effect);
     let is_forecast = FORECASTS.contains(&cause.id) && cause.severity < Severity::Critical;
     // Who answers none is not merely hard to reach.
-    let is_cut = ON_PATHS.contains(&cause.id) && effect.severity == Severity::Critical;
+    let is_cut = LOSSY.contains(&cause.id) && effect.severity == Severity::Critical;
     // Ports that go on to fill with TIME_WAIT (which makes it certain) are why the search is long; where others have left
     // them, the search is what is wrong now.
     let is_fed = |of: &Finding| of.id == "time-wait-buildup" && of.confidence == Confidence::High;
@@ -222,9 +235,32 @@ fn services(finding: &Finding) -> impl Iterator<Item = &Affected> {
     finding.affected.iter().filter(|hit| hit.port.is_some())
 }
 
-/// Whether two are one service: a listener and a destination of its clients, who may be in another namespace, or twice
-/// the same.
-fn is_same(one: &Affected, other: &Affected, window: &Window) -> bool {
+/// Whether two are one service: a listener and a destination of its clients, who may be in another namespace and know it by
+/// another address, or twice the same.
+fn is_same(one: &Affected, other: &Affected, scene: &Scene<'_>) -> bool {
+    is_same_end(one, other, scene.window) || is_translated(one, other, scene)
+}
+
+/// Whether one of them is what the other is translated to.
+fn is_translated(one: &Affected, other: &Affected, scene: &Scene<'_>) -> bool {
+    let leads = |from: &Affected, to: &Affected| {
+        let known = from.address.zip(from.port);
+        let mut ends = known
+            .into_iter()
+            .flat_map(|end| scene.translated.others(end));
+        ends.any(|(address, port)| {
+            let seen = Affected {
+                address: Some(address),
+                port: Some(port),
+                ..to.clone()
+            };
+            is_same_end(to, &seen, scene.window)
+        })
+    };
+    leads(one, other) || leads(other, one)
+}
+
+fn is_same_end(one: &Affected, other: &Affected, window: &Window) -> bool {
     if one.port != other.port {
         return false;
     }

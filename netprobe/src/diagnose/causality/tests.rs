@@ -8,7 +8,7 @@ use crate::{
         finding::{finding, named},
         fixtures::quiet,
     },
-    report::diagnosis::Confidence,
+    report::{Value, diagnosis::Confidence},
 };
 
 fn found(id: &'static str, severity: Severity, netns: u32) -> Finding {
@@ -321,4 +321,46 @@ fn the_chain_of_the_lab_is_told_stage_by_stage() {
     window.sockets().ports.clear();
     window.events = Events::default();
     assert!(window.ids().is_empty());
+}
+
+#[test]
+fn who_answers_none_is_not_explained_by_what_loses_some() {
+    let dead = |is_critical| ("syn-retransmits", is_critical, service(1, "10.9.0.77:9000"));
+    for (id, is_critical) in [("egress-queue-drops", false), ("receive-path-drops", true)] {
+        let lossy = (id, is_critical, named("netns", "x", Some(1)));
+        assert_eq!(behind(&[lossy.clone(), dead(true)]), None);
+        assert_eq!(behind(&[lossy, dead(false)]), Some(id));
+    }
+}
+
+#[test]
+fn a_service_that_clients_know_by_another_address_is_one() {
+    let told = |connections: u16| {
+        let mut window = quiet();
+        for port in 40_000..40_000 + connections {
+            let packet = |to: [u8; 4], dport: u64| {
+                [
+                    ("saddr", Value::Ip([10, 1, 0, 1].into())),
+                    ("sport", Value::Unsigned(port.into())),
+                    ("daddr", Value::Ip(to.into())),
+                    ("dport", Value::Unsigned(dport)),
+                ]
+            };
+            window.event("connects", 1, &packet([10, 1, 0, 2], 8080));
+            let flags = [("flags", Value::TcpFlags(2))];
+            let syn = [&packet([10, 2, 0, 2], 80)[..], &flags].concat();
+            window.event("drops", 1, &syn);
+        }
+        let found = |id, hit: Affected| {
+            finding(id, Severity::Critical, Confidence::High, String::new()).hits([hit])
+        };
+        let mut findings = [
+            found("firewall-drops", service(2, "10.2.0.2:80")),
+            found("syn-retransmits", service(3, "10.1.0.2:8080")),
+        ];
+        order(&mut findings, &window);
+        findings[1].behind
+    };
+    assert_eq!(told(5), Some("firewall-drops"));
+    assert_eq!(told(0), None);
 }

@@ -157,11 +157,18 @@ fn describe(netns: &Netns, table: &Table) -> Finding {
     };
     found
         .command(
-            "then delete what is there, which keeps the timeout that it was made with: conntrack -D -p tcp --state \
-             ESTABLISHED",
+            delete(netns),
             "connections through NAT that are still open are cut",
         )
         .command("find who leaves connections without closing them", "none")
+}
+
+/// What takes out the entries that are there.
+fn delete(netns: &Netns) -> String {
+    format!(
+        "then delete what is there, which keeps the timeout that it was made with: `{}conntrack -D -p tcp --state ESTABLISHED`",
+        netns.enter()
+    )
 }
 
 #[cfg(test)]

@@ -98,7 +98,9 @@ fn busiest<'a>(
     netns: &'a Netns,
     range: Range,
 ) -> Option<(Place<'a>, Vec<u64>)> {
-    let full = Place::all(window, netns, range).filter(|place| place.share() >= HELD);
+    let full = Place::all(window, netns, range).filter(|place| {
+        place.share() >= HELD && is_searched(window, netns, place.destination.port)
+    });
     let searched = full.map(|place| {
         let times = place
             .connects()
@@ -110,6 +112,15 @@ fn busiest<'a>(
         let (connects, _) = connects(window, netns, place.destination.port);
         (times.iter().sum::<u64>(), connects, place.ports.used())
     })
+}
+
+/// Whether anything connects to a port; not if others are seen to be connected to, and this is not.
+fn is_searched(window: &Window, netns: &Netns, port: u16) -> bool {
+    let (inode, port) = (netns.inode.to_string(), port.to_string());
+    let here = [("netns", inode.as_str()), ("dport", port.as_str())];
+    window.watched_required("connects").is_err()
+        || window.events.count("connects", &here) > 0
+        || window.events.count("connects", &here[..1]) == 0
 }
 
 impl Place<'_> {
@@ -185,23 +196,36 @@ impl Place<'_> {
     /// Whom it hits, and what helps.
     fn helped(&self, found: Finding) -> Finding {
         let Destination { remote, port, .. } = self.destination;
-        found
+        let found = found
             .hits([Window::affected_destination(self.netns, remote, port)])
             .hits([somewhere(self.netns)])
             .application(
                 "keep connections to that destination open and use them again: each connect() saved is a search saved",
                 &[("keepalive", "on".to_owned())],
                 "the other side must allow as many open connections",
-            )
-            .sysctl(
-                format!("or widen the range of ports; {PERSIST}"),
-                &[("net.ipv4.ip_local_port_range", "1024 65535".to_owned())],
-                "put ports that services listen at into net.ipv4.ip_local_reserved_ports first",
-            )
-            .command(
-                "see where the time goes: netprobe flame port-search -o search.svg",
-                "none",
-            )
+            );
+        self.roomier(found).command(
+            "see where the time goes: netprobe flame port-search -o search.svg",
+            "none",
+        )
+    }
+
+    /// With as many free ports as held ones a search ends after a few.
+    fn roomier(&self, found: Finding) -> Finding {
+        let used = self.ports.used();
+        let range = self.range.widened(used * 2);
+        if range.usable() <= self.range.usable() {
+            return found;
+        }
+        let Range { first, last, .. } = range;
+        found.sysctl(
+            format!(
+                "or widen the range of ports to {first}-{last}: twice the {used} that are held, so that a search ends after a \
+                 few; {PERSIST}"
+            ),
+            &[("net.ipv4.ip_local_port_range", format!("{first} {last}"))],
+            "put ports that services listen at into net.ipv4.ip_local_reserved_ports first",
+        )
     }
 }
 
@@ -232,7 +256,11 @@ mod tests {
         window.hold_ports(9001, 25_000, 0, 12_500);
         let findings = window.findings();
         let found = findings.iter().find(|found| found.id == "port-search-cost");
-        assert_eq!(found.unwrap().affected[0].name, "10.0.0.2:80");
+        let found = found.unwrap();
+        assert_eq!(found.affected[0].name, "10.0.0.2:80");
+        // Of 28,232 ports 20,000 are held.
+        let set = &found.fixes[1].set[0];
+        assert_eq!(set.1, "25536 65535");
     }
 
     #[test]
@@ -258,6 +286,19 @@ mod tests {
         window.events = crate::diagnose::events::Events::default();
         let verdict = window.verdict("port-search-cost");
         assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
+    }
+
+    #[test]
+    fn what_nobody_connects_to_any_more_is_not_searched_for() {
+        let mut window = searching(0, 28_000);
+        window.events = crate::diagnose::events::Events::default();
+        for ports in window.sockets().ports.values_mut() {
+            ports.odd = 14_000;
+        }
+        window.total("connects", 80, &[("dport", Value::Unsigned(8000))]);
+        assert_eq!(window.verdict("port-search-cost"), Verdict::Ok);
+        window.total("connects", 800, &[("dport", Value::Unsigned(80))]);
+        assert!(window.ids().contains(&"port-search-cost"));
     }
 
     #[test]

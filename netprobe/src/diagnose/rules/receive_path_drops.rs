@@ -4,11 +4,14 @@
 use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, named},
-    sizing::{PERSIST, roomy},
+    sizing::{PERSIST, SPARED, roomy},
     window::{Netns, Window, ratio},
 };
 use crate::{
-    observe::interfaces::Interface,
+    observe::{
+        interfaces::Interface,
+        softnet::{Cpu, Softnet},
+    },
     report::diagnosis::{Confidence, Finding, Severity},
 };
 
@@ -43,6 +46,8 @@ pub(super) static RULE: Rule = Rule {
 
 /// The kernel's own value of `net.core.netdev_max_backlog`: it was small if it was less.
 const DEFAULT_BACKLOG: u64 = 1000;
+/// A CPU with less of its time to spare cannot do more.
+const SPARE: f64 = 0.05;
 /// Fewer than this share of packets is a warning, not the end.
 const MANY: f64 = 0.01;
 
@@ -62,49 +67,38 @@ fn check(window: &Window) -> Verdict {
     }
 }
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "a straight list of evidence and fixes"
-)]
 fn backlog(window: &Window) -> Option<Finding> {
-    let drops = window.softnet.iter().map(|(before, after)| {
-        (
-            after.cpu,
-            u64::from(after.dropped.wrapping_sub(before.dropped)),
-            u64::from(after.processed.wrapping_sub(before.processed)),
-            u64::from(after.squeezed.wrapping_sub(before.squeezed)),
-        )
-    });
-    let drops: Vec<_> = drops.collect();
-    let dropped: u64 = drops.iter().map(|(_, dropped, ..)| dropped).sum();
-    let worst = drops.iter().max_by_key(|(_, dropped, ..)| *dropped)?;
+    let sum = |count: fn(&Softnet) -> u32| {
+        let cpus = window.softnet.iter();
+        cpus.map(|cpu| grown(cpu, count)).sum::<u64>()
+    };
+    let dropped = sum(|cpu| cpu.dropped);
     if dropped == 0 {
         return None;
     }
-    let processed: u64 = drops.iter().map(|(_, _, processed, _)| processed).sum();
-    let squeezed: u64 = drops.iter().map(|(.., squeezed)| squeezed).sum();
-    let severity = if ratio(dropped, processed + dropped) >= MANY {
+    let all = sum(|cpu| cpu.processed) + dropped;
+    let worst = window
+        .softnet
+        .iter()
+        .max_by_key(|cpu| grown(cpu, |cpu| cpu.dropped))?;
+    let squeezed = sum(|cpu| cpu.squeezed);
+    let severity = if ratio(dropped, all) >= MANY {
         Severity::Critical
     } else {
         Severity::Warning
     };
-    let initial = window.initial();
-    let limit = initial
-        .and_then(|netns| netns.sysctl("net.core.netdev_max_backlog"))
-        .unwrap_or(DEFAULT_BACKLOG);
-    #[expect(clippy::cast_precision_loss, reason = "a size")]
-    let wanted = roomy((limit * 2) as f64).max(DEFAULT_BACKLOG);
+    let number = worst.after.cpu;
     let found = finding(
         RULE.id,
         severity,
         Confidence::High,
         format!(
-            "{dropped} received packets were dropped in {:.0} s because the backlog of CPU {} was full",
-            window.seconds, worst.0
+            "{dropped} received packets were dropped in {:.0} s because the backlog of CPU {number} was full",
+            window.seconds
         ),
     )
     .counted(
-        format!("{dropped} of {} packets dropped, most of them on CPU {}", processed + dropped, worst.0),
+        format!("{dropped} of {all} packets dropped, most of them on CPU {number}"),
         dropped,
         "packets",
         "/proc/net/softnet_stat dropped",
@@ -115,20 +109,66 @@ fn backlog(window: &Window) -> Option<Finding> {
         "rounds",
         "/proc/net/softnet_stat time_squeeze",
     )
-    .hits([named("cpu", worst.0.to_string(), None)]);
-    Some(
-        found
-            .command(
-                "spread the load over CPUs: more queues of the device (ethtool -L), or RPS \
-                 (/sys/class/net/DEV/queues/rx-N/rps_cpus)",
-                "interrupts between CPUs cost something themselves",
-            )
-            .sysctl(
-                format!("or let more packets wait: {limit} now; {PERSIST}"),
-                &[("net.core.netdev_max_backlog", wanted.to_string())],
-                "longer queues are longer delays",
+    .hits([named("cpu", number.to_string(), None)]);
+    Some(room(window, found, worst))
+}
+
+/// By how much a counter of a CPU has grown. They wrap.
+fn grown(cpu: &Cpu, count: impl Fn(&Softnet) -> u32) -> u64 {
+    count(&cpu.after).wrapping_sub(count(&cpu.before)).into()
+}
+
+/// Adds what gives packets room: a longer queue for bursts, or other CPUs where one has no time left.
+fn room(window: &Window, found: Finding, worst: &Cpu) -> Finding {
+    let number = worst.after.cpu;
+    let limit = window
+        .initial()
+        .and_then(|netns| netns.sysctl("net.core.netdev_max_backlog"))
+        .unwrap_or(DEFAULT_BACKLOG);
+    let bursts = window.softnet.iter().map(|cpu| cpu.burst);
+    let burst = bursts.max().unwrap_or(0);
+    #[expect(clippy::cast_precision_loss, reason = "a size")]
+    let wanted = roomy((limit + u64::from(burst)) as f64).max(DEFAULT_BACKLOG);
+    let is_busy = worst.idle.is_some_and(|idle| idle < SPARE);
+    let found = match worst.idle {
+        Some(idle) => found.measured(
+            format!(
+                "CPU {number} had nothing to do for {:.0} % of the time",
+                idle * 100.0
             ),
-    )
+            idle * 100.0,
+            "%",
+            "/proc/stat idle, iowait",
+        ),
+        None => found,
+    };
+    let spread = |found: Finding| {
+        let why = if is_busy {
+            format!(": CPU {number} has no time left, and a longer queue is only a longer delay")
+        } else {
+            String::new()
+        };
+        found.command(
+            format!(
+                "spread the load over CPUs: more queues of the device (ethtool -L), or RPS \
+                 (/sys/class/net/DEV/queues/rx-N/rps_cpus){why}"
+            ),
+            "interrupts between CPUs cost something themselves",
+        )
+    };
+    let lengthen = |found: Finding| {
+        let text = format!(
+            "let more packets wait: {limit} now, and {burst} more at most came at once (between two looks), {SPARED} and to no \
+             less than {DEFAULT_BACKLOG}, the kernel's own; {PERSIST}"
+        );
+        let set = [("net.core.netdev_max_backlog", wanted.to_string())];
+        found.sysctl(text, &set, "longer queues are longer delays")
+    };
+    match (is_busy, limit < DEFAULT_BACKLOG) {
+        (true, false) => spread(found),
+        (true, true) => lengthen(spread(found)),
+        (false, _) => spread(lengthen(found)),
+    }
 }
 
 fn device(
@@ -179,8 +219,11 @@ fn device(
 mod tests {
     use crate::{
         diagnose::fixtures::quiet,
-        observe::{interfaces::Interface, softnet::Softnet},
-        report::diagnosis::Severity,
+        observe::{
+            interfaces::Interface,
+            softnet::{Cpu, Softnet},
+        },
+        report::diagnosis::{Fix, Severity},
     };
 
     fn softnet(dropped: u32, processed: u32, squeezed: u32) -> Softnet {
@@ -195,7 +238,11 @@ mod tests {
     #[test]
     fn drops_of_a_backlog_name_the_cpu_and_survive_wrapping() {
         let mut window = quiet();
-        window.softnet = vec![(softnet(u32::MAX, u32::MAX - 9, 0), softnet(9, 90, 4))];
+        window.softnet = vec![Cpu {
+            before: softnet(u32::MAX, u32::MAX - 9, 0),
+            after: softnet(9, 90, 4),
+            ..Cpu::default()
+        }];
         let findings = window.findings();
         assert_eq!(
             (findings[0].id, findings[0].severity),
@@ -206,9 +253,36 @@ mod tests {
     }
 
     #[test]
+    fn bursts_get_a_longer_queue_and_a_cpu_without_time_gets_help() {
+        let fixes = |limit: &str, burst, idle| {
+            let mut window = quiet();
+            window.set("net.core.netdev_max_backlog", limit);
+            window.softnet = vec![Cpu {
+                before: softnet(0, 0, 0),
+                after: softnet(9000, 90_000, 0),
+                burst,
+                idle: Some(idle),
+            }];
+            let fixes = window.findings().remove(0).fixes;
+            let value = |fix: &Fix| fix.set.first().map(|(_, value)| value.clone());
+            fixes.iter().map(value).collect::<Vec<_>>()
+        };
+        let set = |value: &str| Some(value.to_owned());
+        // (1000 + 3000) x 1.5
+        assert_eq!(fixes("1000", 3000, 0.6), [set("8192"), None]);
+        assert_eq!(fixes("1000", 3000, 0.01), [None]);
+        assert_eq!(fixes("3", 90, 0.01), [None, set("1000")]);
+        assert_eq!(fixes("3", 90, 0.6), [set("1000"), None]);
+    }
+
+    #[test]
     fn squeezed_rounds_and_unwanted_packets_lose_nothing() {
         let mut window = quiet();
-        window.softnet = vec![(softnet(5, 10, 0), softnet(5, 100_000, 400))];
+        window.softnet = vec![Cpu {
+            before: softnet(5, 10, 0),
+            after: softnet(5, 100_000, 400),
+            ..Cpu::default()
+        }];
         let interface = |rx_dropped, rx_missed| Interface {
             rx_packets: 1000 * (1 + rx_dropped),
             rx_dropped,

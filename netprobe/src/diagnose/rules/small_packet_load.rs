@@ -64,7 +64,7 @@ fn describe(
     let squeezed: u64 = window
         .softnet
         .iter()
-        .map(|(before, after)| u64::from(after.squeezed.wrapping_sub(before.squeezed)))
+        .map(|cpu| u64::from(cpu.after.squeezed.wrapping_sub(cpu.before.squeezed)))
         .sum();
     let severity = if squeezed > 0 {
         Severity::Warning

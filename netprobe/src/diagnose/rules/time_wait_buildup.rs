@@ -38,6 +38,16 @@ pub(super) static RULE: Rule = Rule {
 };
 
 const MUCH: f64 = 0.5;
+/// Ports that are held, of those that there are to choose from; those bound by a program itself, or before the range was
+/// changed, are beyond these.
+fn of_range(held: u32, usable: u32) -> String {
+    if held <= usable {
+        format!("{held} of {usable}")
+    } else {
+        format!("{held} (more than the {usable} of the range)")
+    }
+}
+
 /// Fewer are no build-up anywhere, however small the range.
 const LEAST: u32 = 20;
 
@@ -67,9 +77,8 @@ fn check(window: &Window) -> Verdict {
                         Confidence::High
                     },
                     format!(
-                        "{} of {} local ports for {place}{} wait in TIME_WAIT: {}",
-                        ports.time_wait,
-                        range.usable(),
+                        "{} local ports for {place}{} wait in TIME_WAIT: {}",
+                        of_range(ports.time_wait, range.usable()),
                         netns.place(),
                         load.words()
                     ),
@@ -239,6 +248,7 @@ fn server(netns: &Netns, waiting: u64, buckets: u64) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use super::of_range;
     use crate::{
         diagnose::{Verdict, fixtures::quiet, window::Window},
         report::{Value, diagnosis::Severity},
@@ -253,6 +263,12 @@ mod tests {
             let found = window.ids().contains(&"time-wait-buildup");
             assert_eq!(found, expected, "{time_wait}");
         }
+    }
+
+    #[test]
+    fn ports_beyond_the_range_are_none_of_it() {
+        assert_eq!(of_range(40, 51), "40 of 51");
+        assert_eq!(of_range(127, 51), "127 (more than the 51 of the range)");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use super::{
     btf_index,
     casts::{self, Casts},
     drop_reasons::{self, DropReasons},
-    keepers::{host, joined, keepers, relies_on_another},
+    keepers::{are_owners_told, host, joined, keepers, keeps_in_vain, relies_on_another},
     load::{self},
     netns, offsets,
     pod::Wire,
@@ -107,7 +107,7 @@ impl Session {
         let config = configure(reasons, offsets::has_socket_cgroups(&offsets))?;
         let can_run = |spec: &&&ProbeSpec| missing(spec, &offsets).is_none();
         let probes: Vec<_> = request.probes.iter().filter(can_run).copied().collect();
-        let (lives_kept_by, owners_kept_by) = keepers(&probes);
+        let (lives_kept_by, owners_kept_by) = keepers(&probes, are_owners_told(&config));
         let config = Config {
             guarded: u32::from(kernel.function(GUARD_FUNCTION).is_some()),
             owners_kept_by,
@@ -155,6 +155,7 @@ impl Session {
     fn attach_probe(&mut self, spec: &'static ProbeSpec, offsets: &Offsets) {
         let missing = missing(spec, offsets);
         let relies = relies_on_another(spec, &self.config);
+        let is_vain = keeps_in_vain(spec, &self.config);
         let attach = |hook: &'static Hook| {
             if let Some(field) = missing {
                 let why = format!("this kernel has no {:?}", field.source());
@@ -168,7 +169,12 @@ impl Session {
                 None => self.attach(hook),
             }
         };
-        let attached = spec.hooks.iter().map(attach).collect();
+        let attached = spec
+            .hooks
+            .iter()
+            .filter(|hook| !(hook.only_remembers && is_vain))
+            .map(attach)
+            .collect();
         self.probes.push((spec, attached));
     }
 

@@ -49,11 +49,7 @@ impl Session {
 
     /// The accounting of a probe, summed over CPUs.
     pub fn counters(&self, spec: &ProbeSpec) -> Result<Counters> {
-        let map = self
-            .ebpf
-            .map("COUNTERS")
-            .ok_or_else(|| anyhow!("no map COUNTERS"))?;
-        let map: PerCpuArray<_, Wire<Counters>> = PerCpuArray::try_from(map)?;
+        let map: PerCpuArray<_, Wire<Counters>> = PerCpuArray::try_from(self.map("COUNTERS")?)?;
         let mut sum = Counters::ZERO;
         for Wire(counters) in map
             .get(&(spec.kind as u32), 0)
@@ -97,7 +93,7 @@ impl Session {
 
     /// A map of the object, by name.
     pub(in super::super) fn map(&self, name: &str) -> Result<&Map> {
-        self.ebpf.map(name).ok_or_else(|| anyhow!("no map {name}"))
+        totals::find(&self.ebpf, name)
     }
 
     /// Makes room for other groups in the totals of `--count`, between two windows.
@@ -139,11 +135,7 @@ impl Session {
 
     /// Calls of the port check since the start, over all CPUs.
     pub fn candidate_calls(&self) -> Result<u64> {
-        let map = self
-            .ebpf
-            .map("CANDIDATES")
-            .ok_or_else(|| anyhow!("no map CANDIDATES"))?;
-        let map: PerCpuArray<_, Wire<Candidates>> = PerCpuArray::try_from(map)?;
+        let map: PerCpuArray<_, Wire<Candidates>> = PerCpuArray::try_from(self.map("CANDIDATES")?)?;
         let values = map.get(&0, 0).context("read CANDIDATES")?;
         Ok(values.iter().map(|Wire(candidates)| candidates.calls).sum())
     }

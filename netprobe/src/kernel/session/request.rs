@@ -24,7 +24,11 @@ impl Request {
     /// Names of the programs that may come to use.
     pub(super) fn programs(&self) -> HashSet<&'static str> {
         let of_hooks = attaches(self.hooks()).map(|attach| attach.program);
-        of_hooks.chain([sampler::PROGRAM]).collect()
+        // Who asks for no hook samples.
+        let is_sampled = self.hooks().next().is_none();
+        of_hooks
+            .chain(is_sampled.then_some(sampler::PROGRAM))
+            .collect()
     }
 
     /// What programs may attach to by its type.

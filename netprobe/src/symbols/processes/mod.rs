@@ -1,8 +1,9 @@
 //! Processes as they were when somebody looked: one process may run several programs, one after another, and ids are
-//! used again. All are remembered, for samples of each may still come to be named.
+//! used again. All are remembered, for samples of each may still come to be named. So is what a program had mapped before
+//! other libraries were mapped at the same places ([`libraries`]).
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     fs, mem,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -13,8 +14,12 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
-use super::images::{Images, Mapped, Mapping};
+use super::images::{Images, Mapped, Mapping, with_memory};
 use crate::observe::stat;
+
+mod libraries;
+
+use libraries::Libraries;
 
 /// How long mappings are believed although an address is in none of them, and programs to be the same.
 const BELIEVED: Duration = Duration::from_millis(100);
@@ -24,7 +29,7 @@ const YOUNG: Duration = Duration::from_secs(2);
 const MOST_YOUNG: usize = 64;
 /// Processes that are remembered.
 const MOST_PROCESSES: usize = 4096;
-/// Programs of one process that are remembered.
+/// Programs of one process that are remembered, and what they had mapped at different times.
 const MOST_PROGRAMS: usize = 8;
 /// Processes of which it is remembered what they ran before anything was sampled.
 const MOST_BEFORE: usize = 16_384;
@@ -44,7 +49,16 @@ pub(super) struct Identity {
 impl Identity {
     /// That of a living process.
     fn of(pid: u32) -> Option<Self> {
-        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+        let of = |task| Self::parse(&fs::read_to_string(format!("/proc/{task}/stat")).ok()?);
+        let process = of(pid)?;
+        if process.is_settled() {
+            return Some(process);
+        }
+        let places = match with_memory(pid) {
+            task if task != pid => of(task)?.places,
+            _ => process.places,
+        };
+        Some(Self { places, ..process })
     }
 
     /// How long ago its process was started.
@@ -53,6 +67,11 @@ impl Identity {
         let started = Duration::from_secs(ticks) / u32::try_from(clock_ticks_per_second()).ok()?;
         let now = Duration::try_from(clock_gettime(ClockId::Boottime)).ok()?;
         Some(now.saturating_sub(started))
+    }
+
+    /// An address in the code of its program.
+    fn code(&self) -> Option<u64> {
+        self.places[0].parse().ok()
     }
 
     /// In the middle of exec there is no code yet, whatever the program will be.
@@ -70,15 +89,22 @@ impl Identity {
     }
 }
 
-/// A program that a process has run.
+/// A program that a process has run, with what it had mapped: the same program is here again where other libraries took
+/// the place of its first ones.
 #[derive(Debug)]
 pub(super) struct Program {
+    /// Which this is, from 1 on.
+    pub(super) number: u32,
     identity: Identity,
     /// As its threads were called, the first one first.
     names: Vec<String>,
     /// It ran before anything was sampled.
     ran_before: bool,
-    pub(super) mappings: Vec<Mapping>,
+    /// As they were read last.
+    mappings: Vec<Mapping>,
+    /// Where it had others before, and nothing since.
+    gone: Vec<Mapping>,
+    libraries: Libraries,
     /// It has more of them.
     is_cut: bool,
     /// When the mappings were read.
@@ -94,13 +120,21 @@ impl Program {
 
     /// The mapping that an address is in.
     pub(super) fn at(&self, address: u64) -> Option<&Mapping> {
-        // As the kernel lists them: by address.
-        let after = self
-            .mappings
-            .partition_point(|mapping| mapping.start <= address);
-        let mapping = self.mappings.get(after.checked_sub(1)?)?;
-        (address < mapping.end).then_some(mapping)
+        find(&self.mappings, address).or_else(|| find(&self.gone, address))
     }
+
+    /// Its mappings, those that are gone too.
+    pub(super) fn all_mappings(&self) -> impl Iterator<Item = &Mapping> {
+        self.mappings.iter().chain(&self.gone)
+    }
+}
+
+/// The mapping that an address is in, of those of one time.
+fn find(mappings: &[Mapping], address: u64) -> Option<&Mapping> {
+    // As the kernel lists them: by address.
+    let after = mappings.partition_point(|mapping| mapping.start <= address);
+    let mapping = mappings.get(after.checked_sub(1)?)?;
+    (address < mapping.end).then_some(mapping)
 }
 
 /// Where an address was in the programs of a process.
@@ -116,6 +150,8 @@ pub(super) enum At<'a> {
     Mapping(&'a Mapping),
     /// In one program here, in another one there; or it is not known whether there was another one with code there.
     Several,
+    /// In one file at one time, in another one at another.
+    Remapped,
 }
 
 /// All that were looked at.
@@ -126,6 +162,10 @@ pub(super) struct Processes {
     young: BTreeSet<u32>,
     /// What ran before anything was sampled.
     before: HashMap<u32, Identity>,
+    /// Those whose libraries are watched, the one whose turn is next first.
+    turns: VecDeque<u32>,
+    /// The number of the last program.
+    numbers: u32,
 }
 
 impl Processes {
@@ -183,18 +223,30 @@ impl Processes {
 
     fn add(&mut self, pid: u32, identity: Identity, names: Vec<String>, mapped: Mapped) {
         let programs = self.programs.entry(pid).or_default();
-        let again = programs.pop_if(|last| last.identity == identity);
-        let mut all_names = again.map_or_else(Vec::new, |again| again.names);
+        let mapped = match libraries::again(programs, &identity, mapped) {
+            Ok(program) => {
+                add_names(&mut program.names, names);
+                return;
+            }
+            Err(mapped) => mapped,
+        };
+        let earlier = programs.iter().rfind(|last| last.identity == identity);
+        let mut all_names = earlier.map_or_else(Vec::new, |earlier| earlier.names.clone());
         add_names(&mut all_names, names);
+        let libraries = Libraries::begin(earlier, &mapped);
         if programs.len() == MOST_PROGRAMS {
             programs.remove(0);
         }
         let now = Instant::now();
+        self.numbers += 1;
         programs.push(Program {
+            number: self.numbers,
             ran_before: self.before.get(&pid) == Some(&identity),
             identity,
             names: all_names,
             mappings: mapped.mappings,
+            gone: Vec::new(),
+            libraries,
             is_cut: mapped.is_cut,
             seen: now,
             checked: now,
@@ -244,11 +296,15 @@ impl Processes {
         if self.at(pid, address) != At::Several {
             return BTreeMap::new();
         }
-        for program in self.programs.get(&pid).into_iter().flatten() {
+        let programs = self.programs.get(&pid).map_or(&[][..], Vec::as_slice);
+        for program in programs {
             let Some(mapping) = program.at(address) else {
                 continue;
             };
-            for name in &program.names {
+            // Whatever it had mapped then, the names are the program's.
+            let same = programs.iter();
+            let same = same.filter(|other| other.identity == program.identity);
+            for name in same.flat_map(|program| &program.names) {
                 let place = places.entry(name).or_insert(Some(mapping));
                 *place = place.filter(|other| is_same_place(mapping, other));
             }
@@ -262,11 +318,17 @@ impl Processes {
     /// Whether the process has run more than one program, or may have, with code at the same places.
     pub(super) fn is_unsure(&self, pid: u32) -> bool {
         let programs = self.programs.get(&pid).map_or(&[][..], Vec::as_slice);
-        match programs {
-            [] => false,
-            [only] => !only.ran_before && only.has_fixed_code(),
-            _ => true,
-        }
+        let Some((first, others)) = programs.split_first() else {
+            return false;
+        };
+        others.iter().any(|other| other.identity != first.identity)
+            || !first.ran_before && programs.iter().any(Program::has_fixed_code)
+    }
+
+    /// The same, or it had different files at the same place.
+    pub(super) fn has_several(&self, pid: u32) -> bool {
+        let programs = self.programs.get(&pid);
+        self.is_unsure(pid) || programs.is_some_and(|programs| programs.len() > 1)
     }
 
     /// The programs of a process that had code at this address, the last first; if none had, the last.
@@ -286,11 +348,13 @@ impl Processes {
     /// Where an address is if the process ran a program that is known: nothing if that depends on which.
     pub(super) fn at_in_known(&self, pid: u32, address: u64) -> Option<&Mapping> {
         let programs = self.programs.get(&pid)?;
-        let mut places = programs.iter().filter_map(|program| program.at(address));
-        let first = places.next()?;
-        places
-            .all(|other| is_same_place(other, first))
-            .then_some(first)
+        let mut places = with_code(programs, address);
+        let (first_program, first) = places.next()?;
+        let mut is_same = |(program, other): (&Program, &Mapping)| {
+            let is_one = program.identity == first_program.identity;
+            is_same_place(other, first) || is_one && libraries::is_same_code(other, first)
+        };
+        places.all(&mut is_same).then_some(first)
     }
 
     /// Where an address is, or was.
@@ -304,9 +368,17 @@ impl Processes {
         }
         match self.at_in_known(pid, address) {
             Some(mapping) if !(mapping.is_fixed() && self.is_unsure(pid)) => At::Mapping(mapping),
+            None if libraries::took_turns(programs, address) => At::Remapped,
             Some(_) | None => At::Several,
         }
     }
+}
+
+/// Those programs that had code at an address, and where it was.
+fn with_code(programs: &[Program], address: u64) -> impl Iterator<Item = (&Program, &Mapping)> {
+    let mapping = move |program| Program::at(program, address);
+    let places = programs.iter();
+    places.filter_map(move |program| Some((program, mapping(program)?)))
 }
 
 /// How the threads of a process are called, the first one first.

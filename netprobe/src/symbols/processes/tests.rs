@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::symbols::images::Content;
+use crate::symbols::{images::Content, unwind::Taken};
 
 fn mapping(start: u64, file: usize) -> Mapping {
     Mapping {
@@ -25,6 +25,7 @@ fn mapped(mappings: Vec<Mapping>) -> Mapped {
     Mapped {
         mappings,
         is_cut: false,
+        began_ns: 0,
     }
 }
 
@@ -195,4 +196,133 @@ fn programs_of_a_process_are_few() {
         );
     }
     assert_eq!(processes.programs[&7].len(), MOST_PROGRAMS);
+}
+
+const PLACE: u64 = 0x7000_0000_0000;
+
+/// A program whose libraries took turns: at 10 it had the first, until 20; at 30 the second, until 40.
+fn with_turns() -> Processes {
+    let mut processes = Processes::default();
+    for (file, began_ns) in [(1, 10), (1, 20), (2, 30), (2, 40)] {
+        let names = vec!["host".to_owned()];
+        let mappings = vec![mapping(PLACE, file), mapping(PLACE + 0x10_0000, 9)];
+        let mapped = Mapped {
+            began_ns,
+            ..mapped(mappings)
+        };
+        processes.add(7, identity("1"), names, mapped);
+    }
+    processes
+}
+
+#[test]
+fn where_libraries_took_turns_no_name_is_certain() {
+    let processes = with_turns();
+    assert_eq!(processes.at(7, PLACE), At::Remapped);
+    assert!(processes.each_at(7, PLACE).is_empty());
+    assert!(processes.has_several(7) && !processes.is_unsure(7));
+    // One that stays.
+    let stays = mapping(PLACE + 0x10_0000, 9);
+    assert_eq!(processes.at(7, stays.start), At::Mapping(&stays));
+}
+
+#[test]
+fn a_sample_is_of_the_library_that_was_there_before_and_after_it() {
+    let mut processes = with_turns();
+    // Looks have no time of their own here, but when the mappings were read.
+    let second = processes.programs.get_mut(&7).unwrap().last_mut().unwrap();
+    second.libraries = Libraries::of(30, 40);
+    let version = |after_ns, before_ns| {
+        let taken = Taken {
+            after_ns,
+            before_ns,
+        };
+        processes.version(7, taken)
+    };
+    assert_eq!([version(0, 15), version(12, 20)], [1, 1]);
+    assert_eq!([version(30, 35), version(31, 40)], [2, 2]);
+    assert_eq!([version(15, 25), version(20, 30), version(35, 45)], [0; 3]);
+    let of = |version| processes.that_ran(7, PLACE, version).0.len();
+    assert_eq!([of(1), of(2), of(0)], [1, 1, 2]);
+    let first = processes.that_ran(7, PLACE, 1).0[0].at(PLACE).cloned();
+    assert_eq!(first, Some(mapping(PLACE, 1)));
+}
+
+#[test]
+fn a_library_that_comes_back_is_the_one_it_was() {
+    let mut processes = with_turns();
+    processes.add(
+        7,
+        identity("1"),
+        Vec::new(),
+        mapped(vec![mapping(PLACE, 1)]),
+    );
+    let numbers = processes.programs[&7].iter();
+    let numbers: Vec<u32> = numbers.map(|program| program.number).collect();
+    assert_eq!(numbers, [2, 1]);
+}
+
+#[test]
+fn what_was_closed_keeps_its_names_while_nothing_else_is_there() {
+    let mut processes = Processes::default();
+    let both = vec![mapping(PLACE, 1), mapping(PLACE + 0x10_0000, 9)];
+    processes.add(7, identity("1"), Vec::new(), mapped(both));
+    let one = vec![mapping(PLACE + 0x10_0000, 9)];
+    processes.add(7, identity("1"), Vec::new(), mapped(one));
+    assert_eq!(processes.at(7, PLACE), At::Mapping(&mapping(PLACE, 1)));
+    assert!(!processes.has_several(7));
+    let other = vec![mapping(PLACE, 2), mapping(PLACE + 0x10_0000, 9)];
+    processes.add(7, identity("1"), Vec::new(), mapped(other));
+    assert_eq!(processes.at(7, PLACE), At::Remapped);
+}
+
+#[test]
+fn code_made_at_run_time_takes_no_turns() {
+    let mut processes = Processes::default();
+    for start in [PLACE, PLACE - 4096] {
+        let made = Mapping {
+            start,
+            end: PLACE + 8192,
+            offset: 0,
+            content: Content::Anonymous,
+        };
+        processes.add(7, identity("1"), Vec::new(), mapped(vec![made]));
+    }
+    assert!(!processes.has_several(7));
+    assert!(matches!(processes.at(7, PLACE), At::Mapping(_)));
+}
+
+#[test]
+fn a_process_whose_first_thread_has_ended_is_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "echo '#include <pthread.h>
+        #include <stdio.h>
+        void *go(void *first) { pthread_join(*(pthread_t *)first, 0); puts(\"x\"); fflush(stdout); getchar(); _Exit(0); }
+        static pthread_t first;
+        int main() { pthread_t other; first = pthread_self(); pthread_create(&other, 0, go, &first); pthread_exit(0); }' |
+        gcc -x c - -o program -lpthread";
+    let mut shell = Command::new("sh");
+    let built = shell.args(["-c", script]).current_dir(folder.path());
+    if !built.status().unwrap().success() {
+        println!("SKIP no C compiler");
+        return;
+    }
+    let mut program = Command::new(folder.path().join("program"));
+    let program = program.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = program.spawn().unwrap();
+    let mut ready = [0; 2];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut ready).unwrap();
+    while stat::state(&fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap())
+        != Some('Z')
+    {
+        std::thread::yield_now();
+    }
+    let (mut processes, mut images) = (Processes::default(), Images::default());
+    processes.see(child.id(), &mut images);
+    let programs = &processes.programs[&child.id()];
+    let mapping = &programs[0].mappings[0];
+    assert!(matches!(mapping.content, Content::File(..)));
+    assert_ne!(images.is_still(child.id(), mapping), Some(false));
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

@@ -9,9 +9,10 @@ use super::super::{
     in_each,
     overflow::{self, Overflow},
     pause::{self, Pause},
+    places,
     sizing::{PERSIST, counted, roomy},
     stalled,
-    window::{Netns, Window},
+    window::{Netns, Window, ratio},
 };
 use crate::{
     observe::processes::Process,
@@ -23,15 +24,16 @@ pub(super) static RULE: Rule = Rule {
     title: "a listener's accept queue is too short",
     check,
     explanation: Explanation {
-        symptom: "Clients time out or see latencies of 1, 3, 7, 15 s while the CPU is idle and the port is open.",
+        symptom: "Clients time out or see latencies of whole seconds (1, 3, 7; since Linux 6.5 1, 2, 3 and so on) while the CPU is idle and the port is open.",
         cause: "A finished handshake waits in the listener's accept queue until the application calls accept(). \
                 The queue holds min(listen() argument, net.core.somaxconn), fixed when listen() is called. When \
                 sk_acceptq_is_full(), tcp_conn_request() drops SYNs and tcp_v4_syn_recv_sock() drops the final ACK; \
-                both count ListenOverflows. The client retransmits after 1, 3, 7 s.",
+                both count ListenOverflows. The client sends its SYN again after 1 s, and so on (see \
+                syn-retransmits).",
         recognised: "ListenOverflows grew; the listeners probe names the listener and stage. The queue was sampled \
                      and was not full all the time: the application does empty it. Where connections came and none was \
                      accepted for a second or more in one piece (queue and Tcp.PassiveOpens at each look), it is that \
-                     pause which it is too short for. If it is always full, the rule application-not-accepting holds instead, because a longer queue would only wait longer.",
+                     pause which it is too short for. Fewer than one in a hundred connections are a warning. If it is always full, the rule application-not-accepting holds instead, because a longer queue would only wait longer.",
         fixes: &[
             (
                 "raise net.core.somaxconn, then the listen() backlog, then restart or reload the application",
@@ -45,6 +47,8 @@ pub(super) static RULE: Rule = Rule {
     },
 };
 
+/// Fewer of the connections are a warning.
+const FEW: f64 = 0.01;
 /// A shorter queue saves nothing.
 const SMALLEST: u64 = 128;
 
@@ -81,6 +85,19 @@ fn elsewhere(window: &Window, netns: &Netns, overflow: &Overflow) -> Option<&'st
         Some("queues overflow, but accept() fails for want of file descriptors: see fd-exhaustion")
     } else {
         None
+    }
+}
+
+/// Of many connections few that came a second later are no outage.
+fn severity(window: &Window, netns: &Netns, overflow: &Overflow) -> Severity {
+    let served = match overflow.port {
+        Some(port) => places::connections(window, netns, port),
+        None => netns.grown("Tcp.PassiveOpens").unwrap_or(0),
+    };
+    if ratio(overflow.refused, overflow.refused + served) < FEW {
+        Severity::Warning
+    } else {
+        Severity::Critical
     }
 }
 
@@ -126,7 +143,7 @@ fn describe(window: &Window, netns: &Netns, overflow: &Overflow) -> Finding {
     };
     let found = finding(
         RULE.id,
-        Severity::Critical,
+        severity(window, netns, overflow),
         confidence,
         format!(
             "{who}{} {}; in {:.0} s {}: {why}",

@@ -1,6 +1,9 @@
 use crate::{
     diagnose::{Verdict, fixtures::quiet},
-    report::{Value, diagnosis::Confidence},
+    report::{
+        Value,
+        diagnosis::{Confidence, Severity},
+    },
 };
 
 const BURSTS: [u32; 10] = [0, 0, 11, 0, 3, 0, 11, 0, 0, 0];
@@ -22,6 +25,19 @@ fn bursts_that_overflow_a_short_queue_are_its_fault() {
         listen.set,
         [("listen_backlog".to_owned(), "128".to_owned())]
     );
+}
+
+#[test]
+fn a_few_of_many_connections_are_no_outage() {
+    let severity = |served| {
+        let mut window = quiet();
+        window.listen(80, 10, &BURSTS);
+        window.serving(80, 4, served);
+        window.grow(&[("TcpExt.ListenOverflows", 9), ("TcpExt.ListenDrops", 9)]);
+        window.findings()[0].severity
+    };
+    assert_eq!(severity(24_000), Severity::Warning);
+    assert_eq!(severity(240), Severity::Critical);
 }
 
 #[test]
@@ -180,4 +196,24 @@ fn counters_that_went_backwards_or_are_missing_give_no_verdict() {
     window.netns().after.counters.clear();
     let verdict = window.verdict("accept-queue-overflow");
     assert!(matches!(verdict, Verdict::NotEnoughData(_)), "{verdict:?}");
+}
+
+#[test]
+fn a_burst_that_no_look_caught_is_of_the_only_service() {
+    let summary = |port| {
+        let mut window = quiet();
+        window.listen(80, 10, &[0; 10]);
+        // The same service for the other family of addresses.
+        window.listen(80, 10, &[0; 10]);
+        window.listen(port, 10, &[0; 10]);
+        window.grow(&[("TcpExt.ListenOverflows", 27)]);
+        window.findings()[0].summary.clone()
+    };
+    let told = summary(80);
+    assert!(
+        told.starts_with("the listener at port 80 (server, queue of 10)"),
+        "{told}"
+    );
+    let told = summary(81);
+    assert!(told.starts_with("a listener is full"), "{told}");
 }

@@ -229,6 +229,7 @@ impl<'a> Case<'a> {
     fn workers(&self) -> Workers<'_> {
         Workers {
             window: self.window,
+            netns: self.netns,
             listener: &self.queue.listener,
             accepting: &self.accepting,
             overflow: self.overflow.as_ref(),
@@ -289,7 +290,7 @@ impl Case<'_> {
                 "its queue of {} is {} and {}",
                 listener.limit,
                 if overflow.is_pinned() && !self.accepting.is_stalled() {
-                    "always full"
+                    overflow.how_full()
                 } else {
                     "full"
                 },
@@ -317,10 +318,22 @@ impl Case<'_> {
             _ => format!("; {} wait for it", others.join(" and ")),
         };
         format!(
-            "{comm} at port {}{} {accepts}: {state}{others}",
+            "{comm} at port {}{} {accepts}: {state}{others}{}",
             listener.port,
-            self.netns.place()
+            self.netns.place(),
+            self.shared()
         )
+    }
+
+    /// Who does not have to wait, as the port is shared.
+    fn shared(&self) -> String {
+        let shared = accepting::shared(self.netns, self.queue);
+        shared.map_or(String::new(), |(emptied, all)| {
+            let verb = if emptied == 1 { "is" } else { "are" };
+            format!(
+                "; of the {all} queues that share the port (SO_REUSEPORT), {emptied} {verb} emptied in time"
+            )
+        })
     }
 
     /// What its own connections are to, while it serves others.
@@ -480,10 +493,16 @@ impl Case<'_> {
             );
         }
         found.command(
-            if self.overflow.as_ref().is_some_and(Overflow::is_pinned) {
-                "do not make the queue longer: it is always full, so everybody would only wait longer"
-            } else {
-                "do not make the queue longer: everybody would only wait longer"
+            match self
+                .overflow
+                .as_ref()
+                .filter(|overflow| overflow.is_pinned())
+            {
+                Some(overflow) => format!(
+                    "do not make the queue longer: it is {}, so everybody would only wait longer",
+                    overflow.how_full()
+                ),
+                None => "do not make the queue longer: everybody would only wait longer".to_owned(),
             },
             "none",
         )

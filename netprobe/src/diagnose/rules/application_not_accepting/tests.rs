@@ -567,3 +567,60 @@ fn a_slow_service_whose_queue_shrinks_does_not_pause() {
     window.grow(&[("Tcp.PassiveOpens", 20)]);
     assert_eq!(window.ids(), [""; 0]);
 }
+
+#[test]
+fn all_stopped_workers_are_let_go_on() {
+    let mut window = busy(1);
+    let server = window.processes.by_pid[&100].clone();
+    for pid in [101, 102] {
+        let mut worker = server.clone();
+        (worker.pid, worker.parent, worker.state) = (pid, 100, Some('T'));
+        window.processes.by_pid.insert(pid, worker);
+    }
+    window.serving(9000, 0, 0);
+    window.events.totals.clear();
+    window.netns().after.counters.remove("Tcp.PassiveOpens");
+    let mut fixes = window.findings()[0].fixes.clone().into_iter();
+    let told = "pids 101, 102 are stopped (state T): kill -CONT 101 102,";
+    assert!(
+        fixes.any(|fix| fix.text.contains(told)),
+        "{:?}",
+        window.findings()[0].fixes
+    );
+}
+
+#[test]
+fn who_shares_the_port_and_accepts_is_told() {
+    let mut window = quiet();
+    for ino in 1..4 {
+        window.listen(80, 64, &[0; 10]);
+        window.sockets().listeners.last_mut().unwrap().ino = ino;
+        window.netns().queues.last_mut().unwrap().listener.ino = ino;
+    }
+    window.listen(80, 64, &[65; 10]);
+    window.grow(&[("TcpExt.ListenOverflows", 70), ("Tcp.PassiveOpens", 800)]);
+    window.waiting(80, 65, 0);
+    let told = "; of the 4 queues that share the port (SO_REUSEPORT), 3 are emptied in time";
+    let summary = window.findings()[0].summary.clone();
+    assert!(summary.ends_with(told), "{summary}");
+    // The other family is no share, and of those that are none is emptied.
+    for queue in &mut window.netns().queues {
+        queue.depths = vec![65; 10];
+        queue.listener.queue = 65;
+    }
+    let summary = window.findings()[0].summary.clone();
+    assert!(!summary.contains("SO_REUSEPORT"), "{summary}");
+}
+
+#[test]
+fn a_queue_that_is_nearly_full_now_and_then_is_not_always_full() {
+    let summary = |depths: &[u32]| {
+        let mut window = busy(1);
+        window.netns().queues[0].depths = depths.to_vec();
+        window.findings()[0].summary.clone()
+    };
+    let told = summary(&[11, 11, 9, 11, 9, 11, 9, 11, 11, 11]);
+    assert!(told.contains("is always full or nearly so and"), "{told}");
+    let told = summary(&[11; 10]);
+    assert!(told.contains("is always full and"), "{told}");
+}

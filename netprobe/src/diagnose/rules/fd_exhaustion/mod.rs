@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod turned_away;
+
 use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, named, process},
@@ -25,7 +27,8 @@ pub(super) static RULE: Rule = Rule {
                 process they return -EMFILE, above fs.file-max of the machine -ENFILE. accept4() fails without taking \
                 the connection, so the accept queue fills up behind it.",
         recognised: "A process that holds a listener has as many descriptors open as its limit allows. It is critical \
-                     when connections wait in its queue meanwhile. From 90 % on it is a warning. Processes that hold \
+                     when connections wait in its queue meanwhile, or are closed unserved as soon as they are accepted (libuv keeps a \
+                     descriptor in reserve for that). From 90 % on it is a warning. Processes that hold \
                      the same listeners, as preforked workers do, are one finding. From 70 % on it is one, too, where the number \
                      grows so that none is left within 10 min, and from 50 % on within 1 min. A process that only connects is \
                      weighed when it holds a TCP socket or was seen to connect: critical when it is at its limit from the \
@@ -156,6 +159,9 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
     let is_full = holder.fds + 1 >= holder.fd_limit;
     let waiting = waiting(window, holder);
     let queued = waiting.map_or(0, |(_, _, queued)| queued);
+    let turned_away = turned_away::most(window, holder).filter(|_| is_full && queued == 0);
+    // Of several listeners, that which fails.
+    let waiting = turned_away.map_or(waiting, |(netns, port, _)| Some((netns, port, queued)));
     let place = match waiting {
         Some((netns, port, _)) => format!(" at port {port}{}", netns.place()),
         None if is_client => home(window, holder).map_or(String::new(), Netns::place),
@@ -166,7 +172,7 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
         count => format!("{count} processes of {}", holder.comm),
     };
     let is_stuck = holders.iter().any(|holder| is_stuck(window, holder));
-    let severity = if is_full && queued > 0 || is_stuck {
+    let severity = if is_full && queued > 0 || is_stuck || turned_away.is_some() {
         Severity::Critical
     } else {
         Severity::Warning
@@ -180,6 +186,11 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
         )
     } else if is_client {
         format!("no file descriptors left ({open}): it can open no connection (EMFILE)")
+    } else if let Some((.., closed)) = turned_away {
+        format!(
+            "no file descriptors left ({open}): it closed {} unserved",
+            sizing::counted(closed, "connection")
+        )
     } else if is_full {
         format!(
             "no file descriptors left ({open}); {} to be accepted",
@@ -191,7 +202,7 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
     let found = finding(
         RULE.id,
         severity,
-        if is_full && queued > 0 {
+        if is_full && (queued > 0 || turned_away.is_some()) {
             Confidence::High
         } else {
             Confidence::Medium
@@ -230,6 +241,17 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
             "sock_diag",
         )
     };
+    let found = match turned_away {
+        Some((.., closed)) => found.counted(
+            format!(
+                "{closed} connections to it were reset because it closed them with data unread"
+            ),
+            closed,
+            "connections",
+            "resets",
+        ),
+        None => found,
+    };
     let found = found
         .hits([hit(holder, waiting)])
         .hits(waiting.map(|(netns, port, _)| {
@@ -253,8 +275,7 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
 
 /// The namespace of a process, if it is watched.
 fn home<'a>(window: &'a Window, process: &Process) -> Option<&'a Netns> {
-    let mut namespaces = window.namespaces.iter();
-    namespaces.find(|netns| process.netns == Some(netns.inode))
+    window.namespace(process.netns?)
 }
 
 /// A process that is hit, in the namespace of its listener, or its own where it has none.
@@ -282,8 +303,17 @@ fn left_s(window: &Window, holder: &Process) -> Option<f64> {
     (is_filling && growth * window.seconds >= swing).then_some(left)
 }
 
+/// Takes so many connections as it was told to, and sets its limit of descriptors by that.
+const MEMCACHED: &str = "memcached";
+
 /// Who must raise the limit of a process, and where: what started it, unless it has lowered its own.
 fn where_to_raise(holder: &Process, wanted: u64) -> (String, &'static str) {
+    if holder.comm == MEMCACHED {
+        let text = format!(
+            "have it take {wanted} connections (-c): it sets its own limit of descriptors by that"
+        );
+        return (text, "-c");
+    }
     let unit = holder.unit.as_deref().unwrap_or("its unit");
     let lowered = holder
         .parent_fd_limit
@@ -340,19 +370,19 @@ fn fixes(
             ),
             &[(setting, wanted.to_string())],
             "select(2) cannot handle descriptors above 1023",
-        )
-        .command(
-            format!(
-                "without a restart: {each}{}",
-                if pids.len() > MOST_NAMED {
-                    "; and so on for the others"
-                } else {
-                    ""
-                }
-            ),
-            "gone when it restarts",
-        )
-        .at_once();
+        );
+    // Its limit of connections stays what it was.
+    let found = if holder.comm == MEMCACHED {
+        found
+    } else {
+        let others = if pids.len() > MOST_NAMED {
+            "; and so on for the others"
+        } else {
+            ""
+        };
+        let text = format!("without a restart: {each}{others}");
+        found.command(text, "gone when it restarts").at_once()
+    };
     if !is_client && !is_growing {
         return found;
     }

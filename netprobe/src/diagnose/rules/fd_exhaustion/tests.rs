@@ -25,6 +25,75 @@ fn a_server_without_descriptors_comes_before_its_full_queue() {
 }
 
 #[test]
+fn a_server_that_turns_clients_away_for_want_of_descriptors_is_critical_and_their_resets_stand_behind()
+ {
+    let told = |fds: u64, closed: u64| {
+        let mut window = quiet();
+        window.listen(80, 128, &[0; 10]);
+        window.serving(80, 40, 200);
+        let group = [
+            ("cause", Value::Word("unread-data")),
+            ("direction", Value::Word("sent")),
+            ("service_port", Value::Unsigned(80)),
+        ];
+        window.total("resets", closed, &group);
+        let server = window.processes.by_pid.get_mut(&100).unwrap();
+        (server.fds, server.fd_limit) = (fds, 64);
+        let findings = window.findings();
+        let told: Vec<_> = findings
+            .iter()
+            .map(|found| (found.id, found.severity, found.behind))
+            .collect();
+        (told, findings[0].summary.clone())
+    };
+    let (found, summary) = told(64, 63);
+    let critical = ("fd-exhaustion", Severity::Critical, None);
+    let behind = ("resets", Severity::Warning, Some("fd-exhaustion"));
+    assert_eq!(found, [critical, behind]);
+    assert!(
+        summary.contains("it closed 63 connections unserved"),
+        "{summary}"
+    );
+    // With descriptors left they were closed for another reason, and clients that leave are none.
+    assert_eq!(
+        told(60, 63).0[0],
+        ("fd-exhaustion", Severity::Warning, None)
+    );
+    assert_eq!(told(64, 4).0[0].1, Severity::Warning);
+}
+
+#[test]
+fn clients_who_wait_for_the_server_to_speak_are_turned_away_without_a_reset() {
+    let told = |sent: u64| {
+        let mut window = quiet();
+        window.listen(80, 128, &[0; 10]);
+        window.serving(80, 40, 200);
+        let end = |sent| {
+            [
+                ("role", Value::Word("server")),
+                ("sport", Value::Unsigned(80)),
+                ("result", Value::Word("fin")),
+                ("closer", Value::Word("local")),
+                ("bytes_sent", Value::Unsigned(sent)),
+            ]
+        };
+        window.event("lifetimes", 50, &end(sent));
+        window.event("lifetimes", 50, &end(900));
+        let server = window.processes.by_pid.get_mut(&100).unwrap();
+        (server.fds, server.fd_limit) = (64, 64);
+        window.findings().remove(0)
+    };
+    let found = told(0);
+    assert_eq!(found.severity, Severity::Critical);
+    assert!(
+        found.summary.contains("it closed 100 connections unserved"),
+        "{}",
+        found.summary
+    );
+    assert_eq!(told(900).severity, Severity::Warning);
+}
+
+#[test]
 fn a_server_near_its_limit_is_a_warning_with_a_forecast() {
     let mut window = quiet();
     window.listen(80, 128, &[0; 10]);
@@ -82,6 +151,12 @@ fn a_limit_that_a_process_has_lowered_itself_is_not_raised_in_its_unit() {
     (worker.comm, worker.parent) = ("nginx".to_owned(), 99);
     let fix = |window: &Window| window.findings()[0].fixes[0].clone();
     assert_eq!(fix(&window).set[0].0, "LimitNOFILE");
+    let mut memcached = window.clone();
+    let process = memcached.processes.by_pid.get_mut(&100).unwrap();
+    process.comm = "memcached".to_owned();
+    assert_eq!(fix(&memcached).set[0].0, "-c");
+    let fixes = memcached.findings()[0].fixes.clone();
+    assert!(!fixes.iter().any(|fix| fix.text.contains("prlimit")));
     window
         .processes
         .by_pid

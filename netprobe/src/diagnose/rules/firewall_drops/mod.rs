@@ -1,9 +1,13 @@
 //! A firewall rule of this machine drops packets of connections that somebody wants.
 
+mod past;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
+
+use past::Past;
 
 use super::super::{
     Explanation, Rule, Verdict,
@@ -32,7 +36,9 @@ pub(super) static RULE: Rule = Rule {
                      open connections are missed if their sender sends them again, twice or more. Where other clients get through to the \
                      listener and those that are kept out have no connection with it, the firewall does its work, unless a \
                      process in a watched namespace is seen to send its SYNs again or to be refused; so it does at ports \
-                     that nobody listens at, to strangers and to who tries ten of them or more: that is only noted.",
+                     that nobody listens at, to strangers and to who tries ten of them or more: that is only noted. Where a \
+                     quarter of the window, and 2 s, went by without such a packet and those clients get through \
+                     since, the rule is gone, and it is a warning.",
         fixes: &[
             (
                 "find the rule: nft list ruleset (its counters; with ip netns exec NAME in front of it in another \
@@ -174,12 +180,15 @@ fn describe(window: &Window, netns: &Netns, drops: &Drops) -> Result<Finding, Ga
                 .filter(|(_, service)| service.wanted > 0)
                 .count()
                 - 1;
-            finding(
-                RULE.id,
-                Severity::Critical,
-                Confidence::High,
-                missing(window, netns, *end, service, (missed, rest)),
-            )
+            let past = Past::of(window, dropped, &services);
+            let severity = if past.is_some_and(|past| past.is_over) {
+                Severity::Warning
+            } else {
+                Severity::Critical
+            };
+            let summary = missing(window, netns, (*end, service), (missed, rest), past);
+            let found = finding(RULE.id, severity, Confidence::High, summary);
+            Past::evidence(window, dropped, &services, found)
         }
         _ => finding(
             RULE.id,
@@ -195,6 +204,7 @@ fn describe(window: &Window, netns: &Netns, drops: &Drops) -> Result<Finding, Ga
     };
     let hook = services.first().map_or("", |(_, service)| service.hook);
     let enter = netns.enter();
+    let is_gone = found.severity == Severity::Warning;
     Ok(found
         .counted(
             if drops.conntrack > 0 {
@@ -217,8 +227,13 @@ fn describe(window: &Window, netns: &Netns, drops: &Drops) -> Result<Finding, Ga
         .hits([somewhere(netns)])
         .command(
             format!(
-                "find the rule{} and let the flow pass in front of it: `{enter}nft list ruleset` shows the counters of \
+                "{}find the rule{} and let the flow pass in front of it: `{enter}nft list ruleset` shows the counters of \
                  rules that have one; `{enter}nft monitor trace` follows packets",
+                if is_gone {
+                    "the rule is gone, as it seems; if it comes back: "
+                } else {
+                    ""
+                },
                 if hook.is_empty() {
                     String::new()
                 } else {
@@ -244,9 +259,9 @@ fn hit(netns: &Netns, (address, port): End, service: &Service) -> Affected {
 fn missing(
     window: &Window,
     netns: &Netns,
-    (address, port): End,
-    service: &Service,
+    ((address, port), service): (End, &Service),
     (packets, rest): (u64, usize),
+    past: Option<Past>,
 ) -> String {
     let direction = if service.home.is_some() {
         "to the listener"
@@ -271,14 +286,15 @@ fn missing(
         format!(" from {}", listed(&service.missing))
     };
     let through = match (service.home, service.through) {
+        _ if let Some(past) = past => past.since(),
         (Some(_), 0) if !service.missing.is_empty() => "; nobody gets through to it",
         (Some(_), _) if service.content > 0 => "; others get through to it",
         _ => "",
     };
     format!(
-        "a firewall rule{} {verb} {packets} packets in {:.0} s, {direction} {}{whose}{also}{clients}{through}",
+        "a firewall rule{} {verb} {packets} packets {}, {direction} {}{whose}{also}{clients}{through}",
         netns.place(),
-        window.seconds,
+        past.map_or_else(|| format!("in {:.0} s", window.seconds), Past::spoken),
         endpoint(address, port)
     )
 }

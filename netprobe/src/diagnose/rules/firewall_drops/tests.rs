@@ -480,3 +480,102 @@ fn a_firewall_is_not_at_its_work_where_packets_to_a_listener_were_not_looked_at(
     // Two packets are nothing that somebody misses.
     assert_eq!(window(2).findings()[0].severity, Severity::Info);
 }
+
+const SECOND: u64 = 1_000_000_000;
+
+/// A rule that dropped SYNs of a client from second 2 to 4 of 10.
+fn for_a_while() -> Window {
+    let mut window = quiet();
+    window.began_ns = 100 * SECOND;
+    window.listen(80, 128, &[0; 10]);
+    dropping(&mut window, 80, 30);
+    window.events.date("drops", 102 * SECOND);
+    window.events.date_last("drops", 104 * SECOND);
+    window
+}
+
+/// Lets the client get through, with a connection that ends at this time.
+fn serve(window: &mut Window, at_ns: u64) {
+    let end = [
+        ("role", Value::Word("server")),
+        ("result", Value::Word("fin")),
+        ("saddr", Value::Ip([10, 0, 0, 1].into())),
+        ("sport", Value::Unsigned(80)),
+        ("daddr", Value::Ip([10, 0, 0, 9].into())),
+        ("dport", Value::Unsigned(40_001)),
+        ("duration_ns", Value::Unsigned(SECOND)),
+    ];
+    window.event("lifetimes", 1, &end);
+    window.events.date_last("lifetimes", at_ns);
+}
+
+#[test]
+fn a_rule_that_is_gone_is_a_warning_that_tells_since_when() {
+    let mut window = for_a_while();
+    serve(&mut window, 107 * SECOND);
+    let found = &window.findings()[0];
+    assert_eq!(
+        (found.id, found.severity),
+        ("firewall-drops", Severity::Warning)
+    );
+    let told = "dropped 30 packets within 2.0 s, the last one 6 s ago, to the listener 10.0.0.1:80 (server) from 10.0.0.9; \
+                they get through since";
+    assert!(found.summary.contains(told), "{}", found.summary);
+    let mut evidence = found.evidence.iter();
+    let told = "dropped 2.0 s into the window, the last 4.0 s";
+    assert!(evidence.any(|evidence| evidence.text.ends_with(told)));
+}
+
+#[test]
+fn a_rule_whose_clients_do_not_come_back_may_be_there_still() {
+    let found = for_a_while().findings().remove(0);
+    assert_eq!(found.severity, Severity::Critical);
+    let told = "the last one 6 s ago, to the listener 10.0.0.1:80 (server) from 10.0.0.9; none of them was seen to get \
+                through since";
+    assert!(found.summary.contains(told), "{}", found.summary);
+    // A connection of before says nothing.
+    let mut window = for_a_while();
+    serve(&mut window, 104 * SECOND + SECOND / 2);
+    let found = &window.findings()[0];
+    assert_eq!(found.severity, Severity::Critical, "{}", found.summary);
+}
+
+#[test]
+fn a_rule_is_there_where_a_packet_was_dropped_lately_or_not_all_were_looked_at() {
+    let is_told_as_ever = |window: &Window| {
+        let found = window.findings().remove(0);
+        assert_eq!(found.severity, Severity::Critical, "{}", found.summary);
+        found.summary.contains("packets in 10 s, to the listener")
+    };
+    let mut window = for_a_while();
+    serve(&mut window, 107 * SECOND);
+    let mut lately = window.clone();
+    lately.events.date_last("drops", 108 * SECOND);
+    assert!(is_told_as_ever(&lately));
+    let drops = window.probes.iter_mut().find(|probe| probe.name == "drops");
+    drops.unwrap().counters.sampled_out = 1;
+    // All of these were looked at; then one more is dropped.
+    assert_eq!(window.findings()[0].severity, Severity::Warning);
+    window.total("drops", 1, &[("reason", Value::Word("NETFILTER_DROP"))]);
+    assert!(is_told_as_ever(&window));
+}
+
+#[test]
+fn one_client_that_gets_through_does_not_speak_for_one_that_waits_longer_each_time() {
+    let mut window = for_a_while();
+    let other = [
+        ("reason", Value::Word("NETFILTER_DROP")),
+        ("saddr", Value::Ip([10, 0, 0, 8].into())),
+        ("sport", Value::Unsigned(40_000)),
+        ("daddr", Value::Ip([10, 0, 0, 1].into())),
+        ("dport", Value::Unsigned(80)),
+        ("flags", Value::TcpFlags(2)),
+    ];
+    window.event("drops", 3, &other);
+    window.events.date_last("drops", 107 * SECOND);
+    let clients = window.sockets().clients.entry(80).or_default();
+    clients.sources = [[10, 0, 0, 8].into(), [10, 0, 0, 9].into()].into();
+    serve(&mut window, 109 * SECOND);
+    let found = &window.findings()[0];
+    assert_eq!(found.severity, Severity::Critical, "{}", found.summary);
+}

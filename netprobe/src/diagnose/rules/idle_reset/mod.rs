@@ -338,10 +338,7 @@ fn against_forgetting(found: Finding, window: &Window, times: &[u64]) -> Finding
             wanted,
             format!(
                 "half of the {timeout} s after which conntrack{} forgets (nf_conntrack_tcp_timeout_established)",
-                match netns.place() {
-                    place if place.is_empty() => " here".to_owned(),
-                    place => place,
-                }
+                netns.place_or_here()
             ),
         ),
         None => (

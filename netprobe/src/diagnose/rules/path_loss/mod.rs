@@ -1,7 +1,10 @@
 //! Segments are lost between this machine and a peer.
 
+mod here;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
+use self::here::Here;
 use super::super::{
     Explanation, Rule, Verdict,
     bufferbloat::delayed,
@@ -28,7 +31,7 @@ pub(super) static RULE: Rule = Rule {
                 were acknowledged (fast), by a tail loss probe, or by tcp_retransmit_timer() when nothing comes at all \
                 (RTO), which also begins anew with a window of one.",
         recognised: "Over one per cent of segments were sent again, by the counters and by the events, to addresses outside of the \
-                     namespace, and no queue or firewall of this machine dropped them: those findings would come first. What goes again and again to a listener of this machine whose \
+                     namespace, and no queue or firewall of this machine dropped them, nor had the peer got them before (DSACK): those findings would come first. What goes again and again to a listener of this machine whose \
                      accept queue did not take its clients is told with that listener. The peer or the path is said to be gone only where the same segments go out three times and more, and no other \
                      connection with the peer goes well. Otherwise it is what single connections send; an MTU is to blame only \
                      where the segments that wait (sock_diag) are larger than those that arrive. A \
@@ -66,10 +69,12 @@ struct Peer {
     srtt_us: Vec<u64>,
 }
 
-/// Segments that were sent again.
+/// Segments that were sent again, but for those that had arrived.
 struct Loss {
     lost: u64,
     sent: u64,
+    /// What the peers had twice.
+    needless: u64,
     rto: u64,
     fast: u64,
     tlp: u64,
@@ -81,12 +86,14 @@ fn check(window: &Window) -> Verdict {
         let handshakes = netns.grown("TcpExt.TCPSynRetrans")?;
         // OutSegs leaves out what was sent again.
         let sent = netns.grown("Tcp.OutSegs")? + again;
-        let counted = again.saturating_sub(handshakes);
+        // Who says that he had it before has lost nothing: it was acknowledged late.
+        let needless = netns.grown_if_any("TcpExt.TCPDSACKRecvSegs")?;
+        let counted = again.saturating_sub(handshakes + needless);
         let is_much = |lost| lost >= LEAST && ratio(lost, sent) >= MUCH;
         if !is_much(counted) {
             return Ok(delayed(RULE.id, window, netns).into_iter().collect());
         }
-        let loss = Loss::of(window, netns, (counted, sent));
+        let loss = Loss::of(window, netns, (counted, needless, sent));
         if !is_much(loss.lost) {
             return Ok(delayed(RULE.id, window, netns).into_iter().collect());
         }
@@ -95,10 +102,50 @@ fn check(window: &Window) -> Verdict {
 }
 
 impl Loss {
+    fn percent(&self) -> f64 {
+        ratio(self.lost, self.sent) * 100.0
+    }
+
+    /// Adds how many were sent again, and how that was decided.
+    fn add(&self, found: Finding) -> Finding {
+        let Self {
+            lost,
+            sent,
+            needless,
+            rto,
+            fast,
+            tlp,
+        } = *self;
+        let percent = self.percent();
+        let found = if needless == 0 {
+            found
+        } else {
+            found.counted(
+                format!("{needless} more had arrived, and were acknowledged late"),
+                needless,
+                "segments",
+                "TcpExt.TCPDSACKRecvSegs",
+            )
+        };
+        found
+            .measured(
+                format!("{lost} of {sent} segments sent again, {percent:.1} %"),
+                percent,
+                "percent",
+                "Tcp.RetransSegs, Tcp.OutSegs",
+            )
+            .counted(
+                format!("{fast} fast, {rto} after a timeout, {tlp} tail loss probes"),
+                rto,
+                "retransmits",
+                "tcp_retransmit_skb",
+            )
+    }
+
     /// The two counters lie in two files, read one after the other, so their difference may be
     /// handshakes only; and what stays within the machine crosses no path. Both are told by the
     /// events, where they are seen.
-    fn of(window: &Window, netns: &Netns, (counted, sent): (u64, u64)) -> Self {
+    fn of(window: &Window, netns: &Netns, (counted, needless, sent): (u64, u64, u64)) -> Self {
         let inode = netns.inode.to_string();
         let [rto, fast, tlp, other] = DATA.map(|cause| {
             let group = [("cause", cause), ("netns", inode.as_str())];
@@ -121,6 +168,7 @@ impl Loss {
         Self {
             lost,
             sent,
+            needless,
             rto,
             fast,
             tlp,
@@ -174,48 +222,42 @@ fn peers(window: &Window, netns: &Netns) -> Vec<((IpAddr, u16), Peer)> {
 }
 
 fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
-    let Loss {
-        lost,
-        sent,
-        rto,
-        fast,
-        tlp,
-    } = *loss;
-    let percent = ratio(lost, sent) * 100.0;
+    let Loss { lost, fast, .. } = *loss;
+    let percent = loss.percent();
     let peers = peers(window, netns);
     let worst = peers.first();
     let address = worst.map(|((address, _), _)| *address);
     let to = address.map_or(String::new(), |address| format!(" to {address}"));
     let others = address.map_or(0, |address| others(window, netns, address));
     let large = address.and_then(|address| too_large_bytes(netns, address));
-    let kind = kind(fast, &peers, (others, large));
+    let here = address.and_then(|address| Here::of(window, netns, address));
+    let kind = match &here {
+        Some(here) => here.words(),
+        None => kind(fast, &peers, (others, large)),
+    };
     let found = finding(
         RULE.id,
         Severity::Warning,
-        if fast > 0 { Confidence::High } else { Confidence::Medium },
+        if fast > 0 {
+            Confidence::High
+        } else {
+            Confidence::Medium
+        },
         format!(
             "the path{to}{} loses packets: {lost} segments ({percent:.1} %) were sent again in {:.0} s{kind}",
             netns.place(),
             window.seconds
         ),
-    )
-    .measured(
-        format!("{lost} of {sent} segments sent again, {percent:.1} %"),
-        percent,
-        "percent",
-        "Tcp.RetransSegs, Tcp.OutSegs",
-    )
-    .counted(
-        format!("{fast} fast, {rto} after a timeout, {tlp} tail loss probes"),
-        rto,
-        "retransmits",
-        "tcp_retransmit_skb",
     );
+    let found = loss.add(found);
     let found = match worst {
         Some(((address, _), peer)) => round_trips(found, netns, *address, peer),
         None => found.hits([somewhere(netns)]),
     };
     let hits = destinations(netns, &peers);
+    if let Some(here) = here {
+        return here.add(found.hits(hits), netns);
+    }
     let found = match (address, large) {
         (Some(address), Some(_)) if is_of_single_ones(fast, &peers, others) => {
             large_packets(found, netns, address)

@@ -1,12 +1,12 @@
 use std::net::IpAddr;
 
 use crate::{
-    diagnose::{Verdict, events::Events, fixtures::quiet},
+    diagnose::{Verdict, events::Events, fixtures::quiet, window::Window},
     observe::{diag::Path, interfaces::Qdisc},
     report::{Value, diagnosis::Severity},
 };
 
-fn lossy() -> crate::diagnose::window::Window {
+fn lossy() -> Window {
     let mut window = quiet();
     window.grow(&[("Tcp.RetransSegs", 300), ("Tcp.OutSegs", 9700)]);
     window.total("retransmits", 300, &[("cause", Value::Word("fast"))]);
@@ -41,9 +41,24 @@ fn loss_names_the_destination_its_share_and_the_queue() {
 }
 
 #[test]
+fn what_had_arrived_and_was_acknowledged_late_is_not_lost() {
+    let mut window = lossy();
+    window.grow(&[("TcpExt.TCPDSACKRecvSegs", 290)]);
+    assert!(!window.ids().contains(&"path-loss"));
+    let mut window = lossy();
+    window.grow(&[("TcpExt.TCPDSACKRecvSegs", 100)]);
+    let findings = window.findings();
+    assert!(
+        findings[0].summary.contains("200 segments (2.0 %)"),
+        "{}",
+        findings[0].summary
+    );
+}
+
+#[test]
 fn a_firewall_here_that_drops_segments_is_not_denied() {
     let mut window = lossy();
-    let advice = |window: &crate::diagnose::window::Window| {
+    let advice = |window: &Window| {
         let findings = window.findings();
         let found = findings.iter().find(|found| found.id == "path-loss");
         found.unwrap().fixes[0].text.clone()
@@ -248,7 +263,7 @@ fn a_listener_of_this_machine_that_ignores_segments_is_no_path() {
 
 /// A server with a full listener at 9000 and one at 8000 with a queue of 2, which `clients` of this namespace send the same
 /// data to in vain; the server has to send some again, too.
-fn stalled(clients: u64, is_lossy: bool) -> crate::diagnose::window::Window {
+fn stalled(clients: u64, is_lossy: bool) -> Window {
     let mut window = quiet();
     if is_lossy {
         let own = [
@@ -348,4 +363,39 @@ fn handshakes_and_traces_of_loss_are_not() {
     let mut window = quiet();
     window.grow(&[("Tcp.RetransSegs", 30), ("Tcp.OutSegs", 9700)]);
     assert!(window.ids().is_empty());
+}
+
+#[test]
+fn segments_that_a_namespace_of_this_machine_drops_are_not_lost_on_a_path() {
+    let mut window = quiet();
+    window.grow(&[("Tcp.RetransSegs", 100), ("Tcp.OutSegs", 900)]);
+    window.total("retransmits", 100, &[("cause", Value::Word("rto"))]);
+    let ends = [
+        ("saddr", Value::Ip([127, 0, 0, 1].into())),
+        ("sport", Value::Unsigned(80)),
+        ("daddr", Value::Ip([10, 9, 9, 9].into())),
+        ("dport", Value::Unsigned(40_000)),
+    ];
+    let again = [&ends[..], &[("cause", Value::Word("rto"))]].concat();
+    window.event("retransmits", 100, &again);
+    let told = |window: &Window| {
+        let found = window.findings();
+        let found = found.iter().find(|found| found.id == "path-loss").unwrap();
+        (found.summary.clone(), found.fixes.clone())
+    };
+    assert!(!told(&window).0.contains("no path elsewhere"));
+    let too_big = [
+        &ends[..],
+        &[
+            ("flags", Value::TcpFlags(16)),
+            ("reason", Value::Text("PKT_TOO_BIG".into())),
+        ],
+    ];
+    window.event("drops", 20, &too_big.concat());
+    let (summary, fixes) = told(&window);
+    assert!(summary.contains("larger than the MTU"), "{summary}");
+    assert!(
+        fixes[1].set[0].0 == "net.ipv4.tcp_mtu_probing",
+        "{fixes:#?}"
+    );
 }

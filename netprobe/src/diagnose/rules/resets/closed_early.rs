@@ -1,18 +1,22 @@
 //! An application that closes a connection while its client still sends: whether that is reset when it is closed, as
 //! unread, or when more comes, is a matter of which is first, so that it is one thing with two causes.
 
+use std::collections::HashSet;
+
 use super::super::super::{
     sizing::{lasting, median},
     window::{Netns, Window},
 };
-use crate::report::diagnosis::{Affected, Finding};
+use crate::report::diagnosis::{Affected, Finding, Severity};
 
 /// Both causes.
-pub(super) const CAUSES: [&str; 2] = ["unread-data", "data-after-close"];
+pub(in super::super) const CAUSES: [&str; 2] = ["unread-data", "data-after-close"];
 /// So soon after it was opened nobody has served anything.
 const AT_ONCE_NS: u64 = 5_000_000;
 /// Fewer say nothing of the others.
 const LEAST_SEEN: usize = 10;
+/// What a process that ends closes, it closes within such a time.
+const END_NS: u64 = 200_000_000;
 
 /// A finding of one of these causes, with how many resets it is of, and what the cause means.
 type Early = (u64, Finding, &'static str);
@@ -26,7 +30,10 @@ pub(super) fn merge(window: &Window, netns: &Netns, found: Vec<Early>) -> Vec<(u
     };
     let merged = merged.into_iter();
     merged
-        .map(|(count, finding, _)| (count, at_once(window, netns, finding)))
+        .map(|(count, finding, _)| {
+            let finding = at_once(window, netns, finding);
+            (count, at_its_end(window, netns, finding))
+        })
         .collect()
 }
 
@@ -61,6 +68,32 @@ fn add(affected: &mut Vec<Affected>, hit: Affected) {
         Some(_) => {}
         None => affected.push(hit),
     }
+}
+
+/// A client that ends leaves what was under way, once: that is no failure of its own.
+fn at_its_end(window: &Window, netns: &Netns, mut found: Finding) -> Finding {
+    let resets = window.events.within("resets", netns.inode);
+    let resets: Vec<_> = resets
+        .filter(|reset| CAUSES.iter().any(|cause| reset.is("cause", cause)))
+        .collect();
+    let owners: HashSet<_> = resets.iter().map(|reset| reset.owner()).collect();
+    let times = || resets.iter().map(|reset| reset.at_ns);
+    let (Some(first), Some(last)) = (times().min().filter(|first| *first > 0), times().max())
+    else {
+        return found;
+    };
+    if let (1, Some((Some(_), Some(comm)))) = (owners.len(), owners.iter().next())
+        && service(&found).is_some_and(|(kind, _)| kind == "destination")
+        && last - first <= END_NS
+    {
+        found.severity = Severity::Info;
+        found.summary = format!(
+            "{}; all within {}, as where {comm} ends",
+            found.summary,
+            lasting((last - first) / 1000)
+        );
+    }
+    found
 }
 
 /// Whether connections are closed as soon as they are accepted: clients are turned away, as by a limit of connections.

@@ -1,12 +1,14 @@
 //! Connections are reset while they are in use, by reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 mod closed_early;
 mod ended;
 mod refusals;
 mod stale;
 mod unexplained;
+
+pub(super) use closed_early::CAUSES as CLOSED_EARLY;
 
 use super::super::{
     Explanation, Rule, Verdict,
@@ -59,6 +61,8 @@ pub(super) static RULE: Rule = Rule {
     },
 };
 
+/// Most services that are named.
+const MOST_NAMED: usize = 8;
 const LEAST: u64 = 5;
 /// The part of a service's connections that is worth a note.
 const NOTABLE: f64 = 0.01;
@@ -125,9 +129,15 @@ const CAUSES: &[(&str, bool, &str)] = &[
 /// Resets with one cause, or from one peer.
 struct Reset {
     count: u64,
+    /// How many there were at all addresses of the port.
+    at_port: u64,
     severity: Severity,
     /// How many connections there were beside, and what part of them it is.
     share: f64,
+    /// Of connects that were refused, those of one address of several.
+    worst_end: Option<refusals::Worst>,
+    /// Other services that it is as bad with: their ports, and how many resets.
+    beside: Vec<(Option<u16>, u64)>,
 }
 
 impl Reset {
@@ -144,8 +154,11 @@ impl Reset {
         };
         Some(Self {
             count,
+            at_port: count,
             severity,
             share,
+            worst_end: None,
+            beside: Vec::new(),
         })
     }
 }
@@ -168,9 +181,10 @@ fn check(window: &Window) -> Verdict {
                     (reset.count, finding)
                 });
                 found.extend(refusals);
-            } else if let Some(reset) = worst(services) {
+            } else if let Some((port, reset)) = worst(services) {
                 let mut hits = self::services(window, netns, cause);
                 hits.retain(|hit| !hit.port.is_some_and(|port| ended.contains_key(&port)));
+                hits.sort_by_key(|hit| port.is_some() && hit.port != port);
                 let finding = describe(window, netns, (cause, meaning, hits), &reset);
                 if closed_early::CAUSES.contains(cause) {
                     early.push((reset.count, finding, *meaning));
@@ -217,23 +231,42 @@ fn weighed(
         } else {
             connections
         };
-        Some((port, Reset::weigh(count, connections, is_bad)?))
+        // One instance of many that share the port may be all that somebody has.
+        let worst_end = port
+            .filter(|_| cause == "refused")
+            .and_then(|port| refusals::at_worst_end(window, netns, port, count));
+        let (part, connections) = worst_end.as_ref().map_or((count, connections), |worst| {
+            (worst.refused, worst.connections)
+        });
+        let reset = Reset {
+            at_port: count,
+            worst_end,
+            ..Reset::weigh(part, connections, is_bad)?
+        };
+        Some((port, reset))
     });
     weighed.collect()
 }
 
-/// The worst of them, together.
-fn worst(services: Vec<(Option<u16>, Reset)>) -> Option<Reset> {
-    let resets = services.into_iter().map(|(_, reset)| reset);
-    resets.reduce(|sum, reset| match sum.severity.cmp(&reset.severity) {
-        std::cmp::Ordering::Less => reset,
-        std::cmp::Ordering::Greater => sum,
-        std::cmp::Ordering::Equal => Reset {
-            count: sum.count + reset.count,
-            share: sum.share.max(reset.share),
-            ..sum
-        },
-    })
+/// The worst of them by its port, with those beside that are as bad.
+fn worst(mut services: Vec<(Option<u16>, Reset)>) -> Option<(Option<u16>, Reset)> {
+    services.sort_by_key(|(_, reset)| std::cmp::Reverse((reset.severity, reset.count)));
+    let mut services = services.into_iter();
+    let (port, mut worst) = services.next()?;
+    let as_bad = services.filter(|(_, reset)| reset.severity == worst.severity);
+    worst.beside = as_bad.map(|(port, reset)| (port, reset.count)).collect();
+    Some((port, worst))
+}
+
+impl Reset {
+    /// What the other services have.
+    fn beside_words(&self) -> String {
+        let beside = self.beside.iter().map(|(port, count)| match port {
+            Some(port) => format!("; {count} more at port {port}"),
+            None => format!("; {count} more of others"),
+        });
+        beside.take(3).collect()
+    }
 }
 
 /// Whether somebody listens at an end, or did when the window began; taken to be so where that is not known.
@@ -271,15 +304,16 @@ fn services(window: &Window, netns: &Netns, cause: &str) -> Vec<Affected> {
     }
     let mut services: Vec<_> = services.into_iter().collect();
     services.sort_by_key(|(_, (count, ..))| std::cmp::Reverse(*count));
-    let hits = services
-        .into_iter()
-        .take(3)
-        .map(|(((address, port), kind), (_, (pid, comm)))| Affected {
-            kind,
-            pid,
-            comm,
-            ..Window::affected_destination(netns, address, port)
-        });
+    let hits =
+        services
+            .into_iter()
+            .take(MOST_NAMED)
+            .map(|(((address, port), kind), (_, (pid, comm)))| Affected {
+                kind,
+                pid,
+                comm,
+                ..Window::affected_destination(netns, address, port)
+            });
     hits.collect()
 }
 
@@ -305,14 +339,17 @@ fn describe(
             Value::Text(reason) => Some(reason.to_string()),
             _ => None,
         })
+        .collect::<BTreeSet<_>>()
+        .into_iter()
         .take(3)
         .collect();
+    let beside = reset.beside_words();
     let found = finding(
         RULE.id,
         severity,
         Confidence::High,
         format!(
-            "{count} resets{}{place} in {:.0} s: {meaning}",
+            "{count} resets{}{place} in {:.0} s: {meaning}{beside}",
             netns.place(),
             window.seconds
         ),

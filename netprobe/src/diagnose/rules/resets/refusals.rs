@@ -1,6 +1,9 @@
 //! Connections that the peer refused: whether anybody listens there, after all, or next to it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use super::{
     super::super::{
@@ -8,6 +11,8 @@ use super::{
         events::Owner,
         finding::finding,
         places::{self, End},
+        sizing::several,
+        translated::Translated,
         window::{Netns, Window, endpoint},
     },
     RULE, Reset, services,
@@ -203,6 +208,63 @@ const REAL_USE: f64 = 8.0;
 /// Fewer may be all there are by chance.
 const LEAST_OF_ALL: u64 = 10;
 
+/// The address that refuses most connects to a port.
+pub(super) struct Worst {
+    /// How many it refused, and how many connections there were to it.
+    pub(super) refused: u64,
+    pub(super) connections: u64,
+    /// Some were not seen one by one: these are estimates.
+    is_sampled: bool,
+    /// How many other addresses refused some.
+    others: usize,
+}
+
+impl Worst {
+    /// What goes before the number that it refused, and how many others did.
+    fn words(&self, reset: &Reset) -> (&'static str, String) {
+        if self.others == 0 {
+            return ("", String::new());
+        }
+        let about = if self.is_sampled { "about " } else { "" };
+        let count = reset.at_port.saturating_sub(reset.count);
+        let addresses = several(self.others as u64, "other address", "other addresses");
+        (
+            about,
+            format!(", and {about}{count} by {addresses} at that port"),
+        )
+    }
+}
+
+/// Of `refused` connects to a port, those of the address that refused most.
+pub(super) fn at_worst_end(
+    window: &Window,
+    netns: &Netns,
+    port: u16,
+    refused: u64,
+) -> Option<Worst> {
+    let mut ends = BTreeMap::<IpAddr, [u64; 2]>::new();
+    for event in window.events.within("connects", netns.inode) {
+        let address = event
+            .ip("daddr")
+            .filter(|_| event.small("dport") == Some(port));
+        let Some(address) = address else { continue };
+        let [refused, reached] = ends.entry(address).or_default();
+        *refused += u64::from(event.is("errno", "ECONNREFUSED"));
+        *reached += u64::from(event.is("outcome", "established"));
+    }
+    let all: u64 = ends.values().map(|[refused, _]| refused).sum();
+    let refusing = ends.values().filter(|[refused, _]| *refused > 0).count();
+    let [here, reached] = ends.into_values().max_by_key(|[refused, _]| *refused)?;
+    // What was seen is a sample of what was counted.
+    let times = |part: u64| (refused * part).checked_div(all);
+    Some(Worst {
+        refused: times(here)?,
+        connections: times(here + reached)?,
+        is_sampled: all != refused,
+        others: refusing.saturating_sub(1),
+    })
+}
+
 /// Whether an end that is in real use refuses every connect, and those that connect get through nowhere else at that
 /// port (as where a proxy tries another instance). `refused` is how many connects to the port were refused.
 fn is_outage(window: &Window, netns: &Netns, (address, port): End, refused: u64) -> bool {
@@ -337,6 +399,17 @@ fn judged(
     }
 }
 
+/// The end that refuses where clients connect to `end`, if that is translated on the way, with a namespace that it is
+/// seen from.
+fn asked<'a>(window: &'a Window, netns: &'a Netns, end: End) -> (&'a Netns, End) {
+    let Some(to) = Translated::of(window).others(end).next() else {
+        return (netns, end);
+    };
+    let home = || places::homes(window, netns, end.0).into_iter().next();
+    let seen_in = if to.0.is_loopback() { home() } else { None };
+    (seen_in.unwrap_or(netns), to)
+}
+
 pub(super) fn describe(
     window: &Window,
     netns: &Netns,
@@ -346,15 +419,21 @@ pub(super) fn describe(
     let mut hits = services(window, netns, "refused");
     hits.retain(|hit| port.is_none() || hit.port == port);
     let worst = hits.first().and_then(|hit| hit.address.zip(hit.port));
-    let why = worst.map_or(Why::Elsewhere, |end| why(window, netns, end));
+    let asked = worst.map(|end| asked(window, netns, end));
+    let why = asked.map_or(Why::Elsewhere, |(netns, end)| why(window, netns, end));
     let place = match (worst, port) {
+        (Some(end), _) if let Some((_, to)) = asked.filter(|(_, to)| *to != end) => format!(
+            " by {}, which leads to {} (address translation)",
+            endpoint(end.0, end.1),
+            endpoint(to.0, to.1)
+        ),
         (Some((address, port)), _) => format!(" by {}", endpoint(address, port)),
         (None, Some(port)) => format!(" at port {port}"),
         (None, None) => String::new(),
     };
     let is_outage = reset.severity >= Severity::Warning
         && !matches!(why, Why::Began { .. })
-        && worst.is_some_and(|end| is_outage(window, netns, end, reset.count));
+        && worst.is_some_and(|end| is_outage(window, netns, end, reset.at_port));
     let severity = if is_outage {
         Severity::Critical
     } else {
@@ -369,12 +448,14 @@ pub(super) fn describe(
     if hits.is_empty() {
         hits.push(super::somewhere(netns));
     }
+    let worst_end = reset.worst_end.as_ref();
+    let (about, others) = worst_end.map_or(("", String::new()), |worst| worst.words(reset));
     finding(
         RULE.id,
         severity,
         Confidence::High,
         format!(
-            "{} connections{} were refused{place} in {:.0} s: {meaning}",
+            "{about}{} connections{} were refused{place}{others} in {:.0} s: {meaning}",
             reset.count,
             netns.place(),
             window.seconds
@@ -382,7 +463,7 @@ pub(super) fn describe(
     )
     .counted(
         format!(
-            "{} resets with cause refused: {:.0} % of the connections",
+            "{about}{} resets with cause refused: {:.0} % of the connections",
             reset.count,
             reset.share * 100.0
         ),

@@ -73,6 +73,20 @@ fn clients_that_leave_are_a_note_and_a_failing_service_is_not_hidden_by_a_busy_o
     assert_eq!(told(&both), Some(("resets", Severity::Warning)));
 }
 
+#[test]
+fn services_that_fail_alike_are_told_apart() {
+    let mut window = quiet();
+    for (port, reset, ended) in [(8001, 75, 150), (8000, 100, 100)] {
+        lives(&mut window, port, "reset", reset);
+        lives(&mut window, port, "fin", ended - reset);
+        caused(&mut window, "unread-data", port, reset);
+    }
+    let findings = window.findings();
+    let summary = &findings[0].summary;
+    assert!(summary.starts_with("100 resets"), "{summary}");
+    assert!(summary.ends_with("; 75 more at port 8001"), "{summary}");
+}
+
 fn received(window: &mut Window, from: ([u8; 4], u64), count: usize) {
     let total = [
         ("direction", Value::Word("received")),
@@ -474,6 +488,19 @@ fn a_destination_in_use_that_refuses_all_is_critical_and_a_health_check_is_not()
     // One of them gets through.
     window.event("connects", 1, &through([10, 9, 9, 9], 1));
     assert_eq!(told(&window).0, Severity::Warning);
+    // One instance of many at the same port.
+    let mut window = quiet();
+    refused_at(&mut window, address, "proxy", 50);
+    for instance in 0..40 {
+        window.event("connects", 50, &through([10, 9, 8, instance], 1));
+    }
+    let port = [
+        ("role", Value::Word("client")),
+        ("result", Value::Word("fin")),
+        ("service_port", Value::Unsigned(8090)),
+    ];
+    window.total("lifetimes", 2000, &port);
+    assert_eq!(told(&window).0, Severity::Warning);
     // Five a second are checks, as far as anybody knows.
     let mut window = quiet();
     refused_at(&mut window, address, "haproxy", 50);
@@ -602,4 +629,41 @@ fn a_service_that_closes_at_once_is_one_finding_whatever_was_first() {
         "{last}"
     );
     assert!(found.fixes[0].text.contains("turns clients away"));
+}
+
+#[test]
+fn a_client_that_ends_is_a_note_and_one_that_goes_on_closing_early_a_warning() {
+    let mut window = quiet();
+    resets(&mut window, "unread-data", 50);
+    let reset = |pid: u64| {
+        [
+            ("cause", Value::Word("unread-data")),
+            ("direction", Value::Word("sent")),
+            ("saddr", Value::Ip([10, 0, 0, 1].into())),
+            ("sport", Value::Unsigned(40_000)),
+            ("daddr", Value::Ip([10, 9, 9, 9].into())),
+            ("dport", Value::Unsigned(8000)),
+            ("comm", Value::Text("wrk".into())),
+            ("pid", Value::Unsigned(pid)),
+        ]
+    };
+    window.event("resets", 50, &reset(7));
+    let told = |window: &Window| window.findings()[0].clone();
+    assert_eq!(told(&window).severity, Severity::Warning);
+    window.events.date("resets", 1_000_000_000);
+    let ended = told(&window);
+    assert_eq!(ended.severity, Severity::Info, "{}", ended.summary);
+    assert!(
+        ended.summary.ends_with("as where wrk ends"),
+        "{}",
+        ended.summary
+    );
+    let mut two = window.clone();
+    two.event("resets", 1, &reset(8));
+    two.events.date("resets", 1_000_000_000);
+    assert_eq!(told(&two).severity, Severity::Warning);
+    let mut on_and_on = window;
+    on_and_on.event("resets", 1, &reset(7));
+    on_and_on.events.date_last("resets", 3_000_000_000);
+    assert_eq!(told(&on_and_on).severity, Severity::Warning);
 }

@@ -34,7 +34,12 @@ pub(super) fn advice(
             "{OTHER_END}; if it is far away, see that its clients wait long enough: they gave up after {}",
             lasting(waited_ns / 1000)
         ),
-        Some((Ending::Unreachable { is_neighbour: true }, _)) => format!(
+        Some((
+            Ending::Unreachable {
+                is_neighbour: true, ..
+            },
+            _,
+        )) => format!(
             "see whether that host is up and the address right: `{enter}ip route get {address}` shows the next hop, `{enter}ip \
              neigh` who does not answer"
         ),

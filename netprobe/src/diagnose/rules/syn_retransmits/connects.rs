@@ -15,6 +15,8 @@ use super::{
     DOWN,
 };
 
+/// What connect() fails with where routes, the neighbours on the link or the other end say so.
+const UNREACHABLE: [&str; 4] = ["EHOSTUNREACH", "ENETUNREACH", "EACCES", "EINVAL"];
 /// Fewer connects are not "all of them".
 const LEAST_CONNECTS: u64 = 5;
 /// Who waits less does not wait for an answer: it comes from another continent in that time.
@@ -34,9 +36,19 @@ impl Connects {
             event.ip("daddr") == Some(address) && event.small("dport") == Some(port)
         };
         let ended = window.events.within("connects", netns.inode).filter(is_to);
+        let again = window.events.within("retransmits", netns.inode);
+        let again: HashSet<_> = again
+            .filter(|event| event.is("cause", "syn"))
+            .filter(is_to)
+            .map(|event| event.number("sport"))
+            .collect();
         let (mut attempts, mut established) = (0, 0);
         let mut ports = HashSet::new();
         for event in ended {
+            // One that sent nothing in the window says nothing of it.
+            if is_older(window, event) && !again.contains(&event.number("sport")) {
+                continue;
+            }
             attempts += 1;
             established += u64::from(event.is("outcome", "established"));
             ports.insert(event.number("sport"));
@@ -44,12 +56,7 @@ impl Connects {
         // A connect without a time limit of its own does not end within the window. Where connects
         // are a sample, their ports do not tell which ones are still waiting.
         if window.events.weight("connects") < 1.5 {
-            let waiting = window.events.within("retransmits", netns.inode);
-            let waiting = waiting
-                .filter(|event| event.is("cause", "syn"))
-                .filter(is_to);
-            let waiting: HashSet<_> = waiting.map(|event| event.number("sport")).collect();
-            attempts += waiting.difference(&ports).count() as u64;
+            attempts += again.difference(&ports).count() as u64;
         }
         Some(Self {
             attempts,
@@ -67,8 +74,10 @@ impl Connects {
 pub(super) enum Ending {
     /// The client closed after so long without an answer, at most.
     GivenUp { waited_ns: u64 },
-    /// EHOSTUNREACH.
+    /// The kernel of the client says that it cannot be reached.
     Unreachable {
+        /// In which words.
+        errno: &'static str,
         /// Whether nobody on the link answered for the address of the next hop.
         is_neighbour: bool,
     },
@@ -90,7 +99,7 @@ pub(super) struct Dead {
 struct Tally {
     given_up: u64,
     waited_ns: u64,
-    unreachable: u64,
+    unreachable: [u64; UNREACHABLE.len()],
     owner: Option<Owner>,
 }
 
@@ -104,13 +113,17 @@ pub(super) fn dead(window: &Window, netns: &Netns) -> Vec<Dead> {
         };
         let waited_ns = event.number("latency_ns").unwrap_or(0);
         let is_given_up = event.is("outcome", "aborted") && waited_ns >= PATIENT_NS;
-        let is_unreachable = event.is("errno", "EHOSTUNREACH");
-        if !is_given_up && !is_unreachable {
+        let errno = UNREACHABLE
+            .iter()
+            .position(|errno| event.is("errno", errno));
+        if !is_given_up && errno.is_none() {
             continue;
         }
         let tally = tallies.entry(remote).or_default();
         tally.given_up += u64::from(is_given_up);
-        tally.unreachable += u64::from(is_unreachable);
+        if let Some(count) = errno.and_then(|errno| tally.unreachable.get_mut(errno)) {
+            *count += 1;
+        }
         if is_given_up {
             tally.waited_ns = tally.waited_ns.max(waited_ns);
         }
@@ -127,16 +140,19 @@ pub(super) fn dead(window: &Window, netns: &Netns) -> Vec<Dead> {
 impl Dead {
     fn of(window: &Window, netns: &Netns, end: End, tally: Tally) -> Option<Self> {
         let connects = Connects::of(window, netns, end)?;
-        let count = tally.given_up.max(tally.unreachable);
+        let told = UNREACHABLE.into_iter().zip(tally.unreachable);
+        let (errno, unreachable) = told.rev().max_by_key(|(_, count)| *count)?;
+        let count = tally.given_up.max(unreachable);
         if !connects.is_down() || count < LEAST_CONNECTS {
             return None;
         }
-        let ending = if tally.given_up > tally.unreachable {
+        let ending = if tally.given_up > unreachable {
             Ending::GivenUp {
                 waited_ns: tally.waited_ns,
             }
         } else {
             Ending::Unreachable {
+                errno,
                 is_neighbour: has_no_neighbour(window, netns, end),
             }
         };
@@ -150,6 +166,16 @@ impl Dead {
             is_reached,
         })
     }
+}
+
+/// Whether a connect was given up that had begun before the window.
+fn is_older(window: &Window, event: &Event) -> bool {
+    let began_ns = event
+        .at_ns
+        .checked_sub(event.number("latency_ns").unwrap_or(0));
+    event.is("outcome", "aborted")
+        && event.at_ns > 0
+        && began_ns.is_some_and(|began_ns| began_ns < window.began_ns)
 }
 
 /// Whether SYNs to an end were dropped as nobody answered for the address of the next hop.

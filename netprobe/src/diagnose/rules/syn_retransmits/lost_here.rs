@@ -13,16 +13,9 @@ use super::super::super::{
 };
 use crate::report::{Value, diagnosis::Finding};
 
-const SYN: u8 = 2;
 const ACK: u8 = 16;
 /// Fewer are no reason.
 const LEAST: u64 = 3;
-/// What is freed without being lost: by the socket that sent it, by who only listened in, and of those that are refused.
-const NO_LOSS: [&str; 3] = ["QUEUE_PURGE", "OTHERHOST", "NO_SOCKET"];
-
-/// Of what TCP itself drops, what is wrong with the segment: the rest came late, or twice.
-const OF_TCP: [&str; 3] = ["TCP_AO", "TCP_CSUM", "TCP_MD5"];
-
 /// Functions that decide what becomes of a packet before it is anybody's: who only listens in is not among them.
 const DECIDE: [&str; 2] = ["br_", "do_xdp_generic"];
 
@@ -43,10 +36,8 @@ pub(super) struct LostHere<'a> {
 
 /// Whether a segment of a handshake was lost within this machine. What the firewall drops, has a rule of its own.
 pub(super) fn is_lost(window: &Window, event: &Event) -> bool {
-    let is_syn = matches!(event.value("flags"), Value::TcpFlags(flags) if flags & SYN > 0);
-    let is_loss = if let Some(reason) = reason(event) {
-        let is_late = reason.starts_with("TCP_") && !OF_TCP.iter().any(|it| reason.starts_with(it));
-        !is_late && !NO_LOSS.contains(&&*reason)
+    let is_loss = if let Some(reason) = dropped::reason(event) {
+        dropped::is_loss(&reason)
     } else {
         // A socket that is given up frees what it has sent, as some devices do once it is on the wire, and TCP a SYN that
         // it has answered before.
@@ -56,24 +47,17 @@ pub(super) fn is_lost(window: &Window, event: &Event) -> bool {
         let is_gone = !has_socket || is_on_its_way(window, event);
         (is_gone && !is_of_tcp) || dropped::is_netfilter(|name| event.value(name))
     };
-    is_syn && is_loss
+    dropped::is_of_handshake(event) && is_loss
 }
 
 /// Whether a packet between two namespaces of this machine has left that of its sender: it keeps the socket that sent it
 /// until IP takes it in at its destination.
 fn is_on_its_way(window: &Window, event: &Event) -> bool {
-    let mut namespaces = window.namespaces.iter();
-    let netns = namespaces.find(|netns| Some(netns.inode) == event.netns());
+    let netns = event.netns().and_then(|inode| window.namespace(inode));
     let ends = netns.zip(places::ends(event));
     ends.is_some_and(|(netns, (from, to))| {
         !places::is_local(netns, from.0) && !places::homes(window, netns, to.0).is_empty()
     })
-}
-
-/// Why, if the kernel says it.
-fn reason(event: &Event) -> Option<String> {
-    let reason = event.text("reason");
-    reason.filter(|reason| reason != "NOT_SPECIFIED")
 }
 
 impl<'a> LostHere<'a> {
@@ -87,7 +71,7 @@ impl<'a> LostHere<'a> {
             {
                 continue;
             }
-            let reason = reason(event).or_else(|| event.text("location"));
+            let reason = dropped::reason(event).or_else(|| event.text("location"));
             if let (Some(inode), Some(reason)) = (event.netns(), reason) {
                 let known = reasons.entry((inode, reason)).or_insert((0, event));
                 known.0 += 1;
@@ -95,10 +79,9 @@ impl<'a> LostHere<'a> {
         }
         let most = reasons.into_iter().max_by_key(|(_, (count, _))| *count)?;
         let ((inode, reason), (count, event)) = most;
-        let mut namespaces = window.namespaces.iter();
-        let netns = namespaces.find(|netns| netns.inode == inode)?;
+        let netns = window.namespace(inode)?;
         // Without a reason, who only listened in looks the same as who lost it.
-        let is_known = self::reason(event).is_some()
+        let is_known = dropped::reason(event).is_some()
             || DECIDE.iter().any(|function| reason.starts_with(function))
             || places::ends(event).is_some_and(|(_, to)| places::is_local(netns, to.0));
         (count >= LEAST && is_known).then_some(Self {
@@ -121,6 +104,12 @@ impl<'a> LostHere<'a> {
         self.reason == "XDP" || self.reason.contains("xdp_")
     }
 
+    /// Whether a filter did it that somebody has put there.
+    pub(super) fn is_deliberate(&self) -> bool {
+        const FILTERS: [&str; 5] = ["TC_", "SOCKET_FILTER", "BPF_", "XFRM_", "tcf_"];
+        self.is_of_xdp() || FILTERS.iter().any(|filter| self.reason.starts_with(filter))
+    }
+
     fn is_of_bridge(&self) -> bool {
         self.reason.starts_with("br_") || self.reason.starts_with("BRIDGE_")
     }
@@ -131,10 +120,7 @@ impl<'a> LostHere<'a> {
 
     /// What to add to the summary.
     pub(super) fn words(&self) -> String {
-        let place = match self.netns.place() {
-            place if place.is_empty() => " here".to_owned(),
-            place => place,
-        };
+        let place = self.netns.place_or_here();
         let why = if self.is_reverse_path() {
             let over = self.over();
             format!(
@@ -148,10 +134,40 @@ impl<'a> LostHere<'a> {
         } else if self.is_of_bridge() {
             format!("by the bridge there ({})", self.reason)
         } else {
-            format!("as {}", self.reason)
+            let meaning = self.meaning().map_or("", |(meaning, _)| meaning);
+            format!("as {}{meaning}", self.reason)
         };
         let what = if self.are_answers { "SYN-ACKs" } else { "SYNs" };
         format!("; {what} are dropped{place}, {why}")
+    }
+
+    /// What is wrong with the segments, and what helps, where the reason tells.
+    fn meaning(&self) -> Option<(&'static str, &'static str)> {
+        let found = match self.reason.as_str() {
+            "TCP_MD5NOTFOUND" => (
+                ": the listener wants them signed (RFC 2385), and they are not",
+                "give the client the same key (TCP_MD5SIG; a BGP session's password), or take it from the listener",
+            ),
+            "TCP_MD5UNEXPECTED" => (
+                ": they are signed (RFC 2385), and the listener has no key for that client",
+                "give the listener the same key (TCP_MD5SIG; a BGP session's password), or take it from the client",
+            ),
+            "TCP_MD5FAILURE" => (
+                ": their signature (RFC 2385) is of another key",
+                "give both ends the same key (TCP_MD5SIG; a BGP session's password)",
+            ),
+            "TCP_MINTTL" => (
+                ": the client is more hops away than the listener takes (IP_MINTTL, RFC 5082)",
+                "have the listener take more hops (IP_MINTTL; BGP: ttl-security hops), or find out why the way has become longer",
+            ),
+            "TCP_CSUM" | "IP_CSUM" => (
+                ": they arrive damaged",
+                "look for what damages them on the way: a device that offloads checksums wrongly (ethtool -K DEVICE tx off at the \
+                 sender shows it), a cable, a virtual switch",
+            ),
+            _ => return None,
+        };
+        Some(found)
     }
 
     /// The interface, if it is known.
@@ -192,6 +208,10 @@ impl<'a> LostHere<'a> {
         if self.is_reverse_path() {
             return self.loosen(found);
         }
+        let found = match self.meaning() {
+            Some((_, helps)) => found.application(helps, &[], "none"),
+            None => found,
+        };
         found.command(self.look(), "none")
     }
 
@@ -214,8 +234,7 @@ impl<'a> LostHere<'a> {
                  what else it goes by"
             )
         } else {
-            "netprobe drops --count --by reason,location shows where they are dropped, netprobe drops --json each of them"
-                .to_owned()
+            dropped::LOOK.to_owned()
         }
     }
 
@@ -234,7 +253,8 @@ impl<'a> LostHere<'a> {
         match &self.interface {
             Some(interface) => {
                 let name = format!("net.ipv4.conf.{interface}.rp_filter");
-                found.sysctl(
+                found.sysctl_in(
+                    netns,
                     format!(
                         "or have{} accept what could have come by any interface (loose)",
                         netns.place()
@@ -248,7 +268,8 @@ impl<'a> LostHere<'a> {
     }
 }
 
-fn is_answer(event: &Event) -> bool {
+/// Whether it is a SYN-ACK.
+pub(super) fn is_answer(event: &Event) -> bool {
     matches!(event.value("flags"), Value::TcpFlags(flags) if flags & ACK > 0)
 }
 

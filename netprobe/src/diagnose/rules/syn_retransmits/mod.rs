@@ -1,4 +1,4 @@
-//! SYNs or SYN-ACKs go unanswered and are sent again: connecting takes 1, 3, 7 s, or fails.
+//! SYNs or SYN-ACKs go unanswered and are sent again: connecting takes seconds, or fails.
 
 mod advice;
 mod connects;
@@ -6,11 +6,12 @@ mod lost_here;
 mod routeless;
 mod strangers;
 mod unanswered;
+mod unheard;
 mod words;
 
 use self::{
     connects::Connects, lost_here::LostHere, routeless::Routeless, strangers::Strangers,
-    unanswered::Unanswered,
+    unanswered::Unanswered, unheard::Unheard,
 };
 use super::super::{
     Explanation, Rule, Verdict, dropped,
@@ -25,14 +26,17 @@ pub(super) static RULE: Rule = Rule {
     title: "connection attempts go unanswered",
     check,
     explanation: Explanation {
-        symptom: "Connect latency comes in steps of 1, 3, 7, 15 s, or connect() fails with ETIMEDOUT after two minutes.",
-        cause: "A SYN without an answer is sent again by tcp_retransmit_timer() after 1 s, then twice as long, up to \
-                tcp_syn_retries times; a SYN-ACK likewise. Something between the two ends drops it: the listener, a \
+        symptom: "Connect latency comes in steps of 1, 3, 7, 15 s (1, 2, 3, 4, 5, 7, 11 s since Linux 6.5), or connect() fails with \
+                  ETIMEDOUT after one or two minutes.",
+        cause: "A SYN without an answer is sent again by tcp_retransmit_timer() after 1 s, then each time after twice as long, \
+                tcp_syn_retries times in all (since Linux 6.5 the first four after 1 s each: tcp_syn_linear_timeouts, which come on \
+                top); a SYN-ACK after twice as long each time. Something between the two ends drops it: the listener, a \
                 firewall or conntrack on either machine, or the path.",
         recognised: "TCPSynRetrans grew; events name the destination. It is critical when next to no connect to it succeeds. It is found \
-                     without that, too, where all connects to a destination fail with EHOSTUNREACH, or are given up by clients \
+                     without that, too, where all connects to a destination fail with EHOSTUNREACH, ENETUNREACH, EACCES or EINVAL, or are given up by clients \
                      that wait for a quarter of a second or more, but not for the first SYN to be sent again. A namespace of this \
-                     machine that was seen to drop the SYNs or SYN-ACKs (kfree_skb) is named, with the kernel's reason. Where \
+                     machine that was seen to drop the SYNs or SYN-ACKs (kfree_skb) is named, with the kernel's reason, also \
+                     where only the listener's is watched and the same clients try again and get through with none. Where \
                      the listener is on this machine too and sends its SYN-ACKs again, that is one finding. Listeners whose \
                      namespace has no route back (OutNoRoutes grew as ListenDrops did, and no queue was full) drop SYNs. \
                      SYN-ACKs to public addresses that finish no handshake, each only one, beside far more that are \
@@ -94,7 +98,8 @@ fn check(window: &Window) -> Verdict {
         }
     }
     let routeless = Routeless::all(window);
-    if clients.is_empty() && servers.is_empty() && routeless.is_empty() {
+    let unheard = unheard(window, &clients, &routeless);
+    if clients.is_empty() && servers.is_empty() && routeless.is_empty() && unheard.is_empty() {
         return verdict;
     }
     let no_route = |client: &Unanswered<'_>| {
@@ -113,11 +118,28 @@ fn check(window: &Window) -> Verdict {
     };
     let untold = routeless.iter().filter(|home| !is_told(home));
     found.extend(untold.map(|home| home.describe(window)));
+    found.extend(unheard.iter().map(|unheard| unheard.describe(window)));
     let alone = servers
         .iter()
         .filter(|server| !clients.iter().any(|client| client.is_of(server)));
     found.extend(alone.map(|server| describe(window, server, None, None)));
     Verdict::Found(found)
+}
+
+/// Listeners that SYNs do not get to, unless a client of this machine or the lack of a route back tells why.
+fn unheard<'a>(
+    window: &'a Window,
+    clients: &[Unanswered<'_>],
+    routeless: &[Routeless<'_>],
+) -> Vec<Unheard<'a>> {
+    let is_told = |unheard: &Unheard<'_>| {
+        let mut silent = clients.iter().flat_map(|client| &client.silent);
+        silent.any(|hit| hit.address.zip(hit.port) == Some(unheard.end))
+    };
+    let has_route = |netns: &&Netns| !routeless.iter().any(|home| home.netns.inode == netns.inode);
+    let all = window.namespaces.iter().filter(has_route);
+    let all = all.flat_map(|netns| Unheard::all(window, netns));
+    all.filter(|unheard| !is_told(unheard)).collect()
 }
 
 /// What is wrong: seen at one end, and perhaps at the other too.

@@ -647,3 +647,107 @@ fn the_other_end_is_not_to_be_looked_at_where_it_is_watched() {
     routeless(&mut window, [0, 0, 0]);
     assert!(fix(&window).starts_with("look at what lies between the two namespaces"));
 }
+
+/// SYNs to a listener of this namespace, each client's sent again, that are dropped for a reason.
+fn dropped_before_the_listener(reason: &'static str, tries: u64) -> Window {
+    dropped_of([10, 0, 0, 9], reason, tries)
+}
+
+fn dropped_of(client: [u8; 4], reason: &'static str, tries: u64) -> Window {
+    let mut window = quiet();
+    window.listen(8080, 128, &[0; 10]);
+    for port in 0..4 {
+        for _ in 0..tries {
+            let syn = [
+                ("saddr", Value::Ip(client.into())),
+                ("sport", Value::Unsigned(40_000 + port)),
+                ("daddr", Value::Ip([10, 0, 0, 1].into())),
+                ("dport", Value::Unsigned(8080)),
+                ("flags", Value::TcpFlags(2)),
+                ("reason", Value::Text(reason.into())),
+            ];
+            window.event("drops", 1, &syn);
+        }
+    }
+    window
+}
+
+#[test]
+fn where_a_listeners_own_namespace_drops_syns_it_is_told_without_their_clients() {
+    let findings = dropped_before_the_listener("TCP_MD5NOTFOUND", 2).findings();
+    assert_eq!(findings[0].id, "syn-retransmits", "{findings:#?}");
+    assert_eq!(findings[0].severity, Severity::Critical);
+    assert!(
+        findings[0].summary.contains("is not reached by 10.0.0.9"),
+        "{}",
+        findings[0].summary
+    );
+    assert!(findings[0].summary.contains("wants them signed"));
+    // Nobody tries again who only forges addresses.
+    let findings = dropped_before_the_listener("IP_RPFILTER", 1).findings();
+    assert!(findings.is_empty(), "{findings:#?}");
+    // Strangers try every port of a public address now and then.
+    let findings = dropped_of([45, 1, 2, 3], "TCP_MD5NOTFOUND", 2).findings();
+    assert!(findings.is_empty(), "{findings:#?}");
+    // A filter that lets others through does its work.
+    let mut window = dropped_before_the_listener("TC_INGRESS", 2);
+    assert_eq!(window.findings()[0].severity, Severity::Critical);
+    let other = [
+        ("role", Value::Word("server")),
+        ("result", Value::Word("fin")),
+        ("sport", Value::Unsigned(8080)),
+        ("daddr", Value::Ip([10, 0, 0, 8].into())),
+    ];
+    window.event("lifetimes", 5, &other);
+    assert!(window.findings().is_empty(), "{:#?}", window.findings());
+    // Late segments are no loss.
+    let findings = dropped_before_the_listener("TCP_OLD_SEQUENCE", 2).findings();
+    assert!(findings.is_empty(), "{findings:#?}");
+}
+
+#[test]
+fn a_destination_that_routes_here_refuses_is_critical_in_the_words_of_the_kernel() {
+    for (errno, why) in [
+        ("ENETUNREACH", "there is no route to it"),
+        ("EACCES", "a route here prohibits it"),
+        ("EINVAL", "a route here is a black hole"),
+    ] {
+        let mut window = quiet();
+        let connect = [
+            ("saddr", Value::Ip([10, 0, 0, 1].into())),
+            ("sport", Value::Unsigned(0)),
+            ("daddr", Value::Ip([10, 9, 9, 1].into())),
+            ("dport", Value::Unsigned(80)),
+            ("outcome", Value::Word("failed")),
+            ("errno", Value::Word(errno)),
+        ];
+        window.event("connects", 20, &connect);
+        let findings = window.findings();
+        assert_eq!(findings[0].severity, Severity::Critical, "{errno}");
+        let summary = &findings[0].summary;
+        assert!(
+            summary.contains(errno) && summary.contains(why),
+            "{summary}"
+        );
+    }
+}
+
+#[test]
+fn connects_of_before_the_window_do_not_count_against_who_answers_now() {
+    let mut window = connecting(20);
+    window.began_ns = 10_000_000_000;
+    let given_up = [
+        ("daddr", Value::Ip([10, 0, 0, 2].into())),
+        ("dport", Value::Unsigned(5432)),
+        ("sport", Value::Unsigned(4711)),
+        ("latency_ns", Value::Unsigned(2_000_000_000)),
+        ("outcome", Value::Word("aborted")),
+    ];
+    window.event("connects", 3, &given_up);
+    let said = |window: Window| window.findings()[0].summary.clone();
+    assert!(said(window.clone()).contains("only 20 of 23"));
+    window.events.date("connects", 11_000_000_000);
+    let told = said(window);
+    assert!(told.contains("all 20 connects seen succeed"), "{told}");
+    assert!(told.contains("before this window"), "{told}");
+}

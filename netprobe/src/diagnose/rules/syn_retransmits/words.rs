@@ -105,8 +105,8 @@ pub(super) fn both_ends(
             "{count} connects{place} were given up within {}",
             lasting(waited_ns / 1000)
         ),
-        Some((Ending::Unreachable { .. }, count)) => {
-            format!("{count} connects{place} failed with EHOSTUNREACH")
+        Some((Ending::Unreachable { errno, .. }, count)) => {
+            format!("{count} connects{place} failed with {errno}")
         }
         None => format!("{} SYNs{place}", near.syns),
     };
@@ -166,7 +166,11 @@ fn is_over(window: &Window, near: &Unanswered<'_>, connects: Option<&Connects>) 
 /// Who drops them, if nobody here does.
 fn elsewhere(window: &Window) -> &'static str {
     if is_elsewhere(window) {
-        "; nobody on this machine was seen to drop them: the path or the peer"
+        if window.is_narrowed {
+            "; nobody in the namespaces that were watched was seen to drop them: another one, the path or the peer"
+        } else {
+            "; nobody on this machine was seen to drop them: the path or the peer"
+        }
     } else {
         ""
     }
@@ -192,12 +196,21 @@ fn destination_is_dead(
             ),
             elsewhere(window),
         ),
-        Ending::Unreachable { is_neighbour } => (
-            "failed with EHOSTUNREACH".to_owned(),
-            if is_neighbour {
-                "; nobody on the link answers for its address, or for that of the router (ARP, ND)"
-            } else {
-                ""
+        Ending::Unreachable {
+            errno,
+            is_neighbour,
+        } => (
+            format!("failed with {errno}"),
+            match errno {
+                _ if is_neighbour => {
+                    "; nobody on the link answers for its address, or for that of the router (ARP, ND)"
+                }
+                "ENETUNREACH" => "; there is no route to it",
+                "EACCES" => {
+                    "; a route here prohibits it, as a rule, or else a security module or BPF program"
+                }
+                "EINVAL" => "; a route here is a black hole, as a rule",
+                _ => "",
             },
         ),
     };

@@ -1,6 +1,6 @@
-//! Names of the functions of a Go program, from the table that its runtime keeps (`.gopclntab`, since Go 1.18): it is
-//! there also where the symbols were stripped, as of most released servers. The file is a stranger's: nothing is
-//! believed, and little is read.
+//! Names of the functions of a Go program and how deep their frames are, from the table that its runtime keeps
+//! (`.gopclntab`, since Go 1.18): it is there also where the symbols were stripped, as of most released servers. The file
+//! is a stranger's: nothing is believed, and little is read.
 
 use std::{fs::File, os::unix::fs::FileExt, path::Path};
 
@@ -17,12 +17,17 @@ const POINTER_SIZE: u64 = 7;
 const WORDS: u64 = 8;
 /// Bytes of an entry of the functions: where the function begins, and where more about it is.
 const ENTRY: u64 = 8;
+/// In what is known of a function: where its name is, and the table of its depths.
+const NAME_IN_FUNCTION: u64 = 4;
+const DEPTHS_IN_FUNCTION: u64 = 16;
 /// Bytes of a name that are read at most.
 const NAME_BYTES: usize = 2048;
+/// Bytes of the depths of a function that are read at most: some two for each place where it changes.
+const DEPTHS_BYTES: usize = 2048;
 
 /// The table of a file.
 #[derive(Debug)]
-pub(super) struct GoNames {
+pub(super) struct GoTable {
     file: File,
     segments: Segments,
     /// Where the table is in the file, and its size.
@@ -31,12 +36,13 @@ pub(super) struct GoNames {
     /// The address of the first function.
     text: u64,
     functions: u64,
-    /// Where in the table the names are, and the functions.
+    /// Where in the table the names are, the depths, and the functions.
     names_at: u64,
+    depths_at: u64,
     functions_at: u64,
 }
 
-impl GoNames {
+impl GoTable {
     /// That of the file at `path`, if it is a Go program of a known format.
     pub(super) fn find(path: &Path) -> Option<Self> {
         let cache = ReadCache::new(File::open(path).ok()?);
@@ -55,6 +61,7 @@ impl GoNames {
             text: 0,
             functions: 0,
             names_at: 0,
+            depths_at: 0,
             functions_at: 0,
         };
         table.with_header(is_pure.then_some(text))
@@ -72,14 +79,15 @@ impl GoNames {
             self.read(WORDS + number * 8, &mut bytes)?;
             Some(u64::from_le_bytes(bytes))
         };
-        // Functions, files, begin of the text, names, units, files, values, functions.
+        // Functions, files, begin of the text, names, units, files, values by place, functions.
         let (functions, begin) = (word(0)?, word(2)?);
-        let (names_at, functions_at) = (word(3)?, word(7)?);
+        let (names_at, depths_at, functions_at) = (word(3)?, word(6)?, word(7)?);
         let text = if begin == 0 { text? } else { begin };
         Some(Self {
             text,
             functions,
             names_at,
+            depths_at,
             functions_at,
             ..self
         })
@@ -87,13 +95,30 @@ impl GoNames {
 
     /// The function at an offset in the file.
     pub(super) fn name(&self, offset: u64) -> Option<String> {
+        let (_, _, about) = self.about(offset)?;
+        let name = self.word32(about.checked_add(NAME_IN_FUNCTION)?)?;
+        self.text_at(self.names_at.checked_add(u64::from(name))?)
+    }
+
+    /// How many bytes above the stack pointer the return address is while a function is at an offset in the file.
+    pub(super) fn depth(&self, offset: u64) -> Option<u64> {
+        let (place, begin, about) = self.about(offset)?;
+        let depths = self.word32(about.checked_add(DEPTHS_IN_FUNCTION)?)?;
+        let at = self.depths_at.checked_add(u64::from(depths))?;
+        let room = usize::try_from(self.size.checked_sub(at)?).ok()?;
+        let mut bytes = vec![0; room.min(DEPTHS_BYTES)];
+        self.read(at, &mut bytes)?;
+        depth_at(&bytes, place.checked_sub(begin)?)
+    }
+
+    /// Of an offset in the file: where in the text it is, where its function begins there, and where more is known of that.
+    fn about(&self, offset: u64) -> Option<(u32, u32, u64)> {
         let into_text = self.segments.address(offset)?.checked_sub(self.text)?;
         let place = u32::try_from(into_text).ok()?;
-        let number = self.function_at(place)?;
-        let about = self.word32(self.entry(number)?.checked_add(4)?)?;
+        let entry = self.entry(self.function_at(place)?)?;
+        let about = self.word32(entry.checked_add(4)?)?;
         let about = self.functions_at.checked_add(u64::from(about))?;
-        let name = self.word32(about.checked_add(4)?)?;
-        self.text_at(self.names_at.checked_add(u64::from(name))?)
+        Some((place, self.word32(entry)?, about))
     }
 
     /// The last function that begins at a place of the text or before.
@@ -143,6 +168,36 @@ impl GoNames {
     }
 }
 
+/// The depth so many bytes into a function, from a list of pairs: by how much the depth changes (from -1, and as
+/// zigzag), and for how many bytes of code it stays so, each in seven bits to a byte. A change of 0 is the end.
+fn depth_at(list: &[u8], into: u32) -> Option<u64> {
+    let mut bytes = list.iter();
+    let mut number = || {
+        let mut number = 0;
+        for shift in (0..32).step_by(7) {
+            let byte = *bytes.next()?;
+            number |= u32::from(byte & 0x7f).checked_shl(shift)?;
+            if byte & 0x80 == 0 {
+                return Some(number);
+            }
+        }
+        None
+    };
+    let (mut depth, mut end) = (-1_i32, 0_u32);
+    while let Some(change) = number() {
+        if change == 0 && end > 0 {
+            return None;
+        }
+        let sign = (change & 1).cast_signed().wrapping_neg();
+        depth = depth.checked_add((change >> 1).cast_signed() ^ sign)?;
+        end = end.checked_add(number()?)?;
+        if into < end {
+            return u64::try_from(depth).ok();
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,7 +228,7 @@ mod tests {
         }
         let bytes = fs::read(folder.path().join("whole")).unwrap();
         let elf = object::File::parse(&*bytes).unwrap();
-        let names = GoNames::find(&folder.path().join("stripped")).unwrap();
+        let names = GoTable::find(&folder.path().join("stripped")).unwrap();
         for function in ["main.leaf", "main.main", "runtime.goexit"] {
             let mut symbols = elf.symbols();
             let symbol = symbols.find(|symbol| {
@@ -196,7 +251,7 @@ mod tests {
             return;
         }
         let path = folder.path().join("stripped");
-        let whole = GoNames::find(&path).unwrap();
+        let whole = GoTable::find(&path).unwrap();
         let (begin, text) = (usize::try_from(whole.begin).unwrap(), whole.text);
         let bytes = fs::read(&path).unwrap();
         let place = whole.segments.offset(text + 64).unwrap();
@@ -205,14 +260,39 @@ mod tests {
                 let mut damaged = bytes.clone();
                 damaged[begin + 8 + word * 8..][..8].copy_from_slice(&value.to_le_bytes());
                 fs::write(&path, damaged).unwrap();
-                assert_eq!(GoNames::find(&path).unwrap().name(place), None);
+                assert_eq!(GoTable::find(&path).unwrap().name(place), None);
             }
         }
     }
 
     #[test]
+    fn depths_are_those_of_places_in_a_function() {
+        // 0 for 4 bytes, 24 for 300 more, 0 for one more.
+        let list = [2, 4, 48, 0xac, 2, 47, 1, 0];
+        for (into, depth) in [
+            (0, Some(0)),
+            (3, Some(0)),
+            (4, Some(24)),
+            (303, Some(24)),
+            (304, Some(0)),
+            (305, None),
+        ] {
+            assert_eq!(depth_at(&list, into), depth, "{into}");
+        }
+        for damaged in [
+            &[][..],
+            &[0xff; 12],
+            &[2],
+            &[1, 9, 0],
+            &[2, 0xff, 0xff, 0xff, 0xff],
+        ] {
+            assert_eq!(depth_at(damaged, 0), None);
+        }
+    }
+
+    #[test]
     fn what_is_not_of_go_has_no_table() {
-        assert!(GoNames::find(Path::new("/proc/self/exe")).is_none());
-        assert!(GoNames::find(Path::new("/etc/passwd")).is_none());
+        assert!(GoTable::find(Path::new("/proc/self/exe")).is_none());
+        assert!(GoTable::find(Path::new("/etc/passwd")).is_none());
     }
 }
