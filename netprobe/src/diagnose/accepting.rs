@@ -36,6 +36,8 @@ pub(super) struct Accepting {
     pub(super) growth: f64,
     /// Whether it took in connections, was not empty again, and they wait too long.
     pub(super) waits_long: bool,
+    /// Whether connections of before the window wait too long, and nobody came since or was accepted.
+    pub(super) is_left: bool,
     /// Since when nothing was accepted, if that is too long, but others were accepted before.
     pub(super) stall: Option<Stall>,
     /// Connections per second that came, and that were accepted, while the processes were busy.
@@ -99,6 +101,15 @@ pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
         stall.seconds >= LONG_S
             || stall.seconds >= STOPPED_S && state(window, queue) == Some(STOPPED)
     };
+    let is_left = !is_used
+        && accepted.is_none_or(|accepted| accepted == 0)
+        && (queue.listener.queue >= LEAST_WAITING || queue.listener.queue > queue.listener.limit)
+        && queue.depths.len() >= LEAST_LOOKS
+        && queue
+            .depths
+            .iter()
+            .all(|depth| *depth == queue.listener.queue && *depth > 0)
+        && waited_s.is_some_and(|waited| waited >= TOO_LONG_S);
     let stall = stall.filter(|stall| is_long(stall) && accepted != Some(0));
     Accepting {
         came,
@@ -109,6 +120,7 @@ pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
         waits_long: is_used
             && queue.listener.queue >= LEAST_WAITING
             && (stall.is_some() || waited_s.is_some_and(|waited| waited >= LONG_S)),
+        is_left,
         stall,
         busy: busy(window, netns, queue, came.zip(accepted)),
         served: served(window, netns, queue),

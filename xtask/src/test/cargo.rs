@@ -1,13 +1,14 @@
 //! Runs `cargo test`, shows its output and counts what it did.
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs;
+use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::tally::Tally;
+use super::{shown::Shown, tally::Tally};
 use crate::{process, workspace};
 
 /// The package that has the tests of the whole program.
@@ -56,23 +57,29 @@ pub(super) fn build(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("cargo built no test program for {name}"))
 }
 
-/// Runs a command whose output is that of tests, showing it and counting.
+/// Runs a command whose output is that of tests, showing what did not pass and counting. All of it goes to a file.
 fn run(command: &mut Command, what: &str) -> Result<Tally> {
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("start {}", process::show(command)))?;
     let pipe = child.stdout.take().context("read the output of tests")?;
+    let is_watched = std::io::stdout().is_terminal();
+    let mut shown = Shown::default();
     let mut text = String::new();
     for line in BufReader::new(pipe).split(b'\n') {
         let line = line.context("read the output of tests")?;
         let line = String::from_utf8_lossy(&line);
-        println!("{line}");
+        if shown.next(&line) || is_watched {
+            println!("{line}");
+        }
         text.push_str(&line);
         text.push('\n');
     }
     std::io::stdout().flush().context("write to stdout")?;
     let status = child.wait().context("wait for tests")?;
+    let log = super::logs()?.join(format!("{}.log", what.replace(' ', "-")));
+    fs::write(&log, &text).with_context(|| format!("write {}", log.display()))?;
     let mut tally = Tally::read(&text);
     if !status.success() && tally.is_good() {
         tally += Tally::failure(format!("{what}: {} ({status})", process::show(command)));

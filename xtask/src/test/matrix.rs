@@ -1,12 +1,11 @@
 //! The live tests and the scenarios inside each kernel of the matrix, two machines at a time.
 //!
-//! What a machine prints goes to `target/matrix/VERSION-TARGET.log`; it is shown when something
-//! failed.
+//! What a machine prints goes to `target/tests/VERSION-TARGET.log`; what did not pass is shown.
 
 use std::env;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
@@ -14,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use super::shown::Shown;
 use super::tally::Tally;
-use super::{Options, cargo};
+use super::{Options, cargo, logs};
 use crate::kernels::roots::Programs;
 use crate::vm::{self, Machine};
-use crate::{kernels, process, workspace};
+use crate::{kernels, process};
 
 /// As many as the smallest machine of a developer has processors.
 const AT_ONCE: usize = 2;
@@ -51,12 +51,6 @@ pub(super) fn beside(programs: Programs, options: &Options) -> Result<Tally> {
         tests: &[],
     };
     Ok(boot.run(options).of(&format!("kernel {BESIDE_KERNEL}")))
-}
-
-fn logs() -> Result<PathBuf> {
-    let logs = workspace::target().join("matrix");
-    fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
-    Ok(logs)
 }
 
 /// Runs a test target in each kernel.
@@ -150,6 +144,7 @@ fn shares(versions: Vec<String>, test: &Path, options: &Options) -> Result<Vec<S
 }
 
 /// One kernel to test.
+#[derive(Clone, Copy)]
 struct Boot<'a> {
     version: &'a str,
     target: &'a str,
@@ -163,8 +158,21 @@ struct Boot<'a> {
 }
 
 impl Boot<'_> {
-    /// Tests one kernel and says how that went.
+    /// Tests one kernel and says how that went; what failed is run again in a new machine.
     fn run(&self, options: &Options) -> Tally {
+        let tally = self.once(options);
+        let Some(failed) = tally.worth_repeating() else {
+            return tally;
+        };
+        println!("kernel {}: again what failed", self.version);
+        let (failed, log) = (failed.to_vec(), self.log.with_extension("again.log"));
+        let mut again = *self;
+        (again.tests, again.log) = (&failed, &log);
+        let again = again.once(options);
+        tally.repeated(again)
+    }
+
+    fn once(&self, options: &Options) -> Tally {
         let start = Instant::now();
         let status = self.boot(options);
         let text = fs::read(self.log).unwrap_or_default();
@@ -179,8 +187,10 @@ impl Boot<'_> {
             Err(error) => tally += Tally::failure(format!("{error:#}")),
         }
         if !tally.is_good() {
+            let mut shown = Shown::default();
             let lines: Vec<_> = text
                 .lines()
+                .filter(|line| shown.next(line))
                 .map(|line| format!("{}| {line}\n", self.version))
                 .collect();
             print!("{}", lines.concat());
@@ -236,9 +246,12 @@ impl Boot<'_> {
                 Programs::Bcc => "bcc_beside::",
                 Programs::Web => "web_server::",
             };
-            return [&program, "--show-output", "--test-threads=1", tests]
-                .map(str::to_owned)
-                .into();
+            let mut command =
+                [&program, "--show-output", "--test-threads=1", tests].map(str::to_owned);
+            if let [test] = self.tests {
+                test.clone_into(&mut command[3]);
+            }
+            return command.into();
         }
         // Tests that spoil the machine are ignored elsewhere, and run last here.
         let script = format!(
@@ -287,6 +300,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
 
     use super::*;
 

@@ -2,19 +2,21 @@
 //!
 //! A tier that fails does not stop the others. The last line of the output sums all of them up.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::kernels::roots::Programs;
-use crate::{check, ebpf, process, setup, vm};
+use crate::{check, ebpf, process, setup, vm, workspace};
 use tally::Tally;
 
 mod cargo;
 mod matrix;
+mod shown;
 mod tally;
 
 /// There is a kprobe event source where the kernel was built with kprobes.
@@ -134,6 +136,9 @@ fn summarize(done: Vec<Done>) -> ExitCode {
     for reason in &sum.reasons {
         println!("skipped: {reason}");
     }
+    for test in &sum.unsteady {
+        println!("unsteady: {test} failed, and passed when run again");
+    }
     for failure in &sum.failures {
         println!("failed: {failure}");
     }
@@ -143,6 +148,13 @@ fn summarize(done: Vec<Done>) -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// Where all that tests print is kept.
+fn logs() -> Result<PathBuf> {
+    let logs = workspace::target().join("tests");
+    fs::create_dir_all(&logs).with_context(|| format!("create {}", logs.display()))?;
+    Ok(logs)
 }
 
 fn check() -> Tally {
@@ -178,25 +190,14 @@ fn as_root(name: &str, options: &Options) -> Result<Tally> {
     let mut arguments = vec!["--test-threads=1".to_owned()];
     arguments.extend(options.arguments.iter().cloned());
     let tally = cargo::target(name, &environment, &arguments)?;
-    if tally.is_good() || is_all_traced(&environment)? {
+    let Some(failed) = tally.worth_repeating() else {
         return Ok(tally);
-    }
-    println!("\n== {name}, again what failed: this kernel does not fire all tracepoints");
+    };
+    println!("\n== {name}, again what failed");
     let mut arguments = vec!["--test-threads=1".to_owned(), "--exact".to_owned()];
-    arguments.extend(tally.failures.iter().cloned());
+    arguments.extend(failed.iter().cloned());
     let again = cargo::target(name, &environment, &arguments)?;
-    // A program that died has no names.
-    Ok(if again.runs() == tally.failed {
-        tally.mended(again)
-    } else {
-        tally
-    })
-}
-
-/// Whether programs see all that this kernel does; one that does not excuses a single failure.
-fn is_all_traced(environment: &[(&str, String)]) -> Result<bool> {
-    let only = ["tracepoints::".to_owned()];
-    Ok(cargo::target("live", environment, &only)?.skipped == 0)
+    Ok(tally.repeated(again))
 }
 
 /// The variable that names the program under test.

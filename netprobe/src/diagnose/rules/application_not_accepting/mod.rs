@@ -29,7 +29,8 @@ pub(super) static RULE: Rule = Rule {
                 tcp_conn_request() and tcp_v4_syn_recv_sock() drop what comes, as in accept-queue-overflow.",
         recognised: "The queue was at its limit at nearly every look during the window; or it is far from full, but its \
                      first connection waits for 3 s or more and others have come since. It is critical when nothing \
-                     is accepted, attempts are turned away, or the wait is 5 s. How many are accepted follows from the \
+                     is accepted, attempts are turned away, or the wait is 5 s. Connections that wait for 5 s or more though nobody came in \
+                     the window are a warning where the queue is full, else a note. How many are accepted follows from the \
                      sockets of the port before and after and from those that ended. Bursts that a fast application \
                      empties in between are accept-queue-overflow instead, and so is a queue whose connections all came at \
                      once, after a pause. Where everybody who waited at some look still waits, nothing was accepted since. \
@@ -91,7 +92,8 @@ fn cases_of<'a>(window: &'a Window, netns: &'a Netns) -> Result<Vec<Case<'a>>, G
         // Several that share a port are one service.
         let is_told = cases.iter().any(|case| case.port() == queue.listener.port);
         let is_stalled = overflow.is_some() && accepting.is_stalled();
-        if (is_pinned || is_stalled || accepting.waits_long) && !is_told {
+        let waits = accepting.waits_long || accepting.is_left;
+        if (is_pinned || is_stalled || waits) && !is_told {
             cases.push(Case::new(
                 window,
                 netns,
@@ -196,7 +198,24 @@ impl<'a> Case<'a> {
     }
 
     fn is_critical(&self) -> bool {
-        self.keeps_critical || self.overflow.is_some() || self.accepting.is_hopeless()
+        let is_hopeless = self.accepting.is_hopeless() && !self.accepting.is_left;
+        self.keeps_critical || self.overflow.is_some() || is_hopeless
+    }
+
+    /// How bad it is: where nobody came, nobody was kept waiting or turned away in the window.
+    fn severity(&self) -> Severity {
+        if self.is_critical() {
+            Severity::Critical
+        } else if self.accepting.is_left && !self.turns_next_away() {
+            Severity::Info
+        } else {
+            Severity::Warning
+        }
+    }
+
+    /// Whether there is no room for one more: `sk_acceptq_is_full()`.
+    const fn turns_next_away(&self) -> bool {
+        self.queue.listener.queue > self.queue.listener.limit
     }
 
     /// What it passes on to the service that it waits for.
@@ -240,11 +259,6 @@ impl<'a> Case<'a> {
 
 impl Case<'_> {
     fn describe(&self) -> Finding {
-        let severity = if self.is_critical() {
-            Severity::Critical
-        } else {
-            Severity::Warning
-        };
         // That its own connections wait, or none was accepted, is certain.
         let is_certain =
             self.accepting.waits_long || self.accepting.is_stuck() || self.accepting.is_stalled();
@@ -255,7 +269,7 @@ impl Case<'_> {
             Some(overflow) if !is_certain => overflow.confidence,
             _ => Confidence::High,
         };
-        let found = finding(RULE.id, severity, confidence, self.summary());
+        let found = finding(RULE.id, self.severity(), confidence, self.summary());
         let found = self.waits(self.measures(self.stall(self.depths(found))));
         let listener = &self.queue.listener;
         let mut found = found.hits([self.window.affected_listener(self.netns, listener)]);
@@ -286,6 +300,16 @@ impl Case<'_> {
         };
         let waits = self.accepting.waited_s.map_or(String::new(), first_waits);
         let state = match &self.overflow {
+            None if self.accepting.is_left => format!(
+                "{} in its queue of {}{waits}; nobody tried to connect since{}",
+                waiting(listener.queue),
+                listener.limit,
+                if self.turns_next_away() {
+                    ", and whoever does is turned away, as the queue is full"
+                } else {
+                    ""
+                }
+            ),
             Some(overflow) => format!(
                 "its queue of {} is {} and {}",
                 listener.limit,
@@ -392,7 +416,7 @@ impl Case<'_> {
             )
         };
         match self.accepting.waited_s {
-            Some(waited) if self.accepting.waits_long => found.measured(
+            Some(waited) if self.accepting.waits_long || self.accepting.is_left => found.measured(
                 format!("its first connection waits for {waited:.1} s so far"),
                 waited,
                 "s",

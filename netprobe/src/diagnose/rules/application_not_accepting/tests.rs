@@ -349,8 +349,8 @@ fn who_waits_briefly_or_for_nobody_is_not_an_outage() {
     assert!(window.ids().is_empty());
     // Connected once, long ago, and nobody comes any more.
     let mut window = quiet();
-    window.listen(7000, 128, &[4; 10]);
-    window.waiting(7000, 4, 0);
+    window.listen(7000, 128, &[2; 10]);
+    window.waiting(7000, 2, 0);
     assert!(window.ids().is_empty());
 }
 
@@ -489,6 +489,7 @@ fn who_has_just_come_does_not_wait_for_0_s() {
         let queue = &netns.queues[0];
         let accepting = Accepting {
             accepted: Some(100),
+            is_left: false,
             ..accepting::of(&window, netns, queue)
         };
         Case::new(&window, netns, queue, accepting, None).summary()
@@ -623,4 +624,36 @@ fn a_queue_that_is_nearly_full_now_and_then_is_not_always_full() {
     assert!(told.contains("is always full or nearly so and"), "{told}");
     let told = summary(&[11; 10]);
     assert!(told.contains("is always full and"), "{told}");
+}
+
+#[test]
+fn a_queue_that_nobody_empties_is_told_though_nobody_knocks() {
+    let left = |depth: u32, waited_ms: u32| {
+        let mut window = quiet();
+        window.listen(7000, 8, &[depth; 10]);
+        window.waiting(7000, depth, 0);
+        let clients = window.sockets().clients.get_mut(&7000).unwrap();
+        clients.waiting_ms = vec![waited_ms; depth as usize];
+        window.findings()
+    };
+    let full = left(9, 240_000);
+    assert_eq!(full[0].id, "application-not-accepting");
+    assert_eq!(full[0].severity, Severity::Warning);
+    let text = &full[0].summary;
+    assert!(
+        text.contains(
+            "accepts no connections: 9 connections wait in its queue of 8, the first for 4 min"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("whoever does is turned away"), "{text}");
+    // There is room for whoever comes.
+    let some = left(5, 240_000);
+    assert_eq!(some[0].severity, Severity::Info);
+    assert!(!some[0].summary.contains("turned away"), "{:?}", some[0]);
+    // They came a moment ago.
+    assert_ne!(
+        left(5, 2_000).first().map(|found| found.severity),
+        Some(Severity::Info)
+    );
 }
