@@ -1,7 +1,11 @@
 //! `netprobe diagnose` on every kernel of the matrix: it sees what happens, and finds nothing where nothing
 //! does. The incidents are in `tests/scenarios`.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::Write,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use netprobe_tests::{
     bpf::{RunTime, Statistics},
@@ -44,6 +48,49 @@ fn a_server_that_does_not_accept_is_found_with_its_listener() {
     let finding = &diagnosis["findings"][0];
     assert_eq!(finding["id"], "application-not-accepting", "{diagnosis:#}");
     assert_eq!(finding["affected"][0]["port"], PORT, "{finding:#}");
+    assert_eq!(finding["affected"][0]["pid"], std::process::id());
+}
+
+#[test]
+fn who_was_left_in_a_full_queue_is_told_though_nobody_comes() {
+    if !skip::is_root() {
+        return;
+    }
+    let cable = Cable::new();
+    let listener = cable.server.run(|| Family::V4.listen(PORT, 4));
+    let clients = [(); 5].map(|()| cable.client.run(|| Family::V4.begin(PORT)));
+    wait_until("the queue was full", || accept_queue(&listener) == 5);
+    // Clients that wait for less are not left yet.
+    sleep(Duration::from_secs(4));
+    let diagnosis = diagnose(&cable.server, || {});
+    drop(clients);
+    let finding = &diagnosis["findings"][0];
+    assert_eq!(finding["id"], "application-not-accepting", "{diagnosis:#}");
+    assert_eq!(finding["severity"], "warning", "{finding:#}");
+    let summary = finding["summary"].as_str().unwrap_or_default();
+    assert!(summary.contains("whoever does is turned away"), "{summary}");
+}
+
+#[test]
+fn requests_that_nobody_reads_are_told() {
+    if !skip::is_root() {
+        return;
+    }
+    let cable = Cable::new();
+    let listener = cable.server.run(|| Family::V4.listen(PORT, 128));
+    let pairs = [(); 4].map(|()| {
+        let (mut near, far) = Family::V4.pair(&cable.client, &listener);
+        near.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("ask");
+        (near, far)
+    });
+    sleep(Duration::from_secs(2));
+    let diagnosis = diagnose(&cable.server, || {});
+    drop(pairs);
+    let finding = &diagnosis["findings"][0];
+    assert_eq!(finding["id"], "long-held-connections", "{diagnosis:#}");
+    assert_eq!(finding["severity"], "warning", "{finding:#}");
+    let unread = &finding["evidence"][0]["value"];
+    assert_eq!(unread.as_f64(), Some(4.0), "{finding:#}");
     assert_eq!(finding["affected"][0]["pid"], std::process::id());
 }
 

@@ -43,6 +43,9 @@ const MOST_WAITING: usize = 65_536;
 /// A connection is quiet when no data went over it for this long.
 pub const QUIET_MS: u32 = 10_000;
 
+/// What has arrived and was not read for this long is not merely about to be.
+pub const UNREAD_MS: u32 = 3000;
+
 /// A connection whose peer was heard of since is in use.
 const UNHEARD_MS: u32 = 1000;
 
@@ -131,6 +134,12 @@ pub struct Clients {
     pub quietest_ms: u32,
     /// Quiet ones by client address, up to a bound.
     pub quiet_clients: BTreeMap<IpAddr, u32>,
+    /// Accepted ones with data that arrived and was not read for a while (see [`UNREAD_MS`]).
+    pub unread: u32,
+    /// The longest time since then, in milliseconds.
+    pub unread_ms: u32,
+    /// Accepted ones over which data went since.
+    pub served: u32,
     /// Closed by the client, but not by the application.
     pub close_wait: u32,
     /// Closed here first, and waiting.
@@ -282,6 +291,14 @@ impl SocketTable {
             }
             return;
         }
+        let unread_ms = socket.unread_ms().filter(|ms| *ms >= UNREAD_MS);
+        let idle_ms = socket.info.map_or(0, |info| info.idle_ms);
+        if let Some(ms) = unread_ms {
+            clients.unread += 1;
+            clients.unread_ms = clients.unread_ms.max(ms);
+        } else if socket.ino != 0 && idle_ms < UNREAD_MS {
+            clients.served += 1;
+        }
         match socket.state {
             SYN_RECV => {
                 clients.half_open += 1;
@@ -291,7 +308,6 @@ impl SocketTable {
             }
             ESTABLISHED => {
                 clients.established += 1;
-                let idle_ms = socket.info.map_or(0, |info| info.idle_ms);
                 clients.quietest_ms = clients.quietest_ms.max(idle_ms);
                 if idle_ms >= QUIET_MS {
                     clients.quiet += 1;

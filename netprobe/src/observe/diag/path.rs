@@ -98,6 +98,7 @@ mod tests {
         let far = Info {
             idle_ms: 0,
             since_sent_ms: 0,
+            since_received_ms: 0,
             unheard_ms: 0,
             srtt_us: 122_000,
             min_rtt_us: 30_000,

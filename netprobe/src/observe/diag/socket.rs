@@ -44,6 +44,20 @@ impl Socket {
             .map(|info| info.since_sent_ms)
     }
 
+    /// For how long, at least, something that has arrived was not read by who accepted it, in milliseconds. A FIN takes
+    /// a place of the queue as well.
+    pub(super) fn unread_ms(&self) -> Option<u32> {
+        let fin = match self.state {
+            ESTABLISHED => 0,
+            CLOSE_WAIT => 1,
+            _ => return None,
+        };
+        let is_unread = self.ino != 0 && self.receive_queue > fin;
+        self.info
+            .filter(|_| is_unread)
+            .map(|info| info.since_received_ms)
+    }
+
     /// What is known of it, if something waits to be acknowledged after a timeout.
     pub(super) fn unanswered(&self) -> Option<Info> {
         let is_sending = self.timer == RETRANSMIT && SENDING.contains(&self.state);
@@ -67,6 +81,8 @@ pub(super) struct Info {
     pub(super) idle_ms: u32,
     /// Since data was sent, or the connection was made.
     pub(super) since_sent_ms: u32,
+    /// Since data was received.
+    pub(super) since_received_ms: u32,
     /// Since the peer acknowledged anything.
     pub(super) unheard_ms: u32,
     pub(super) srtt_us: u32,
@@ -173,6 +189,7 @@ pub(crate) fn parse(message: &[u8]) -> Option<Socket> {
 fn info(bytes: &[u8]) -> Option<Info> {
     Some(Info {
         since_sent_ms: u32_at(bytes, 44)?,
+        since_received_ms: u32_at(bytes, 52)?,
         idle_ms: u32_at(bytes, 44)?.min(u32_at(bytes, 52)?),
         unheard_ms: u32_at(bytes, 56)?,
         srtt_us: u32_at(bytes, 68)?,
@@ -234,6 +251,30 @@ mod tests {
             ..info
         };
         assert_eq!(much.sent_first_ms(), 1700);
+    }
+
+    #[test]
+    fn a_fin_is_nothing_to_read() {
+        let unread = |state, receive_queue, ino| {
+            let info = unanswered().info.map(|info| Info {
+                since_received_ms: 4000,
+                ..info
+            });
+            let socket = Socket {
+                state,
+                receive_queue,
+                ino,
+                info,
+                ..unanswered()
+            };
+            socket.unread_ms()
+        };
+        assert_eq!(unread(ESTABLISHED, 1, 7), Some(4000));
+        assert_eq!(unread(ESTABLISHED, 0, 7), None);
+        assert_eq!(unread(CLOSE_WAIT, 1, 7), None);
+        assert_eq!(unread(CLOSE_WAIT, 2, 7), Some(4000));
+        // Nobody has accepted it.
+        assert_eq!(unread(ESTABLISHED, 1, 0), None);
     }
 
     #[test]

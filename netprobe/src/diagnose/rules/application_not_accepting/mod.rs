@@ -327,26 +327,31 @@ impl Case<'_> {
                 self.forecast()
             ),
         };
-        let mut others: Vec<&str> = self
-            .before
-            .iter()
-            .map(|before| before.name.as_str())
-            .collect();
-        others.truncate(MOST_NAMED);
-        let others = match (others.len(), &self.upstream) {
-            (0, Some(upstream)) if self.waits_for.is_some() => {
-                format!("; it waits for {}", upstream.name(self.window))
-            }
-            (0, _) => String::new(),
-            (1, _) => format!("; {} waits for it", others[0]),
-            _ => format!("; {} wait for it", others.join(" and ")),
-        };
+        let others = self.others();
         format!(
             "{comm} at port {}{} {accepts}: {state}{others}{}",
             listener.port,
             self.netns.place(),
             self.shared()
         )
+    }
+
+    /// The services that wait for it, or that it waits for.
+    fn others(&self) -> String {
+        let mut others: Vec<&str> = self
+            .before
+            .iter()
+            .map(|before| before.name.as_str())
+            .collect();
+        others.truncate(MOST_NAMED);
+        match (others.len(), &self.upstream) {
+            (0, Some(upstream)) if self.waits_for.is_some() => {
+                format!("; it waits for {}", upstream.name(self.window))
+            }
+            (0, _) => String::new(),
+            (1, _) => format!("; {} waits for it", others[0]),
+            _ => format!("; {} wait for it", others.join(" and ")),
+        }
     }
 
     /// Who does not have to wait, as the port is shared.

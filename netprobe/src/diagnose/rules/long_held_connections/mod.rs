@@ -1,4 +1,7 @@
-//! Quiet clients hold connections, and with them workers, while others wait in the queue.
+//! Quiet clients hold connections, and with them workers, while others wait in the queue; or clients are not served though
+//! their connections were accepted.
+
+mod unread;
 
 use super::super::{
     Explanation, Rule, Verdict, accepting,
@@ -14,15 +17,19 @@ use crate::{
 
 pub(super) static RULE: Rule = Rule {
     id: "long-held-connections",
-    title: "quiet connections hold the workers",
+    title: "connections hold the workers, or wait for one",
     check,
     explanation: Explanation {
         symptom: "All workers of a server are busy, though there is little traffic; new clients wait.",
         cause: "A server with a worker for each connection (Apache prefork, php-fpm, many databases) cannot serve anybody \
                 else while a client keeps its connection open without asking for anything. No counter of the kernel shows \
-                that; sock_diag knows when data last went over each connection.",
+                that; sock_diag knows when data last went over each connection. A server that accepts more connections than it has \
+                workers for (Tomcat, many pools of threads) leaves the requests of the others in the receive queues of \
+                their sockets (tcp_data_queue()), where nobody reads them.",
         recognised: "Connections wait in a listener's queue for 3 s or more, or it is always full, while at least half of \
-                     those that were accepted carried no data for ten seconds.",
+                     those that were accepted carried no data for ten seconds. Or what three clients or more have sent over accepted \
+                     connections was not read for 3 s or more (Recv-Q of ss -tn): a warning if these are as many as those \
+                     that were served meanwhile, else a note.",
         fixes: &[
             (
                 "shorter keep-alive and read timeouts",
@@ -51,7 +58,7 @@ fn check(window: &Window) -> Verdict {
                 clients.quiet > 0 && ratio(clients.quiet.into(), clients.established.into()) >= 0.5;
             (waits && is_quiet).then(|| describe(window, netns, queue, clients))
         });
-        Ok(held.collect())
+        Ok(held.chain(unread::of(window, netns)).collect())
     })
 }
 
