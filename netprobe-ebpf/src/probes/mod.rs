@@ -9,6 +9,7 @@ pub(crate) mod cpu;
 pub(crate) mod drops;
 pub(crate) mod lifetimes;
 pub(crate) mod listeners;
+pub(crate) mod names;
 pub(crate) mod offcpu;
 pub(crate) mod resets;
 pub(crate) mod retransmits;

@@ -13,6 +13,7 @@ pub mod keeper;
 mod keepers;
 mod link_info;
 pub mod load;
+pub mod namer;
 pub mod names;
 mod netns;
 mod object;

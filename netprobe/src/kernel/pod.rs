@@ -90,6 +90,15 @@ pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> Option<u64> {
     (status == 0 && length as usize == cookie.len()).then(|| u64::from_ne_bytes(cookie))
 }
 
+/// Runs a raw tracepoint program once, without arguments; `None` if the kernel does not (before 5.10), or not for us.
+pub(super) fn run_once(program: BorrowedFd<'_>) -> Option<()> {
+    /// `BPF_PROG_TEST_RUN`, whose attributes are all 0 but for the program.
+    const TEST_RUN: libc::c_long = 10;
+    let mut attributes = [0_u8; 72];
+    attributes[..4].copy_from_slice(&program.as_raw_fd().to_ne_bytes());
+    bpf(TEST_RUN, &mut attributes).map(|_status| ())
+}
+
 /// Fills `info` with what the kernel says about one of its BPF objects; the number of bytes that it knows.
 fn object_info(fd: RawFd, info: &mut [u8]) -> Option<usize> {
     /// `BPF_OBJ_GET_INFO_BY_FD`

@@ -1,4 +1,4 @@
-//! Names of kernel functions, from `/proc/kallsyms`, which is read once.
+//! Names of kernel functions: asked of the kernel where that is possible, or else from `/proc/kallsyms`, which is read once.
 
 use std::{
     collections::HashMap,
@@ -7,7 +7,12 @@ use std::{
     sync::Arc,
 };
 
-use super::kallsyms::Kallsyms;
+use netprobe_common::names::NAMES_AT_ONCE;
+
+use super::{
+    kallsyms::Kallsyms,
+    namer::{Namer, Place},
+};
 
 /// A function and how far into it an address is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +46,8 @@ fn is_hidden(line: &str) -> bool {
 /// and the memory is given up when they are more than any kernel has places.
 #[derive(Debug)]
 pub struct Symbols {
+    /// Until it fails.
+    namer: Option<Namer>,
     kallsyms: Option<Kallsyms>,
     known: HashMap<u64, Symbol>,
 }
@@ -52,14 +59,50 @@ impl Symbols {
     /// Reads nothing yet.
     pub fn new() -> Self {
         Self {
+            namer: None,
             kallsyms: None,
             known: HashMap::new(),
         }
     }
 
-    /// Reads the names, if that was not done before. Those of programs are there only as long as these are attached.
+    /// Asks the kernel as long as it answers: for addresses of code that is still there when it is asked.
+    #[must_use]
+    pub fn asking(self, namer: Option<Namer>) -> Self {
+        Self { namer, ..self }
+    }
+
+    /// Reads the names, if they are not asked for and that was not done before. Those of programs are there only as long as
+    /// these are attached.
     pub fn learn(&mut self) {
-        self.kallsyms();
+        if self.namer.is_none() {
+            self.kallsyms();
+        }
+    }
+
+    /// Asks for the names of these addresses at once, which is faster than one by one.
+    pub fn learn_all(&mut self, addresses: impl Iterator<Item = u64>) {
+        let mut unknown: Vec<u64> = addresses
+            .filter(|address| !self.known.contains_key(address))
+            .collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        for some in unknown.chunks(NAMES_AT_ONCE) {
+            self.ask(some);
+        }
+    }
+
+    fn ask(&mut self, addresses: &[u64]) {
+        let Some(namer) = &mut self.namer else {
+            return;
+        };
+        let Some(places) = namer.ask(addresses) else {
+            log::debug!("the kernel does not answer for names any more");
+            self.namer = None;
+            return;
+        };
+        for (address, place) in addresses.iter().zip(places) {
+            self.keep(*address, place);
+        }
     }
 
     /// Whether the kernel hides the addresses of its functions from us.
@@ -77,10 +120,20 @@ impl Symbols {
         if let Some(symbol) = self.known.get(&address) {
             return symbol.clone();
         }
+        self.ask(&[address]);
+        if let Some(symbol) = self.known.get(&address) {
+            return symbol.clone();
+        }
+        let place = self.kallsyms().at(address);
+        let place = place.map(|(function, offset)| (function.to_owned(), offset));
+        self.keep(address, place)
+    }
+
+    fn keep(&mut self, address: u64, place: Place) -> Symbol {
         if self.known.len() >= MOST {
             self.known.clear();
         }
-        let symbol = match self.kallsyms().at(address) {
+        let symbol = match place {
             Some((function, offset)) => Symbol {
                 function: Arc::from(function),
                 offset,

@@ -74,14 +74,19 @@ pub(super) struct Naming {
 
 impl Naming {
     /// Starts the worker, which sees what is running before anything is sampled.
-    pub(super) fn start(stacks: TaskStacks, wants_user: bool, counting: Counting) -> Self {
+    pub(super) fn start(
+        stacks: TaskStacks,
+        kernel: Symbols,
+        wants_user: bool,
+        counting: Counting,
+    ) -> Self {
         let mut worker = wants_user.then(|| Background::start(true));
         if let Some(worker) = &mut worker {
             worker.wait_ready();
         }
         Self {
             stacks,
-            kernel: Symbols::new(),
+            kernel,
             begins_in_bpf: matches!(counting, Counting::Blocks),
             worker,
             found: Found::default(),
@@ -256,11 +261,19 @@ impl Naming {
         }
     }
 
-    /// Waits for the names of all user functions in `stacks`. The worker is gone then, and its
+    /// Waits for the names of all functions in `stacks`. The worker is gone then, and its
     /// memory with it.
     pub(super) fn resolve(&mut self, stacks: &[TaskStack]) {
         self.see_new_processes();
         self.ask(stacks);
+        // While the worker looks for those of user functions.
+        let mut addresses = Vec::new();
+        for stack in stacks {
+            if let Addresses::Known { ips, .. } = self.addresses(stack.kernel) {
+                addresses.extend(call_sites(&ips));
+            }
+        }
+        self.kernel.learn_all(addresses.into_iter());
         if let Some(worker) = self.worker.take() {
             self.found = worker.finish();
         }

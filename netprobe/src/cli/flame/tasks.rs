@@ -32,8 +32,10 @@ use crate::{
     kernel::{
         cost::Meter,
         load::{Sizes, most_entries},
+        namer::Namer,
         sampler::{Clock, OFF_CPU, Sampler},
         session::{Request, Session},
+        symbols::Symbols,
         task_stacks::{self, Collected, TaskStacks},
     },
     observe::clock::now_ns,
@@ -69,7 +71,9 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
     let mut session = Session::start(&request(&run))?;
     task_stacks::want(&mut session, &run.wanted.keys)?;
     let stacks = TaskStacks::take(&mut session)?;
-    let mut naming = Naming::start(stacks, run.wanted.sampling.user != 0, run.graph.counting());
+    let kernel = Symbols::new().asking(namer(&mut session, &run.graph));
+    let wants_user = run.wanted.sampling.user != 0;
+    let mut naming = Naming::start(stacks, kernel, wants_user, run.graph.counting());
     let mut sampler = attach(&mut session, &run)?;
     log::info!(
         "ready: collecting stacks for {:?}, Ctrl-C draws at once",
@@ -218,6 +222,18 @@ fn attach(session: &mut Session, run: &Run) -> Result<Option<Sampler>> {
             Ok(None)
         }
     }
+}
+
+/// Who is asked for names of kernel functions. Blocks begin in our own program, whose way there has names only while it is
+/// attached: they need the list.
+fn namer(session: &mut Session, graph: &Graph) -> Option<Namer> {
+    let Source::Samples { .. } = graph.source else {
+        return None;
+    };
+    let namer = Namer::start(session);
+    namer
+        .inspect_err(|error| log::debug!("functions of the kernel are listed: {error:#}"))
+        .ok()
 }
 
 fn follow(sampler: Option<&mut Sampler>, session: &mut Session) {

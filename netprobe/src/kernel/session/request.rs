@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use netprobe_common::config::Config;
 
-use super::super::{load::Sizes, sampler};
+use super::super::{load::Sizes, namer, sampler};
 use crate::probes::{Attach, Hook, ProbeSpec};
 
 /// What a run wants from the kernel.
@@ -26,8 +26,9 @@ impl Request {
         let of_hooks = attaches(self.hooks()).map(|attach| attach.program);
         // Who asks for no hook samples.
         let is_sampled = self.hooks().next().is_none();
+        let sampling = [sampler::PROGRAM, namer::PROGRAM].into_iter();
         of_hooks
-            .chain(is_sampled.then_some(sampler::PROGRAM))
+            .chain(sampling.filter(|_program| is_sampled))
             .collect()
     }
 
