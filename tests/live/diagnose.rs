@@ -213,7 +213,7 @@ fn of_workers_with_a_listener_each_the_one_that_is_stopped_is_named() {
     let diagnosing = Diagnosing::start(&cable.server, 4);
     for _ in 0..12 {
         clients.push(begin());
-        std::thread::sleep(Duration::from_millis(250));
+        sleep(Duration::from_millis(250));
     }
     let diagnosis = diagnosing.verdict();
     let finding = &diagnosis["findings"][0];

@@ -44,7 +44,7 @@ impl Namer {
     /// The kernel has no `bpf_snprintf`, or does not run programs for us.
     pub fn start(session: &mut Session) -> Result<Self> {
         let ebpf = session.ebpf();
-        let names = ebpf.take_map("NAMES").context("no map NAMES")?;
+        let map = ebpf.take_map("NAMES").context("no map NAMES")?;
         let program = ebpf.program_mut(PROGRAM).context("no program names")?;
         let program: &mut RawTracePoint = program
             .try_into()
@@ -52,7 +52,7 @@ impl Namer {
         program.load()?;
         let mut namer = Self {
             program: program.fd()?.try_clone()?,
-            names: Array::try_from(names)?,
+            names: Array::try_from(map)?,
         };
         namer
             .ask(&[])
