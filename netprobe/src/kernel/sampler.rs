@@ -1,7 +1,11 @@
 //! Samples what every CPU is doing, at a steady rate, also on CPUs that come later; and where the
 //! blocks of tasks are seen.
 
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::BTreeSet,
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
@@ -68,7 +72,11 @@ pub struct Sampler {
     hertz: u64,
     only: Vec<u32>,
     sampled: BTreeSet<u32>,
+    looked: Instant,
 }
+
+/// How often CPUs that came are looked for.
+const EVERY: Duration = Duration::from_millis(250);
 
 impl Sampler {
     /// Samples all CPUs that are online, or those of `only` if it names any.
@@ -79,6 +87,7 @@ impl Sampler {
             hertz,
             only: only.to_vec(),
             sampled: BTreeSet::new(),
+            looked: Instant::now(),
         };
         let cpus = sampler.wanted_cpus()?;
         let first = *cpus
@@ -91,7 +100,7 @@ impl Sampler {
             attached.with_context(|| format!("sample CPU {first}"))?;
         }
         sampler.sampled.insert(first);
-        sampler.follow(session)?;
+        sampler.take_all(session)?;
         Ok(sampler)
     }
 
@@ -105,8 +114,16 @@ impl Sampler {
         self.sampled.len()
     }
 
-    /// Samples the CPUs that have come since the last time; those that went have lost their timer.
+    /// Samples the CPUs that have come, if it was not looked for them just now; those that went have lost their timer.
     pub fn follow(&mut self, session: &mut Session) -> Result<()> {
+        if self.looked.elapsed() < EVERY {
+            return Ok(());
+        }
+        self.looked = Instant::now();
+        self.take_all(session)
+    }
+
+    fn take_all(&mut self, session: &mut Session) -> Result<()> {
         let online = self.wanted_cpus()?;
         self.sampled.retain(|cpu| online.contains(cpu));
         for cpu in online {

@@ -2,8 +2,9 @@
 //! names where it does not answer.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io::{BufRead, BufReader, ErrorKind, Read, Write},
+    mem,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
@@ -34,6 +35,8 @@ const BATCH: usize = 1000;
 const PATIENCE: Duration = Duration::from_secs(6);
 /// Workers that may fail before no more are started.
 const MOST_FAILURES: u32 = 4;
+/// Bytes of stacks that are written at a time: half of what a pipe takes.
+const TOGETHER: usize = 32 << 10;
 /// Bytes of a line that are read.
 const LINE_BYTES: u64 = 1 << 17;
 
@@ -52,7 +55,9 @@ pub struct Client {
 struct Worker {
     child: Child,
     input: ChildStdin,
-    answers: Receiver<Answer>,
+    answers: Receiver<Vec<Answer>>,
+    /// Answers that came together with others.
+    next: VecDeque<Answer>,
 }
 
 impl Client {
@@ -188,7 +193,20 @@ impl Worker {
             child,
             input,
             answers: read_answers(output),
+            next: VecDeque::new(),
         })
+    }
+
+    /// The next answer.
+    fn answer(&mut self, until: Instant) -> Result<Answer> {
+        loop {
+            if let Some(answer) = self.next.pop_front() {
+                return Ok(answer);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            let answers = self.answers.recv_timeout(left).context("no answer")?;
+            self.next.extend(answers);
+        }
     }
 
     fn ask(&mut self, request: &Request) -> Result<()> {
@@ -207,8 +225,7 @@ impl Worker {
     ) -> Result<bool> {
         self.ask(&Request::Resolve(pid, addresses.to_vec()))?;
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.answers.recv_timeout(left).context("no answer")? {
+            match self.answer(until)? {
                 answer @ (Answer::Names(..)
                 | Answer::Of(..)
                 | Answer::OfKnown(..)
@@ -225,6 +242,7 @@ impl Worker {
         until: Instant,
         unwound: &mut Vec<Option<(Unwound, bool)>>,
     ) -> Result<()> {
+        let mut together = Vec::new();
         for (pid, stack) in stacks {
             let request = Request::Unwind(
                 *pid,
@@ -233,12 +251,16 @@ impl Worker {
                 stack.registers,
                 stack.walked.clone(),
             );
-            self.write(request.line().as_bytes(), until)?;
-            self.write(&stack.bytes, until)?;
+            together.extend_from_slice(request.line().as_bytes());
+            together.extend_from_slice(&stack.bytes);
+            if together.len() >= TOGETHER {
+                self.write(&together, until)?;
+                together.clear();
+            }
         }
+        self.write(&together, until)?;
         while unwound.len() < stacks.len() {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.answers.recv_timeout(left).context("no answer")? {
+            match self.answer(until)? {
                 Answer::Stack(stack, needs_copies) => unwound.push(Some((stack, needs_copies))),
                 Answer::Names(..)
                 | Answer::Of(..)
@@ -288,12 +310,13 @@ impl Drop for Worker {
     }
 }
 
-/// Reads answers in a thread that ends with the worker.
-fn read_answers(output: ChildStdout) -> Receiver<Answer> {
+/// Reads answers in a thread that ends with the worker, and hands those on together that came together.
+fn read_answers(output: ChildStdout) -> Receiver<Vec<Answer>> {
     let (sender, answers) = mpsc::sync_channel(4096);
     thread::spawn(move || {
         let mut reader = BufReader::with_capacity(1 << 16, output);
         let mut line = Vec::new();
+        let mut together = Vec::new();
         loop {
             line.clear();
             let read = reader
@@ -306,7 +329,9 @@ fn read_answers(output: ChildStdout) -> Receiver<Answer> {
             let Some(answer) = Answer::parse(&String::from_utf8_lossy(&line)) else {
                 return;
             };
-            if sender.send(answer).is_err() {
+            together.push(answer);
+            let is_last = !reader.buffer().contains(&b'\n');
+            if is_last && sender.send(mem::take(&mut together)).is_err() {
                 return;
             }
         }
