@@ -274,13 +274,20 @@ fn unseen(processes: &Processes) -> Option<String> {
     Some(what.to_owned())
 }
 
-/// Who holds the listeners.
+/// Who holds the listeners; where requests are not read, also who holds the sockets whose peers take no more.
 fn scan(snapshots: &[&Snapshot], before: Option<&Processes>) -> Processes {
-    let tables = snapshots
+    let mut wanted = HashSet::new();
+    for table in snapshots
         .iter()
-        .filter_map(|snapshot| snapshot.sockets.as_ref());
-    let listeners = tables.flat_map(|table| &table.listeners);
-    let mut found = processes::scan(listeners.map(|listener| listener.ino).collect(), before);
+        .filter_map(|snapshot| snapshot.sockets.as_ref())
+    {
+        wanted.extend(table.listeners.iter().map(|listener| listener.ino));
+        let mut clients = table.clients.values();
+        if before.is_some() && clients.any(|clients| clients.unread.is_any()) {
+            wanted.extend(&table.held_up);
+        }
+    }
+    let mut found = processes::scan(wanted, before);
     // A process that nobody may look at, whatever his privileges, is no reason to doubt all.
     found.are_holders_hidden &= privileges::lacking(&READS_HOLDERS).is_some();
     found

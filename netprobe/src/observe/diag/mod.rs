@@ -11,11 +11,13 @@ use anyhow::Result;
 
 mod path;
 mod socket;
+mod unread;
 
 pub use path::{LOCAL_US, Path, SWOLLEN};
 #[cfg(any(test, fuzzing))]
 pub(crate) use socket::parse;
 use socket::{Info, Socket, visit};
+pub use unread::{UNREAD_MS, Unread};
 
 const ESTABLISHED: u8 = 1;
 const SYN_RECV: u8 = 3;
@@ -42,9 +44,6 @@ const LARGEST: usize = 4096;
 const MOST_WAITING: usize = 65_536;
 /// A connection is quiet when no data went over it for this long.
 pub const QUIET_MS: u32 = 10_000;
-
-/// What has arrived and was not read for this long is not merely about to be.
-pub const UNREAD_MS: u32 = 3000;
 
 /// A connection whose peer was heard of since is in use.
 const UNHEARD_MS: u32 = 1000;
@@ -134,11 +133,9 @@ pub struct Clients {
     pub quietest_ms: u32,
     /// Quiet ones by client address, up to a bound.
     pub quiet_clients: BTreeMap<IpAddr, u32>,
-    /// Accepted ones with data that arrived and was not read for a while (see [`UNREAD_MS`]).
-    pub unread: u32,
-    /// The longest time since then, in milliseconds.
-    pub unread_ms: u32,
-    /// Accepted ones over which data went since.
+    /// Accepted ones with requests that nobody reads.
+    pub unread: Unread,
+    /// Accepted ones over which data went in the last [`UNREAD_MS`].
     pub served: u32,
     /// Closed by the client, but not by the application.
     pub close_wait: u32,
@@ -200,6 +197,8 @@ pub struct SocketTable {
     /// Connections over a path of some length that have sent much and pause now: after such a pause
     /// the congestion window begins anew.
     pub pausing: u64,
+    /// Inode numbers of sockets with data that waits until the peer takes more; up to a bound.
+    pub held_up: Vec<u64>,
     /// Sockets that found the tables above full.
     pub untracked: u64,
 }
@@ -258,6 +257,9 @@ impl SocketTable {
         {
             path.add_stuck(bytes, info);
         }
+        if socket.is_held_up() && socket.ino != 0 && self.held_up.len() < LARGEST {
+            self.held_up.push(socket.ino.into());
+        }
         if served.contains(&socket.local_port) {
             self.add_client(socket);
         } else {
@@ -291,12 +293,8 @@ impl SocketTable {
             }
             return;
         }
-        let unread_ms = socket.unread_ms().filter(|ms| *ms >= UNREAD_MS);
         let idle_ms = socket.info.map_or(0, |info| info.idle_ms);
-        if let Some(ms) = unread_ms {
-            clients.unread += 1;
-            clients.unread_ms = clients.unread_ms.max(ms);
-        } else if socket.ino != 0 && idle_ms < UNREAD_MS {
+        if !clients.unread.add(socket) && socket.ino != 0 && idle_ms < UNREAD_MS {
             clients.served += 1;
         }
         match socket.state {

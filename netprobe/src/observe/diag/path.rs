@@ -104,6 +104,7 @@ mod tests {
             min_rtt_us: 30_000,
             rto_us: 300_000,
             bytes_acked: 0,
+            bytes_received: 0,
             in_flight: 100,
             backed_off: 0,
             doubled: 0,

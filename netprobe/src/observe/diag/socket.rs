@@ -44,18 +44,27 @@ impl Socket {
             .map(|info| info.since_sent_ms)
     }
 
-    /// For how long, at least, something that has arrived was not read by who accepted it, in milliseconds. A FIN takes
-    /// a place of the queue as well.
-    pub(super) fn unread_ms(&self) -> Option<u32> {
+    /// What has arrived, was not read by who accepted it, and after which he sent nothing: who sends serves, whether or not he
+    /// reads. A FIN takes a place of the queue as well.
+    pub(super) fn unread(&self) -> Option<Waiting> {
         let fin = match self.state {
             ESTABLISHED => 0,
             CLOSE_WAIT => 1,
             _ => return None,
         };
-        let is_unread = self.ino != 0 && self.receive_queue > fin;
-        self.info
-            .filter(|_| is_unread)
-            .map(|info| info.since_received_ms)
+        let info = self.info.filter(|_| self.ino != 0)?;
+        let bytes = self.receive_queue.saturating_sub(fin);
+        (bytes > 0 && info.since_sent_ms >= info.since_received_ms).then(|| Waiting {
+            bytes,
+            read: info.bytes_received.saturating_sub(bytes.into()),
+            ms: info.since_received_ms,
+        })
+    }
+
+    /// Whether data waits until the peer takes more: its window is closed, or the path is full.
+    pub(super) fn is_held_up(&self) -> bool {
+        matches!(self.state, ESTABLISHED | CLOSE_WAIT)
+            && self.info.is_some_and(|info| info.unsent > 0)
     }
 
     /// What is known of it, if something waits to be acknowledged after a timeout.
@@ -74,6 +83,17 @@ impl Socket {
     }
 }
 
+/// Data in a receive queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
+    /// Bytes that wait to be read.
+    pub(super) bytes: u32,
+    /// Bytes that were read until now.
+    pub(super) read: u64,
+    /// Since the last of them arrived, in milliseconds.
+    pub(super) ms: u32,
+}
+
 /// Of `struct tcp_info`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Info {
@@ -89,6 +109,8 @@ pub(super) struct Info {
     pub(super) min_rtt_us: u32,
     pub(super) rto_us: u32,
     pub(super) bytes_acked: u64,
+    /// Bytes that were received in order; 0 before Linux 4.2.
+    pub(super) bytes_received: u64,
     /// Segments sent and not acknowledged.
     pub(super) in_flight: u32,
     /// Timeouts in a row.
@@ -196,6 +218,7 @@ fn info(bytes: &[u8]) -> Option<Info> {
         min_rtt_us: u32_at(bytes, 148).unwrap_or(0),
         rto_us: u32_at(bytes, 8)?,
         bytes_acked: netlink::u64_at(bytes, 120).unwrap_or(0),
+        bytes_received: netlink::u64_at(bytes, 128).unwrap_or(0),
         in_flight: u32_at(bytes, 24)?,
         backed_off: *bytes.get(2)?,
         doubled: *bytes.get(4)?,
@@ -254,10 +277,12 @@ mod tests {
     }
 
     #[test]
-    fn a_fin_is_nothing_to_read() {
-        let unread = |state, receive_queue, ino| {
+    fn a_fin_is_nothing_to_read_and_who_sends_serves() {
+        let unread = |state, receive_queue, ino, since_sent_ms| {
             let info = unanswered().info.map(|info| Info {
+                since_sent_ms,
                 since_received_ms: 4000,
+                bytes_received: 100,
                 ..info
             });
             let socket = Socket {
@@ -267,14 +292,17 @@ mod tests {
                 info,
                 ..unanswered()
             };
-            socket.unread_ms()
+            let waiting = socket.unread();
+            waiting.map(|waiting| (waiting.bytes, waiting.read, waiting.ms))
         };
-        assert_eq!(unread(ESTABLISHED, 1, 7), Some(4000));
-        assert_eq!(unread(ESTABLISHED, 0, 7), None);
-        assert_eq!(unread(CLOSE_WAIT, 1, 7), None);
-        assert_eq!(unread(CLOSE_WAIT, 2, 7), Some(4000));
+        assert_eq!(unread(ESTABLISHED, 1, 7, 5000), Some((1, 99, 4000)));
+        assert_eq!(unread(ESTABLISHED, 0, 7, 5000), None);
+        assert_eq!(unread(CLOSE_WAIT, 1, 7, 5000), None);
+        assert_eq!(unread(CLOSE_WAIT, 3, 7, 5000), Some((2, 98, 4000)));
         // Nobody has accepted it.
-        assert_eq!(unread(ESTABLISHED, 1, 0), None);
+        assert_eq!(unread(ESTABLISHED, 1, 0, 5000), None);
+        // It was answered without being read.
+        assert_eq!(unread(ESTABLISHED, 1, 7, 100), None);
     }
 
     #[test]

@@ -2,19 +2,27 @@
 
 use super::{
     super::super::{
+        accepting,
         finding::finding,
         sizing::{counted, spoken},
-        window::{Netns, Queue, Window},
+        window::{Netns, Queue, Window, ratio},
     },
     RULE,
 };
 use crate::{
-    observe::diag::{Clients, UNREAD_MS},
+    observe::{
+        diag::{Clients, UNREAD_MS},
+        processes::Process,
+    },
     report::diagnosis::{Confidence, Finding, Severity},
 };
 
 /// Fewer are clients of their own kind.
 const LEAST: u32 = 3;
+/// From here on most clients have given up.
+const TOO_LONG_S: f64 = 5.0;
+/// Workers that are busy for a larger share of the time let requests pile up at every burst.
+const BUSY: f64 = 0.8;
 
 /// The listeners of a namespace whose accepted connections are not read.
 pub(super) fn of(window: &Window, netns: &Netns) -> impl Iterator<Item = Finding> {
@@ -22,77 +30,234 @@ pub(super) fn of(window: &Window, netns: &Netns) -> impl Iterator<Item = Finding
     let clients = sockets.flat_map(|sockets| &sockets.clients);
     clients.filter_map(|(port, clients)| {
         let queue = netns.queue(None, *port)?;
-        (clients.unread >= LEAST).then(|| describe(window, netns, queue, clients))
+        let before = netns.before.sockets.as_ref();
+        let before = before.and_then(|sockets| sockets.clients.get(port));
+        let (connections, longest_ms) = clients.unread.since(before.map(|before| &before.unread));
+        let case = Case {
+            window,
+            netns,
+            queue,
+            clients,
+            connections,
+            waits_s: f64::from(longest_ms) / 1000.0,
+            grown: i64::from(clients.unread.now)
+                - before.map_or(0, |before| i64::from(before.unread.now)),
+        };
+        (connections >= LEAST && !case.is_held_up()).then(|| case.describe())
     })
 }
 
-fn describe(window: &Window, netns: &Netns, queue: &Queue, clients: &Clients) -> Finding {
-    let port = queue.listener.port;
-    let holder = window.holder(&queue.listener);
-    let comm = holder.map_or("the application", |process| process.comm.as_str());
-    let waits_s = f64::from(clients.unread_ms) / 1000.0;
-    let severity = if clients.unread >= clients.served {
-        Severity::Warning
-    } else {
-        Severity::Info
-    };
-    let found = finding(
-        RULE.id,
-        severity,
-        Confidence::Medium,
-        format!(
-            "{comm} at port {port}{} has accepted {} and does not read what they sent, for up to {}: its workers are busy or \
-             blocked",
-            netns.place(),
-            counted(clients.unread.into(), "connection"),
-            spoken(waits_s),
-        ),
-    )
-    .counted(
-        format!(
-            "{} with data that arrived and was not read for {} s or more (Recv-Q); over {} data went since",
-            counted(clients.unread.into(), "accepted connection"),
-            UNREAD_MS / 1000,
-            clients.served
-        ),
-        clients.unread.into(),
-        "connections",
-        "sock_diag tcp_info",
-    )
-    .hits([window.affected_listener(netns, &queue.listener)]);
-    let pid = holder.map(|process| process.pid);
-    found
-        .command(
-            match pid {
-                Some(pid) => format!(
-                    "see what its workers wait for: netprobe flame offcpu --pid {pid}, or the stacks of its own kind (jstack {pid}, \
-                     gdb -p {pid})"
-                ),
-                None => "see what its workers wait for: netprobe flame offcpu --netns NETNS".to_owned(),
-            },
-            "none",
+/// A listener, and the connections that it has accepted and does not read.
+struct Case<'a> {
+    window: &'a Window,
+    netns: &'a Netns,
+    queue: &'a Queue,
+    clients: &'a Clients,
+    connections: u32,
+    waits_s: f64,
+    /// By how many more requests wait than before.
+    grown: i64,
+}
+
+/// What comes, what is answered, and by how many at once.
+struct Rates {
+    came: f64,
+    answered: f64,
+    served: u64,
+}
+
+impl Case<'_> {
+    /// Whether its processes hold about as many connections whose peers take no more: they pass on what they read, and
+    /// wait for those, as a proxy does before a slow service.
+    fn is_held_up(&self) -> bool {
+        let held_up = self.netns.after.sockets.iter();
+        let held_up = held_up.flat_map(|sockets| &sockets.held_up);
+        let holders: Vec<&Process> = self.holders().collect();
+        let own = held_up.filter(|ino| {
+            let mut holders = holders.iter();
+            holders.any(|process| process.sockets.contains(ino))
+        });
+        own.count() * 2 >= self.connections as usize
+    }
+
+    fn holders(&self) -> impl Iterator<Item = &Process> {
+        self.window.processes.holders(self.queue.listener.ino)
+    }
+
+    /// Where each request is a connection of its own, and more come than are answered.
+    fn rates(&self) -> Option<Rates> {
+        let accepted = accepting::of(self.window, self.netns, self.queue).accepted?;
+        let answered = accepted.checked_add_signed(-self.grown)?;
+        let unserved = self.clients.unread.now + self.clients.quiet;
+        let served = self.clients.held.checked_sub(unserved)?;
+        (self.grown > 0 && answered > 0 && answered < accepted && served > 0).then(|| Rates {
+            came: self.window.rate(accepted),
+            answered: self.window.rate(answered),
+            served: served.into(),
+        })
+    }
+
+    fn severity(&self, rates: Option<&Rates>) -> Severity {
+        if rates.is_some() && self.waits_s >= TOO_LONG_S {
+            Severity::Critical
+        } else if self.connections >= self.clients.served {
+            Severity::Warning
+        } else {
+            Severity::Info
+        }
+    }
+
+    fn describe(&self) -> Finding {
+        let rates = self.rates();
+        let comm = self.holders().next();
+        let comm = comm.map_or("the application", |process| process.comm.as_str());
+        let found = finding(
+            RULE.id,
+            self.severity(rates.as_ref()),
+            Confidence::Medium,
+            format!(
+                "{comm} at port {}{} has accepted {} and does not read what they sent, for up to {}: its workers are busy or \
+                 blocked",
+                self.queue.listener.port,
+                self.netns.place(),
+                counted(self.connections.into(), "connection"),
+                spoken(self.waits_s),
+            ),
         )
-        .application(
+        .counted(
+            format!(
+                "over {} data arrived {} s ago or earlier, was not read (Recv-Q), and nothing was sent since; over {} data went \
+                 since",
+                counted(self.connections.into(), "accepted connection"),
+                UNREAD_MS / 1000,
+                self.clients.served
+            ),
+            self.connections.into(),
+            "connections",
+            "sock_diag tcp_info",
+        );
+        let found = match &rates {
+            Some(rates) => found.measured(
+                format!(
+                    "{:.1} connections/s came and {:.1}/s were answered, {} at once",
+                    rates.came, rates.answered, rates.served
+                ),
+                rates.answered,
+                "connections/s",
+                "lifetimes, sock_diag",
+            ),
+            None => found,
+        };
+        let found = found.hits([self
+            .window
+            .affected_listener(self.netns, &self.queue.listener)]);
+        self.fixes(found, rates.as_ref())
+    }
+
+    fn fixes(&self, found: Finding, rates: Option<&Rates>) -> Finding {
+        const RISK: &str =
+            "each worker takes memory, and perhaps a connection of the database behind it";
+        let found = match rates {
+            Some(rates) => found.application(
+                format!(
+                    "more workers (threads of its pool, such as maxThreads): {:.1} arrivals/s x {:.3} s per connection ({} served at \
+                     once / {:.1} answered/s) / {BUSY}, so that they are busy {:.0} % of the time, rounded up, = {} at once",
+                    rates.came,
+                    rates.service_s(),
+                    rates.served,
+                    rates.answered,
+                    BUSY * 100.0,
+                    rates.workers(),
+                ),
+                &[("served_at_once", rates.workers().to_string())],
+                RISK,
+            ),
+            None => found,
+        };
+        let found = found.command(self.look(), "none");
+        if rates.is_some() {
+            return found;
+        }
+        found.application(
             "if they are merely too few: more workers (threads of its pool, such as maxThreads), or have it accept no more than \
              it serves, so that clients are sent elsewhere instead of waiting here",
             &[],
-            "each worker takes memory, and perhaps a connection of the database behind it",
+            RISK,
         )
+    }
+
+    /// Where to look.
+    fn look(&self) -> String {
+        let Some(process) = self.holders().next() else {
+            return "see what its workers wait for: netprobe flame offcpu".to_owned();
+        };
+        let pid = process.pid;
+        let before = self.window.processes_before.by_pid.get(&pid);
+        let ran_ns = before.map_or(0, |before| {
+            process.runnable_ns.saturating_sub(before.runnable_ns)
+        });
+        let share = ratio(ran_ns, 1_000_000_000) / self.window.seconds.max(0.001);
+        if share >= BUSY {
+            return format!(
+                "its first thread runs, or waits for a CPU, {:.0} % of the time: see what it does: netprobe flame cpu --pid {pid}",
+                (share * 100.0).min(100.0)
+            );
+        }
+        format!(
+            "see what its workers wait for: netprobe flame offcpu --pid {pid}, or the stacks of its own kind (jstack {pid}, gdb -p {pid})"
+        )
+    }
+}
+
+impl Rates {
+    #[expect(clippy::cast_precision_loss, reason = "a few connections")]
+    fn service_s(&self) -> f64 {
+        self.served as f64 / self.answered
+    }
+
+    /// Little's law.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a bounded positive number"
+    )]
+    fn workers(&self) -> u64 {
+        (self.came * self.service_s() / BUSY).ceil().clamp(1.0, 1e6) as u64
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::{diagnose::fixtures::quiet, report::diagnosis::Severity};
+    use crate::{
+        diagnose::{fixtures::quiet, window::Window},
+        report::diagnosis::Severity,
+    };
+
+    /// A server that has served so many in 10 s and serves `served` now, with `unread` requests that wait.
+    fn with(unread: u32, served: u32, ended: u64) -> Window {
+        let mut window = quiet();
+        window.listen(8080, 128, &[0; 10]);
+        window.serving(8080, served, ended);
+        let clients = window.sockets().clients.get_mut(&8080).unwrap();
+        clients.held += unread;
+        clients.open += unread;
+        clients.served = served;
+        clients.unread.connections = unread;
+        clients.unread.now = unread;
+        clients.unread.longest_ms = 12_000;
+        window
+    }
 
     #[test]
     fn requests_that_nobody_reads_are_told_with_who_should() {
+        // All came before the window.
         let told = |unread: u32, served: u32| {
-            let mut window = quiet();
-            window.listen(8080, 128, &[0; 10]);
-            window.serving(8080, unread + served, 0);
-            let clients = window.sockets().clients.get_mut(&8080).unwrap();
-            (clients.unread, clients.served) = (unread, served);
-            clients.unread_ms = 12_000;
+            let mut window = with(unread, served, 0);
+            let before = window.netns().before.sockets.as_mut().unwrap();
+            let clients = before.clients.get_mut(&8080).unwrap();
+            clients.unread.now = unread;
+            clients.open += unread;
+            clients.held += unread;
             window.findings()
         };
         let found = told(50, 5).remove(0);
@@ -105,5 +270,43 @@ mod tests {
         assert!(found.fixes[0].text.contains("--pid 100"), "{found:?}");
         assert_eq!(told(5, 50)[0].severity, Severity::Info);
         assert!(told(2, 0).is_empty());
+    }
+
+    #[test]
+    fn workers_are_sized_where_more_come_than_are_answered() {
+        // 60 were served in 10 s by four at once, and 40 more wait.
+        let found = with(40, 4, 60).findings().remove(0);
+        assert_eq!(
+            (found.id, found.severity),
+            ("long-held-connections", Severity::Critical)
+        );
+        // 10/s x 4 / 6/s / 0.8.
+        let set = found.fixes[0].set.clone();
+        assert_eq!(set, [("served_at_once".to_owned(), "9".to_owned())]);
+        let text = &found.fixes[0].text;
+        assert!(text.contains("10.0 arrivals/s x 0.667 s"), "{text}");
+    }
+
+    #[test]
+    fn who_passes_on_what_a_slow_service_takes_is_not_blocked() {
+        let mut window = with(5, 0, 0);
+        assert!(!window.findings().is_empty());
+        window.sockets().held_up = vec![901, 902, 903];
+        assert!(!window.findings().is_empty(), "of others");
+        let server = window.processes.by_pid.get_mut(&100).unwrap();
+        server.sockets.extend([901, 902, 903]);
+        assert!(window.findings().is_empty());
+    }
+
+    #[test]
+    fn who_has_no_time_is_looked_at_while_he_runs() {
+        let mut window = with(50, 0, 0);
+        window.processes_before = window.processes.clone();
+        let server = window.processes.by_pid.get_mut(&100).unwrap();
+        server.runnable_ns += 9_800_000_000;
+        let found = window.findings().remove(0);
+        let text = &found.fixes[0].text;
+        assert!(text.contains("98 % of the time"), "{text}");
+        assert!(text.contains("flame cpu --pid 100"), "{text}");
     }
 }
