@@ -39,6 +39,8 @@ pub(super) struct Service {
     pub(super) others: u32,
     /// Addresses of clients that miss them.
     pub(super) missing: BTreeSet<IpAddr>,
+    /// Whether they are no more than the attempts of one connect of this machine, and nobody gets through.
+    pub(super) is_one_connect: bool,
     /// When those packets were dropped.
     pub(super) times: Option<Times>,
     /// Addresses of the others.
@@ -271,11 +273,7 @@ fn weigh(
             service.strangers.insert(address);
         }
     }
-    if service.wanted < LEAST {
-        service.others += std::mem::take(&mut service.wanted);
-        service.strangers.append(&mut service.missing);
-        service.times = None;
-    }
+    settle(window, netns, service);
     service.content = through.map_or(0, |through| {
         let misses = |address: &&IpAddr| service.missing.contains(*address);
         through.len() - through.iter().filter(misses).count()
@@ -283,6 +281,22 @@ fn weigh(
     service.is_rejected = is_rejected(window, end);
     if service.home.is_none() && service.process.is_none() {
         service.process = opener(window, end);
+    }
+}
+
+/// Decides whether what is missed of a service is enough for a verdict.
+fn settle(window: &Window, netns: &Netns, service: &mut Service) {
+    let is_ours = |address: &IpAddr| !places::homes(window, netns, *address).is_empty();
+    // A SYN that was sent again in vain is a connect that hangs.
+    service.is_one_connect = (2..LEAST).contains(&service.wanted)
+        && service.through == 0
+        && service.times.is_some_and(|times| times.are_syns)
+        && service.missing.iter().any(is_ours);
+    if service.wanted < LEAST && !service.is_one_connect {
+        service.others += std::mem::take(&mut service.wanted);
+        service.is_stray &= service.missing.is_empty();
+        service.strangers.append(&mut service.missing);
+        service.times = None;
     }
 }
 

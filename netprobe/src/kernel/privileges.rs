@@ -1,6 +1,6 @@
 //! Whether we may do what we are about to do, asked before the kernel answers with EPERM.
 
-use std::{fmt, fs, io, os::unix::fs::MetadataExt};
+use std::{fmt, fs, io, os::unix::fs::MetadataExt, path::Path};
 
 use caps::{CapSet, Capability};
 use rustix::{
@@ -33,11 +33,22 @@ impl std::error::Error for CannotRun {}
 
 /// Checks what can be checked without loading anything, and has as many files open as may be.
 pub fn check() -> Result<(), CannotRun> {
+    check_proc(Path::new("/proc/self/stat"))?;
     raise_open_files();
     check_open_files(getrlimit(Resource::Nofile).current)?;
     check_capabilities()?;
     check_btf()?;
     check_lockdown()
+}
+
+/// Nearly all that is known of processes and of the kernel is read there.
+fn check_proc(own: &Path) -> Result<(), CannotRun> {
+    if own.exists() {
+        return Ok(());
+    }
+    Err(CannotRun::new(
+        "/proc is not mounted: mount -t proc proc /proc",
+    ))
 }
 
 /// Whether this thread has a capability.
@@ -240,6 +251,13 @@ pub fn lift_memlock() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_there_is_no_proc_it_is_named() {
+        assert!(check_proc(Path::new("/proc/self/stat")).is_ok());
+        let said = check_proc(Path::new("/nowhere/stat")).unwrap_err();
+        assert!(said.to_string().contains("mount -t proc"));
+    }
 
     #[test]
     fn root_is_not_told_to_become_root() {

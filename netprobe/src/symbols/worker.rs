@@ -105,22 +105,18 @@ fn limit() -> Result<()> {
         (Resource::As, ADDRESS_BYTES),
         (Resource::Cpu, CPU_SECONDS),
         (Resource::Core, 0),
+        // Twice as many as are kept.
+        (Resource::Nofile, 2 * MOST_FILES as u64),
     ] {
+        // As far as that is allowed.
+        let allowed = getrlimit(resource).maximum;
+        let most = Some(allowed.map_or(most, |allowed| allowed.min(most)));
         let limit = Rlimit {
-            current: Some(most),
-            maximum: Some(most),
+            current: most,
+            maximum: most,
         };
         setrlimit(resource, limit).context("limit the worker")?;
     }
-    // Twice as many as are kept, as far as that is allowed.
-    let files = Some(2 * MOST_FILES as u64);
-    let allowed = getrlimit(Resource::Nofile).maximum;
-    let files = allowed.map_or(files, |allowed| files.min(Some(allowed)));
-    let limit = Rlimit {
-        current: files,
-        maximum: files,
-    };
-    setrlimit(Resource::Nofile, limit).context("limit the files of the worker")?;
     Ok(())
 }
 

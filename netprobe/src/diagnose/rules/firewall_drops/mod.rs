@@ -36,7 +36,8 @@ pub(super) static RULE: Rule = Rule {
                      open connections are missed if their sender sends them again, twice or more. Where other clients get through to the \
                      listener and those that are kept out have no connection with it, the firewall does its work, unless a \
                      process in a watched namespace is seen to send its SYNs again or to be refused; so it does at ports \
-                     that nobody listens at, to strangers and to who tries ten of them or more: that is only noted. Where a \
+                     that nobody listens at, to strangers and to who tries ten of them or more: that is only noted. One connect of this \
+                     machine whose SYN was dropped twice is a warning, if nobody gets through. Where a \
                      quarter of the window, and 2 s, went by without such a packet and those clients get through \
                      since, the rule is gone, and it is a warning.",
         fixes: &[
@@ -164,6 +165,7 @@ fn describe(window: &Window, netns: &Netns, drops: &Drops) -> Result<Finding, Ga
         .take(4)
         .map(|(end, service)| hit(netns, *end, service))
         .collect();
+    let mut is_gone = false;
     let found = match services.first() {
         Some((end, service)) if service.wanted > 0 => {
             let sum = |part: fn(&Service) -> u32| -> u64 {
@@ -181,13 +183,14 @@ fn describe(window: &Window, netns: &Netns, drops: &Drops) -> Result<Finding, Ga
                 .count()
                 - 1;
             let past = Past::of(window, dropped, &services);
-            let severity = if past.is_some_and(|past| past.is_over) {
-                Severity::Warning
-            } else {
-                Severity::Critical
+            is_gone = past.is_some_and(|past| past.is_over);
+            let (severity, confidence) = match service.is_one_connect {
+                true => (Severity::Warning, Confidence::Medium),
+                false if is_gone => (Severity::Warning, Confidence::High),
+                false => (Severity::Critical, Confidence::High),
             };
             let summary = missing(window, netns, (*end, service), (missed, rest), past);
-            let found = finding(RULE.id, severity, Confidence::High, summary);
+            let found = finding(RULE.id, severity, confidence, summary);
             Past::evidence(window, dropped, &services, found)
         }
         _ => finding(
@@ -204,7 +207,6 @@ fn describe(window: &Window, netns: &Netns, drops: &Drops) -> Result<Finding, Ga
     };
     let hook = services.first().map_or("", |(_, service)| service.hook);
     let enter = netns.enter();
-    let is_gone = found.severity == Severity::Warning;
     Ok(found
         .counted(
             if drops.conntrack > 0 {

@@ -50,6 +50,47 @@ fn syns_to_a_listener_that_a_rule_drops_are_critical_and_scans_are_not() {
     assert_eq!(window.findings()[0].severity, Severity::Info);
 }
 
+#[test]
+fn one_connect_that_hangs_is_missed_and_no_stray() {
+    let with = |flags: u8, through: bool| {
+        let mut window = quiet();
+        window.listen(9050, 128, &[0; 10]);
+        window.netns().after.addresses = [[10, 0, 0, 1].into(), [10, 0, 0, 9].into()].into();
+        if through {
+            let clients = window.sockets().clients.entry(9050).or_default();
+            clients.sources.insert([10, 0, 0, 7].into());
+            clients.established = 1;
+        }
+        let location = ("location", Value::Text("nft_do_chain+0x1c".into()));
+        let reason = ("reason", Value::Word("NETFILTER_DROP"));
+        window.total("drops", 2, &[reason.clone(), location.clone()]);
+        let packet = [
+            reason,
+            location,
+            ("saddr", Value::Ip([10, 0, 0, 9].into())),
+            ("sport", Value::Unsigned(40_000)),
+            ("daddr", Value::Ip([10, 0, 0, 1].into())),
+            ("dport", Value::Unsigned(9050)),
+            ("flags", Value::TcpFlags(flags)),
+        ];
+        window.event("drops", 2, &packet);
+        window.findings().remove(0)
+    };
+    let found = with(2, false);
+    assert_eq!(
+        (found.id, found.severity),
+        ("firewall-drops", Severity::Warning)
+    );
+    let text = &found.summary;
+    assert!(text.contains("nobody gets through to it"), "{text}");
+    assert!(!found.fixes[0].text.contains("the rule is gone"));
+    // What is no SYN, or where others get through, is too little to say so.
+    let noted = with(16, false);
+    assert_eq!(noted.severity, Severity::Info);
+    assert!(!noted.summary.contains("have ended"), "{}", noted.summary);
+    assert_eq!(with(2, true).severity, Severity::Info);
+}
+
 fn full(window: &mut Window, refused: u64) {
     window.set("net.netfilter.nf_conntrack_max", "200");
     window.set("net.netfilter.nf_conntrack_count", "200");
