@@ -13,7 +13,7 @@ const LONG_S: f64 = 3.0;
 /// From here on most clients have given up.
 const TOO_LONG_S: f64 = 5.0;
 /// Fewer that wait are somebody who knocked at a port that nobody uses.
-const LEAST_WAITING: u32 = 3;
+pub(super) const LEAST_WAITING: u32 = 3;
 /// Fewer looks do not tell whether a queue is ever empty.
 const LEAST_LOOKS: usize = 4;
 /// A process that is stopped accepts nothing; this is no mere glance of a debugger.
@@ -127,11 +127,17 @@ pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
     }
 }
 
-/// How many connections its processes hold at once: who serves has accepted, and has not closed. A list that takes long
+/// How many connections its processes hold at once: who serves has accepted, has read, and has not closed. A list that takes long
 /// shows some that were closed beside those that came instead, so that the fewer count, if all were busy at the beginning.
 fn served(window: &Window, netns: &Netns, queue: &Queue) -> Option<u64> {
     let port = queue.listener.port;
-    let held = |snapshot| clients(snapshot, port).map(|clients| u64::from(clients.held));
+    let held = |snapshot| {
+        clients(snapshot, port).map(|clients| {
+            // Who reads nothing at all serves nonetheless.
+            let read = clients.held.saturating_sub(clients.unread.now);
+            u64::from(if read == 0 { clients.held } else { read })
+        })
+    };
     let was_busy = queue.depths.first().is_some_and(|depth| *depth > 0);
     let before = held(&netns.before).filter(|held| was_busy && *held > 0);
     let after = held(&netns.after).filter(|held| *held > 0);

@@ -206,11 +206,16 @@ impl<'a> Case<'a> {
     fn severity(&self) -> Severity {
         if self.is_critical() {
             Severity::Critical
-        } else if self.accepting.is_left && !self.turns_next_away() {
+        } else if self.accepting.is_left && !(self.turns_next_away() && self.is_queue()) {
             Severity::Info
         } else {
             Severity::Warning
         }
+    }
+
+    /// Whether more wait than somebody who knocked at a port that nobody uses.
+    const fn is_queue(&self) -> bool {
+        self.queue.listener.queue >= accepting::LEAST_WAITING
     }
 
     /// Whether there is no room for one more: `sk_acceptq_is_full()`.

@@ -53,6 +53,18 @@ fn a_process_that_serves_several_at_once_is_not_told_to_be_so_many_processes() {
 }
 
 #[test]
+fn what_was_accepted_and_not_read_is_not_served() {
+    // An event loop that is blocked has accepted five, and works for one of them.
+    let mut window = busy(5);
+    let netns = window.netns();
+    for seen in [&mut netns.before, &mut netns.after] {
+        let sockets = seen.sockets.as_mut().unwrap();
+        sockets.clients.get_mut(&9000).unwrap().unread.now = 4;
+    }
+    assert_eq!(first_fix(&window).0, set("workers", "4"));
+}
+
+#[test]
 fn a_process_that_has_no_time_is_told_first() {
     let first = |runnable_ns| {
         let mut window = busy(5);
@@ -628,14 +640,15 @@ fn a_queue_that_is_nearly_full_now_and_then_is_not_always_full() {
 
 #[test]
 fn a_queue_that_nobody_empties_is_told_though_nobody_knocks() {
-    let left = |depth: u32, waited_ms: u32| {
+    let left_of = |limit: u32, depth: u32, waited_ms: u32| {
         let mut window = quiet();
-        window.listen(7000, 8, &[depth; 10]);
+        window.listen(7000, limit, &[depth; 10]);
         window.waiting(7000, depth, 0);
         let clients = window.sockets().clients.get_mut(&7000).unwrap();
         clients.waiting_ms = vec![waited_ms; depth as usize];
         window.findings()
     };
+    let left = |depth, waited_ms| left_of(8, depth, waited_ms);
     let full = left(9, 240_000);
     assert_eq!(full[0].id, "application-not-accepting");
     assert_eq!(full[0].severity, Severity::Warning);
@@ -651,6 +664,8 @@ fn a_queue_that_nobody_empties_is_told_though_nobody_knocks() {
     let some = left(5, 240_000);
     assert_eq!(some[0].severity, Severity::Info);
     assert!(!some[0].summary.contains("turned away"), "{:?}", some[0]);
+    // One who knocked, where there is room for no more.
+    assert_eq!(left_of(0, 1, 240_000)[0].severity, Severity::Info);
     // They came a moment ago.
     assert_ne!(
         left(5, 2_000).first().map(|found| found.severity),
