@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use super::super::super::{
     sizing::{lasting, median},
-    window::{Netns, Window},
+    window::{Netns, Window, ratio},
 };
 use crate::report::diagnosis::{Affected, Finding, Severity};
 
@@ -15,6 +15,8 @@ pub(in super::super) const CAUSES: [&str; 2] = ["unread-data", "data-after-close
 const AT_ONCE_NS: u64 = 5_000_000;
 /// Fewer say nothing of the others.
 const LEAST_SEEN: usize = 10;
+/// A service that turns away so many of its clients fails.
+const MANY: f64 = 1.0 / 3.0;
 /// What a process that ends closes, it closes within such a time.
 const END_NS: u64 = 200_000_000;
 
@@ -102,17 +104,29 @@ fn at_once(window: &Window, netns: &Netns, found: Finding) -> Finding {
         return found;
     };
     let ends = window.events.within("lifetimes", netns.inode);
-    let ends = ends.filter(|end| {
-        end.is("role", "server") && end.small("sport") == Some(port) && !end.is("result", "fin")
-    });
-    let lived: Vec<u64> = ends.filter_map(|end| end.number("duration_ns")).collect();
+    let ends: Vec<_> = ends
+        .filter(|end| end.is("role", "server") && end.small("sport") == Some(port))
+        .collect();
+    let reset = ends.iter().filter(|end| !end.is("result", "fin"));
+    let lived: Vec<u64> = reset.filter_map(|end| end.number("duration_ns")).collect();
     let Some(lived_ns) = median(&lived).filter(|_| lived.len() >= LEAST_SEEN) else {
         return found;
     };
     if lived_ns > AT_ONCE_NS {
         return found;
     }
+    let share = ratio(lived.len() as u64, ends.len() as u64);
     let mut found = found
+        .measured(
+            format!(
+                "{:.0} % of its connections ended so, of {} that were looked at",
+                share * 100.0,
+                ends.len()
+            ),
+            share * 100.0,
+            "percent",
+            "lifetimes",
+        )
         .counted(
             format!(
                 "half of those that were reset lived no longer than {}: they were closed as soon as they were accepted",
@@ -126,6 +140,9 @@ fn at_once(window: &Window, netns: &Netns, found: Finding) -> Finding {
             "see whether the application turns clients away (its limit of connections, an access list; its log)",
             "none",
         );
+    if share >= MANY {
+        found.severity = Severity::Critical;
+    }
     // Whoever is turned away cannot be served in a better order.
     found.fixes.rotate_right(1);
     found

@@ -40,7 +40,8 @@ pub(super) static RULE: Rule = Rule {
                      peer had closed in order half a second before or more, and that were written to all the same. What is refused at one \
                      address while the same process gets through at another of the same machine (localhost as ::1 and 127.0.0.1) \
                      is only noted. It is critical where a destination that is asked more often than health checks do (8 times a \
-                     second) refuses every connect. What clients of a service that ended meanwhile, or was restarted, send on their \
+                     second) refuses every connect, and where a service closes a third of its connections or more as soon as it has accepted \
+                     them, unread. What clients of a service that ended meanwhile, or was restarted, send on their \
                      open connections is only noted. A firewall is named only where one of this machine was seen to drop the SYNs.",
         fixes: &[
             (

@@ -629,6 +629,12 @@ fn a_service_that_closes_at_once_is_one_finding_whatever_was_first() {
         "{last}"
     );
     assert!(found.fixes[0].text.contains("turns clients away"));
+    assert_eq!(found.severity, Severity::Critical);
+    // Three of four are served.
+    let mut served = life.clone();
+    served[1].1 = Value::Word("fin");
+    window.event("lifetimes", 150, &served);
+    assert_eq!(window.findings()[0].severity, Severity::Warning);
 }
 
 #[test]
