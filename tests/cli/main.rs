@@ -8,6 +8,7 @@ mod explain;
 mod help;
 mod readme;
 mod schema;
+mod symbol_worker;
 
 use std::process::{Command, Output};
 

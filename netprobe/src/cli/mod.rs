@@ -213,6 +213,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
 /// Looks up names of functions for another netprobe.
 fn symbol_worker(options: &[OsString]) -> ExitCode {
     let uses_debug_info = !options.iter().any(|option| option == NO_DEBUG_INFO);
+    signals::leave_to_parent();
     match crate::symbols::worker::run(uses_debug_info) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => conclude(&error),

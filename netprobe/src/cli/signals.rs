@@ -55,6 +55,16 @@ pub(super) fn survive_file_limits() {
     }
 }
 
+/// Leaves signals to the parent: a helper of a run is there until that has drawn what it collected, also where a signal was
+/// sent to everything of our name (`pkill netprobe`). It ends with its parent.
+pub(super) fn leave_to_parent() {
+    for number in [SIGHUP, SIGINT, SIGTERM] {
+        if let Err(error) = flag::register(number, Arc::default()) {
+            log::debug!("signal {number} stays as it is: {error}");
+        }
+    }
+}
+
 /// Waits for SIGINT, SIGTERM, or SIGHUP unless that was to be ignored (nohup).
 pub(super) struct Stop {
     interrupt: Signal,
