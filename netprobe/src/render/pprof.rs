@@ -115,11 +115,11 @@ fn location(id: u64) -> Message {
     location
 }
 
+/// A function without the system's name for it: one that is equal is taken for mangled, and shown without `<...>`.
 fn function(id: u64, name: u64) -> Message {
     let mut function = Message::default();
     function.number(1, id);
     function.number(2, name);
-    function.number(3, name);
     function
 }
 
@@ -354,6 +354,14 @@ mod tests {
         assert_eq!(read(&packed).unwrap(), expected);
         assert!(read(&packed[..packed.len() / 2]).is_err());
     }
+
+    #[test]
+    fn names_are_not_said_to_be_mangled() {
+        let function = function(1, 2).into_bytes();
+        let numbers = fields(&function).unwrap();
+        assert_eq!((number_of(&numbers, 2), number_of(&numbers, 3)), (2, 0));
+    }
+
     #[test]
     fn profiles_that_would_take_all_memory_are_refused() {
         let packed = |bytes: &[u8]| {

@@ -12,29 +12,67 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::fstat;
+use rustix::fs::{Stat, fstat};
 
-use super::images::{inner_pid, open_below, with_memory};
+use super::{
+    images::{inner_pid, open_below, with_memory},
+    protocol::Missing,
+};
+use crate::observe::{clock::wall_offset_ns, owners::started_ns};
 
 /// Bytes of a map that are read, from its end.
 const MOST_BYTES: u64 = 128 << 20;
 /// Bytes of a line that are kept; the rest belongs to no name that a person would read.
 const LINE_BYTES: u64 = 1024;
 
+/// How much later than its time says a file may have been written, in nanoseconds: the kernel's clock for files goes by
+/// ticks of at most 10 ms, as do the times at which processes begin.
+const CLOCK_STEPS_NS: i64 = 20_000_000;
+
 /// What a map knows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Known {
     /// Names by address.
     pub(super) names: HashMap<u64, String>,
-    /// Its beginning was not read.
-    pub(super) is_cut: bool,
+    /// Why other code that was made at run time has none.
+    pub(super) others: Missing,
+}
+
+impl Known {
+    fn nothing(others: Missing) -> Self {
+        let names = HashMap::new();
+        Self { names, others }
+    }
 }
 
 /// Names for those of `addresses` that the map of the process knows.
 pub(super) fn lookup(pid: u32, addresses: &[u64]) -> Known {
-    let file = open_map(pid).map(File::from);
-    file.and_then(|file| search_end(file, addresses, MOST_BYTES))
-        .unwrap_or_default()
+    let known = open_map(pid).and_then(|map| lookup_in(map.into(), pid, addresses));
+    known.unwrap_or_else(|| Known::nothing(Missing::Jit))
+}
+
+fn lookup_in(map: File, pid: u32, addresses: &[u64]) -> Option<Known> {
+    if is_older(&map, pid) {
+        return Some(Known::nothing(Missing::JitOlder));
+    }
+    search_end(map, addresses, MOST_BYTES)
+}
+
+/// Whether a map was written last before the process began: by another one, which had its id.
+fn is_older(map: &File, pid: u32) -> bool {
+    let started_ns = started_ns(Path::new("/proc"), pid);
+    let Some((started_ns, map)) = started_ns.zip(fstat(map).ok()) else {
+        return false;
+    };
+    let began = wall_offset_ns().saturating_add_unsigned(started_ns);
+    written_ns(&map).saturating_add(CLOCK_STEPS_NS) < began
+}
+
+/// When a file was written last, in nanoseconds since 1970.
+fn written_ns(file: &Stat) -> i64 {
+    let nanoseconds = i64::try_from(file.st_mtime_nsec).unwrap_or_default();
+    let seconds = file.st_mtime.saturating_mul(1_000_000_000);
+    seconds.saturating_add(nanoseconds)
 }
 
 /// Searches the last bytes of a map, which are at most so many.
@@ -43,14 +81,13 @@ fn search_end(mut map: File, addresses: &[u64], most: u64) -> Option<Known> {
     // Reading goes on one byte before, so that a line that begins there is whole.
     map.seek(SeekFrom::Start(begin.saturating_sub(1))).ok()?;
     let mut reader = BufReader::with_capacity(1 << 16, map.take(most + 1));
-    let is_cut = begin > 0;
-    if is_cut {
+    let mut others = Missing::Jit;
+    if begin > 0 {
         reader.skip_until(b'\n').ok()?;
+        others = Missing::JitCut;
     }
-    Some(Known {
-        names: search(reader, addresses),
-        is_cut,
-    })
+    let names = search(reader, addresses);
+    Some(Known { names, others })
 }
 
 /// The map, if it belongs to the owner of the process: anybody may write to `/tmp`.
@@ -105,6 +142,8 @@ pub(super) fn parse(line: &[u8]) -> Option<(u64, u64, &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use std::{io::Write, time::SystemTime};
+
     use super::*;
 
     #[test]
@@ -145,13 +184,28 @@ mod tests {
             let known = search_end(map, &[0x1000, 0x2000, 0x3000], most as u64).unwrap();
             let mut names: Vec<String> = known.names.into_values().collect();
             names.sort();
-            (names.join(" "), known.is_cut)
+            (names.join(" "), known.others)
         };
-        assert_eq!(known(text.len()), ("more new other".to_owned(), false));
-        assert_eq!(known(text.len() - 1), ("more new other".to_owned(), true));
+        let (whole, cut) = (Missing::Jit, Missing::JitCut);
+        assert_eq!(known(text.len()), ("more new other".to_owned(), whole));
+        assert_eq!(known(text.len() - 1), ("more new other".to_owned(), cut));
         let end = lines[2].len() + lines[3].len() + 2;
-        assert_eq!(known(end), ("more new".to_owned(), true));
-        assert_eq!(known(end - 1), ("new".to_owned(), true));
+        assert_eq!(known(end), ("more new".to_owned(), cut));
+        assert_eq!(known(end - 1), ("new".to_owned(), cut));
+    }
+
+    #[test]
+    fn a_map_from_before_the_process_is_of_another_one() {
+        let pid = std::process::id();
+        let mut map = tempfile::tempfile().unwrap();
+        map.write_all(b"1000 10 name\n").unwrap();
+        let known = |map: &File| {
+            let known = lookup_in(map.try_clone().unwrap(), pid, &[0x1000]).unwrap();
+            (known.names.len(), known.others)
+        };
+        assert_eq!(known(&map), (1, Missing::Jit));
+        map.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(known(&map), (0, Missing::JitOlder));
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub enum Missing {
     Jit,
     /// The same, and what was written down is more than is read.
     JitCut,
+    /// The same, and what was written down is from before the process began.
+    JitOlder,
     /// The process has run two programs with different code there, or may have.
     Replaced,
     /// The process had different files there, one after another.
@@ -61,12 +63,13 @@ pub enum Missing {
 
 impl Missing {
     /// All reasons.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Unmapped,
         Self::TooMany,
         Self::Stripped,
         Self::Jit,
         Self::JitCut,
+        Self::JitOlder,
         Self::Replaced,
         Self::Remapped,
         Self::Exited,
@@ -84,6 +87,7 @@ impl Missing {
             Self::Stripped => "stripped",
             Self::Jit => "jit",
             Self::JitCut => "jit-cut",
+            Self::JitOlder => "jit-older",
             Self::Replaced => "replaced",
             Self::Remapped => "remapped",
             Self::Exited => "exited",
@@ -108,6 +112,7 @@ impl Missing {
             Self::Stripped
             | Self::Jit
             | Self::JitCut
+            | Self::JitOlder
             | Self::Unreadable
             | Self::NotRegular
             | Self::Overwritten
@@ -141,6 +146,10 @@ impl Missing {
             Self::JitCut => {
                 "made at run time, and not named in the last 128 MiB of /tmp/perf-PID.map, which are all that is read: a \
                  process that was restarted has a short map"
+            }
+            Self::JitOlder => {
+                "made at run time, and /tmp/perf-PID.map was written before the process began, by another one that had its id: \
+                 remove it, and have this one write its own"
             }
             Self::Replaced => {
                 "the process has run other programs, which may have code at the same address: build them with -pie, or \

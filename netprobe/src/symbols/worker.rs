@@ -356,9 +356,7 @@ fn apply_perf_map(pid: u32, answers: &mut [(u64, Names)]) {
                     missing: None,
                 };
             }
-            None if found.is_cut && names.missing == Some(Missing::Jit) => {
-                names.missing = Some(Missing::JitCut);
-            }
+            None if names.missing == Some(Missing::Jit) => names.missing = Some(found.others),
             None => {}
         }
     }

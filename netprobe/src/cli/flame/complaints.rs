@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use caps::Capability;
 use netprobe_common::samples::STACK_DEPTH;
 
-use super::roots;
+use super::{
+    nameless::{Nameless, Of, Weights},
+    roots,
+};
 use crate::{kernel::privileges, render::text, report::Value, symbols::Missing};
 
 /// A share above which it is explained.
@@ -52,24 +55,21 @@ fn percent(weight: u64, all: u64) -> u64 {
 const READS_FILES: [Capability; 2] = [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
 
 /// Why frames have no names.
-pub(super) fn of_names(nameless: &BTreeMap<(Missing, String), u64>, all: u64) -> Vec<String> {
+pub(super) fn of_names(nameless: &Nameless) -> Vec<String> {
     let lacking = privileges::lacking(&READS_FILES);
-    names_lines(nameless, all, lacking.as_deref())
+    names_lines(nameless.larger(), lacking.as_deref())
 }
 
 /// The same for one who is `lacking` these capabilities.
-fn names_lines(
-    nameless: &BTreeMap<(Missing, String), u64>,
-    all: u64,
-    lacking: Option<&str>,
-) -> Vec<String> {
+fn names_lines((of, nameless, all): (Of, &Weights, u64), lacking: Option<&str>) -> Vec<String> {
     let total = percent(nameless.values().sum(), all);
     if total <= EXPLAIN_PERCENT {
         return Vec::new();
     }
-    let mut lines = vec![format!(
-        "{total} % of the user code has no name, each stack counting alike:"
-    )];
+    let mut lines = vec![match of {
+        Of::Frames => format!("{total} % of the user code has no name, each stack counting alike:"),
+        Of::Innermost => format!("{total} % of the user stacks have code without a name on top:"),
+    }];
     for ((missing, module), weight) in largest(nameless) {
         let (percent, module) = (percent(*weight, all), shown(module));
         if percent == 0 {
@@ -333,7 +333,7 @@ mod tests {
             ((Missing::Stripped, "[big]".to_owned()), 500),
             ((Missing::Stripped, "[small]".to_owned()), 1),
         ];
-        let lines = names_lines(&nameless.into(), 1000, None);
+        let lines = names_lines((Of::Frames, &nameless.into(), 1000), None);
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert!(lines[1].contains("[big]"), "{lines:?}");
     }
@@ -341,12 +341,12 @@ mod tests {
     #[test]
     fn who_lacks_a_capability_is_told_which() {
         let nameless = [((Missing::Unreadable, "[t]".to_owned()), 56)].into();
-        let lines = names_lines(&nameless, 100, Some("CAP_SYS_PTRACE"));
+        let lines = names_lines((Of::Innermost, &nameless, 100), Some("CAP_SYS_PTRACE"));
         assert_eq!(
             lines[1],
             "  56 % [t]: the file cannot be read: needs CAP_SYS_PTRACE"
         );
-        let lines = names_lines(&nameless, 100, None);
+        let lines = names_lines((Of::Innermost, &nameless, 100), None);
         assert!(lines[1].contains("gone"), "{lines:?}");
         assert!(!lines[1].contains("root"), "{lines:?}");
     }

@@ -24,6 +24,7 @@ mod draw;
 mod events;
 mod graph;
 mod held;
+mod nameless;
 mod naming;
 mod progress;
 mod room;

@@ -16,6 +16,7 @@ use super::{
     complaints::{self, Copying, CutIn, Share},
     copies::{Copies, Counting, NOT_HELD, NOT_UNWOUND},
     graph::Graph,
+    nameless::{Counted, Nameless},
     roots::{self, By},
     wanted::Wanted,
 };
@@ -41,8 +42,6 @@ const IN_EXEC: &str = "load_elf_binary_[k]";
 
 /// Processes that the worker is told at a time to have had their stacks copied.
 const MOST_COPIED: usize = 64;
-/// Shares of a stack's weight are of so many parts of it.
-const PRECISION: u64 = 1024;
 
 /// Names stacks.
 pub(super) struct Naming {
@@ -60,9 +59,7 @@ pub(super) struct Naming {
     unwanted_copies: u64,
     /// Whether a kernel stack belongs into the graph, where that is asked.
     within: HashMap<i32, bool>,
-    /// Weight of user stacks with frames, each shared among its frames: all, and by why some have no name.
-    weighed: u64,
-    nameless: BTreeMap<(Missing, String), u64>,
+    nameless: Nameless,
     /// Weight of user stacks, all and cut ones by thread name.
     stacks_weighed: u64,
     cut: BTreeMap<String, u64>,
@@ -95,8 +92,7 @@ impl Naming {
             copied: BTreeSet::new(),
             unwanted_copies: 0,
             within: HashMap::new(),
-            weighed: 0,
-            nameless: BTreeMap::new(),
+            nameless: Nameless::default(),
             stacks_weighed: 0,
             cut: BTreeMap::new(),
             cut_in: BTreeMap::new(),
@@ -387,7 +383,7 @@ impl Naming {
             }
         }
         is_whole |= roots::is_whole(&innermost_first, By::Tables);
-        self.weigh(counted, weight);
+        self.nameless.add(counted, weight);
         self.finish_user(thread.shown, innermost_first, is_whole, weight)
     }
 
@@ -424,12 +420,8 @@ impl Naming {
             }
         }
         let is_whole = roots::is_whole(&innermost_first, By::FramePointers);
-        self.weigh(counted, weight);
+        self.nameless.add(counted, weight);
         self.finish_user(thread.shown, innermost_first, is_whole && !is_cut, weight)
-    }
-
-    fn weigh(&mut self, counted: Counted, weight: u64) {
-        counted.weigh(&mut self.nameless, &mut self.weighed, weight);
     }
 
     fn finish_user(
@@ -462,7 +454,7 @@ impl Naming {
     pub(super) fn complaints(&self, copying: Copying) -> Vec<String> {
         let cut = Share::of(&self.cut, self.stacks_weighed);
         let lost = Share::of(&self.lost, self.stacks_weighed);
-        let mut lines = complaints::of_names(&self.nameless, self.weighed);
+        let mut lines = complaints::of_names(&self.nameless);
         lines.extend(complaints::of_cut(
             &cut,
             complaints::most_cut(&self.cut_in),
@@ -498,37 +490,6 @@ fn is_of_unknown(names: &Names, whose: Whose<'_>) -> bool {
     names.missing == Some(Missing::Replaced) && !whose.is_known
 }
 
-/// The frames of a user stack.
-#[derive(Debug, Default)]
-struct Counted {
-    all: u64,
-    /// Those without a name.
-    nameless: Vec<(Missing, String)>,
-}
-
-impl Counted {
-    fn add(&mut self, names: &Names) {
-        self.all += 1;
-        let missing = names.missing;
-        self.nameless
-            .extend(missing.map(|missing| (missing, names.frames[0].clone())));
-    }
-
-    /// Adds the weight of the stack, of which each of its frames has the same share: a picture is read by its samples, and a
-    /// stack of which nothing is known has but one frame.
-    fn weigh(self, nameless: &mut BTreeMap<(Missing, String), u64>, all: &mut u64, weight: u64) {
-        let weight = weight.saturating_mul(PRECISION);
-        if self.all == 0 {
-            return;
-        }
-        *all = all.saturating_add(weight);
-        for why in self.nameless {
-            let sum = nameless.entry(why).or_default();
-            *sum = sum.saturating_add(weight / self.all);
-        }
-    }
-}
-
 /// Reads a stack, each once.
 fn read<'a>(known: &'a mut HashMap<i32, Addresses>, stacks: &TaskStacks, id: i32) -> &'a Addresses {
     known.entry(id).or_insert_with(|| stacks.read(id))
@@ -539,30 +500,4 @@ fn call_sites(ips: &[u64]) -> impl Iterator<Item = u64> {
     ips.iter()
         .enumerate()
         .map(|(depth, ip)| if depth == 0 { *ip } else { ip.wrapping_sub(1) })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_deep_stack_weighs_no_more_than_one_of_which_nothing_is_known() {
-        let names = |missing| Names {
-            frames: vec!["frame".to_owned()],
-            missing,
-        };
-        let (mut nameless, mut all) = (BTreeMap::new(), 0);
-        let mut deep = Counted::default();
-        for _frame in 0..100 {
-            deep.add(&names(None));
-        }
-        deep.weigh(&mut nameless, &mut all, 6);
-        let mut unknown = Counted::default();
-        unknown.add(&names(Some(Missing::Exited)));
-        unknown.weigh(&mut nameless, &mut all, 4);
-        let share = nameless[&(Missing::Exited, "frame".to_owned())] * 100 / all;
-        assert_eq!(share, 40);
-        Counted::default().weigh(&mut nameless, &mut all, 4);
-        assert_eq!(all, 10 * PRECISION);
-    }
 }

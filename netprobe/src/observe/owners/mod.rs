@@ -12,12 +12,12 @@ use std::{
 
 use self::{
     budget::Budget,
-    scan::{Held, is_running, newest, scan, scan_young, started_ns},
+    scan::{Held, is_running, newest, scan, scan_young},
 };
 
 use super::clock::{now_ns, thread_cpu};
 
-pub use self::scan::{Holder, scan_time};
+pub use self::scan::{Holder, scan_time, started_ns};
 
 pub(super) use self::scan::measured;
 

@@ -149,7 +149,7 @@ fn read_comm(process: &Path) -> [u8; 16] {
 }
 
 /// When a process was there at the latest, by `CLOCK_MONOTONIC`; `None` if it has ended.
-pub(super) fn started_ns(proc: &Path, pid: u32) -> Option<u64> {
+pub fn started_ns(proc: &Path, pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(proc.join(format!("{pid}/stat"))).ok()?;
     Some(started_since_boot(&stat)?.saturating_sub(asleep_ns()))
 }
