@@ -130,6 +130,8 @@ pub(super) fn unwind<'a>(stack: &CopiedStack, code: impl Fn(u64) -> Code<'a>) ->
                 }
                 (None, None) => Step::Lost,
             },
+            // What the kernel has found goes past that caller, too.
+            Code::Bare if frame.is_of_another(&code) => return unwound,
             Code::Bare => {
                 is_call = true;
                 frame.by_frame_pointer()
@@ -279,6 +281,31 @@ impl<'a> Frame<'a> {
             Code::Bare | Code::Go(..) | Code::Closed => !is_call && index < PUSHED,
             Code::None => false,
         })
+    }
+
+    /// Whether the frame pointer is that of a function further out, as far as the stack tells: Java without
+    /// `-XX:+PreserveFramePointer` saves it on entry, right below its return address, and does not set its own. What earlier
+    /// calls have left looks like that too, so the frame must be one that such code does not have: of Java's interpreter,
+    /// which keeps below it where its caller's stack was, or of what other code than made at run time has called.
+    fn is_of_another<'t>(&self, code: impl Fn(u64) -> Code<'t>) -> bool {
+        let (Some(frame), Some(stack)) =
+            (self.registers[FRAME_POINTER], self.registers[STACK_POINTER])
+        else {
+            return false;
+        };
+        let is_bare = |address: u64| matches!(code(address.wrapping_sub(1)), Code::Bare);
+        let Some(caller) = self.word(frame.wrapping_add(8)) else {
+            return false;
+        };
+        let below = self.word(frame.wrapping_sub(8)).unwrap_or_default();
+        let keeps_stack = below > frame.wrapping_add(8) && self.word(below).is_some();
+        if is_bare(caller) && !keeps_stack {
+            return false;
+        }
+        let places = (stack..frame).step_by(8);
+        let mut pairs =
+            places.map_while(|at| Some((self.word(at)?, self.word(at.wrapping_add(8))?)));
+        pairs.any(|(saved, address)| saved == frame && is_bare(address))
     }
 
     /// Leaves a function of Go. One that was interrupted may have no frame, or none yet: then the frame pointer is its
@@ -489,6 +516,41 @@ mod tests {
         assert_eq!(followed([JIT + 1, 0, 0, 0]), 1);
         // The caller's frame pointer was pushed, and not replaced yet.
         assert_eq!(followed([STACK + 32, JIT + 1, 0, 0]), 1);
+    }
+
+    /// Whether code made at run time that was called from `caller` is left by its frame pointer, at the fifth word, with
+    /// this below it.
+    fn is_left(below: [u64; 4], caller: u64) -> bool {
+        let words = [&below[..], &[0, caller + 1, 0]].concat();
+        let mut stack = CopiedStack {
+            registers: [0; 21],
+            bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
+            walked: vec![JIT, caller + 1, 0],
+            taken: Taken::default(),
+        };
+        stack.registers[KERNEL_ORDER[STACK_POINTER]] = STACK;
+        stack.registers[KERNEL_ORDER[FRAME_POINTER]] = STACK + 32;
+        stack.registers[KERNEL_ORDER[RETURN_ADDRESS]] = JIT;
+        let unwound = unwind(&stack, |address| match address {
+            JIT..0x3_1000 => Code::Bare,
+            CLOSED => Code::Closed,
+            _ => Code::None,
+        });
+        unwound.places == [JIT, caller]
+    }
+
+    #[test]
+    fn the_frame_of_another_function_leads_past_the_caller() {
+        let (frame, senders) = (STACK + 32, STACK + 48);
+        let caller = JIT + 20;
+        assert!(is_left([0, 1, 2, senders], caller));
+        assert!(is_left([0, 1, 2, 3], CLOSED));
+        // Saved, and not replaced by a function that the interpreter called, or what native code did.
+        assert!(!is_left([frame, JIT + 11, 2, senders], caller));
+        assert!(!is_left([0, frame, JIT + 11, 3], CLOSED));
+        // Left by what was called before.
+        assert!(is_left([frame, JIT + 11, 2, 3], caller));
+        assert!(is_left([STACK + 8, JIT + 11, 2, senders], caller));
     }
 
     /// The places after the first of a stack of bare code whose copy ends after two callers, walked like this by the kernel;
