@@ -140,6 +140,26 @@ fn a_master_that_only_holds_the_listener_is_no_worker() {
     assert_eq!(value, set("pm.max_children", "8"), "{text}");
 }
 
+#[test]
+fn never_as_many_workers_are_wanted_as_are_there() {
+    // Four are there, three of them between two connections when they were listed: 60/s x 50 ms / 0.8 = 4.
+    let mut window = busy(1);
+    let worker = window.processes.by_pid[&100].clone();
+    for pid in [101, 102, 103, 104] {
+        let parent = 100;
+        let worker = crate::observe::processes::Process {
+            pid,
+            parent,
+            ..worker.clone()
+        };
+        window.processes.by_pid.insert(pid, worker);
+    }
+    let (value, text) = first_fix(&window);
+    assert_eq!(value, set("workers", "5"));
+    let told = "rounded up and more than the 4 that are there, = 5 at once; now 1 is served";
+    assert!(text.contains(told), "{text}");
+}
+
 /// `web` at port 80 serves `held` connections at once and has one each open to `app` at port 9000, which serves two; 20/s
 /// come, and 5/s are served.
 fn two_tiers(held: u32) -> Window {
@@ -355,6 +375,24 @@ fn a_service_that_waits_for_another_through_a_proxy_stands_behind_it() {
     // Half of the connections to the proxy are idle; or half of what it holds is of others.
     assert_eq!(services(&through_a_proxy(16, 16, 8)), expected);
     assert_eq!(services(&through_a_proxy(16, 8, 8)), [(Some(80), None)]);
+}
+
+#[test]
+fn who_tries_again_at_the_last_tier_is_counted_once_before_the_first() {
+    let mut window = through_a_proxy(8, 8, 8);
+    let group = [
+        ("stage", Value::Word("syn-accept-queue")),
+        ("listener_port", Value::Unsigned(9000)),
+    ];
+    window.total("listeners", 900, &group);
+    window.grow(&[("TcpExt.ListenOverflows", 900)]);
+    window.netns().queues[1].depths = vec![11; 10];
+    window.netns().queues[1].listener.queue = 11;
+    let (_, text) = first_fix(&window);
+    assert!(
+        text.contains("20.0 arrivals/s at port 80 of web x"),
+        "{text}"
+    );
 }
 
 /// A service that serves 8, and has as many connections to a database that takes none; so many wait in `connect()`.
