@@ -258,6 +258,7 @@ mod tests {
             }],
             fixes: Vec::new(),
             behind: None,
+            awaits: None,
         }
     }
 

@@ -115,6 +115,7 @@ pub(super) fn finding(
         affected: Vec::new(),
         fixes: Vec::new(),
         behind: None,
+        awaits: None,
     }
 }
 

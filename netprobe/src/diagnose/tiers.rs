@@ -1,84 +1,240 @@
 //! Services behind services: the one that the processes of a listener wait for, told by the connections that they have
-//! open to it, and its listener where that is watched, too.
+//! to it, and its listener where that is watched, too; and what that one waits for in turn.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    iter,
+};
 
 use super::{
-    accepting,
+    accepting::{self, Accepting},
+    events::Event,
     places::{self, End},
     ports,
-    window::{Netns, Queue, Window, endpoint},
+    sizing::{counted, several, waiting},
+    window::{Netns, Queue, Window, endpoint, ratio},
 };
+use crate::{observe::diag::SocketTable, report::diagnosis::Affected};
+
+/// Most services that are looked at one behind the other.
+const MOST_TIERS: usize = 4;
+/// The number of the state, as in include/net/tcp_states.h.
+const SYN_SENT: usize = 2;
 
 /// A service that the processes of a listener wait for.
 #[derive(Clone)]
 pub(super) struct Upstream<'a> {
     /// Where it is.
-    pub(super) end: End,
-    /// Connections that are open to it.
-    pub(super) open: u32,
-    /// Connections to it that were begun in the window; 0 if they are not known to be those of this namespace.
-    pub(super) connects: u64,
+    end: End,
+    /// The namespace of those that wait for it.
+    netns: &'a Netns,
+    /// Connections that those serve meanwhile.
+    served: u64,
+    /// Connections to it that are open.
+    open: u32,
+    /// Connections to it that wait for the answer to their SYN, in `connect()`.
+    trying: u32,
+    /// Whether most connects to it that ended have succeeded.
+    is_answering: bool,
+    /// Connections to it that are begun for each that is accepted from its clients, where both are known.
+    each: Option<f64>,
     /// Its listener, where that is watched.
-    pub(super) listener: Option<(&'a Netns, &'a Queue)>,
+    listener: Option<(&'a Netns, &'a Queue)>,
+    /// The service that it waits for itself, where nobody waits in its own queue.
+    next: Option<Box<Self>>,
 }
 
 impl<'a> Upstream<'a> {
-    /// What the processes of this listener wait for, which serve so many connections at once: a service that they connect
-    /// to, and that they have nearly as many connections to.
+    /// What the processes of this listener wait for, which accept like this: a service that they connect to, and that they
+    /// have nearly as many connections to as they serve.
     pub(super) fn of(
         window: &'a Window,
         netns: &'a Netns,
         queue: &Queue,
-        served: u64,
+        accepting: &Accepting,
     ) -> Option<Self> {
-        let pids: HashSet<u32> = window
-            .processes
-            .holders(queue.listener.ino)
-            .map(|holder| holder.pid)
-            .collect();
-        let connects = window.events.within("connects", netns.inode);
-        let own =
-            connects.filter(|event| event.small("pid").is_some_and(|pid| pids.contains(&pid)));
-        let ends: BTreeSet<End> = own
-            .filter_map(|event| event.ip("daddr").zip(event.small("dport")))
-            .collect();
-        let open = |end: &End| -> u32 {
-            let sockets = netns.after.sockets.iter();
-            let ports = sockets.flat_map(|sockets| &sockets.ports);
-            let to = ports.filter(|(to, _)| (to.remote, to.port) == *end);
-            to.map(|(_, ports)| ports.open).sum()
-        };
-        let waited_for = ends.into_iter().map(|end| (open(&end), end));
-        let (open, end) = waited_for
-            .filter(|(open, _)| *open > 0 && u64::from(*open) * 10 >= served * 8)
+        Self::within(window, netns, queue, accepting, MOST_TIERS)
+    }
+
+    fn within(
+        window: &'a Window,
+        netns: &'a Netns,
+        queue: &Queue,
+        accepting: &Accepting,
+        tiers: usize,
+    ) -> Option<Self> {
+        let served = accepting.served?;
+        let sockets = netns.after.sockets.as_ref()?;
+        let waited_for = ends(window, netns, queue).into_iter().map(|end| {
+            let (open, trying) = connections(sockets, &end);
+            (open + trying, trying, end)
+        });
+        let (all, trying, end) = waited_for
+            .filter(|(all, ..)| *all > 0 && is_most(*all, served))
             .max()?;
         let (connects, whose) = ports::connects(window, netns, end.1);
+        let connects = Some(connects).filter(|connects| *connects > 0 && whose.is_empty());
+        let accepted = accepting.accepted.filter(|accepted| *accepted > 0);
         let listener = places::listener(window, netns, end).and_then(|(home, found)| {
             let mut queues = home.queues.iter();
             Some((home, queues.find(|queue| queue.listener.ino == found.ino)?))
         });
-        Some(Self {
+        let found = Self {
             end,
-            open,
-            connects: if whose.is_empty() { connects } else { 0 },
+            netns,
+            served,
+            open: all - trying,
+            trying,
+            is_answering: is_answering(window, netns, end),
+            each: connects
+                .zip(accepted)
+                .map(|(connects, accepted)| ratio(connects, accepted)),
             // Who waits for himself waits for nobody.
             listener: listener.filter(|(_, found)| found.listener.ino != queue.listener.ino),
-        })
+            next: None,
+        };
+        let next = found.next(window, tiers).map(Box::new);
+        Some(Self { next, ..found })
     }
 
-    /// Its listener, if it is the one that has too much to do: somebody always waits in its queue.
-    pub(super) fn busy(&self) -> Option<(&'a Netns, &'a Queue)> {
+    /// What it waits for itself, if it is not what all wait for.
+    fn next(&self, window: &'a Window, tiers: usize) -> Option<Self> {
+        let (netns, queue) = self.listener.filter(|_| !self.is_goal() && tiers > 1)?;
+        let mut accepting = accepting::of(window, netns, queue);
+        let held = accepting.served?;
+        // Of those that wait for it, connections may be idle that are kept for later.
+        if is_most(self.open, held) {
+            accepting.served = Some(held.min(self.served));
+        }
+        Self::within(window, netns, queue, &accepting, tiers - 1)
+    }
+
+    /// This one, what it waits for, and so on.
+    fn all(&self) -> impl Iterator<Item = &Self> {
+        iter::successors(Some(self), |tier| tier.next.as_deref())
+    }
+
+    /// Whether it is to blame: it has too much to do, or takes no connection.
+    fn is_goal(&self) -> bool {
+        self.queue().is_some() || self.is_silent()
+    }
+
+    /// Whether those that wait for it do so in `connect()`, and as a rule in vain. Where somebody always waits in its queue,
+    /// that is why.
+    fn is_silent(&self) -> bool {
+        let is_waited_for = self.trying > 0 && is_most(self.trying, self.served);
+        is_waited_for && !self.is_answering && self.queue().is_none()
+    }
+
+    /// Its listener, if somebody always waits in its queue.
+    fn queue(&self) -> Option<(&'a Netns, &'a Queue)> {
         self.listener
             .filter(|(_, queue)| accepting::is_always_waited_for(queue))
     }
 
+    /// The listener that has too much to do: its own, or that of the one that it only passes on to.
+    pub(super) fn busy(&self) -> Option<(&'a Netns, &'a Queue)> {
+        self.all().find_map(Self::queue)
+    }
+
+    /// The one that takes no connection: this, or one behind it.
+    pub(super) fn silent(&self) -> Option<&Self> {
+        self.all().find(|tier| tier.is_silent())
+    }
+
+    /// Connections that come to the last one for each that is accepted by those who wait for the first, where it is known.
+    pub(super) fn each(&self) -> Option<f64> {
+        self.all().map(|tier| tier.each).product()
+    }
+
+    /// As the destination that findings of their own may be about.
+    pub(super) fn destination(&self) -> Affected {
+        Window::affected_destination(self.netns, self.end.0, self.end.1)
+    }
+
     /// How it is called.
-    pub(super) fn name(&self, window: &Window) -> String {
+    fn name(&self, window: &Window) -> String {
         let end = endpoint(self.end.0, self.end.1);
         let holder = self
             .listener
             .and_then(|(_, queue)| window.holder(&queue.listener));
         holder.map_or(end.clone(), |holder| format!("{end} ({})", holder.comm))
     }
+
+    /// How the one is called that all wait for, and those that only pass on to it.
+    pub(super) fn path(&self, window: &Window) -> String {
+        let mut names: Vec<String> = self.all().map(|tier| tier.name(window)).collect();
+        let last = names.pop().unwrap_or_default();
+        if names.is_empty() {
+            return last;
+        }
+        format!("{last} through {}", names.join(" and "))
+    }
+
+    /// The connections to each, with their number.
+    pub(super) fn connections(&self, window: &Window) -> Vec<(String, u64)> {
+        let mut who = "it".to_owned();
+        let told = self.all().map(|tier| {
+            let name = tier.name(window);
+            let served = counted(tier.served, "connection");
+            let text = format!("while {who} serves {served}, {}", tier.are(&name));
+            who = name;
+            (text, u64::from(tier.open + tier.trying))
+        });
+        told.collect()
+    }
+
+    /// What its connections do.
+    fn are(&self, name: &str) -> String {
+        let trying = waiting(self.trying);
+        if self.open == 0 {
+            return format!("{trying} in connect() for {name} (SYN-SENT)");
+        }
+        let open = several(self.open.into(), "connection is", "connections are");
+        match self.trying {
+            0 => format!("{open} open to {name}"),
+            _ => format!("{open} open to {name}, and {trying} in connect() (SYN-SENT)"),
+        }
+    }
+}
+
+/// Whether so many connections are nearly all that are served.
+fn is_most(connections: u32, served: u64) -> bool {
+    u64::from(connections) * 10 >= served * 8
+}
+
+/// What the processes of a listener connect to, whether they get through or not.
+fn ends(window: &Window, netns: &Netns, queue: &Queue) -> BTreeSet<End> {
+    let holders = window.processes.holders(queue.listener.ino);
+    let pids: HashSet<u32> = holders.map(|holder| holder.pid).collect();
+    let connects = window.events.within("connects", netns.inode);
+    let again = window.events.within("retransmits", netns.inode);
+    let again = again.filter(|event| event.is("cause", "syn"));
+    let is_own = |event: &&Event| event.small("pid").is_some_and(|pid| pids.contains(&pid));
+    let own = connects.chain(again).filter(is_own);
+    own.filter_map(|event| event.ip("daddr").zip(event.small("dport")))
+        .collect()
+}
+
+/// Whether most connects from a namespace to an end that ended have succeeded.
+fn is_answering(window: &Window, netns: &Netns, (address, port): End) -> bool {
+    let connects = window.events.within("connects", netns.inode);
+    let to = connects
+        .filter(|event| event.ip("daddr") == Some(address) && event.small("dport") == Some(port));
+    let (established, failed): (Vec<&Event>, Vec<&Event>) =
+        to.partition(|event| event.is("outcome", "established"));
+    established.len() > failed.len()
+}
+
+/// Connections of a namespace to an end: those that are open, and those whose SYN nobody has answered yet.
+fn connections(sockets: &SocketTable, end: &End) -> (u32, u32) {
+    let to = sockets.ports.iter();
+    let to = to.filter(|(to, _)| (to.remote, to.port) == *end);
+    let all: u32 = to.map(|(_, ports)| ports.open).sum();
+    let established = sockets.quietness.get(end);
+    let established = established.map_or(0, |quietness| quietness.connections);
+    // The states are of the whole namespace.
+    let trying = u32::try_from(sockets.states[SYN_SENT]).unwrap_or(u32::MAX);
+    let trying = all.saturating_sub(established).min(trying);
+    (all - trying, trying)
 }

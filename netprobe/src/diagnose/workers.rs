@@ -44,6 +44,8 @@ pub(super) struct Before {
 /// What comes each second, and how that is known.
 struct Arrivals {
     rate: f64,
+    /// What to say if some are counted more than once.
+    at_most: &'static str,
     text: String,
 }
 
@@ -85,13 +87,8 @@ impl Workers<'_> {
     pub(super) fn arrival_rate(&self) -> (f64, &'static str) {
         let accepted = self.accepting.accepted.unwrap_or(0);
         let rates = self.accepting.busy.unwrap_or_default();
-        let (_, own) = self.arrivals(accepted);
-        let before = self.before.iter().map(|before| before.at_most);
-        let at_most = before.fold(
-            own,
-            |known, at_most| if known.is_empty() { at_most } else { known },
-        );
-        (self.demand(accepted, rates).rate, at_most)
+        let Arrivals { rate, at_most, .. } = self.demand(accepted, rates);
+        (rate, at_most)
     }
 
     /// Little's law: connections served at once = arrivals/s x service time, and service time = connections served at once
@@ -99,7 +96,7 @@ impl Workers<'_> {
     fn more(&self, found: Finding, accepted: u64, (came, taken): (f64, f64)) -> Finding {
         const RISK: &str =
             "each worker takes memory, and perhaps a connection of the database behind it";
-        let Arrivals { rate, text } = self.demand(accepted, (came, taken));
+        let Arrivals { rate, text, .. } = self.demand(accepted, (came, taken));
         if rate <= taken * BUSY {
             return found.command(
                 format!(
@@ -124,15 +121,15 @@ impl Workers<'_> {
         };
         #[expect(clippy::cast_precision_loss, reason = "a few connections")]
         let service_s = served as f64 / taken;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a bounded positive number"
-        )]
-        let wanted = (rate * service_s / BUSY).ceil().clamp(1.0, 1e6) as u64;
         let found = self.on_cpu(found);
         let processes = self.window.processes.holders(self.listener.ino).count();
         let is_one_each = served <= processes as u64;
+        let there = if is_one_each {
+            self.acceptors().len()
+        } else {
+            0
+        };
+        let (wanted, least) = wanted(rate * service_s / BUSY, there as u64);
         let (what, setting) = if is_one_each {
             let holder = self.window.holder(self.listener);
             worker_limit(holder.map_or("", |holder| holder.comm.as_str()))
@@ -145,7 +142,7 @@ impl Workers<'_> {
         found.application(
             format!(
                 "{what}: {text} x {service_s:.3} s per connection ({served} held at once / {taken:.1} accepted/s) / {BUSY}, so \
-                 that they are busy {:.0} % of the time, rounded up, = {wanted} at once; now {} at once{}",
+                 that they are busy {:.0} % of the time, rounded up{least}, = {wanted} at once; now {} at once{}",
                 BUSY * 100.0,
                 several(served, "is served", "are served"),
                 self.by_whom(served, processes as u64),
@@ -210,10 +207,17 @@ impl Workers<'_> {
         let others = Some(taken - opened).filter(|others| *others >= taken * 0.1);
         let others = others.unwrap_or(0.0);
         let rate = passed + others;
-        if self.before.is_empty() || rate <= own {
-            let text = format!("{at_most}{own:.1} arrivals/s");
-            return Arrivals { rate: own, text };
+        // Who tries again here is counted once by those that wait for it.
+        let least = if at_most.is_empty() { own } else { came };
+        if self.before.is_empty() || rate <= least {
+            return Arrivals {
+                rate: own,
+                at_most,
+                text: format!("{at_most}{own:.1} arrivals/s"),
+            };
         }
+        let mut known = self.before.iter().map(|before| before.at_most);
+        let passed_at_most = known.find(|at_most| !at_most.is_empty());
         let passed = self.before.iter().map(|before| {
             let each = if (before.each - 1.0).abs() < 0.05 {
                 String::new()
@@ -236,7 +240,11 @@ impl Workers<'_> {
             [only] => only.clone(),
             _ => format!("({})", terms.join(" + ")),
         };
-        Arrivals { rate, text }
+        Arrivals {
+            rate,
+            at_most: passed_at_most.unwrap_or(""),
+            text,
+        }
     }
 
     /// How many clients came, turned away or not, and what to say if some are counted more than once.
@@ -256,6 +264,21 @@ impl Workers<'_> {
         }
         (most, "at most (who tried again is counted again) ")
     }
+}
+
+/// So many rounded up, but more than are there, and what to say of that.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a bounded positive number"
+)]
+fn wanted(busy: f64, there: u64) -> (u64, String) {
+    let wanted = busy.ceil().clamp(1.0, 1e6) as u64;
+    if wanted > there {
+        return (wanted, String::new());
+    }
+    let least = format!(" and more than the {there} that are there");
+    (there + 1, least)
 }
 
 /// What to do where each worker serves one connection, and the setting for it by the name that the program has for it.

@@ -139,6 +139,8 @@ pub struct Finding {
     pub fixes: Vec<Fix>,
     /// The id of the finding that has to be fixed first, if this one hides behind another.
     pub behind: Option<&'static str>,
+    /// The destination that its processes wait for in `connect()`: what is wrong with that one comes first.
+    pub awaits: Option<Affected>,
 }
 
 /// What came of a rule.
@@ -310,6 +312,7 @@ pub(crate) fn sample() -> Diagnosis {
                 is_at_once: false,
             }],
             behind: Some("conntrack-table-full"),
+            awaits: None,
         }],
         checked: vec![Checked {
             id: "resets",

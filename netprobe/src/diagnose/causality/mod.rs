@@ -140,7 +140,10 @@ pub(super) fn order(findings: &mut [Finding], window: &Window) {
     for index in 0..findings.len() {
         // A rule knows more of what it says itself.
         let known = findings[index].behind;
-        findings[index].behind = known.or_else(|| cause(&findings[index], findings, &scene));
+        let found = &findings[index];
+        findings[index].behind = known
+            .or_else(|| cause(found, findings, &scene))
+            .or_else(|| awaited(found, findings, &scene));
     }
     findings.sort_by_key(|finding| {
         (
@@ -195,6 +198,18 @@ fn cause(effect: &Finding, findings: &[Finding], scene: &Scene<'_>) -> Option<&'
         .map(|hit| causes.iter().find(|cause| explains(cause, hit)));
     let by_hit: Option<Vec<_>> = by_hit.collect();
     Some(by_hit?.first()?.id)
+}
+
+/// What is wrong with the destination that the processes of a service wait for: what stops connections to it first.
+fn awaited(effect: &Finding, findings: &[Finding], scene: &Scene<'_>) -> Option<&'static str> {
+    let destination = effect.awaits.as_ref()?;
+    let is_of_it = |cause: &&Finding| {
+        cause.id != effect.id
+            && cause.severity >= Severity::Warning
+            && services(cause).any(|service| is_same(service, destination, scene))
+    };
+    let causes = findings.iter().filter(is_of_it).map(|cause| cause.id);
+    causes.min_by_key(|id| rank(id))
 }
 
 /// Whether a finding that may be the cause of another is bad enough for that.

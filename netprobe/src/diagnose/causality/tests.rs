@@ -99,6 +99,28 @@ fn one_service_is_not_behind_what_is_wrong_with_another() {
 }
 
 #[test]
+fn a_service_that_waits_in_connect_is_behind_what_is_first_wrong_with_that_destination() {
+    let told = |awaited: &str| {
+        let found =
+            |id, hit| finding(id, Severity::Critical, Confidence::High, String::new()).hits([hit]);
+        let mut waiting = found("application-not-accepting", service(2, "10.9.0.2:9001"));
+        waiting.awaits = Some(service(2, awaited));
+        let mut findings = [
+            waiting,
+            found("syn-retransmits", service(2, "10.9.0.77:5432")),
+            found("syn-retransmits", service(2, "10.9.0.1:25")),
+            found("firewall-drops", service(2, "10.9.0.1:25")),
+        ];
+        order(&mut findings, &quiet());
+        let waiting = findings.iter().find(|found| found.awaits.is_some());
+        waiting.unwrap().behind
+    };
+    assert_eq!(told("10.9.0.1:25"), Some("firewall-drops"));
+    assert_eq!(told("10.9.0.77:5432"), Some("syn-retransmits"));
+    assert_eq!(told("10.9.0.78:5432"), None);
+}
+
+#[test]
 fn an_effect_with_another_service_beside_the_one_that_is_explained_stands_for_itself() {
     let full = finding(
         "accept-queue-overflow",

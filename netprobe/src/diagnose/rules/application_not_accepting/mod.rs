@@ -12,7 +12,7 @@ use super::super::{
     overflow::{self, Overflow},
     sizing::{counted, seconds_left, spoken, waiting},
     tiers::Upstream,
-    window::{Gap, Netns, Queue, Window, ratio},
+    window::{Gap, Netns, Queue, Window},
     workers::{Before, Workers},
 };
 use crate::report::diagnosis::{Confidence, Finding, Severity};
@@ -37,8 +37,10 @@ pub(super) static RULE: Rule = Rule {
                      Where connections came and none was accepted for a second or more in one piece, though the queue had room, \
                      it is a warning if such pauses take up half the window, else a note. \
                      How many it serves at once are the connections that it holds, whatever serves them: processes, threads or \
-                     a limit. Where nearly all that it serves have a connection of its own open to a listener in whose queue \
-                     somebody always waits, it waits for that one, which comes first.",
+                     a limit. Where nearly all that it serves have a connection of its own to a listener in whose queue \
+                     somebody always waits, it waits for that one, which comes first; also where a proxy without a queue of its \
+                     own is between the two. Where nearly all wait in connect() (SYN-SENT) for a destination, what is wrong with \
+                     that one comes first.",
         fixes: &[
             (
                 "more workers (php-fpm pm.max_children, Apache MaxRequestWorkers, more threads): arrivals/s x service time / 0.8",
@@ -179,18 +181,25 @@ impl<'a> Case<'a> {
         accepting: Accepting,
         overflow: Option<Overflow>,
     ) -> Self {
-        let served = accepting.served;
         Self {
             window,
             netns,
             queue,
             overflow,
+            upstream: Upstream::of(window, netns, queue, &accepting),
             accepting,
-            upstream: served.and_then(|served| Upstream::of(window, netns, queue, served)),
             waits_for: None,
             before: Vec::new(),
             keeps_critical: false,
         }
+    }
+
+    /// The service that takes no connection, though its processes wait for one.
+    fn silent(&self) -> Option<&Upstream<'a>> {
+        let upstream = self.upstream.as_ref();
+        upstream
+            .and_then(Upstream::silent)
+            .filter(|_| self.waits_for.is_none())
     }
 
     const fn port(&self) -> u16 {
@@ -225,23 +234,15 @@ impl<'a> Case<'a> {
 
     /// What it passes on to the service that it waits for.
     fn as_before(&self) -> Option<Before> {
-        let connects = self
-            .upstream
-            .as_ref()
-            .map_or(0, |upstream| upstream.connects);
-        let opens = self.window.rate(connects);
         let accepted = self.accepting.accepted.filter(|accepted| *accepted > 0)?;
+        let each = self.upstream.as_ref().and_then(Upstream::each);
         let (arrivals, at_most) = self.workers().arrival_rate();
         Some(Before {
             name: format!("port {} of {}", self.port(), self.comm()),
             arrivals,
             at_most,
-            each: if connects == 0 {
-                1.0
-            } else {
-                ratio(connects, accepted)
-            },
-            opens,
+            each: each.unwrap_or(1.0),
+            opens: each.map_or(0.0, |each| self.window.rate(accepted) * each),
         })
     }
 
@@ -278,9 +279,8 @@ impl Case<'_> {
         let found = self.waits(self.measures(self.stall(self.depths(found))));
         let listener = &self.queue.listener;
         let mut found = found.hits([self.window.affected_listener(self.netns, listener)]);
-        if self.waits_for.is_some() {
-            found.behind = Some(RULE.id);
-        }
+        found.behind = self.waits_for.map(|_| RULE.id);
+        found.awaits = self.silent().map(Upstream::destination);
         self.fixes(found)
     }
 
@@ -349,14 +349,24 @@ impl Case<'_> {
             .map(|before| before.name.as_str())
             .collect();
         others.truncate(MOST_NAMED);
-        match (others.len(), &self.upstream) {
-            (0, Some(upstream)) if self.waits_for.is_some() => {
-                format!("; it waits for {}", upstream.name(self.window))
-            }
-            (0, _) => String::new(),
-            (1, _) => format!("; {} waits for it", others[0]),
-            _ => format!("; {} wait for it", others.join(" and ")),
-        }
+        let waiting = match others.as_slice() {
+            [] => String::new(),
+            [only] => format!("; {only} waits for it"),
+            others => format!("; {} wait for it", others.join(" and ")),
+        };
+        let path = self.path();
+        let awaited = match path {
+            Some(path) if self.waits_for.is_some() => format!("; it waits for {path}"),
+            Some(path) if self.silent().is_some() => format!("; it waits in connect() for {path}"),
+            _ => String::new(),
+        };
+        format!("{waiting}{awaited}")
+    }
+
+    /// How that is called that it seems to wait for.
+    fn path(&self) -> Option<String> {
+        let upstream = self.upstream.as_ref();
+        upstream.map(|upstream| upstream.path(self.window))
     }
 
     /// Who does not have to wait, as the port is shared.
@@ -372,20 +382,11 @@ impl Case<'_> {
 
     /// What its own connections are to, while it serves others.
     fn waits(&self, found: Finding) -> Finding {
-        let (Some(upstream), Some(served)) = (&self.upstream, self.accepting.served) else {
-            return found;
-        };
-        found.counted(
-            format!(
-                "while it serves {}, {} to {}",
-                counted(served, "connection"),
-                are_open(upstream.open),
-                upstream.name(self.window)
-            ),
-            upstream.open.into(),
-            "connections",
-            "sock_diag, connects",
-        )
+        let upstream = self.upstream.iter();
+        let connections = upstream.flat_map(|upstream| upstream.connections(self.window));
+        connections.fold(found, |found, (text, count)| {
+            found.counted(text, count, "connections", "sock_diag, connects")
+        })
     }
 
     /// When the queue is full, if it grows.
@@ -495,22 +496,28 @@ impl Case<'_> {
     }
 
     fn fixes(&self, found: Finding) -> Finding {
-        if let (Some(upstream), true) = (&self.upstream, self.waits_for.is_some()) {
+        let path = self.path();
+        if let (Some(path), true) = (&path, self.waits_for.is_some()) {
             return found.command(
                 format!(
-                    "first have {} serve more at once, which it waits for: more workers here would only wait there as well",
-                    upstream.name(self.window)
+                    "first have more served at once by what it waits for, {path}: more workers here would only wait there as well"
+                ),
+                "none",
+            );
+        }
+        if let (Some(path), Some(_)) = (&path, self.silent()) {
+            return found.command(
+                format!(
+                    "first see to what it waits for in connect(), {path}: more workers here would only wait there as well; a \
+                     shorter timeout of connect() has them fail sooner"
                 ),
                 "none",
             );
         }
         let found = self.workers().advise(found);
-        let found = match &self.upstream {
-            Some(upstream) => found.command(
-                format!(
-                    "see whether {} is what is slow: more workers help only if it answers more at once",
-                    upstream.name(self.window)
-                ),
+        let found = match path {
+            Some(path) => found.command(
+                format!("see whether {path} is what is slow: more workers help only if it answers more at once"),
                 "none",
             ),
             None => found,
@@ -553,12 +560,6 @@ fn first_waits(seconds: f64) -> String {
         ..2.0 => format!(", the first for {seconds:.1} s"),
         _ => format!(", the first for {}", spoken(seconds)),
     }
-}
-
-/// Connections that are open.
-fn are_open(connections: u32) -> String {
-    let are = if connections == 1 { "is" } else { "are" };
-    format!("{} {are} open", counted(connections.into(), "connection"))
 }
 
 /// What a process does that runs nothing, to be said after what it does not do.
