@@ -11,6 +11,7 @@ use aya_ebpf::helpers::{
 };
 use netprobe_common::{
     config::CAST_MARK,
+    names::NAME_BYTES,
     offsets::{ABSENT, Field},
     record::Plain,
 };
@@ -133,6 +134,25 @@ pub(crate) fn copy(address: u64, to: &mut [u8]) {
 pub(crate) fn copy_user(address: u64, to: &mut [u8]) -> bool {
     // SAFETY: the helper checks the address, whatever it is, and does not wait for a page.
     unsafe { bpf_probe_read_user_buf(address as *const u8, to) }.is_ok()
+}
+
+/// Function, offset, size, module.
+#[unsafe(no_mangle)]
+static NAME_FORMAT: [u8; 4] = *b"%pS\0";
+
+/// Writes what the kernel calls the code at `address` to `text`, ended by a zero.
+#[inline(always)]
+pub(crate) fn symbol_of(address: u64, text: &mut [u8; NAME_BYTES]) {
+    // SAFETY: the helper writes no more than there is room for, and reads one number.
+    let _length = unsafe {
+        generated::bpf_snprintf(
+            text.as_mut_ptr().cast(),
+            NAME_BYTES as u32,
+            NAME_FORMAT.as_ptr().cast(),
+            (&raw const address).cast_mut().cast(),
+            size_of::<u64>() as u32,
+        )
+    };
 }
 
 /// The offset of `field` on this kernel, a constant to the verifier.
