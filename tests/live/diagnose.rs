@@ -2,7 +2,7 @@
 //! does. The incidents are in `tests/scenarios`.
 
 use std::{
-    io::Write,
+    io::{Read, Write},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -92,6 +92,34 @@ fn requests_that_nobody_reads_are_told() {
     let unread = &finding["evidence"][0]["value"];
     assert_eq!(unread.as_f64(), Some(4.0), "{finding:#}");
     assert_eq!(finding["affected"][0]["pid"], std::process::id());
+}
+
+#[test]
+fn a_server_that_stood_still_and_went_on_is_told() {
+    if !skip::is_root() {
+        return;
+    }
+    let cable = Cable::new();
+    let listener = cable.server.run(|| Family::V4.listen(PORT, 128));
+    let mut pairs = [(); 4].map(|()| Family::V4.pair(&cable.client, &listener));
+    let diagnosing = Diagnosing::start(&cable.server, 8);
+    for (near, _) in &mut pairs {
+        near.write_all(b"GET / HTTP/1.0\r\n\r\n").expect("ask");
+    }
+    sleep(Duration::from_millis(3500));
+    for (near, far) in &mut pairs {
+        far.read_exact(&mut [0; 18]).expect("a request");
+        far.write_all(b"answer").expect("answer");
+        near.read_exact(&mut [0; 6]).expect("an answer");
+    }
+    let diagnosis = diagnosing.verdict();
+    drop(pairs);
+    let finding = &diagnosis["findings"][0];
+    assert_eq!(finding["id"], "long-held-connections", "{diagnosis:#}");
+    assert_eq!(finding["severity"], "warning", "{finding:#}");
+    let summary = finding["summary"].as_str().unwrap_or_default();
+    assert!(summary.contains("stood still for at least"), "{summary}");
+    assert_eq!(finding["affected"][0]["port"], PORT, "{finding:#}");
 }
 
 #[test]

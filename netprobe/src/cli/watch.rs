@@ -16,6 +16,7 @@ use crate::{
     diagnose::window::{Netns, Window},
     kernel::privileges::{self, CannotRun},
     observe::{
+        clock::thread_cpu,
         namespaces::{self, Namespace},
         processes::{self, Processes},
         snapshot::{self, Snapshot},
@@ -29,6 +30,9 @@ const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_millis(400);
 /// Otherwise glances may take one part in so many of the time of a CPU.
 const SHARE: u32 = 200;
+
+/// The shortest time between two looks at connections while all are served.
+const CONNECTIONS: Duration = Duration::from_secs(1);
 
 /// The watch, while it goes on.
 pub(super) struct Watch {
@@ -312,16 +316,28 @@ fn waited_for(snapshots: &[&Snapshot]) -> Vec<u64> {
 }
 
 fn glance_until(mut glanced: Glanced, stopped: &Receiver<()>) -> Glanced {
+    let mut connections_at = Instant::now() + CONNECTIONS;
     loop {
         let begin = Instant::now();
+        let cpu = thread_cpu();
         glanced.softnet.look();
+        let looks_at_connections = begin >= connections_at;
+        let mut are_still = false;
         for namespaced in &mut glanced.namespaces {
             // One that has gone shows nothing more.
             if namespaces::enter(&namespaced.namespace).is_ok() {
-                namespaced.glances.add_glance(snapshot::glance());
+                let glance = snapshot::glance(looks_at_connections);
+                are_still |= !glance.still.is_empty();
+                namespaced.glances.add_glance(glance);
             }
         }
         let pause = begin.elapsed().saturating_mul(SHARE);
+        if looks_at_connections {
+            // When they go on is seen by looking again.
+            let least = if are_still { SHORTEST } else { CONNECTIONS };
+            let spent = thread_cpu().saturating_sub(cpu);
+            connections_at = begin + spent.saturating_mul(SHARE).max(least);
+        }
         let pause = pause.clamp(SHORTEST, LONGEST);
         match stopped.recv_timeout(pause) {
             Err(RecvTimeoutError::Timeout) => {}

@@ -1,11 +1,11 @@
 //! Everything that was seen in a window: the input of the rules, and their only one.
 
-use std::{net::IpAddr, time::Instant};
+use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
 use super::events::Events;
 use crate::{
     observe::{
-        diag::Listener,
+        diag::{Listener, Still},
         processes::{Process, Processes},
         snapshot::{Glance, Snapshot},
         softnet::Cpu,
@@ -77,6 +77,17 @@ pub struct Netns {
     pub passive_opens: Vec<i64>,
     /// How many connection attempts full accept queues had turned away so far, as often.
     pub listen_overflows: Vec<i64>,
+    /// When services stood still longest, by port.
+    pub standstills: BTreeMap<u16, Standstill>,
+}
+
+/// A service that stood still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standstill {
+    /// When that was seen.
+    pub at: Instant,
+    /// What was seen.
+    pub still: Still,
 }
 
 /// What a listener's queue was like, again and again.
@@ -239,6 +250,16 @@ impl Netns {
         self.conntrack_counts.extend(glance.conntrack_count);
         self.passive_opens.extend(glance.passive_opens);
         self.listen_overflows.extend(glance.listen_overflows);
+        for still in glance.still {
+            let seen = Standstill {
+                at: glance.at,
+                still,
+            };
+            let longest = self.standstills.entry(still.port).or_insert(seen);
+            if still.longest_ms >= longest.still.longest_ms {
+                *longest = seen;
+            }
+        }
         for listener in glance.listeners {
             let depth = listener.queue;
             let known = self

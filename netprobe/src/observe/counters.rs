@@ -97,18 +97,19 @@ fn read(file: &str) -> String {
     fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default()
 }
 
-/// Connections that came into accept queues of this thread's namespace so far, and attempts that
-/// full ones turned away.
-pub fn queues() -> [Option<i64>; 2] {
-    [
-        ("snmp", "Tcp.PassiveOpens"),
-        ("netstat", "TcpExt.ListenOverflows"),
-    ]
-    .map(|(file, name)| {
-        let mut counters = Counters::new();
+/// Connections that came into accept queues of this thread's namespace so far, attempts that full ones turned away, and
+/// connections that are established now.
+pub fn queues() -> [Option<i64>; 3] {
+    let mut counters = Counters::new();
+    for file in ["snmp", "netstat"] {
         named_lines(&read(file), &mut counters);
-        counters.get(name).copied()
-    })
+    }
+    [
+        "Tcp.PassiveOpens",
+        "TcpExt.ListenOverflows",
+        "Tcp.CurrEstab",
+    ]
+    .map(|name| counters.get(name).copied())
 }
 
 fn keep(counters: &mut Counters, name: &str, value: i64) {

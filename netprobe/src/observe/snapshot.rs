@@ -9,7 +9,7 @@ use std::{
 use super::{
     conntrack::{self, Entries},
     counters::{self, Counters},
-    diag::{self, Listener, SocketTable},
+    diag::{self, Listener, SocketTable, Still},
     interfaces::{self, Interface, Qdisc},
     sysctls::{self, Sysctls},
 };
@@ -48,6 +48,8 @@ pub struct Glance {
     pub passive_opens: Option<i64>,
     /// Connection attempts that full accept queues turned away so far.
     pub listen_overflows: Option<i64>,
+    /// Services that stand still, if that was looked at.
+    pub still: Vec<Still>,
 }
 
 /// Reads everything of the namespace that this thread is in.
@@ -96,23 +98,32 @@ pub fn of_the_machine() -> Snapshot {
     }
 }
 
-/// Looks at the namespace that this thread is in for a moment.
-pub fn glance() -> Glance {
+/// Looks at the namespace that this thread is in for a moment; also at its connections, which takes longer, if told so.
+pub fn glance(looks_at_connections: bool) -> Glance {
     let listeners = diag::listeners().unwrap_or_default();
     let at = Instant::now();
     // Where nobody listens nothing comes in.
     let queues = if listeners.is_empty() {
-        [None; 2]
+        [None; 3]
     } else {
         counters::queues()
     };
+    let ports: HashSet<u16> = listeners.iter().map(|listener| listener.port).collect();
+    let [passive_opens, listen_overflows, established] = queues;
+    // To list none takes long as well.
+    let still = if looks_at_connections && established != Some(0) && !ports.is_empty() {
+        diag::still(|port| ports.contains(&port)).unwrap_or_default()
+    } else {
+        Vec::new()
+    };
     Glance {
         at,
+        still,
         listeners,
         conntrack_count: sysctls::read("net.netfilter.nf_conntrack_count")
             .and_then(|count| count.parse().ok()),
-        passive_opens: queues[0],
-        listen_overflows: queues[1],
+        passive_opens,
+        listen_overflows,
     }
 }
 

@@ -8,7 +8,7 @@ use super::{LARGEST, socket::Socket};
 /// What has arrived and was not read for this long is not merely about to be, in milliseconds.
 pub const UNREAD_MS: u32 = 3000;
 /// Whoever reads at all has read this in that time, in bytes.
-const SMALL: u32 = 32 << 10;
+pub(super) const SMALL: u32 = 32 << 10;
 
 /// The accepted connections of a port over which something arrived that was not read, and nothing was sent since.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Quiet clients hold connections, and with them workers, while others wait in the queue; or clients are not served though
 //! their connections were accepted.
 
+mod standstill;
 mod unread;
 
 use super::super::{
@@ -29,7 +30,9 @@ pub(super) static RULE: Rule = Rule {
         recognised: "Connections wait in a listener's queue for 3 s or more, or it is always full, while at least half of \
                      those that were accepted carried no data for ten seconds. Or what three clients or more have sent over accepted \
                      connections was not read for 3 s or more (Recv-Q of ss -tn): a warning if these are as many as those \
-                     that were served meanwhile, else a note.",
+                     that were served meanwhile, else a note. Or at a look, one each second, three clients or more had waited \
+                     for a second or more, and nothing was read or sent over any connection of the service: it stood still, \
+                     as in a long garbage collection, even if it went on since; a warning from 2 s on.",
         fixes: &[
             (
                 "shorter keep-alive and read timeouts",
@@ -58,7 +61,10 @@ fn check(window: &Window) -> Verdict {
                 clients.quiet > 0 && ratio(clients.quiet.into(), clients.established.into()) >= 0.5;
             (waits && is_quiet).then(|| describe(window, netns, queue, clients))
         });
-        Ok(held.chain(unread::of(window, netns)).collect())
+        Ok(held
+            .chain(unread::of(window, netns))
+            .chain(standstill::of(window, netns))
+            .collect())
     })
 }
 

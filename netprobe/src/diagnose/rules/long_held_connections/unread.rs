@@ -30,8 +30,7 @@ pub(super) fn of(window: &Window, netns: &Netns) -> impl Iterator<Item = Finding
     let clients = sockets.flat_map(|sockets| &sockets.clients);
     clients.filter_map(|(port, clients)| {
         let queue = netns.queue(None, *port)?;
-        let before = netns.before.sockets.as_ref();
-        let before = before.and_then(|sockets| sockets.clients.get(port));
+        let before = before(netns, *port);
         let (connections, longest_ms) = clients.unread.since(before.map(|before| &before.unread));
         let case = Case {
             window,
@@ -45,6 +44,19 @@ pub(super) fn of(window: &Window, netns: &Netns) -> impl Iterator<Item = Finding
         };
         (connections >= LEAST && !case.is_held_up()).then(|| case.describe())
     })
+}
+
+/// The clients of a port when the window began.
+fn before(netns: &Netns, port: u16) -> Option<&Clients> {
+    netns.before.sockets.as_ref()?.clients.get(&port)
+}
+
+/// Whether the listener at a port is one of these, or only passes on what others take.
+pub(super) fn is_told(netns: &Netns, port: u16) -> bool {
+    let sockets = netns.after.sockets.as_ref();
+    let clients = sockets.and_then(|sockets| sockets.clients.get(&port));
+    let before = before(netns, port).map(|before| &before.unread);
+    clients.is_some_and(|clients| clients.unread.since(before).0 >= LEAST)
 }
 
 /// A listener, and the connections that it has accepted and does not read.

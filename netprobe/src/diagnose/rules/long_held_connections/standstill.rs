@@ -1,0 +1,148 @@
+//! A server that read nothing and answered nobody for a while, and went on.
+
+use super::{
+    super::super::{
+        accepting,
+        finding::finding,
+        pause::{self, REASONS},
+        sizing::{counted, spoken},
+        window::{Netns, Queue, Standstill, Window},
+    },
+    RULE, unread,
+};
+use crate::report::diagnosis::{Confidence, Finding, Severity};
+
+/// Fewer may be clients of their own kind.
+const LEAST: u32 = 3;
+/// Shorter ones are how some applications work.
+const LONG_S: f64 = 2.0;
+/// Connections are looked at so often, in seconds.
+const LOOKS_S: f64 = 1.0;
+
+/// The listeners of a namespace whose application stood still.
+pub(super) fn of(window: &Window, netns: &Netns) -> impl Iterator<Item = Finding> {
+    netns.standstills.values().filter_map(|standstill| {
+        let queue = netns.queue(None, standstill.still.port)?;
+        let is_told = unread::is_told(netns, standstill.still.port)
+            || pause::longest(window, netns, queue, &accepting::of(window, netns, queue)).is_some();
+        let is_much = standstill.still.connections >= LEAST;
+        (is_much && !is_told).then(|| describe(window, netns, queue, standstill))
+    })
+}
+
+fn describe(window: &Window, netns: &Netns, queue: &Queue, standstill: &Standstill) -> Finding {
+    let still = standstill.still;
+    let seconds = f64::from(still.longest_ms) / 1000.0;
+    let holder = window.holder(&queue.listener);
+    let comm = holder.map_or("the application", |process| process.comm.as_str());
+    let severity = if seconds >= LONG_S {
+        Severity::Warning
+    } else {
+        Severity::Info
+    };
+    finding(
+        RULE.id,
+        severity,
+        Confidence::Medium,
+        format!(
+            "{comm} at port {}{} stood still for at least {seconds:.1} s{}: it read and sent nothing over any connection, while {} waited \
+             with a request",
+            still.port,
+            netns.place(),
+            until(netns, standstill),
+            counted(still.connections.into(), "client"),
+        ),
+    )
+    .counted(
+        format!(
+            "over {} data waited to be read (Recv-Q), and over none was anything read or sent",
+            counted(still.connections.into(), "accepted connection"),
+        ),
+        still.connections.into(),
+        "connections",
+        "sock_diag tcp_info, each second",
+    )
+    .hits([window.affected_listener(netns, &queue.listener)])
+    .application(
+        format!("find what blocks it: {REASONS}, or one slow request that all others wait for"),
+        &[],
+        "none",
+    )
+    .command(
+        match holder {
+            Some(process) => format!(
+                "see where it waits when it happens again: netprobe flame offcpu --pid {} --min-block 1s -d 60s (or what it does \
+                 instead: netprobe flame cpu)",
+                process.pid
+            ),
+            None => "see where it waits when it happens again: netprobe flame offcpu --min-block 1s -d 60s".to_owned(),
+        },
+        "none",
+    )
+}
+
+/// When it was last seen to stand still, in words.
+fn until(netns: &Netns, standstill: &Standstill) -> String {
+    let ended = netns.after.listed;
+    let ago = ended.map_or(0.0, |ended| {
+        ended.saturating_duration_since(standstill.at).as_secs_f64()
+    });
+    if ago <= LOOKS_S {
+        return String::new();
+    }
+    format!(" (until {} ago)", spoken(ago))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use crate::{
+        diagnose::{
+            fixtures::quiet,
+            window::{Standstill, Window},
+        },
+        observe::diag::Still,
+        report::diagnosis::Severity,
+    };
+
+    fn with(connections: u32, longest_ms: u32) -> Window {
+        let mut window = quiet();
+        window.listen(6379, 511, &[0; 10]);
+        let at = Instant::now();
+        let still = Still {
+            port: 6379,
+            connections,
+            longest_ms,
+        };
+        let netns = window.netns();
+        netns.after.listed = Some(at + Duration::from_secs(4));
+        netns.standstills.insert(6379, Standstill { at, still });
+        window
+    }
+
+    #[test]
+    fn who_stood_still_is_told_with_for_how_long_and_when() {
+        let found = with(50, 2700).findings().remove(0);
+        assert_eq!(
+            (found.id, found.severity),
+            ("long-held-connections", Severity::Warning)
+        );
+        let said = "server at port 6379 stood still for at least 2.7 s (until 4 s ago)";
+        assert!(found.summary.contains(said), "{}", found.summary);
+        assert!(found.fixes[1].text.contains("--pid 100"), "{found:?}");
+        assert_eq!(with(50, 1200).findings()[0].severity, Severity::Info);
+        assert!(with(2, 2700).findings().is_empty(), "a few clients");
+    }
+
+    #[test]
+    fn who_still_reads_nothing_is_told_once() {
+        let mut window = with(50, 4000);
+        let clients = window.sockets().clients.entry(6379).or_default();
+        (clients.held, clients.unread.now) = (50, 50);
+        (clients.unread.connections, clients.unread.longest_ms) = (50, 5000);
+        let found = window.findings();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].summary.contains("does not read"), "{found:?}");
+    }
+}
