@@ -333,10 +333,14 @@ fn glance_until(mut glanced: Glanced, stopped: &Receiver<()>) -> Glanced {
         }
         let pause = begin.elapsed().saturating_mul(SHARE);
         if looks_at_connections {
-            // When they go on is seen by looking again.
-            let least = if are_still { SHORTEST } else { CONNECTIONS };
+            // When they go on is seen by looking again, which may cost more for that while.
+            let (share, least) = if are_still {
+                (SHARE / 4, SHORTEST)
+            } else {
+                (SHARE, CONNECTIONS)
+            };
             let spent = thread_cpu().saturating_sub(cpu);
-            connections_at = begin + spent.saturating_mul(SHARE).max(least);
+            connections_at = begin + spent.saturating_mul(share).max(least);
         }
         let pause = pause.clamp(SHORTEST, LONGEST);
         match stopped.recv_timeout(pause) {
