@@ -20,21 +20,25 @@ pub(super) struct Translated(BTreeSet<(End, End)>);
 impl Translated {
     /// All of a window.
     pub(super) fn of(window: &Window) -> Self {
-        // By the end of a client, the services that it was seen to talk to.
-        let mut services = BTreeMap::<End, BTreeSet<End>>::new();
+        // By the end of a client, the services that it was seen to talk to: those that it asked for itself, and those that
+        // its packets came to.
+        let mut services = BTreeMap::<End, [BTreeSet<End>; 2]>::new();
         for kind in ["connects", "lifetimes", "retransmits", "drops", "resets"] {
+            let is_asked_for = ["connects", "lifetimes", "retransmits"].contains(&kind);
             for event in window.events.of(kind) {
                 if let Some((client, service)) = sides(kind, event)
                     && !client.0.is_loopback()
                 {
-                    services.entry(client).or_default().insert(service);
+                    let [asked_for, come_to] = services.entry(client).or_default();
+                    let seen = if is_asked_for { asked_for } else { come_to };
+                    seen.insert(service);
                 }
             }
         }
         let mut seen = BTreeMap::<(End, End), usize>::new();
-        for ends in services.values() {
-            for (index, one) in ends.iter().enumerate() {
-                for other in ends.iter().skip(index + 1) {
+        for [asked_for, come_to] in services.values() {
+            for one in asked_for {
+                for other in come_to.difference(asked_for) {
                     *seen.entry((*one, *other)).or_default() += 1;
                 }
             }
@@ -98,6 +102,24 @@ mod tests {
         }
         let translated = Translated::of(&window);
         translated.others(([10, 1, 0, 2].into(), 8080)).collect()
+    }
+
+    #[test]
+    fn two_services_that_a_client_asks_for_from_the_same_port_are_two() {
+        let mut window = quiet();
+        for port in 40_000..40_010 {
+            for service in [7077, 7202] {
+                let connect = [
+                    ("saddr", Value::Ip([10, 1, 0, 1].into())),
+                    ("sport", Value::Unsigned(port)),
+                    ("daddr", Value::Ip([10, 1, 0, 2].into())),
+                    ("dport", Value::Unsigned(service)),
+                ];
+                window.event("connects", 1, &connect);
+            }
+        }
+        let translated = Translated::of(&window);
+        assert_eq!(translated.others(([10, 1, 0, 2].into(), 7202)).count(), 0);
     }
 
     #[test]

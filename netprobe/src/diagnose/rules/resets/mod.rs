@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 mod closed_early;
 mod ended;
 mod refusals;
+mod scan;
 mod stale;
 mod unexplained;
 
@@ -139,6 +140,8 @@ struct Reset {
     worst_end: Option<refusals::Worst>,
     /// Other services that it is as bad with: their ports, and how many resets.
     beside: Vec<(Option<u16>, u64)>,
+    /// Whether they are at more ports than can be told apart.
+    is_scattered: bool,
 }
 
 impl Reset {
@@ -160,6 +163,7 @@ impl Reset {
             share,
             worst_end: None,
             beside: Vec::new(),
+            is_scattered: false,
         })
     }
 }
@@ -178,7 +182,11 @@ fn check(window: &Window) -> Verdict {
             }
             if *cause == "refused" {
                 let refusals = services.into_iter().map(|(port, reset)| {
-                    let finding = refusals::describe(window, netns, port, &reset);
+                    let finding = if reset.is_scattered && scan::is_scan(window, netns) {
+                        scan::describe(window, netns, &reset)
+                    } else {
+                        refusals::describe(window, netns, port, &reset)
+                    };
                     (reset.count, finding)
                 });
                 found.extend(refusals);
@@ -242,6 +250,7 @@ fn weighed(
         let reset = Reset {
             at_port: count,
             worst_end,
+            is_scattered: port.is_none(),
             ..Reset::weigh(part, connections, is_bad)?
         };
         Some((port, reset))
@@ -325,9 +334,8 @@ fn describe(
     reset: &Reset,
 ) -> Finding {
     let (count, severity) = (reset.count, reset.severity);
-    let place = hits
-        .first()
-        .map_or(String::new(), |hit| format!(" ({} {})", hit.kind, hit.name));
+    let is_one = hits.first().filter(|_| !reset.is_scattered);
+    let place = is_one.map_or(String::new(), |hit| format!(" ({} {})", hit.kind, hit.name));
     if hits.is_empty() {
         hits.push(somewhere(netns));
     }

@@ -427,7 +427,8 @@ pub(super) fn describe(
             endpoint(end.0, end.1),
             endpoint(to.0, to.1)
         ),
-        (Some((address, port)), _) => format!(" by {}", endpoint(address, port)),
+        (Some((address, port)), Some(_)) => format!(" by {}", endpoint(address, port)),
+        (Some((address, port)), None) => format!(", most of them by {},", endpoint(address, port)),
         (None, Some(port)) => format!(" at port {port}"),
         (None, None) => String::new(),
     };
