@@ -13,7 +13,7 @@ use std::{
 
 use rustix::{
     fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, fstat, open, statx},
-    io::Errno,
+    io::{Errno, pread},
     process::{Resource, getrlimit},
 };
 
@@ -130,6 +130,15 @@ impl Images {
             return None;
         }
         Some(descriptor(file))
+    }
+
+    /// Reads what is at a place of a file, if it was not written to; how much of `bytes` there is.
+    pub(super) fn read(&self, number: usize, offset: u64, bytes: &mut [u8]) -> Option<usize> {
+        let file = self.files.get(number)?;
+        if self.was_written(number) {
+            return None;
+        }
+        pread(file, bytes, offset).ok()
     }
 
     /// The executable mappings of a process, by address; none if it is gone.

@@ -26,6 +26,8 @@ pub struct Names {
     pub frames: Vec<String>,
     /// Why it has no real name, if it has none.
     pub missing: Option<Missing>,
+    /// A function may return to what follows it: a call ends here, as far as can be told.
+    pub is_call: bool,
 }
 
 /// Why an address has no name.
@@ -353,7 +355,8 @@ pub(super) fn plain(name: &str) -> String {
 
 fn named(address: u64, names: &Names) -> String {
     let why = names.missing.map_or("", Missing::word);
-    let mut line = format!("{address:x}\t{why}");
+    let call = if names.is_call { "call" } else { "" };
+    let mut line = format!("{address:x}\t{why}\t{call}");
     for frame in &names.frames {
         line.push('\t');
         line.push_str(&plain(frame));
@@ -363,13 +366,21 @@ fn named(address: u64, names: &Names) -> String {
 
 fn parse_named(address: &str, mut parts: Split<'_, char>) -> Option<(u64, Names)> {
     let address = unhex(address)?;
-    let why = parts.next()?;
+    let (why, call) = (parts.next()?, parts.next()?);
     let missing = Missing::ALL
         .into_iter()
         .find(|missing| missing.word() == why);
     let frames: Vec<String> = parts.map(str::to_owned).collect();
     let is_whole = !frames.is_empty() && (missing.is_some() || why.is_empty());
-    is_whole.then_some((address, Names { frames, missing }))
+    let is_call = call == "call";
+    is_whole.then_some((
+        address,
+        Names {
+            frames,
+            missing,
+            is_call,
+        },
+    ))
 }
 
 #[cfg(test)]
@@ -396,8 +407,9 @@ mod tests {
         ] {
             assert_eq!(Request::parse(&request.line()), Some(request));
         }
-        let names = |missing| Names {
+        let names = |missing: Option<Missing>| Names {
             frames: vec!["main".into(), "inner_[i]".into()],
+            is_call: missing.is_none(),
             missing,
         };
         let whys = Missing::ALL.into_iter().map(Some).chain([None]);
@@ -433,15 +445,16 @@ mod tests {
             Names {
                 frames: vec!["a\tb\nc".into()],
                 missing: None,
+                is_call: true,
             },
         );
         let line = answer.line();
-        assert_eq!(line, "1\t\ta_b_c\n");
+        assert_eq!(line, "1\t\tcall\ta_b_c\n");
         for wrong in [
             "",
-            "x\t\ta",
-            "1\tso\ta",
-            "1\t",
+            "x\t\t\ta",
+            "1\tso\t\ta",
+            "1\t\t",
             "see\t-1",
             "resolve\t1\tzz",
             "unwind\t1\t8\t0",

@@ -91,6 +91,7 @@ mod tests {
         let names = |missing| Names {
             frames: vec!["frame".to_owned()],
             missing,
+            is_call: true,
         };
         let mut counted = Counted::default();
         (0..inside).for_each(|_| counted.add(&names(None)));

@@ -30,7 +30,7 @@ use crate::{
     render::text,
     report::Value,
     symbols::{
-        Missing, Names,
+        self, Missing, Names,
         background::{Background, Followed},
         found::{Found, Whose},
         unwind::Unwound,
@@ -403,12 +403,14 @@ impl Naming {
             let Some(names) = self.found.get(thread.pid, address, whose) else {
                 break;
             };
-            let depth = innermost_first.len();
-            if depth > 0 && names.missing.is_some_and(Missing::is_unmapped) {
-                break;
+            let function = names.frames.first().map_or("", String::as_str);
+            if let Some(callee) = innermost_first.last() {
+                let is_return = names.is_call || symbols::interrupts(callee);
+                if !is_return || names.missing.is_some_and(Missing::is_unmapped) {
+                    break;
+                }
             }
             // What seems to call the start is whatever lay there.
-            let function = names.frames.first().map_or("", String::as_str);
             if has_begun && !roots::may_begin(function) {
                 break;
             }
