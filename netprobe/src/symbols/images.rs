@@ -314,12 +314,12 @@ pub(super) fn open_regular(path: &Path) -> Result<OwnedFd, Missing> {
 
 /// Opens a file below the root of a task, if no part of the path is in a file system that is not known to be local.
 pub(super) fn open_below(task: u32, path: &Path) -> Result<OwnedFd, Missing> {
-    let root = Root::of(task).ok_or(Missing::NotRegular)?;
-    let found = root.find(path).map_err(|refusal| match refusal {
+    let found = Root::of(task).and_then(|root| root.find(path));
+    let found = found.map_err(|refusal| match refusal {
         Refusal::Remote => Missing::NotRegular,
-        Refusal::Absent | Refusal::Failed => Missing::Unreadable,
-    })?;
-    open_found(&found)
+        Refusal::Absent | Refusal::Denied | Refusal::Failed => Missing::Unreadable,
+    });
+    open_found(&found?)
 }
 
 /// Opens a file that was found for reading, if it is a regular one.

@@ -45,12 +45,18 @@ pub enum Missing {
     JitCut,
     /// The same, and what was written down is from before the process began.
     JitOlder,
+    /// The same, and what was written down may not be read.
+    JitDenied,
     /// The process has run two programs with different code there, or may have.
     Replaced,
     /// The process had different files there, one after another.
     Remapped,
     /// The process had ended before anybody could look.
     Exited,
+    /// What the process has mapped may not be looked at.
+    Denied,
+    /// The process is not in netprobe's pid namespace.
+    Outside,
     /// The file could not be read: no permission, or gone.
     Unreadable,
     /// It is no regular file of a local file system, so it was not opened.
@@ -65,16 +71,19 @@ pub enum Missing {
 
 impl Missing {
     /// All reasons.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Unmapped,
         Self::TooMany,
         Self::Stripped,
         Self::Jit,
         Self::JitCut,
         Self::JitOlder,
+        Self::JitDenied,
         Self::Replaced,
         Self::Remapped,
         Self::Exited,
+        Self::Denied,
+        Self::Outside,
         Self::Unreadable,
         Self::NotRegular,
         Self::Overwritten,
@@ -90,9 +99,12 @@ impl Missing {
             Self::Jit => "jit",
             Self::JitCut => "jit-cut",
             Self::JitOlder => "jit-older",
+            Self::JitDenied => "jit-denied",
             Self::Replaced => "replaced",
             Self::Remapped => "remapped",
             Self::Exited => "exited",
+            Self::Denied => "denied",
+            Self::Outside => "outside",
             Self::Unreadable => "unreadable",
             Self::NotRegular => "not-regular",
             Self::Overwritten => "overwritten",
@@ -110,11 +122,14 @@ impl Missing {
             | Self::Replaced
             | Self::Remapped
             | Self::Exited
+            | Self::Denied
+            | Self::Outside
             | Self::Stopped => false,
             Self::Stripped
             | Self::Jit
             | Self::JitCut
             | Self::JitOlder
+            | Self::JitDenied
             | Self::Unreadable
             | Self::NotRegular
             | Self::Overwritten
@@ -153,6 +168,9 @@ impl Missing {
                 "made at run time, and /tmp/perf-PID.map was written before the process began, by another one that had its id: \
                  remove it, and have this one write its own"
             }
+            Self::JitDenied => {
+                "made at run time, and /tmp/perf-PID.map may not be read: of another user namespace, run netprobe there"
+            }
             Self::Replaced => {
                 "the process has run other programs, which may have code at the same address: build them with -pie, or \
                  have them run for longer than 50 ms"
@@ -162,6 +180,13 @@ impl Missing {
                  frame pointers no time is kept, and other libraries that stay for less than 0.2 s are hard to tell"
             }
             Self::Exited => "the process had ended: sample longer, or start netprobe before it",
+            Self::Denied => {
+                "netprobe may not see what the process has mapped: of another user namespace, run netprobe there"
+            }
+            Self::Outside => {
+                "the process is outside of this container's pid namespace: run netprobe on the host, or with its pid namespace \
+                 (docker run --pid=host)"
+            }
             Self::Unreadable => {
                 "the file is gone, or of another user namespace: run netprobe there"
             }

@@ -213,6 +213,8 @@ impl Worker {
         let mapping = match self.processes.at(pid, address) {
             At::Mapping(mapping) => mapping,
             At::Exited => return Place::missing(Missing::Exited, "[unknown: exited]"),
+            At::Denied => return Place::missing(Missing::Denied, "[unknown: no permission]"),
+            At::Outside => return Place::missing(Missing::Outside, "[unknown: outside]"),
             At::Unmapped => return Place::missing(Missing::Unmapped, "[unknown]"),
             At::TooMany => {
                 return Place::missing(Missing::TooMany, "[unknown: too many mappings]");
@@ -250,7 +252,12 @@ impl Worker {
                     answers.extend(self.of_versions(pid, *address));
                     continue;
                 }
-                At::Exited | At::Unmapped | At::TooMany | At::Mapping(_) => continue,
+                At::Exited
+                | At::Denied
+                | At::Outside
+                | At::Unmapped
+                | At::TooMany
+                | At::Mapping(_) => continue,
             }
             let known = self.processes.at_in_known(pid, *address);
             let known = known.and_then(|mapping| self.names_in(mapping, *address));
@@ -403,5 +410,8 @@ mod tests {
         };
         let answers = worker.resolve(u32::MAX, &[4096]);
         assert_eq!(answers[0].1.missing, Some(Missing::Exited));
+        // What the programs say of processes in other pid namespaces.
+        let answers = worker.resolve(0, &[4096]);
+        assert_eq!(answers[0].1.missing, Some(Missing::Outside));
     }
 }
