@@ -11,7 +11,9 @@ use netprobe_tests::{probe::Probe, skip::skip};
 
 const IN_C: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/live/programs/burner.c");
 const IN_C_WITHOUT_LIBRARY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/live/programs/leaf.c");
-const IN_GO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/live/programs/leaf.go");
+const SPIN_IN_C: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/live/programs/spin.c");
+const LEAF_IN_GO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/live/programs/leaf.go");
+const HASH_IN_GO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/live/programs/hash.go");
 const IN_RUST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/live/programs/burner.rs");
 /// Enough for shares that are known to a point.
 pub(crate) const OFTEN: &str = "997";
@@ -27,6 +29,12 @@ pub(crate) fn build_rust(folder: &Path, name: &str, flags: &[&str]) -> Option<Pa
     compile("rustc", folder, name, &flags, IN_RUST)
 }
 
+/// Builds a program that keeps no frame pointers, nor anything else in their register.
+pub(crate) fn build_spin(folder: &Path) -> Option<PathBuf> {
+    let flags = ["-O2", "-fomit-frame-pointer", "-static-pie"];
+    compile("gcc", folder, "spin", &flags, SPIN_IN_C)
+}
+
 /// Builds a program without a C library, whose code all keeps frame pointers but for a function that calls no other.
 pub(crate) fn build_leaf(folder: &Path) -> Option<PathBuf> {
     let flags = "-O1 -fno-omit-frame-pointer -static-pie -nostdlib -fPIE -Wl,--eh-frame-hdr";
@@ -34,12 +42,22 @@ pub(crate) fn build_leaf(folder: &Path) -> Option<PathBuf> {
     compile("gcc", folder, "leaf-fp", &flags, IN_C_WITHOUT_LIBRARY)
 }
 
-/// The same in Go, without symbols.
+/// The same in Go.
 pub(crate) fn build_leaf_go(folder: &Path) -> Option<PathBuf> {
-    let program = folder.join("leaf-go");
+    build_go(folder, "leaf-go", LEAF_IN_GO)
+}
+
+/// A hash under two callers, in Go.
+pub(crate) fn build_hash_go(folder: &Path) -> Option<PathBuf> {
+    build_go(folder, "hash-go", HASH_IN_GO)
+}
+
+/// Builds a program of Go without symbols.
+fn build_go(folder: &Path, name: &str, source: &str) -> Option<PathBuf> {
+    let program = folder.join(name);
     let built = Command::new("go")
         .args(["build", "-ldflags", "-s -w", "-o"])
-        .args([&program, Path::new(IN_GO)])
+        .args([&program, Path::new(source)])
         .env("GOCACHE", folder.join("cache"))
         .status();
     is_built("go", built).then_some(program)

@@ -12,7 +12,8 @@ use std::{
 use netprobe_tests::program::binary;
 
 use crate::burner::{
-    Burner, assert_shares, build, build_leaf, build_leaf_go, build_rust, draw, share,
+    Burner, assert_shares, build, build_hash_go, build_leaf, build_leaf_go, build_rust, build_spin,
+    draw, share,
 };
 
 /// As often as two pages of every stack can be copied.
@@ -157,6 +158,17 @@ fn by_frame_pointers_only_stacks_without_them_are_labelled() {
 }
 
 #[test]
+fn by_frame_pointers_only_no_caller_is_invented() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let Some(program) = build_spin(folder.path()) else {
+        return;
+    };
+    let stacks = sample(&program, &["--unwind", "frame-pointers"]);
+    let alone = share_below(&stacks, "spin;[truncated];spin", "spin;");
+    assert!(alone > 97.0, "{alone:.1} % have no caller: {stacks:#?}");
+}
+
+#[test]
 fn stacks_deeper_than_what_is_copied_are_labelled() {
     let folder = tempfile::tempdir().expect("make a folder");
     let Some(program) = build(folder.path(), "burn-deep", &UNFRAMED) else {
@@ -210,24 +222,44 @@ fn in_go_the_caller_of_a_function_without_a_frame_is_there() {
 
 /// The function `leaf`, which has no frame, is called by `often` three times of four, and by `seldom`.
 fn assert_callers_of_leaf(program: &Path, package: &str) {
+    let stacks = sample(program, &[]);
+    let leaf = format!(";{package}leaf");
+    let below = |caller: &str| share_below(&stacks, &format!(";{package}{caller}{leaf}"), &leaf);
+    assert!(below("run") < 1.0, "{stacks:#?}");
+    assert!((below("often") - 75.0).abs() <= 4.0, "{stacks:#?}");
+}
+
+#[test]
+fn in_go_assembly_that_uses_the_frame_pointer_for_data_has_its_callers() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let Some(program) = build_hash_go(folder.path()) else {
+        return;
+    };
+    let mut stacks = sample(&program, &[]);
+    stacks.retain(|(stack, _)| stack.contains(";crypto/md5.block"));
+    let cut = share_below(&stacks, ";[truncated]", ";crypto/md5.block");
+    assert!(cut < 1.0, "{cut:.1} % are cut: {stacks:#?}");
+    let often = share_below(&stacks, ";main.main;main.often;", ";crypto/md5.block");
+    assert!((often - 75.0).abs() <= 4.0, "{often:.1} %: {stacks:#?}");
+}
+
+/// Stacks of a program that runs until it is killed.
+fn sample(program: &Path, options: &[&str]) -> Vec<(String, u64)> {
     let mut child = Command::new(program).spawn().expect("run it");
     let pid = child.id().to_string();
     let output = Command::new(binary())
         .args(["flame", "cpu", "-U", "-F", OFTEN, "-d", "3s", "--folded"])
         .args(["--pid", &pid])
+        .args(options)
         .output()
         .expect("run netprobe");
     child.kill().expect("it runs");
     child.wait().expect("it ends");
     let text = String::from_utf8_lossy(&output.stdout);
     let stacks = text.lines().filter_map(|line| line.rsplit_once(' '));
-    let stacks: Vec<(String, u64)> = stacks
-        .map(|(stack, weight)| (stack.to_owned(), weight.parse().expect("a number")))
-        .collect();
-    let leaf = format!(";{package}leaf");
-    let below = |caller: &str| share_below(&stacks, &format!(";{package}{caller}{leaf}"), &leaf);
-    assert!(below("run") < 1.0, "{stacks:#?}");
-    assert!((below("often") - 75.0).abs() <= 4.0, "{stacks:#?}");
+    let stacks =
+        stacks.map(|(stack, weight)| (stack.to_owned(), weight.parse().expect("a number")));
+    stacks.collect()
 }
 
 #[test]

@@ -167,6 +167,7 @@ fn stopped() -> Names {
     Names {
         frames: vec!["[unknown]".to_owned()],
         missing: Some(Missing::Stopped),
+        is_call: true,
     }
 }
 

@@ -94,6 +94,7 @@ mod tests {
         Names {
             frames: vec![frame.to_owned()],
             missing,
+            is_call: true,
         }
     }
 

@@ -2,7 +2,7 @@
 //! (`.gopclntab`, since Go 1.18): it is there also where the symbols were stripped, as of most released servers. The file
 //! is a stranger's: nothing is believed, and little is read.
 
-use std::{fs::File, os::unix::fs::FileExt, path::Path};
+use std::{cell::RefCell, collections::HashMap, fs::File, os::unix::fs::FileExt, path::Path};
 
 use object::{LittleEndian, Object, ObjectSection, ReadCache, read::elf::ElfFile64};
 
@@ -10,8 +10,9 @@ use super::segments::Segments;
 
 /// Names of the section, with position-independent code too.
 const SECTIONS: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
-/// What the table begins with, of Go 1.18 and of Go 1.20: the layout is the same.
-const MAGICS: [u32; 2] = [0xffff_fff0, 0xffff_fff1];
+/// What the table begins with, of Go 1.18 and of Go 1.20, and where the flags of a function are in what is known of it: the
+/// rest of the layout is the same.
+const LAYOUTS: [(u32, u64); 2] = [(0xffff_fff0, 37), (0xffff_fff1, 41)];
 /// Where the header has the size of a pointer, and where its words begin.
 const POINTER_SIZE: u64 = 7;
 const WORDS: u64 = 8;
@@ -24,6 +25,10 @@ const DEPTHS_IN_FUNCTION: u64 = 16;
 const NAME_BYTES: usize = 2048;
 /// Bytes of the depths of a function that are read at most: some two for each place where it changes.
 const DEPTHS_BYTES: usize = 2048;
+/// Flags: nothing called the function (`TOPFRAME`), or it changes stacks (`SPWRITE`).
+const NO_CALLER: u8 = 1 | 2;
+/// Places that are remembered.
+const MOST_FRAMES: usize = 16_384;
 
 /// The table of a file.
 #[derive(Debug)]
@@ -40,6 +45,19 @@ pub(super) struct GoTable {
     names_at: u64,
     depths_at: u64,
     functions_at: u64,
+    flags_in_function: u64,
+    frames: RefCell<HashMap<u64, Option<GoFrame>>>,
+}
+
+/// The frame of a function while it is at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct GoFrame {
+    /// How many bytes above the stack pointer the return address is.
+    pub(super) depth: u64,
+    /// It returns to its caller on the stack that it is on.
+    pub(super) has_caller: bool,
+    /// What it returns to has not called it.
+    pub(super) interrupts: bool,
 }
 
 impl GoTable {
@@ -63,6 +81,8 @@ impl GoTable {
             names_at: 0,
             depths_at: 0,
             functions_at: 0,
+            flags_in_function: 0,
+            frames: RefCell::default(),
         };
         table.with_header(is_pure.then_some(text))
     }
@@ -71,7 +91,10 @@ impl GoTable {
     fn with_header(self, text: Option<u64>) -> Option<Self> {
         let mut pointer_size = [0];
         self.read(POINTER_SIZE, &mut pointer_size)?;
-        if !MAGICS.contains(&self.word32(0)?) || pointer_size != [8] {
+        let magic = self.word32(0)?;
+        let mut layouts = LAYOUTS.into_iter();
+        let (_, flags_in_function) = layouts.find(|(known, _)| *known == magic)?;
+        if pointer_size != [8] {
             return None;
         }
         let word = |number: u64| {
@@ -89,6 +112,7 @@ impl GoTable {
             names_at,
             depths_at,
             functions_at,
+            flags_in_function,
             ..self
         })
     }
@@ -96,19 +120,44 @@ impl GoTable {
     /// The function at an offset in the file.
     pub(super) fn name(&self, offset: u64) -> Option<String> {
         let (_, _, about) = self.about(offset)?;
+        self.name_of(about)
+    }
+
+    fn name_of(&self, about: u64) -> Option<String> {
         let name = self.word32(about.checked_add(NAME_IN_FUNCTION)?)?;
         self.text_at(self.names_at.checked_add(u64::from(name))?)
     }
 
-    /// How many bytes above the stack pointer the return address is while a function is at an offset in the file.
-    pub(super) fn depth(&self, offset: u64) -> Option<u64> {
+    /// The frame that a function has while it is at an offset in the file.
+    pub(super) fn frame(&self, offset: u64) -> Option<GoFrame> {
+        let mut known = self.frames.borrow_mut();
+        if known.len() >= MOST_FRAMES {
+            known.clear();
+        }
+        *known
+            .entry(offset)
+            .or_insert_with(|| self.find_frame(offset))
+    }
+
+    fn find_frame(&self, offset: u64) -> Option<GoFrame> {
         let (place, begin, about) = self.about(offset)?;
+        let mut flags = [0];
+        self.read(about.checked_add(self.flags_in_function)?, &mut flags)?;
+        Some(GoFrame {
+            depth: self.depth(about, place.checked_sub(begin)?)?,
+            has_caller: flags[0] & NO_CALLER == 0,
+            interrupts: self.name_of(about).is_some_and(|name| interrupts(&name)),
+        })
+    }
+
+    /// How many bytes above the stack pointer the return address is, so many bytes into a function.
+    fn depth(&self, about: u64, into: u32) -> Option<u64> {
         let depths = self.word32(about.checked_add(DEPTHS_IN_FUNCTION)?)?;
         let at = self.depths_at.checked_add(u64::from(depths))?;
         let room = usize::try_from(self.size.checked_sub(at)?).ok()?;
         let mut bytes = vec![0; room.min(DEPTHS_BYTES)];
         self.read(at, &mut bytes)?;
-        depth_at(&bytes, place.checked_sub(begin)?)
+        depth_at(&bytes, into)
     }
 
     /// Of an offset in the file: where in the text it is, where its function begins there, and where more is known of that.
@@ -166,6 +215,12 @@ impl GoTable {
         let place = self.begin.checked_add(at)?;
         self.file.read_exact_at(bytes, place).ok()
     }
+}
+
+/// Whether Go lets a function be called where the program does not call.
+pub fn interrupts(function: &str) -> bool {
+    let function = function.strip_suffix(".abi0").unwrap_or(function);
+    matches!(function, "runtime.asyncPreempt" | "runtime.sigpanic")
 }
 
 /// The depth so many bytes into a function, from a list of pairs: by how much the depth changes (from -1, and as

@@ -13,7 +13,7 @@ use std::{
 
 use rustix::{
     fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, fstat, open, statx},
-    io::Errno,
+    io::{Errno, pread},
     process::{Resource, getrlimit},
 };
 
@@ -130,6 +130,15 @@ impl Images {
             return None;
         }
         Some(descriptor(file))
+    }
+
+    /// Reads what is at a place of a file, if it was not written to; how much of `bytes` there is.
+    pub(super) fn read(&self, number: usize, offset: u64, bytes: &mut [u8]) -> Option<usize> {
+        let file = self.files.get(number)?;
+        if self.was_written(number) {
+            return None;
+        }
+        pread(file, bytes, offset).ok()
     }
 
     /// The executable mappings of a process, by address; none if it is gone.
@@ -305,12 +314,12 @@ pub(super) fn open_regular(path: &Path) -> Result<OwnedFd, Missing> {
 
 /// Opens a file below the root of a task, if no part of the path is in a file system that is not known to be local.
 pub(super) fn open_below(task: u32, path: &Path) -> Result<OwnedFd, Missing> {
-    let root = Root::of(task).ok_or(Missing::NotRegular)?;
-    let found = root.find(path).map_err(|refusal| match refusal {
+    let found = Root::of(task).and_then(|root| root.find(path));
+    let found = found.map_err(|refusal| match refusal {
         Refusal::Remote => Missing::NotRegular,
-        Refusal::Absent | Refusal::Failed => Missing::Unreadable,
-    })?;
-    open_found(&found)
+        Refusal::Absent | Refusal::Denied | Refusal::Failed => Missing::Unreadable,
+    });
+    open_found(&found?)
 }
 
 /// Opens a file that was found for reading, if it is a regular one.

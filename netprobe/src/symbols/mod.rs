@@ -5,7 +5,7 @@
 //! may be killed at any time: [`client`] starts it, asks, and waits only so long ([`found`] is what it learns); [`worker`] is
 //! its main loop, with limits of its own; [`background`] keeps asking it while sampling goes on. Between them goes text,
 //! see [`protocol`]. [`processes`] are what ran, [`images`] the mapped files ([`paths`] leads to no file that [`mounts`] does not know to be local), [`naming`] finds names in them ([`debug_links`] leads to debug information elsewhere, [`demangle`] as the source has them, [`go_table`] in Go's own tables), and [`perf_map`] in
-//! what a JIT compiler wrote down.
+//! what a JIT compiler wrote down. [`unwind`] follows stacks; [`returns`] tells what can be a caller.
 
 #[cfg(any(test, fuzzing))]
 use std::io::Cursor;
@@ -26,12 +26,14 @@ mod paths;
 mod perf_map;
 mod processes;
 mod protocol;
+mod returns;
 mod segments;
 mod table_store;
 mod tables;
 pub mod unwind;
 pub mod worker;
 
+pub use go_table::interrupts;
 pub use protocol::{Missing, Names};
 
 /// Everything here that reads what a process or the worker wrote.

@@ -42,6 +42,8 @@ pub(super) enum Refusal {
     Absent,
     /// It leads into a file system that is not known to be local.
     Remote,
+    /// We may not look.
+    Denied,
     /// Another reason.
     Failed,
 }
@@ -50,6 +52,7 @@ impl From<Errno> for Refusal {
     fn from(errno: Errno) -> Self {
         match errno {
             Errno::NOENT | Errno::NOTDIR => Self::Absent,
+            Errno::ACCESS | Errno::PERM => Self::Denied,
             _ => Self::Failed,
         }
     }
@@ -57,22 +60,25 @@ impl From<Errno> for Refusal {
 
 impl Root {
     /// That of a task, if it is in a local file system.
-    pub(super) fn of(task: u32) -> Option<Self> {
+    pub(super) fn of(task: u32) -> Result<Self, Refusal> {
         let mounts = Mounts::of(&task.to_string());
         if mounts.is_local_at(Path::new("/")) == Some(false) {
-            return None;
+            return Err(Refusal::Remote);
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = format!("/proc/{task}/root");
-        let folder = openat(CWD, root, flags, Mode::empty()).ok()?;
-        let id = mount_id(&folder)?;
+        let folder = openat(CWD, root, flags, Mode::empty())?;
+        let id = mount_id(&folder).ok_or(Refusal::Failed)?;
         // After chroot(2) the mount that the root is in is not in the list.
         let is_local = mounts.is_local(id).or_else(|| is_local_above(task, id));
-        (is_local == Some(true)).then_some(Self { folder, mounts })
+        if is_local != Some(true) {
+            return Err(Refusal::Remote);
+        }
+        Ok(Self { folder, mounts })
     }
 
     /// Our own.
-    pub(super) fn own() -> Option<Self> {
+    pub(super) fn own() -> Result<Self, Refusal> {
         Self::of(std::process::id())
     }
 

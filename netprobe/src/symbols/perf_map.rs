@@ -16,6 +16,7 @@ use rustix::fs::{Stat, fstat};
 
 use super::{
     images::{inner_pid, open_below, with_memory},
+    paths::{Refusal, Root},
     protocol::Missing,
 };
 use crate::observe::{clock::wall_offset_ns, owners::started_ns};
@@ -48,7 +49,15 @@ impl Known {
 /// Names for those of `addresses` that the map of the process knows.
 pub(super) fn lookup(pid: u32, addresses: &[u64]) -> Known {
     let known = open_map(pid).and_then(|map| lookup_in(map.into(), pid, addresses));
-    known.unwrap_or_else(|| Known::nothing(Missing::Jit))
+    known.unwrap_or_else(|| Known::nothing(why_none(pid)))
+}
+
+/// Why there is no map that can be read.
+fn why_none(pid: u32) -> Missing {
+    match Root::of(with_memory(pid)) {
+        Err(Refusal::Denied) => Missing::JitDenied,
+        Ok(_) | Err(Refusal::Absent | Refusal::Remote | Refusal::Failed) => Missing::Jit,
+    }
 }
 
 fn lookup_in(map: File, pid: u32, addresses: &[u64]) -> Option<Known> {

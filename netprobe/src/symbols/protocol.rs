@@ -26,6 +26,8 @@ pub struct Names {
     pub frames: Vec<String>,
     /// Why it has no real name, if it has none.
     pub missing: Option<Missing>,
+    /// A function may return to what follows it: a call ends here, as far as can be told.
+    pub is_call: bool,
 }
 
 /// Why an address has no name.
@@ -43,12 +45,18 @@ pub enum Missing {
     JitCut,
     /// The same, and what was written down is from before the process began.
     JitOlder,
+    /// The same, and what was written down may not be read.
+    JitDenied,
     /// The process has run two programs with different code there, or may have.
     Replaced,
     /// The process had different files there, one after another.
     Remapped,
     /// The process had ended before anybody could look.
     Exited,
+    /// What the process has mapped may not be looked at.
+    Denied,
+    /// The process is not in netprobe's pid namespace.
+    Outside,
     /// The file could not be read: no permission, or gone.
     Unreadable,
     /// It is no regular file of a local file system, so it was not opened.
@@ -63,16 +71,19 @@ pub enum Missing {
 
 impl Missing {
     /// All reasons.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Unmapped,
         Self::TooMany,
         Self::Stripped,
         Self::Jit,
         Self::JitCut,
         Self::JitOlder,
+        Self::JitDenied,
         Self::Replaced,
         Self::Remapped,
         Self::Exited,
+        Self::Denied,
+        Self::Outside,
         Self::Unreadable,
         Self::NotRegular,
         Self::Overwritten,
@@ -88,9 +99,12 @@ impl Missing {
             Self::Jit => "jit",
             Self::JitCut => "jit-cut",
             Self::JitOlder => "jit-older",
+            Self::JitDenied => "jit-denied",
             Self::Replaced => "replaced",
             Self::Remapped => "remapped",
             Self::Exited => "exited",
+            Self::Denied => "denied",
+            Self::Outside => "outside",
             Self::Unreadable => "unreadable",
             Self::NotRegular => "not-regular",
             Self::Overwritten => "overwritten",
@@ -108,11 +122,14 @@ impl Missing {
             | Self::Replaced
             | Self::Remapped
             | Self::Exited
+            | Self::Denied
+            | Self::Outside
             | Self::Stopped => false,
             Self::Stripped
             | Self::Jit
             | Self::JitCut
             | Self::JitOlder
+            | Self::JitDenied
             | Self::Unreadable
             | Self::NotRegular
             | Self::Overwritten
@@ -151,6 +168,9 @@ impl Missing {
                 "made at run time, and /tmp/perf-PID.map was written before the process began, by another one that had its id: \
                  remove it, and have this one write its own"
             }
+            Self::JitDenied => {
+                "made at run time, and /tmp/perf-PID.map may not be read: of another user namespace, run netprobe there"
+            }
             Self::Replaced => {
                 "the process has run other programs, which may have code at the same address: build them with -pie, or \
                  have them run for longer than 50 ms"
@@ -160,6 +180,13 @@ impl Missing {
                  frame pointers no time is kept, and other libraries that stay for less than 0.2 s are hard to tell"
             }
             Self::Exited => "the process had ended: sample longer, or start netprobe before it",
+            Self::Denied => {
+                "netprobe may not see what the process has mapped: of another user namespace, run netprobe there"
+            }
+            Self::Outside => {
+                "the process is outside of this container's pid namespace: run netprobe on the host, or with its pid namespace \
+                 (docker run --pid=host)"
+            }
             Self::Unreadable => {
                 "the file is gone, or of another user namespace: run netprobe there"
             }
@@ -353,7 +380,8 @@ pub(super) fn plain(name: &str) -> String {
 
 fn named(address: u64, names: &Names) -> String {
     let why = names.missing.map_or("", Missing::word);
-    let mut line = format!("{address:x}\t{why}");
+    let call = if names.is_call { "call" } else { "" };
+    let mut line = format!("{address:x}\t{why}\t{call}");
     for frame in &names.frames {
         line.push('\t');
         line.push_str(&plain(frame));
@@ -363,13 +391,21 @@ fn named(address: u64, names: &Names) -> String {
 
 fn parse_named(address: &str, mut parts: Split<'_, char>) -> Option<(u64, Names)> {
     let address = unhex(address)?;
-    let why = parts.next()?;
+    let (why, call) = (parts.next()?, parts.next()?);
     let missing = Missing::ALL
         .into_iter()
         .find(|missing| missing.word() == why);
     let frames: Vec<String> = parts.map(str::to_owned).collect();
     let is_whole = !frames.is_empty() && (missing.is_some() || why.is_empty());
-    is_whole.then_some((address, Names { frames, missing }))
+    let is_call = call == "call";
+    is_whole.then_some((
+        address,
+        Names {
+            frames,
+            missing,
+            is_call,
+        },
+    ))
 }
 
 #[cfg(test)]
@@ -396,8 +432,9 @@ mod tests {
         ] {
             assert_eq!(Request::parse(&request.line()), Some(request));
         }
-        let names = |missing| Names {
+        let names = |missing: Option<Missing>| Names {
             frames: vec!["main".into(), "inner_[i]".into()],
+            is_call: missing.is_none(),
             missing,
         };
         let whys = Missing::ALL.into_iter().map(Some).chain([None]);
@@ -433,15 +470,16 @@ mod tests {
             Names {
                 frames: vec!["a\tb\nc".into()],
                 missing: None,
+                is_call: true,
             },
         );
         let line = answer.line();
-        assert_eq!(line, "1\t\ta_b_c\n");
+        assert_eq!(line, "1\t\tcall\ta_b_c\n");
         for wrong in [
             "",
-            "x\t\ta",
-            "1\tso\ta",
-            "1\t",
+            "x\t\t\ta",
+            "1\tso\t\ta",
+            "1\t\t",
             "see\t-1",
             "resolve\t1\tzz",
             "unwind\t1\t8\t0",

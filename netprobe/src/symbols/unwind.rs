@@ -13,7 +13,7 @@ use gimli::{
 };
 
 use super::{
-    go_table::GoTable,
+    go_table::{GoFrame, GoTable},
     tables::{Row, Tables},
 };
 
@@ -96,14 +96,31 @@ pub(super) enum Code<'a> {
     None,
 }
 
-/// Follows a stack; `code` tells what is at an address.
-pub(super) fn unwind<'a>(stack: &CopiedStack, code: impl Fn(u64) -> Code<'a>) -> Unwound {
+impl Code<'_> {
+    /// Whether it is of what Go calls where the program does not call.
+    fn interrupts(&self) -> bool {
+        let frame = match self {
+            Self::Tables(_, place, Some(go)) | Self::Go(go, place) => go.frame(*place),
+            Self::Tables(_, _, None) | Self::Bare | Self::Closed | Self::None => None,
+        };
+        frame.is_some_and(|frame| frame.interrupts)
+    }
+}
+
+/// Follows a stack; `code` tells what is at an address, and `is_return` whether a function may return there.
+pub(super) fn unwind<'a>(
+    stack: &CopiedStack,
+    code: impl Fn(u64) -> Code<'a>,
+    is_return: impl Fn(u64) -> bool,
+) -> Unwound {
     let mut frame = Frame::of(stack);
     let mut unwound = Unwound {
         places: Vec::new(),
         is_whole: false,
         version: 0,
     };
+    let believes =
+        |address: u64| is_return(address) && !matches!(code(address.wrapping_sub(1)), Code::None);
     // A return address is one after its call, perhaps in the next function.
     let mut is_call = false;
     while unwound.places.len() < MOST_FRAMES {
@@ -117,13 +134,13 @@ pub(super) fn unwind<'a>(stack: &CopiedStack, code: impl Fn(u64) -> Code<'a>) ->
         }
         unwound.places.push(place);
         let step = match code_of_frame {
-            Code::Go(go, place) => frame.leave_go(go, place, &mut is_call, &code),
+            Code::Go(go, place) => frame.leave_go(go.frame(place), &mut is_call, believes),
             Code::Tables(tables, place, go) => match (tables.row(place), go) {
                 (Some(row), _) => {
                     is_call = !row.is_signal;
                     frame.by_row(&row, tables, unwound.places.len() == 1)
                 }
-                (None, Some(go)) => frame.leave_go(go, place, &mut is_call, &code),
+                (None, Some(go)) => frame.leave_go(go.frame(place), &mut is_call, believes),
                 (None, None) if tables.has_framed_code() || frame.is_framed(is_call, &code) => {
                     is_call = true;
                     frame.by_frame_pointer()
@@ -140,22 +157,28 @@ pub(super) fn unwind<'a>(stack: &CopiedStack, code: impl Fn(u64) -> Code<'a>) ->
         };
         match step {
             Step::Caller => {}
+            Step::Claimed(address) if believes(address) => {}
             Step::Root => {
                 unwound.is_whole = true;
                 break;
             }
-            Step::Lost => break,
+            Step::Claimed(_) | Step::Lost => break,
         }
     }
     if !unwound.is_whole {
-        go_on(&mut unwound, &stack.walked, code);
+        go_on(&mut unwound, &stack.walked, code, is_return);
     }
     unwound
 }
 
 /// Goes on where a copy ends, on the way that the kernel has found, as long as the code there keeps frame pointers: with
 /// stacks that are deeper than a copy, or where Go has changed stacks.
-fn go_on<'a>(unwound: &mut Unwound, walked: &[u64], code: impl Fn(u64) -> Code<'a>) {
+fn go_on<'a>(
+    unwound: &mut Unwound,
+    walked: &[u64],
+    code: impl Fn(u64) -> Code<'a>,
+    is_return: impl Fn(u64) -> bool,
+) {
     let (&[_, .., last], count) = (unwound.places.as_slice(), unwound.places.len()) else {
         return;
     };
@@ -181,6 +204,9 @@ fn go_on<'a>(unwound: &mut Unwound, walked: &[u64], code: impl Fn(u64) -> Code<'
             unwound.is_whole = true;
             return;
         }
+        if !is_return(*address) && !code(place).interrupts() {
+            return;
+        }
         place = address.wrapping_sub(1);
         if matches!(code(place), Code::None) {
             return;
@@ -193,6 +219,8 @@ fn go_on<'a>(unwound: &mut Unwound, walked: &[u64], code: impl Fn(u64) -> Code<'
 enum Step {
     /// To the function that called.
     Caller,
+    /// To the function that called if the frame pointer is one: to this address.
+    Claimed(u64),
     /// To the beginning of the thread.
     Root,
     /// Nowhere that could be believed.
@@ -308,35 +336,48 @@ impl<'a> Frame<'a> {
         pairs.any(|(saved, address)| saved == frame && is_bare(address))
     }
 
-    /// Leaves a function of Go. One that was interrupted may have no frame, or none yet: then the frame pointer is its
-    /// caller's, and the table tells where the return address is.
-    fn leave_go<'t>(
+    /// Leaves a function of Go by its own table, which tells where the return address is: one that was interrupted may have
+    /// no frame, or none yet, and some that are written in assembler keep data in the register of frame pointers.
+    fn leave_go(
         &mut self,
-        go: &GoTable,
-        place: u64,
+        frame: Option<GoFrame>,
         is_call: &mut bool,
-        code: impl Fn(u64) -> Code<'t>,
+        believes: impl Fn(u64) -> bool,
     ) -> Step {
         let is_interrupted = !mem::replace(is_call, true);
-        let depth = is_interrupted.then(|| go.depth(place)).flatten();
+        // Where Go has changed stacks there is nothing to return to.
+        let frame = frame.filter(|frame| frame.has_caller || is_interrupted);
         let stack = self.registers[STACK_POINTER];
         let at = stack
-            .zip(depth)
-            .map(|(stack, depth)| stack.wrapping_add(depth));
-        let frame = self.registers[FRAME_POINTER];
-        let is_framed = frame.map(|frame| frame.wrapping_add(8)) == at;
-        let address = at.filter(|_| !is_framed).and_then(|at| self.word(at));
-        // Where Go has changed stacks there is nothing to return to.
-        let address =
-            address.filter(|address| !matches!(code(address.wrapping_sub(1)), Code::None));
-        if address.is_none() {
+            .zip(frame)
+            .map(|(stack, frame)| stack.wrapping_add(frame.depth));
+        let Some((at, address)) = at.and_then(|at| Some((at, self.word(at)?))) else {
+            return self.by_frame_pointer();
+        };
+        let own = at.wrapping_sub(8);
+        let is_framed = self.registers[FRAME_POINTER] == Some(own);
+        if !is_framed && !believes(address) {
             return self.by_frame_pointer();
         }
         let mut caller = [None; REGISTERS];
-        caller[FRAME_POINTER] = frame;
-        caller[STACK_POINTER] = at.map(|at| at.wrapping_add(8));
-        caller[RETURN_ADDRESS] = address;
+        caller[FRAME_POINTER] = if is_framed || !self.is_of_caller(at, &believes) {
+            self.word(own)
+        } else {
+            self.registers[FRAME_POINTER]
+        };
+        caller[STACK_POINTER] = Some(at.wrapping_add(8));
+        caller[RETURN_ADDRESS] = Some(address);
         self.call(&caller, false)
+    }
+
+    /// Whether the frame pointer is that of a function further out than the return address at `at`.
+    fn is_of_caller(&self, at: u64, believes: impl Fn(u64) -> bool) -> bool {
+        let frame = self.registers[FRAME_POINTER];
+        let is_further = |frame: &u64| *frame > at && frame.is_multiple_of(8);
+        let address = frame
+            .filter(is_further)
+            .map(|frame| self.word(frame.wrapping_add(8)));
+        address.is_some_and(|address| address.is_none_or(believes))
     }
 
     fn by_frame_pointer(&mut self) -> Step {
@@ -356,7 +397,11 @@ impl<'a> Frame<'a> {
         caller[FRAME_POINTER] = Some(outer);
         caller[STACK_POINTER] = Some(frame.wrapping_add(16));
         caller[RETURN_ADDRESS] = Some(address);
-        self.call(&caller, false)
+        match self.call(&caller, false) {
+            Step::Caller => Step::Claimed(address),
+            Step::Root if outer == 0 => Step::Root,
+            Step::Claimed(_) | Step::Root | Step::Lost => Step::Lost,
+        }
     }
 
     fn cfa(&self, rule: &CfaRule<usize>, tables: &Tables) -> Option<u64> {
@@ -461,12 +506,16 @@ mod tests {
         stack.registers[KERNEL_ORDER[STACK_POINTER]] = STACK;
         stack.registers[KERNEL_ORDER[FRAME_POINTER]] = STACK + 32;
         stack.registers[KERNEL_ORDER[RETURN_ADDRESS]] = HOLE;
-        let unwound = unwind(&stack, |address| match address {
-            HOLE => Code::Tables(&tables, 0, None),
-            TABLED => Code::Tables(&tables, known.unwrap(), None),
-            JIT => Code::Bare,
-            _ => Code::None,
-        });
+        let unwound = unwind(
+            &stack,
+            |address| match address {
+                HOLE => Code::Tables(&tables, 0, None),
+                TABLED => Code::Tables(&tables, known.unwrap(), None),
+                JIT => Code::Bare,
+                _ => Code::None,
+            },
+            |_address| true,
+        );
         assert_eq!(unwound.places[0], HOLE);
         unwound.places.len()
     }
@@ -531,11 +580,15 @@ mod tests {
         stack.registers[KERNEL_ORDER[STACK_POINTER]] = STACK;
         stack.registers[KERNEL_ORDER[FRAME_POINTER]] = STACK + 32;
         stack.registers[KERNEL_ORDER[RETURN_ADDRESS]] = JIT;
-        let unwound = unwind(&stack, |address| match address {
-            JIT..0x3_1000 => Code::Bare,
-            CLOSED => Code::Closed,
-            _ => Code::None,
-        });
+        let unwound = unwind(
+            &stack,
+            |address| match address {
+                JIT..0x3_1000 => Code::Bare,
+                CLOSED => Code::Closed,
+                _ => Code::None,
+            },
+            |_address| true,
+        );
         unwound.places == [JIT, caller]
     }
 
@@ -553,6 +606,76 @@ mod tests {
         assert!(is_left([STACK + 8, JIT + 11, 2, senders], caller));
     }
 
+    /// Whether code made at run time is left by its frame pointer, with this above its frame, if functions return to one
+    /// address only.
+    fn is_left_to(address: u64, outer: u64) -> (usize, bool) {
+        let words = [outer, address];
+        let mut stack = CopiedStack {
+            registers: [0; 21],
+            bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
+            walked: vec![JIT, address, JIT + 41, 0],
+            taken: Taken::default(),
+        };
+        stack.registers[KERNEL_ORDER[STACK_POINTER]] = STACK;
+        stack.registers[KERNEL_ORDER[FRAME_POINTER]] = STACK;
+        stack.registers[KERNEL_ORDER[RETURN_ADDRESS]] = JIT;
+        let code = |address| match address {
+            JIT..0x3_1000 => Code::Bare,
+            _ => Code::None,
+        };
+        let unwound = unwind(&stack, code, |address| address == JIT + 21);
+        (unwound.places.len(), unwound.is_whole)
+    }
+
+    #[test]
+    fn what_is_no_return_address_is_no_caller() {
+        assert_eq!(is_left_to(JIT + 21, STACK + 4096), (2, false));
+        // Where a function begins, for one.
+        assert_eq!(is_left_to(JIT + 16, STACK + 4096), (1, false));
+        // Nothing to return to is the beginning of a thread only where nothing is further out.
+        assert_eq!(is_left_to(0, 0), (1, true));
+        assert_eq!(is_left_to(0, STACK + 4096), (1, false));
+    }
+
+    /// Where a function of Go with a frame of 16 bytes is left to, and its caller's frame pointer, if the register has
+    /// this.
+    fn go_caller(pointer: u64, has_caller: bool) -> Option<(u64, Option<u64>)> {
+        let words = [1, STACK + 32, JIT + 11, 2, STACK + 48, JIT + 21, 0, 0];
+        let mut stack = CopiedStack {
+            registers: [0; 21],
+            bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
+            walked: Vec::new(),
+            taken: Taken::default(),
+        };
+        stack.registers[KERNEL_ORDER[STACK_POINTER]] = STACK;
+        stack.registers[KERNEL_ORDER[FRAME_POINTER]] = pointer;
+        let mut frame = Frame::of(&stack);
+        let of_function = GoFrame {
+            depth: 16,
+            has_caller,
+            interrupts: false,
+        };
+        let step = frame.leave_go(Some(of_function), &mut true, |address| address > JIT);
+        let is_certain = matches!(step, Step::Caller);
+        is_certain.then_some((
+            frame.registers[RETURN_ADDRESS]?,
+            frame.registers[FRAME_POINTER],
+        ))
+    }
+
+    #[test]
+    fn functions_of_go_that_keep_data_in_the_frame_pointer_have_their_caller() {
+        let caller = Some((JIT + 11, Some(STACK + 32)));
+        assert_eq!(go_caller(STACK + 8, true), caller);
+        for data in [0, 7, STACK, STACK + 40, STACK + 48] {
+            assert_eq!(go_caller(data, true), caller, "{data:x}");
+        }
+        // The function had not saved it yet.
+        assert_eq!(go_caller(STACK + 32, true), caller);
+        // On another stack there is no caller.
+        assert_eq!(go_caller(7, false), None);
+    }
+
     /// The places after the first of a stack of bare code whose copy ends after two callers, walked like this by the kernel;
     /// and whether it is whole.
     fn walked_on(walked: &[u64]) -> (Vec<u64>, bool) {
@@ -566,11 +689,15 @@ mod tests {
         stack.registers[KERNEL_ORDER[STACK_POINTER]] = STACK;
         stack.registers[KERNEL_ORDER[FRAME_POINTER]] = STACK;
         stack.registers[KERNEL_ORDER[RETURN_ADDRESS]] = JIT;
-        let unwound = unwind(&stack, |address| match address {
-            JIT..0x3_1000 => Code::Bare,
-            CLOSED => Code::Closed,
-            _ => Code::None,
-        });
+        let unwound = unwind(
+            &stack,
+            |address| match address {
+                JIT..0x3_1000 => Code::Bare,
+                CLOSED => Code::Closed,
+                _ => Code::None,
+            },
+            |_address| true,
+        );
         let after = unwound.places.iter().skip(1).map(|place| place - JIT);
         (after.collect(), unwound.is_whole)
     }

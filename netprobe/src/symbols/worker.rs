@@ -19,6 +19,7 @@ use super::{
     perf_map,
     processes::{At, Processes},
     protocol::{Answer, Missing, Names, Request},
+    returns::Returns,
     table_store::TableStore,
     unwind::{Code, CopiedStack, INSTRUCTION_POINTER, Unwound, unwind},
 };
@@ -38,6 +39,7 @@ struct Worker {
     images: Images,
     naming: Naming,
     tables: TableStore,
+    returns: Returns,
     processes: Processes,
 }
 
@@ -48,6 +50,7 @@ pub fn run(uses_debug_info: bool) -> Result<()> {
         images: Images::default(),
         naming: Naming::new(uses_debug_info),
         tables: TableStore::default(),
+        returns: Returns::default(),
         processes: Processes::default(),
     };
     worker.processes.survey();
@@ -179,11 +182,16 @@ impl Worker {
                     self.tables.read(number, &self.images);
                 }
             }
-            let tables = &self.tables;
-            let unwound = unwind(stack, |address| match process.at(address) {
+            let (tables, returns, images) = (&self.tables, &self.returns, &self.images);
+            let code = |address| match process.at(address) {
                 Some(mapping) => tables.code(mapping, address),
                 None => Code::None,
-            });
+            };
+            let is_return = |address: u64| {
+                let mapping = process.at(address.wrapping_sub(1));
+                mapping.is_some_and(|mapping| returns.is_return(mapping, address, images))
+            };
+            let unwound = unwind(stack, code, is_return);
             let mut mappings = process.all_mappings();
             let needs = mappings.any(|mapping| tables.needs_copies(mapping));
             if index > 0 && are_one {
@@ -205,6 +213,8 @@ impl Worker {
         let mapping = match self.processes.at(pid, address) {
             At::Mapping(mapping) => mapping,
             At::Exited => return Place::missing(Missing::Exited, "[unknown: exited]"),
+            At::Denied => return Place::missing(Missing::Denied, "[unknown: no permission]"),
+            At::Outside => return Place::missing(Missing::Outside, "[unknown: outside]"),
             At::Unmapped => return Place::missing(Missing::Unmapped, "[unknown]"),
             At::TooMany => {
                 return Place::missing(Missing::TooMany, "[unknown: too many mappings]");
@@ -226,6 +236,7 @@ impl Worker {
             Content::Kernel(name) => Place::Named(Names {
                 frames: vec![name.clone()],
                 missing: None,
+                is_call: true,
             }),
         }
     }
@@ -241,7 +252,12 @@ impl Worker {
                     answers.extend(self.of_versions(pid, *address));
                     continue;
                 }
-                At::Exited | At::Unmapped | At::TooMany | At::Mapping(_) => continue,
+                At::Exited
+                | At::Denied
+                | At::Outside
+                | At::Unmapped
+                | At::TooMany
+                | At::Mapping(_) => continue,
             }
             let known = self.processes.at_in_known(pid, *address);
             let known = known.and_then(|mapping| self.names_in(mapping, *address));
@@ -294,16 +310,17 @@ impl Worker {
         } else {
             (found, Missing::Stripped)
         };
-        let named = wanted.iter().zip(found).map(|((address, _), frames)| {
-            let names = match frames {
-                Some(frames) => Names {
-                    frames,
-                    missing: None,
-                },
-                None => Names {
-                    frames: vec![format!("[{module}]")],
-                    missing: Some(missing),
-                },
+        let named = wanted.iter().zip(found).map(|((address, offset), frames)| {
+            let after = offset.wrapping_add(1);
+            let is_call = self.returns.is_return_in(number, after, &self.images);
+            let (frames, missing) = match frames {
+                Some(frames) => (frames, None),
+                None => (vec![format!("[{module}]")], Some(missing)),
+            };
+            let names = Names {
+                frames,
+                missing,
+                is_call,
             };
             (*address, names)
         });
@@ -324,6 +341,7 @@ impl Place {
         Self::Named(Names {
             frames: vec![frame.to_owned()],
             missing: Some(missing),
+            is_call: true,
         })
     }
 }
@@ -351,10 +369,8 @@ fn apply_perf_map(pid: u32, answers: &mut [(u64, Names)]) {
         }
         match found.names.remove(address) {
             Some(name) => {
-                *names = Names {
-                    frames: vec![format!("{name}_[j]")],
-                    missing: None,
-                };
+                names.frames = vec![format!("{name}_[j]")];
+                names.missing = None;
             }
             None if names.missing == Some(Missing::Jit) => names.missing = Some(found.others),
             None => {}
@@ -372,6 +388,7 @@ mod tests {
             images: Images::default(),
             naming: Naming::new(true),
             tables: TableStore::default(),
+            returns: Returns::default(),
             processes: Processes::default(),
         };
         let here = our_own_functions_have_names_and_nonsense_has_none as *const () as u64;
@@ -388,9 +405,13 @@ mod tests {
             images: Images::default(),
             naming: Naming::new(false),
             tables: TableStore::default(),
+            returns: Returns::default(),
             processes: Processes::default(),
         };
         let answers = worker.resolve(u32::MAX, &[4096]);
         assert_eq!(answers[0].1.missing, Some(Missing::Exited));
+        // What the programs say of processes in other pid namespaces.
+        let answers = worker.resolve(0, &[4096]);
+        assert_eq!(answers[0].1.missing, Some(Missing::Outside));
     }
 }

@@ -75,15 +75,24 @@ fn names_lines((of, nameless, all): (Of, &Weights, u64), lacking: Option<&str>) 
         if percent == 0 {
             continue;
         }
-        let advice = match (missing, lacking) {
-            (Missing::Unreadable, Some(lacking)) => {
-                format!("the file cannot be read: needs {lacking}")
-            }
-            _ => missing.advice().to_owned(),
+        let denied = lacking.and_then(|lacking| Some((denied(*missing)?, lacking)));
+        let advice = match denied {
+            Some((what, lacking)) => format!("{what}: needs {lacking}"),
+            None => missing.advice().to_owned(),
         };
         lines.push(format!("  {percent} % {module}: {advice}"));
     }
     lines
+}
+
+/// What may not be read of a process of another user, if a name is missing for that.
+fn denied(missing: Missing) -> Option<&'static str> {
+    match missing {
+        Missing::Unreadable => Some("the file cannot be read"),
+        Missing::Denied => Some("netprobe may not see what the process has mapped"),
+        Missing::JitDenied => Some("made at run time, and /tmp/perf-PID.map may not be read"),
+        _ => None,
+    }
 }
 
 /// Where stacks were cut: in what their outermost known function is.
@@ -93,14 +102,17 @@ pub(super) enum CutIn {
     Jit,
     /// A C library without names and without unwind tables.
     Musl,
+    /// A file that could not be read.
+    Unread,
     /// Anything else.
     Other,
 }
 
 impl CutIn {
-    /// That of a stack by its outermost function.
-    pub(super) fn of(function: Option<&str>) -> Self {
+    /// That of a stack by its outermost function, which may lack its name.
+    pub(super) fn of(function: Option<&str>, missing: Option<Missing>) -> Self {
         match function {
+            Some(_) if missing == Some(Missing::Unreadable) => Self::Unread,
             Some(name) if name == "[jit]" || name.ends_with("_[j]") => Self::Jit,
             Some(name) if roots::is_musl(name) => Self::Musl,
             Some(_) | None => Self::Other,
@@ -129,6 +141,7 @@ pub(super) fn of_cut(cut: &Share, most: CutIn, copying: Copying) -> Option<Strin
             "in musl, which has neither names nor unwind tables: of threads nothing is missing but their start; where it calls \
              back, as qsort does, the caller is",
         ),
+        CutIn::Unread => why_unread(privileges::lacking(&READS_FILES).as_deref()),
         CutIn::Other => why_cut(copying),
     };
     let not_copied = match copying.not_copied {
@@ -142,6 +155,13 @@ pub(super) fn of_cut(cut: &Share, most: CutIn, copying: Copying) -> Option<Strin
         "{} % of the user stacks are [truncated] ({}): {why}{not_copied}",
         cut.percent, cut.names
     ))
+}
+
+fn why_unread(lacking: Option<&str>) -> String {
+    match lacking {
+        Some(lacking) => format!("in files that cannot be read: needs {lacking}"),
+        None => String::from("in files that cannot be read: gone, or of another user namespace"),
+    }
 }
 
 fn why_cut(copying: Copying) -> String {
@@ -305,7 +325,7 @@ mod tests {
         let said = |outermost: &[(&str, u64)]| {
             let mut ends = BTreeMap::new();
             for (name, weight) in outermost {
-                *ends.entry(CutIn::of(Some(name))).or_default() += *weight;
+                *ends.entry(CutIn::of(Some(name), None)).or_default() += *weight;
             }
             of_cut(&cut, most_cut(&ends), copying).unwrap()
         };
@@ -349,6 +369,15 @@ mod tests {
         let lines = names_lines((Of::Innermost, &nameless, 100), None);
         assert!(lines[1].contains("gone"), "{lines:?}");
         assert!(!lines[1].contains("root"), "{lines:?}");
+        for missing in [Missing::Denied, Missing::JitDenied] {
+            let nameless = [((missing, "[t]".to_owned()), 56)].into();
+            let lines = names_lines((Of::Innermost, &nameless, 100), Some("CAP_SYS_PTRACE"));
+            assert!(lines[1].ends_with(": needs CAP_SYS_PTRACE"), "{lines:?}");
+        }
+        let end = CutIn::of(Some("[t]"), Some(Missing::Unreadable));
+        assert_eq!(end, CutIn::Unread);
+        let why = why_unread(Some("CAP_SYS_PTRACE"));
+        assert_eq!(why, "in files that cannot be read: needs CAP_SYS_PTRACE");
     }
 
     #[test]

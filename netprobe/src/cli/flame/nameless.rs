@@ -67,6 +67,8 @@ pub(super) struct Counted {
     nameless: Vec<(Missing, String)>,
     /// The first, if it has none.
     innermost: Option<(Missing, String)>,
+    /// Why the last has none.
+    outermost: Option<Missing>,
 }
 
 impl Counted {
@@ -77,8 +79,14 @@ impl Counted {
         if self.all == 0 {
             self.innermost.clone_from(&why);
         }
+        self.outermost = names.missing;
         self.all += 1;
         self.nameless.extend(why);
+    }
+
+    /// Why the outermost function has no name, if it has none.
+    pub(super) const fn outermost(&self) -> Option<Missing> {
+        self.outermost
     }
 }
 
@@ -91,6 +99,7 @@ mod tests {
         let names = |missing| Names {
             frames: vec!["frame".to_owned()],
             missing,
+            is_call: true,
         };
         let mut counted = Counted::default();
         (0..inside).for_each(|_| counted.add(&names(None)));

@@ -30,7 +30,7 @@ use crate::{
     render::text,
     report::Value,
     symbols::{
-        Missing, Names,
+        self, Missing, Names,
         background::{Background, Followed},
         found::{Found, Whose},
         unwind::Unwound,
@@ -383,8 +383,9 @@ impl Naming {
             }
         }
         is_whole |= roots::is_whole(&innermost_first, By::Tables);
+        let cut = (!is_whole).then(|| cut_in(&innermost_first, &counted));
         self.nameless.add(counted, weight);
-        self.finish_user(thread.shown, innermost_first, is_whole, weight)
+        self.finish_user(thread.shown, innermost_first, cut, weight)
     }
 
     /// The frames of a stack that frame pointers led through.
@@ -403,12 +404,14 @@ impl Naming {
             let Some(names) = self.found.get(thread.pid, address, whose) else {
                 break;
             };
-            let depth = innermost_first.len();
-            if depth > 0 && names.missing.is_some_and(Missing::is_unmapped) {
-                break;
+            let function = names.frames.first().map_or("", String::as_str);
+            if let Some(callee) = innermost_first.last() {
+                let is_return = names.is_call || symbols::interrupts(callee);
+                if !is_return || names.missing.is_some_and(Missing::is_unmapped) {
+                    break;
+                }
             }
             // What seems to call the start is whatever lay there.
-            let function = names.frames.first().map_or("", String::as_str);
             if has_begun && !roots::may_begin(function) {
                 break;
             }
@@ -420,24 +423,24 @@ impl Naming {
             }
         }
         let is_whole = roots::is_whole(&innermost_first, By::FramePointers);
+        let cut = (!is_whole || is_cut).then(|| cut_in(&innermost_first, &counted));
         self.nameless.add(counted, weight);
-        self.finish_user(thread.shown, innermost_first, is_whole && !is_cut, weight)
+        self.finish_user(thread.shown, innermost_first, cut, weight)
     }
 
     fn finish_user(
         &mut self,
         comm: &str,
         mut innermost_first: Vec<Arc<str>>,
-        is_whole: bool,
+        cut: Option<CutIn>,
         weight: u64,
     ) -> Vec<Arc<str>> {
         self.stacks_weighed += weight;
-        if !is_whole {
+        if let Some(end) = cut {
             // Where it is not known what ran, that is what is said of it.
             let is_unknown = |frame: &Arc<str>| frame.starts_with("[unknown");
             if !innermost_first.first().is_some_and(is_unknown) {
                 *self.cut.entry(comm.to_owned()).or_default() += weight;
-                let end = CutIn::of(innermost_first.last().map(|name| &**name));
                 *self.cut_in.entry(end).or_default() += weight;
             }
             innermost_first.push(Arc::from("[truncated]"));
@@ -483,6 +486,12 @@ impl Thread<'_> {
             version: 0,
         }
     }
+}
+
+/// In what a stack ends that is cut.
+fn cut_in(innermost_first: &[Arc<str>], counted: &Counted) -> CutIn {
+    let outermost = innermost_first.last().map(|name| &**name);
+    CutIn::of(outermost, counted.outermost())
 }
 
 /// Whether it is not known what program ran, so that neither are the callers.

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::termios::tcgetwinsize;
+
 use super::super::{Global, output::has_lost_reader, signals::Stop};
 
 /// How often the line changes.
@@ -78,9 +80,33 @@ impl Window {
 
     fn show(&self, text: &str) {
         let left = self.duration.saturating_sub(self.elapsed()).as_secs_f64();
-        let _closed = write!(
-            io::stderr(),
-            "\r{left:.0} s left{text}; Ctrl-C draws at once \x1b[K"
-        );
+        let line = format!("{left:.0} s left{text}; Ctrl-C draws at once ");
+        let size = tcgetwinsize(io::stderr()).ok();
+        let line = fitting(&line, size.map_or(0, |size| size.ws_col.into()));
+        let _closed = write!(io::stderr(), "\r{line}\x1b[K");
+    }
+}
+
+/// So much of a line that it leaves a column of a terminal free, where it would begin another row; all where it is not known
+/// how many columns there are, 0.
+fn fitting(line: &str, columns: usize) -> &str {
+    match columns.checked_sub(1) {
+        Some(room) => &line[..line.floor_char_boundary(room)],
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_stays_in_its_row() {
+        let line = "3 s left, 19 collected; Ctrl-C draws at once ";
+        assert_eq!(fitting(line, 40), &line[..39]);
+        assert_eq!(fitting(line, 1), "");
+        for columns in [0, line.len() + 1, 500] {
+            assert_eq!(fitting(line, columns), line);
+        }
     }
 }

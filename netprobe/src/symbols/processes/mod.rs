@@ -4,7 +4,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    fs, mem,
+    fs,
+    io::ErrorKind,
+    mem,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -21,6 +23,8 @@ mod libraries;
 
 use libraries::Libraries;
 
+/// The programs have no id for processes that are not in our pid namespace.
+const OUTSIDE: u32 = 0;
 /// How long mappings are believed although an address is in none of them, and programs to be the same.
 const BELIEVED: Duration = Duration::from_millis(100);
 /// How long after its start a process is looked at again and again: scripts that only set something up take not long.
@@ -129,6 +133,11 @@ impl Program {
     }
 }
 
+fn are_mappings_denied(pid: u32) -> bool {
+    let opened = fs::File::open(format!("/proc/{}/maps", with_memory(pid)));
+    opened.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+}
+
 /// The mapping that an address is in, of those of one time.
 fn find(mappings: &[Mapping], address: u64) -> Option<&Mapping> {
     // As the kernel lists them: by address.
@@ -142,6 +151,10 @@ fn find(mappings: &[Mapping], address: u64) -> Option<&Mapping> {
 pub(super) enum At<'a> {
     /// Nothing is known of the process.
     Exited,
+    /// The process lives, and nothing of it may be known.
+    Denied,
+    /// The process is not in our pid namespace.
+    Outside,
     /// In none of its mappings.
     Unmapped,
     /// In none of those that were read, and there are more.
@@ -158,6 +171,8 @@ pub(super) enum At<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Processes {
     programs: HashMap<u32, Vec<Program>>,
+    /// Those whose mappings may not be read.
+    denied: BTreeSet<u32>,
     /// Those that may soon run another program, as what a script starts.
     young: BTreeSet<u32>,
     /// What ran before anything was sampled.
@@ -179,7 +194,8 @@ impl Processes {
 
     /// Remembers what a process has mapped; if it is gone, what it had mapped before.
     pub(super) fn see(&mut self, pid: u32, images: &mut Images) {
-        if self.programs.len() >= MOST_PROCESSES && !self.programs.contains_key(&pid) {
+        let is_full = self.programs.len() >= MOST_PROCESSES && !self.programs.contains_key(&pid);
+        if is_full || pid == OUTSIDE {
             return;
         }
         let (before, mapped) = (Identity::of(pid), images.mappings(pid));
@@ -199,6 +215,9 @@ impl Processes {
         }
         // Between two programs it is neither.
         let is_one = identity.is_settled() && after.as_ref() == Some(&identity);
+        if mapped.is_none() && self.denied.len() < MOST_PROCESSES && are_mappings_denied(pid) {
+            self.denied.insert(pid);
+        }
         if let (Some(mapped), true) = (mapped, is_one) {
             self.add(pid, identity, names, mapped);
         } else {
@@ -360,7 +379,11 @@ impl Processes {
     /// Where an address is, or was.
     pub(super) fn at(&self, pid: u32, address: u64) -> At<'_> {
         let Some(programs) = self.programs.get(&pid) else {
-            return At::Exited;
+            return match pid {
+                OUTSIDE => At::Outside,
+                pid if self.denied.contains(&pid) => At::Denied,
+                _ => At::Exited,
+            };
         };
         if !programs.iter().any(|program| program.at(address).is_some()) {
             let is_cut = programs.iter().any(|program| program.is_cut);

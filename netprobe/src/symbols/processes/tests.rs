@@ -90,6 +90,16 @@ fn an_address_that_two_programs_had_in_different_files_is_in_neither() {
 }
 
 #[test]
+fn processes_out_of_sight_have_not_ended() {
+    let mut processes = Processes::default();
+    processes.denied.insert(8);
+    assert_eq!(processes.at(8, 0x10), At::Denied);
+    assert_eq!(processes.at(9, 0x10), At::Exited);
+    assert_eq!(processes.at(OUTSIDE, 0x10), At::Outside);
+    assert!(!are_mappings_denied(std::process::id()));
+}
+
+#[test]
 fn a_program_that_ran_before_the_window_had_its_code_to_itself() {
     let mut processes = Processes::default();
     let here = mapping(0x40_0000, 1);
