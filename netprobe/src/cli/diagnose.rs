@@ -1,7 +1,7 @@
 //! `netprobe diagnose`: watches for a while, then says what is wrong, why, and what to change.
 
 use std::{
-    io::{self, Write},
+    io::Write,
     path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
@@ -18,6 +18,7 @@ use netprobe_common::{
 
 use super::{
     culprit::Graph,
+    output::print,
     parse_duration,
     signals::{self, Stop},
     stream::parse_percent,
@@ -218,17 +219,17 @@ fn shortened(window: Duration, left: Duration, is_first: bool) -> Duration {
 }
 
 fn write(options: &Options, diagnosis: &Diagnosis) -> Result<()> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    if options.json {
-        render::diagnosis_json::write(&mut out, diagnosis)?;
-    } else {
-        render::diagnosis::write(&mut out, diagnosis)?;
-        if options.interval.is_some() {
-            writeln!(out)?;
+    print(|out| {
+        if options.json {
+            render::diagnosis_json::write(out, diagnosis)?;
+        } else {
+            render::diagnosis::write(out, diagnosis)?;
+            if options.interval.is_some() {
+                writeln!(out)?;
+            }
         }
-    }
-    out.flush()?;
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Says what the graph shows: beside JSON, of which there is one object, in the log.
@@ -237,9 +238,7 @@ fn say(options: &Options, drawn: &str) -> Result<()> {
         log::info!("flame graph: {drawn}");
         return Ok(());
     }
-    let mut out = io::stdout().lock();
-    writeln!(out, "flame graph: {drawn}")?;
-    Ok(out.flush()?)
+    print(|out| Ok(writeln!(out, "flame graph: {drawn}")?))
 }
 
 /// What the rules ask for. They say nothing about states and accepted connections, of which there are many; and what

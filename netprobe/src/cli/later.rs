@@ -13,7 +13,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::cli::output::{self, Output};
+use crate::cli::output;
 
 /// A file that can be written, or standard output.
 #[derive(Debug)]
@@ -48,14 +48,16 @@ impl Later {
         let mut bytes = Vec::new();
         let drawn = draw(&mut bytes);
         let written = drawn.and_then(|()| self.replace(&bytes));
-        written.with_context(|| format!("write {}", self.path.display()))
+        match &self.file {
+            Some(_) => written.with_context(|| format!("write {}", self.path.display())),
+            // It names itself.
+            None => written,
+        }
     }
 
     fn replace(&mut self, bytes: &[u8]) -> Result<()> {
         let Some(file) = &mut self.file else {
-            let mut out = Output::open(None)?;
-            out.write_all(bytes)?;
-            return Ok(out.flush()?);
+            return output::print(|out| Ok(out.write_all(bytes)?));
         };
         // Devices and pipes have no length.
         if !file.metadata()?.is_file() {

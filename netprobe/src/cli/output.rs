@@ -77,6 +77,14 @@ fn open(path: &Path, truncate: bool) -> Result<File> {
     Ok(file)
 }
 
+/// Writes to standard output what is made at once, in one go.
+pub(super) fn print<T>(make: impl FnOnce(&mut Output) -> Result<T>) -> Result<T> {
+    let mut out = Output::stdout()?;
+    let done = make(&mut out)?;
+    out.flush()?;
+    Ok(done)
+}
+
 /// The output of a command. What a full disk leaves is cut back to the last whole record.
 pub(super) struct Output {
     writer: Patient,
