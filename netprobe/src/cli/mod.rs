@@ -2,7 +2,7 @@
 
 use std::{error::Error, ffi::OsString, io, process::ExitCode, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use netprobe_common::header::Kind;
 
@@ -29,6 +29,7 @@ mod reference;
 mod sample;
 mod schema;
 mod signals;
+mod stack;
 mod stream;
 mod usage;
 mod vigil;
@@ -182,6 +183,14 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 /// Parses the arguments, does what they ask, and returns the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let done = stack::with_room(|| run_all(arguments)).context("start a thread with more stack");
+    done.unwrap_or_else(|error| {
+        logging::init_for_errors();
+        conclude(&error)
+    })
+}
+
+fn run_all(arguments: Vec<OsString>) -> ExitCode {
     // netprobe itself starts it, each time: knowing all other commands costs more than the start.
     if let [_, command, options @ ..] = &arguments[..]
         && command == COMMAND
