@@ -305,7 +305,7 @@ fn a_full_disk_is_told_in_the_same_words_by_everything() {
 
 #[test]
 fn a_closed_pipe_ends_everything_quietly() {
-    let cases: [(&[&str], bool); 5] = [
+    let cases: [(&[&str], bool); 9] = [
         (&["--help"], false),
         (&["drops", "--help"], false),
         (&["check", "--json"], true),
@@ -321,6 +321,14 @@ fn a_closed_pipe_ends_everything_quietly() {
             ],
             true,
         ),
+        // And although it writes at the end only, which is far.
+        (&["-q", "drops", "--count"], true),
+        (&["-q", "diagnose", "--duration", "1h"], true),
+        (
+            &["-q", "flame", "drops", "--folded", "--duration", "1h"],
+            true,
+        ),
+        (&["-q", "tcptop", "3600"], true),
     ];
     for (arguments, needs_root) in cases {
         if needs_root && !is_root() {

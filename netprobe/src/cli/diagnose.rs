@@ -18,7 +18,7 @@ use netprobe_common::{
 
 use super::{
     culprit::Graph,
-    output::print,
+    output::{Reader, print},
     parse_duration,
     signals::{self, Stop},
     stream::parse_percent,
@@ -152,12 +152,16 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
 /// Gives a verdict for each window, until the time is over or a signal comes; true if one of them
 /// is as severe as `--fail-on` says.
 async fn watch(options: &Options, inode: Option<u32>) -> Result<bool> {
-    let mut stop = Stop::listen()?;
     if let Some(inode) = inode {
         // Says that there is no such namespace before anything is loaded.
         namespaces::find(inode)?;
     }
+    // Before signals are listened to: it may wait for a reader.
     let mut graph = options.svg.as_deref().map(Graph::open).transpose()?;
+    let mut stop = Stop::listen()?;
+    if graph.is_none() {
+        stop.while_read(Reader::of_stdout());
+    }
     let mut vigil = Vigil::start(
         &request(inode, options),
         Limits {

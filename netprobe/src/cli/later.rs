@@ -13,7 +13,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::cli::output;
+use crate::cli::output::{self, Reader};
 
 /// A file that can be written, or standard output.
 #[derive(Debug)]
@@ -41,6 +41,14 @@ impl Later {
             file: Some(file),
             is_made,
         })
+    }
+
+    /// Who must read it, if anybody.
+    pub(super) fn reader(&self) -> Option<Reader> {
+        match &self.file {
+            Some(file) => Reader::of(file),
+            None => Reader::of_stdout(),
+        }
     }
 
     /// Writes what `draw` makes; if it fails, nothing.

@@ -169,8 +169,11 @@ impl Output {
         self.buffer.truncate(kept);
     }
 
-    /// Writes what waits.
+    /// Writes what waits; with nothing to write it fails, too, if whoever read along has seen enough.
     fn write_out(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return self.writer.check();
+        }
         let written = self.writer.write_all(&self.buffer);
         // What a failure leaves is not tried again.
         self.buffer.clear();
@@ -214,9 +217,9 @@ impl Output {
         self.width
     }
 
-    /// Fails if whoever read along has seen enough.
-    pub(super) fn check_reader(&self) -> io::Result<()> {
-        self.writer.check()
+    /// Who must read it, if anybody.
+    pub(super) fn reader(&self) -> Option<Reader> {
+        Reader::of(&self.writer.file)
     }
 
     /// Whether somebody watches.
@@ -273,10 +276,8 @@ impl Patient {
     const GRACE: Duration = Duration::from_secs(1);
 
     fn new(file: File) -> Self {
-        let kind = file.metadata().map(|data| data.file_type());
-        let is_pipe = kind.is_ok_and(|kind| kind.is_fifo() || kind.is_socket());
         Self {
-            has_reader: is_pipe || file.is_terminal(),
+            has_reader: has_reader(&file),
             file,
             has_given_up: false,
             written: 0,
@@ -386,16 +387,50 @@ impl Error for Failure {
     }
 }
 
+/// Whoever reads what is written.
+#[derive(Debug)]
+pub(super) struct Reader {
+    /// Our end of it.
+    end: File,
+}
+
+impl Reader {
+    /// That of a pipe, a terminal or a socket: a file needs none.
+    pub(super) fn of(file: &File) -> Option<Self> {
+        let end = has_reader(file).then(|| file.try_clone().ok());
+        end.flatten().map(|end| Self { end })
+    }
+
+    /// That of standard output.
+    pub(super) fn of_stdout() -> Option<Self> {
+        let end = io::stdout().as_fd().try_clone_to_owned().ok()?;
+        Self::of(&File::from(end))
+    }
+
+    /// Whether nobody can read any more what is written.
+    pub(super) fn has_gone(&self) -> bool {
+        has_lost_reader(&self.end)
+    }
+}
+
+/// Whether somebody must read what is written: it is a pipe, a terminal, or a socket.
+fn has_reader(file: &File) -> bool {
+    let kind = file.metadata().map(|data| data.file_type());
+    kind.is_ok_and(|kind| kind.is_fifo() || kind.is_socket()) || file.is_terminal()
+}
+
 /// Whether nobody reads any more what is written to a pipe, a socket or a terminal.
-pub(super) fn has_lost_reader(file: impl AsFd) -> bool {
+fn has_lost_reader(file: &File) -> bool {
     let mut ends = [PollFd::new(&file, PollFlags::empty())];
     let at_once = Timespec::default();
-    poll(&mut ends, Some(&at_once)).is_ok() && ends[0].revents().contains(PollFlags::ERR)
+    let lost = PollFlags::ERR | PollFlags::HUP;
+    poll(&mut ends, Some(&at_once)).is_ok() && ends[0].revents().intersects(lost)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::{fd::OwnedFd, unix::net::UnixStream};
 
     #[test]
     fn a_file_that_somebody_else_made_is_not_written() {
@@ -418,11 +453,20 @@ mod tests {
 
     #[test]
     fn a_reader_that_has_gone_is_noticed_without_a_write() {
+        fn watch(reader: impl Into<OwnedFd>, writer: impl Into<OwnedFd>) {
+            let mut out = Output::of(File::from(writer.into()), "x".to_owned(), None);
+            let seen = out.reader().unwrap();
+            assert!(out.flush().is_ok() && !seen.has_gone());
+            drop(reader.into());
+            assert!(seen.has_gone());
+            assert_eq!(out.flush().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        }
         let (reader, writer) = io::pipe().unwrap();
-        let out = Patient::new(File::from(std::os::fd::OwnedFd::from(writer)));
-        assert!(out.check().is_ok());
-        drop(reader);
-        assert_eq!(out.check().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        watch(reader, writer);
+        let (reader, writer) = UnixStream::pair().unwrap();
+        watch(reader, writer);
+        let file = tempfile::tempfile().unwrap();
+        assert!(Reader::of(&file).is_none());
     }
 
     #[test]

@@ -100,6 +100,7 @@ struct Top<'a> {
 async fn watch(global: &Global, options: &Options) -> Result<ExitCode> {
     let mut stop = Stop::listen()?;
     let mut out = Output::open(None)?;
+    stop.while_read(out.reader());
     writeln!(
         out,
         "Tracing... Output every {} secs. Hit Ctrl-C to end",

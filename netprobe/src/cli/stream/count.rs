@@ -110,8 +110,10 @@ impl<'a> Counting<'a> {
     }
 
     async fn watch(mut self, global: &Global, plan: filter::Plan) -> Result<Summary> {
-        let mut stop = Stop::listen()?;
+        // Before signals are listened to: it may wait for a reader.
         let out = self.options.open()?;
+        let mut stop = Stop::listen()?;
+        stop.while_read(out.reader());
         let mut books = Books::open(&mut self.request, &plan);
         let (mut session, rest) = start(&self.request, plan)?;
         if !rest.is_empty() {
