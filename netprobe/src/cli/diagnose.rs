@@ -227,7 +227,8 @@ fn write(options: &Options, diagnosis: &Diagnosis) -> Result<()> {
         if options.json {
             render::diagnosis_json::write(out, diagnosis)?;
         } else {
-            render::diagnosis::write(out, diagnosis)?;
+            let width = out.width();
+            render::diagnosis::write(out, diagnosis, width)?;
             if options.interval.is_some() {
                 writeln!(out)?;
             }

@@ -36,6 +36,9 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         ))
         .into());
     };
-    print(|out| Ok(render::explanation::write(out, &rule.explained())?))?;
+    print(|out| {
+        let width = out.width();
+        Ok(render::explanation::write(out, &rule.explained(), width)?)
+    })?;
     Ok(ExitCode::SUCCESS)
 }
