@@ -3,7 +3,7 @@
 use std::{
     error::Error,
     fmt,
-    fs::{File, Metadata, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, IsTerminal, Seek, SeekFrom, Write},
     os::{
         fd::AsFd,
@@ -34,6 +34,17 @@ pub(super) fn reserve(path: &Path) -> Result<(File, bool)> {
     Ok((open(path, false)?, !was_there))
 }
 
+/// Whether it names what this process has open already, as the shell's `>(command)` does: a link that only the kernel makes.
+fn is_own(path: &Path) -> bool {
+    let open = fs::canonicalize("/proc/self/fd");
+    // /dev/stdout is a link to there.
+    let link = path.starts_with("/dev").then(|| path.read_link().ok());
+    let link = link.flatten().filter(|link| link.is_absolute());
+    let folder = link.as_deref().unwrap_or(path).parent();
+    let folder = folder.and_then(|folder| folder.canonicalize().ok());
+    folder.is_some_and(|folder| open.is_ok_and(|open| open == folder))
+}
+
 /// Whether both are the same file, which may not be there yet.
 pub(super) fn is_same_file(a: &Path, b: &Path) -> bool {
     let identity = |path: &Path| {
@@ -49,7 +60,7 @@ fn open(path: &Path, truncate: bool) -> Result<File> {
         .write(true)
         .create(true)
         .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
+        .custom_flags(if is_own(path) { 0 } else { libc::O_NOFOLLOW })
         .open(path);
     let why = |error: &io::Error| match error.raw_os_error() {
         Some(libc::ELOOP) => format!(
@@ -439,16 +450,16 @@ mod tests {
             return;
         }
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "theirs").unwrap();
+        fs::write(file.path(), "theirs").unwrap();
         assert!(create(file.path()).is_ok());
-        std::fs::write(file.path(), "theirs").unwrap();
+        fs::write(file.path(), "theirs").unwrap();
         std::os::unix::fs::chown(file.path(), Some(65_534), None).unwrap();
         let error = create(file.path()).unwrap_err().to_string();
         assert!(
             error.contains("belongs to another user (uid 65534)"),
             "{error}"
         );
-        assert_eq!(std::fs::read(file.path()).unwrap(), b"theirs");
+        assert_eq!(fs::read(file.path()).unwrap(), b"theirs");
     }
 
     #[test]
@@ -470,13 +481,32 @@ mod tests {
     }
 
     #[test]
+    fn what_the_shell_has_opened_is_written() {
+        use std::{io::Read, os::fd::AsRawFd};
+        let (mut reader, writer) = io::pipe().unwrap();
+        let path = format!("/dev/fd/{}", writer.as_raw_fd());
+        let mut out = Output::open(Some(Path::new(&path))).unwrap();
+        writeln!(out, "drops").unwrap();
+        out.flush().unwrap();
+        drop((out, writer));
+        let mut read = String::new();
+        reader.read_to_string(&mut read).unwrap();
+        assert_eq!(read, "drops\n");
+        // A link by anybody else is not followed.
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("/dev/fd/1", &link).unwrap();
+        assert!(create(&link).is_err());
+    }
+
+    #[test]
     fn a_file_is_the_same_by_whatever_name() {
         let folder = tempfile::tempdir().unwrap();
         let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
         assert!(is_same_file(&a, &a));
         assert!(!is_same_file(&a, &b));
-        std::fs::write(&a, "").unwrap();
-        std::fs::hard_link(&a, &b).unwrap();
+        fs::write(&a, "").unwrap();
+        fs::hard_link(&a, &b).unwrap();
         assert!(is_same_file(&a, &b));
         assert!(!is_same_file(Path::new("/dev/null"), &b));
     }
@@ -498,7 +528,7 @@ mod tests {
         out.write_all(b"rest").unwrap();
         out.keep(2);
         out.flush().unwrap();
-        assert_eq!(std::fs::read(file.path()).unwrap(), b"head\na\nb\n");
+        assert_eq!(fs::read(file.path()).unwrap(), b"head\na\nb\n");
     }
 
     #[test]
