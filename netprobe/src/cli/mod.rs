@@ -169,15 +169,21 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// What lasts longer lasts for ever; clocks cannot hold times that are much later.
+const LONGEST: Duration = Duration::from_hours(24 * 365 * 100);
+
 fn parse_time(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok();
     if let Some(seconds) = seconds {
-        return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
+        let duration = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
+        return Ok(duration.min(LONGEST));
     }
     let duration: jiff::SignedDuration = text
         .parse()
         .map_err(|_error| "expected a duration such as 10s, 5m or 1h30m".to_owned())?;
-    Duration::try_from(duration).map_err(|_error| "a duration cannot be negative".to_owned())
+    let duration = Duration::try_from(duration);
+    let duration = duration.map_err(|_error| "a duration cannot be negative".to_owned())?;
+    Ok(duration.min(LONGEST))
 }
 
 /// Parses the arguments, does what they ask, and returns the exit code.
@@ -370,6 +376,8 @@ mod tests {
             ("250ms", Duration::from_millis(250)),
             ("5m", Duration::from_mins(5)),
             ("1h30m", Duration::from_mins(90)),
+            ("18e18", LONGEST),
+            ("999999999999h", LONGEST),
         ];
         for (text, expected) in cases {
             assert_eq!(parse_duration(text), Ok(expected), "{text}");
