@@ -264,19 +264,48 @@ fn a_full_disk_is_a_failure_of_a_stream() {
     if !is_root() {
         return;
     }
+    let arguments = ["-q", "drops", "--json", "--duration", "10ms"];
+    assert_complaint(&onto_full_disk(&arguments), 1, "No space left");
+}
+
+/// Runs the program with a full disk for standard output.
+fn onto_full_disk(arguments: &[&str]) -> Output {
     let full = File::create("/dev/full").expect("open /dev/full");
-    let output = Command::new(binary())
-        .args(["-q", "drops", "--json", "--duration", "10ms"])
+    Command::new(binary())
+        .args(arguments)
         .stdout(full)
         .stderr(Stdio::piped())
         .output()
-        .expect("run netprobe");
-    assert_complaint(&output, 1, "No space left");
+        .expect("run netprobe")
+}
+
+#[test]
+fn a_full_disk_is_told_in_the_same_words_by_everything() {
+    let cases: [(&[&str], bool); 11] = [
+        (&["--version"], false),
+        (&["--help"], false),
+        (&["help", "drops"], false),
+        (&["flame", "cpu", "--help"], false),
+        (&["explain"], false),
+        (&["explain", "resets"], false),
+        (&["demo", "--list"], false),
+        (&["schema"], false),
+        (&["generate", "completions", "bash"], false),
+        (&["check"], true),
+        (&["-q", "diagnose", "--duration", "100ms"], true),
+    ];
+    for (arguments, needs_root) in cases {
+        if needs_root && !is_root() {
+            continue;
+        }
+        let output = onto_full_disk(arguments);
+        assert_complaint(&output, 1, "netprobe: write standard output: No space left");
+    }
 }
 
 #[test]
 fn a_closed_pipe_ends_everything_quietly() {
-    let cases: [(&[&str], bool); 5] = [
+    let cases: [(&[&str], bool); 9] = [
         (&["--help"], false),
         (&["drops", "--help"], false),
         (&["check", "--json"], true),
@@ -292,6 +321,14 @@ fn a_closed_pipe_ends_everything_quietly() {
             ],
             true,
         ),
+        // And although it writes at the end only, which is far.
+        (&["-q", "drops", "--count"], true),
+        (&["-q", "diagnose", "--duration", "1h"], true),
+        (
+            &["-q", "flame", "drops", "--folded", "--duration", "1h"],
+            true,
+        ),
+        (&["-q", "tcptop", "3600"], true),
     ];
     for (arguments, needs_root) in cases {
         if needs_root && !is_root() {

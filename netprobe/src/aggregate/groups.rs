@@ -16,8 +16,10 @@ use netprobe_common::{
     record::{Plain, bytes_of},
 };
 
+use super::summary::{self, GATHERED};
 use crate::{
     decode::{Names, NoNames},
+    kernel::totals::COARSE,
     probes::{self, ProbeSpec},
     report::{Group, Named, Total, Value},
 };
@@ -177,7 +179,7 @@ impl By {
 
     /// Leaves the columns that are asked for, in the order in which they were.
     fn keep_asked(&self, group: &mut Group) {
-        group.retain(|(name, _)| self.names.contains(name));
+        group.retain(|(name, _)| *name == GATHERED || self.names.contains(name));
         group.sort_by_key(|(name, _)| self.names.iter().position(|wanted| wanted == name));
     }
 }
@@ -230,6 +232,7 @@ pub fn name(key: &GroupKey, bits: u32, names: &mut dyn Names) -> Option<Named> {
 
 fn group(spec: &ProbeSpec, key: &GroupKey, bits: u32, names: &mut dyn Names) -> Group {
     let mut group = (spec.group)(&key.key, names);
+    group.extend(gathered(key, bits).map(|why| (GATHERED, why)));
     if bits & BY_FLOW != 0 {
         group.retain(|(name, _)| !FLOW.contains(name));
         group.extend(FLOW.into_iter().zip(probes::ends(key)));
@@ -247,6 +250,13 @@ fn group(spec: &ProbeSpec, key: &GroupKey, bits: u32, names: &mut dyn Names) -> 
         group.push(("stack", names.stack(key.stack)));
     }
     group
+}
+
+/// Why it is no group of its own, if it is none.
+fn gathered(key: &GroupKey, bits: u32) -> Option<Value> {
+    let is_coarse = key.reserved == COARSE || (bits & BY_FLOW != 0 && key.family == 0);
+    let why = is_coarse.then_some(Value::Word("not-told-apart"));
+    summary::gathered(&key.key).or(why)
 }
 
 /// What was added to each key since `before`.
@@ -374,6 +384,46 @@ mod tests {
         assert_eq!(joined.len(), 1);
         assert_eq!(joined[0].events, 4);
         assert_eq!(joined[0].group[0], ("pid", Value::Unsigned(7)));
+    }
+
+    #[test]
+    fn what_was_not_told_apart_says_why() {
+        use netprobe_common::counters::OTHER;
+        let count = Count {
+            events: 5,
+            weight: 6,
+        };
+        let zero = GroupKey::zeroed();
+        let of = |code| CountKey { code, ..zero.key };
+        let fine = GroupKey {
+            family: 2,
+            dport: 443_u16.to_be_bytes(),
+            ..zero
+        };
+        let coarse = GroupKey {
+            reserved: COARSE,
+            ..zero
+        };
+        let full = GroupKey {
+            key: of(OTHER),
+            ..zero
+        };
+        let by = by(&["dport", "flow"]);
+        let counts = [(fine, count), (coarse, count), (full, count)];
+        let joined = by.join(&counts, 9, |key| super::name(key, by.bits(), &mut NoNames));
+        let first: Vec<_> = joined.iter().map(|total| &total.group[0]).collect();
+        assert_eq!(joined.len(), 3);
+        for expected in ["map-full", "not-told-apart"] {
+            assert!(
+                first.contains(&&(GATHERED, Value::Word(expected))),
+                "{first:?}"
+            );
+        }
+        // Also where everything else is the same.
+        let by = self::by(&["process"]);
+        let counts = [(zero, count), (coarse, count)];
+        let joined = by.join(&counts, 9, |key| super::name(key, by.bits(), &mut NoNames));
+        assert_eq!(joined.len(), 2);
     }
 
     #[test]

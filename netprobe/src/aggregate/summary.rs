@@ -21,6 +21,14 @@ pub fn totals(counts: Vec<(CountKey, Count)>, names: &mut dyn Names) -> Vec<Tota
     totals
 }
 
+/// What stands before the columns of a group in which those are gathered that could not be told apart.
+pub(super) const GATHERED: &str = "gathered";
+
+/// Why it is no group of its own, if it is none.
+pub(super) fn gathered(key: &CountKey) -> Option<Value> {
+    (key.any_port != 0 || key.code == OTHER).then_some(Value::Word("map-full"))
+}
+
 /// Names a group of `--count`.
 pub fn name(key: &CountKey, names: &mut dyn Names) -> Option<Named> {
     let kind = u16::try_from(key.kind).ok().and_then(Kind::from_raw)?;
@@ -30,6 +38,9 @@ pub fn name(key: &CountKey, names: &mut dyn Names) -> Option<Named> {
         for (_, value) in group.iter_mut().filter(|(name, _)| name.ends_with("port")) {
             *value = Value::Unknown;
         }
+    }
+    if let Some(why) = gathered(key) {
+        group.insert(0, (GATHERED, why));
     }
     Some(Named {
         kind: spec.name(),

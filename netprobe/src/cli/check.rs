@@ -11,7 +11,7 @@ use clap::Args;
 use netprobe_common::{config::Config, counters::Counters, record::Plain};
 use serde_json::json;
 
-use super::watch::READS_HOLDERS;
+use super::{output::print, watch::READS_HOLDERS};
 use crate::{
     filter::KnownReasons as _,
     kernel::{
@@ -42,7 +42,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         && options.json
     {
         let report = json!({ "probes": [], "limits": [], "cannot_run": error });
-        write_json(&mut io::stdout().lock(), report)?;
+        print(|out| write_json(out, report))?;
     }
     checked
 }
@@ -65,18 +65,22 @@ fn check(options: &Options) -> Result<ExitCode> {
         probe.hooks.push(hook(windowed));
     }
     let limits = limits(&session);
-    let mut out = io::stdout().lock();
+    print(|out| show(out, options, &probes, &limits))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(out: &mut dyn Write, options: &Options, probes: &[Probe], limits: &[Limit]) -> Result<()> {
     if options.json {
         let limits = limits.iter();
         let report = json!({
             "probes": probes.iter().map(render::jsonl::probe).collect::<Vec<_>>(),
             "limits": limits.map(|Limit { what, why }| json!({ "what": what, "why": why })).collect::<Vec<_>>(),
         });
-        write_json(&mut out, report)?;
+        write_json(out, report)?;
     } else {
-        render::check::write(&mut out, &crate::kernel::release(), &probes, &limits)?;
+        render::check::write(out, &crate::kernel::release(), probes, limits)?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn write_json(out: &mut dyn Write, mut report: serde_json::Value) -> Result<()> {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
 
-use super::{diagnose, parse_duration};
+use super::{diagnose, output::print, parse_duration};
 use crate::{
     demo::{
         self, SCENARIOS, Scenario,
@@ -68,7 +68,7 @@ pub(super) fn play(play: &Play) -> Result<ExitCode> {
 /// Lists, or reproduces.
 pub(super) fn run(options: &Options) -> Result<ExitCode> {
     let Some(id) = &options.scenario else {
-        list(options.json)?;
+        print(|out| list(out, options.json))?;
         return Ok(ExitCode::SUCCESS);
     };
     let Some(scenario) = demo::find(id) else {
@@ -81,7 +81,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     cost::leave_out_children();
     let mut incident = Incident::start(scenario, options.disposable)?;
     incident.wait_until_it_shows()?;
-    introduce(scenario, &incident, options.json)?;
+    print(|out| introduce(out, scenario, &incident, options.json))?;
     if options.hold {
         return hold(scenario, incident, options.json);
     }
@@ -92,12 +92,11 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         options.json,
         only,
     ))?;
-    fare(&incident, options.json)?;
+    print(|out| fare(out, &incident, options.json))?;
     Ok(code)
 }
 
-fn list(is_json: bool) -> Result<()> {
-    let mut out = io::stdout().lock();
+fn list(out: &mut dyn Write, is_json: bool) -> Result<()> {
     for scenario in SCENARIOS {
         let stage = (scenario.stage)();
         let mut tools = stage.tools();
@@ -132,8 +131,12 @@ fn list(is_json: bool) -> Result<()> {
 }
 
 /// Says what goes on, and where.
-fn introduce(scenario: &Scenario, incident: &Incident, is_json: bool) -> Result<()> {
-    let mut out = io::stdout().lock();
+fn introduce(
+    out: &mut dyn Write,
+    scenario: &Scenario,
+    incident: &Incident,
+    is_json: bool,
+) -> Result<()> {
     if is_json {
         let hosts: Vec<_> = incident
             .network()
@@ -161,13 +164,11 @@ fn introduce(scenario: &Scenario, incident: &Incident, is_json: bool) -> Result<
             writeln!(out)?;
         }
     }
-    out.flush()?;
     Ok(())
 }
 
 /// What the processes themselves met.
-fn fare(incident: &Incident, is_json: bool) -> Result<()> {
-    let mut out = io::stdout().lock();
+fn fare(out: &mut dyn Write, incident: &Incident, is_json: bool) -> Result<()> {
     for (process, tally) in incident.tallies() {
         if is_json {
             writeln!(out, "{}", json!({"process": process.name, "tally": tally}))?;
@@ -197,11 +198,11 @@ fn fare(incident: &Incident, is_json: bool) -> Result<()> {
 fn hold(scenario: &Scenario, mut incident: Incident, is_json: bool) -> Result<ExitCode> {
     for (others, line) in io::stdin().lock().lines().enumerate() {
         line.context("read standard input")?;
-        fare(&incident, is_json)?;
+        print(|out| fare(out, &incident, is_json))?;
         incident.cure(scenario, others)?;
         incident.wait_until_it_shows()?;
-        introduce(scenario, &incident, is_json)?;
+        print(|out| introduce(out, scenario, &incident, is_json))?;
     }
-    fare(&incident, is_json)?;
+    print(|out| fare(out, &incident, is_json))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,7 +1,7 @@
 //! `netprobe diagnose`: watches for a while, then says what is wrong, why, and what to change.
 
 use std::{
-    io::{self, Write},
+    io::Write,
     path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
@@ -18,6 +18,7 @@ use netprobe_common::{
 
 use super::{
     culprit::Graph,
+    output::{Reader, print},
     parse_duration,
     signals::{self, Stop},
     stream::parse_percent,
@@ -151,12 +152,16 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
 /// Gives a verdict for each window, until the time is over or a signal comes; true if one of them
 /// is as severe as `--fail-on` says.
 async fn watch(options: &Options, inode: Option<u32>) -> Result<bool> {
-    let mut stop = Stop::listen()?;
     if let Some(inode) = inode {
         // Says that there is no such namespace before anything is loaded.
         namespaces::find(inode)?;
     }
+    // Before signals are listened to: it may wait for a reader.
     let mut graph = options.svg.as_deref().map(Graph::open).transpose()?;
+    let mut stop = Stop::listen()?;
+    if graph.is_none() {
+        stop.while_read(Reader::of_stdout());
+    }
     let mut vigil = Vigil::start(
         &request(inode, options),
         Limits {
@@ -218,17 +223,18 @@ fn shortened(window: Duration, left: Duration, is_first: bool) -> Duration {
 }
 
 fn write(options: &Options, diagnosis: &Diagnosis) -> Result<()> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    if options.json {
-        render::diagnosis_json::write(&mut out, diagnosis)?;
-    } else {
-        render::diagnosis::write(&mut out, diagnosis)?;
-        if options.interval.is_some() {
-            writeln!(out)?;
+    print(|out| {
+        if options.json {
+            render::diagnosis_json::write(out, diagnosis)?;
+        } else {
+            let width = out.width();
+            render::diagnosis::write(out, diagnosis, width)?;
+            if options.interval.is_some() {
+                writeln!(out)?;
+            }
         }
-    }
-    out.flush()?;
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Says what the graph shows: beside JSON, of which there is one object, in the log.
@@ -237,9 +243,7 @@ fn say(options: &Options, drawn: &str) -> Result<()> {
         log::info!("flame graph: {drawn}");
         return Ok(());
     }
-    let mut out = io::stdout().lock();
-    writeln!(out, "flame graph: {drawn}")?;
-    Ok(out.flush()?)
+    print(|out| Ok(writeln!(out, "flame graph: {drawn}")?))
 }
 
 /// What the rules ask for. They say nothing about states and accepted connections, of which there are many; and what

@@ -1,10 +1,11 @@
 //! `netprobe explain`: what a finding means. Needs no root.
 
-use std::{io, process::ExitCode};
+use std::{io::Write, process::ExitCode};
 
 use anyhow::Result;
 use clap::Args;
 
+use super::output::print;
 use crate::{
     diagnose::{RULES, rule},
     filter::Error,
@@ -21,12 +22,13 @@ pub(super) struct Options {
 
 /// Explains one finding, or lists them all.
 pub(super) fn run(options: &Options) -> Result<ExitCode> {
-    let mut out = io::stdout().lock();
     let Some(id) = &options.id else {
-        for rule in RULES {
-            io::Write::write_fmt(&mut out, format_args!("{:<26} {}\n", rule.id, rule.title))?;
-        }
-        return Ok(ExitCode::SUCCESS);
+        return print(|out| {
+            for rule in RULES {
+                writeln!(out, "{:<26} {}", rule.id, rule.title)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        });
     };
     let Some(rule) = rule(id) else {
         return Err(Error::elsewhere(format!(
@@ -34,6 +36,9 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         ))
         .into());
     };
-    render::explanation::write(&mut out, &rule.explained())?;
+    print(|out| {
+        let width = out.width();
+        Ok(render::explanation::write(out, &rule.explained(), width)?)
+    })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Command, Subcommand, builder::PossibleValue};
 use clap_mangen::Man;
 
-use super::{Shell, reference};
+use super::{Shell, output::print, reference};
 
 /// What to generate.
 #[derive(Args, Clone, Debug)]
@@ -50,7 +50,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
                 Shell::Fish => clap_complete::Shell::Fish,
             };
             let script = completions(shell);
-            io::stdout().write_all(&script)?;
+            print(|out| Ok(out.write_all(&script)?))?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -13,7 +13,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::cli::output::{self, Output};
+use crate::cli::output::{self, Reader};
 
 /// A file that can be written, or standard output.
 #[derive(Debug)]
@@ -43,19 +43,29 @@ impl Later {
         })
     }
 
+    /// Who must read it, if anybody.
+    pub(super) fn reader(&self) -> Option<Reader> {
+        match &self.file {
+            Some(file) => Reader::of(file),
+            None => Reader::of_stdout(),
+        }
+    }
+
     /// Writes what `draw` makes; if it fails, nothing.
     pub(super) fn write(mut self, draw: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
         let mut bytes = Vec::new();
         let drawn = draw(&mut bytes);
         let written = drawn.and_then(|()| self.replace(&bytes));
-        written.with_context(|| format!("write {}", self.path.display()))
+        match &self.file {
+            Some(_) => written.with_context(|| format!("write {}", self.path.display())),
+            // It names itself.
+            None => written,
+        }
     }
 
     fn replace(&mut self, bytes: &[u8]) -> Result<()> {
         let Some(file) = &mut self.file else {
-            let mut out = Output::open(None)?;
-            out.write_all(bytes)?;
-            return Ok(out.flush()?);
+            return output::print(|out| Ok(out.write_all(bytes)?));
         };
         // Devices and pipes have no length.
         if !file.metadata()?.is_file() {

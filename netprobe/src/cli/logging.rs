@@ -1,6 +1,6 @@
 //! What netprobe says about itself, on stderr, one line each.
 
-use std::io::Write;
+use std::{io::Write, panic};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
@@ -46,7 +46,19 @@ pub(super) fn init(global: &Global) {
     set(level);
 }
 
+/// A mistake of ours that ends the program is told in one line, as everything else.
+fn tell_panics() {
+    panic::set_hook(Box::new(|info| {
+        let what = info.payload_as_str().unwrap_or("no more is known");
+        let place = info.location().map(ToString::to_string);
+        let place = place.unwrap_or_default();
+        let what = what.replace('\n', " ");
+        log::error!("this is a mistake of netprobe, please report it: {what} ({place})");
+    }));
+}
+
 fn set(level: LevelFilter) {
+    tell_panics();
     if log::set_logger(&Stderr).is_ok() {
         log::set_max_level(level);
     }

@@ -2,7 +2,7 @@
 
 use std::{error::Error, ffi::OsString, io, process::ExitCode, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use netprobe_common::header::Kind;
 
@@ -29,6 +29,7 @@ mod reference;
 mod sample;
 mod schema;
 mod signals;
+mod stack;
 mod stream;
 mod usage;
 mod vigil;
@@ -168,20 +169,34 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// What lasts longer lasts for ever; clocks cannot hold times that are much later.
+const LONGEST: Duration = Duration::from_hours(24 * 365 * 100);
+
 fn parse_time(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok();
     if let Some(seconds) = seconds {
-        return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
+        let duration = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
+        return Ok(duration.min(LONGEST));
     }
     let duration: jiff::SignedDuration = text
         .parse()
         .map_err(|_error| "expected a duration such as 10s, 5m or 1h30m".to_owned())?;
-    Duration::try_from(duration).map_err(|_error| "a duration cannot be negative".to_owned())
+    let duration = Duration::try_from(duration);
+    let duration = duration.map_err(|_error| "a duration cannot be negative".to_owned())?;
+    Ok(duration.min(LONGEST))
 }
 
 /// Parses the arguments, does what they ask, and returns the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let done = stack::with_room(|| run_all(arguments)).context("start a thread with more stack");
+    done.unwrap_or_else(|error| {
+        logging::init_for_errors();
+        conclude(&error)
+    })
+}
+
+fn run_all(arguments: Vec<OsString>) -> ExitCode {
     // netprobe itself starts it, each time: knowing all other commands costs more than the start.
     if let [_, command, options @ ..] = &arguments[..]
         && command == COMMAND
@@ -361,6 +376,8 @@ mod tests {
             ("250ms", Duration::from_millis(250)),
             ("5m", Duration::from_mins(5)),
             ("1h30m", Duration::from_mins(90)),
+            ("18e18", LONGEST),
+            ("999999999999h", LONGEST),
         ];
         for (text, expected) in cases {
             assert_eq!(parse_duration(text), Ok(expected), "{text}");

@@ -3,7 +3,7 @@
 use std::{
     error::Error,
     fmt,
-    fs::{File, Metadata, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, IsTerminal, Seek, SeekFrom, Write},
     os::{
         fd::AsFd,
@@ -34,6 +34,17 @@ pub(super) fn reserve(path: &Path) -> Result<(File, bool)> {
     Ok((open(path, false)?, !was_there))
 }
 
+/// Whether it names what this process has open already, as the shell's `>(command)` does: a link that only the kernel makes.
+fn is_own(path: &Path) -> bool {
+    let open = fs::canonicalize("/proc/self/fd");
+    // /dev/stdout is a link to there.
+    let link = path.starts_with("/dev").then(|| path.read_link().ok());
+    let link = link.flatten().filter(|link| link.is_absolute());
+    let folder = link.as_deref().unwrap_or(path).parent();
+    let folder = folder.and_then(|folder| folder.canonicalize().ok());
+    folder.is_some_and(|folder| open.is_ok_and(|open| open == folder))
+}
+
 /// Whether both are the same file, which may not be there yet.
 pub(super) fn is_same_file(a: &Path, b: &Path) -> bool {
     let identity = |path: &Path| {
@@ -49,7 +60,7 @@ fn open(path: &Path, truncate: bool) -> Result<File> {
         .write(true)
         .create(true)
         .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
+        .custom_flags(if is_own(path) { 0 } else { libc::O_NOFOLLOW })
         .open(path);
     let why = |error: &io::Error| match error.raw_os_error() {
         Some(libc::ELOOP) => format!(
@@ -75,6 +86,14 @@ fn open(path: &Path, truncate: bool) -> Result<File> {
         file.set_len(0)?;
     }
     Ok(file)
+}
+
+/// Writes to standard output what is made at once, in one go.
+pub(super) fn print<T>(make: impl FnOnce(&mut Output) -> Result<T>) -> Result<T> {
+    let mut out = Output::stdout()?;
+    let done = make(&mut out)?;
+    out.flush()?;
+    Ok(done)
 }
 
 /// The output of a command. What a full disk leaves is cut back to the last whole record.
@@ -161,8 +180,11 @@ impl Output {
         self.buffer.truncate(kept);
     }
 
-    /// Writes what waits.
+    /// Writes what waits; with nothing to write it fails, too, if whoever read along has seen enough.
     fn write_out(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return self.writer.check();
+        }
         let written = self.writer.write_all(&self.buffer);
         // What a failure leaves is not tried again.
         self.buffer.clear();
@@ -206,9 +228,9 @@ impl Output {
         self.width
     }
 
-    /// Fails if whoever read along has seen enough.
-    pub(super) fn check_reader(&self) -> io::Result<()> {
-        self.writer.check()
+    /// Who must read it, if anybody.
+    pub(super) fn reader(&self) -> Option<Reader> {
+        Reader::of(&self.writer.file)
     }
 
     /// Whether somebody watches.
@@ -265,10 +287,8 @@ impl Patient {
     const GRACE: Duration = Duration::from_secs(1);
 
     fn new(file: File) -> Self {
-        let kind = file.metadata().map(|data| data.file_type());
-        let is_pipe = kind.is_ok_and(|kind| kind.is_fifo() || kind.is_socket());
         Self {
-            has_reader: is_pipe || file.is_terminal(),
+            has_reader: has_reader(&file),
             file,
             has_given_up: false,
             written: 0,
@@ -378,16 +398,50 @@ impl Error for Failure {
     }
 }
 
+/// Whoever reads what is written.
+#[derive(Debug)]
+pub(super) struct Reader {
+    /// Our end of it.
+    end: File,
+}
+
+impl Reader {
+    /// That of a pipe, a terminal or a socket: a file needs none.
+    pub(super) fn of(file: &File) -> Option<Self> {
+        let end = has_reader(file).then(|| file.try_clone().ok());
+        end.flatten().map(|end| Self { end })
+    }
+
+    /// That of standard output.
+    pub(super) fn of_stdout() -> Option<Self> {
+        let end = io::stdout().as_fd().try_clone_to_owned().ok()?;
+        Self::of(&File::from(end))
+    }
+
+    /// Whether nobody can read any more what is written.
+    pub(super) fn has_gone(&self) -> bool {
+        has_lost_reader(&self.end)
+    }
+}
+
+/// Whether somebody must read what is written: it is a pipe, a terminal, or a socket.
+fn has_reader(file: &File) -> bool {
+    let kind = file.metadata().map(|data| data.file_type());
+    kind.is_ok_and(|kind| kind.is_fifo() || kind.is_socket()) || file.is_terminal()
+}
+
 /// Whether nobody reads any more what is written to a pipe, a socket or a terminal.
-pub(super) fn has_lost_reader(file: impl AsFd) -> bool {
+fn has_lost_reader(file: &File) -> bool {
     let mut ends = [PollFd::new(&file, PollFlags::empty())];
     let at_once = Timespec::default();
-    poll(&mut ends, Some(&at_once)).is_ok() && ends[0].revents().contains(PollFlags::ERR)
+    let lost = PollFlags::ERR | PollFlags::HUP;
+    poll(&mut ends, Some(&at_once)).is_ok() && ends[0].revents().intersects(lost)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::{fd::OwnedFd, unix::net::UnixStream};
 
     #[test]
     fn a_file_that_somebody_else_made_is_not_written() {
@@ -396,25 +450,53 @@ mod tests {
             return;
         }
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "theirs").unwrap();
+        fs::write(file.path(), "theirs").unwrap();
         assert!(create(file.path()).is_ok());
-        std::fs::write(file.path(), "theirs").unwrap();
+        fs::write(file.path(), "theirs").unwrap();
         std::os::unix::fs::chown(file.path(), Some(65_534), None).unwrap();
         let error = create(file.path()).unwrap_err().to_string();
         assert!(
             error.contains("belongs to another user (uid 65534)"),
             "{error}"
         );
-        assert_eq!(std::fs::read(file.path()).unwrap(), b"theirs");
+        assert_eq!(fs::read(file.path()).unwrap(), b"theirs");
     }
 
     #[test]
     fn a_reader_that_has_gone_is_noticed_without_a_write() {
+        fn watch(reader: impl Into<OwnedFd>, writer: impl Into<OwnedFd>) {
+            let mut out = Output::of(File::from(writer.into()), "x".to_owned(), None);
+            let seen = out.reader().unwrap();
+            assert!(out.flush().is_ok() && !seen.has_gone());
+            drop(reader.into());
+            assert!(seen.has_gone());
+            assert_eq!(out.flush().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        }
         let (reader, writer) = io::pipe().unwrap();
-        let out = Patient::new(File::from(std::os::fd::OwnedFd::from(writer)));
-        assert!(out.check().is_ok());
-        drop(reader);
-        assert_eq!(out.check().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        watch(reader, writer);
+        let (reader, writer) = UnixStream::pair().unwrap();
+        watch(reader, writer);
+        let file = tempfile::tempfile().unwrap();
+        assert!(Reader::of(&file).is_none());
+    }
+
+    #[test]
+    fn what_the_shell_has_opened_is_written() {
+        use std::{io::Read, os::fd::AsRawFd};
+        let (mut reader, writer) = io::pipe().unwrap();
+        let path = format!("/dev/fd/{}", writer.as_raw_fd());
+        let mut out = Output::open(Some(Path::new(&path))).unwrap();
+        writeln!(out, "drops").unwrap();
+        out.flush().unwrap();
+        drop((out, writer));
+        let mut read = String::new();
+        reader.read_to_string(&mut read).unwrap();
+        assert_eq!(read, "drops\n");
+        // A link by anybody else is not followed.
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("/dev/fd/1", &link).unwrap();
+        assert!(create(&link).is_err());
     }
 
     #[test]
@@ -423,8 +505,8 @@ mod tests {
         let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
         assert!(is_same_file(&a, &a));
         assert!(!is_same_file(&a, &b));
-        std::fs::write(&a, "").unwrap();
-        std::fs::hard_link(&a, &b).unwrap();
+        fs::write(&a, "").unwrap();
+        fs::hard_link(&a, &b).unwrap();
         assert!(is_same_file(&a, &b));
         assert!(!is_same_file(Path::new("/dev/null"), &b));
     }
@@ -446,7 +528,7 @@ mod tests {
         out.write_all(b"rest").unwrap();
         out.keep(2);
         out.flush().unwrap();
-        assert_eq!(std::fs::read(file.path()).unwrap(), b"head\na\nb\n");
+        assert_eq!(fs::read(file.path()).unwrap(), b"head\na\nb\n");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 
-use super::{open, stream};
+use super::{open, output::print, stream};
 use crate::{probes::PROBES, render::schema};
 
 /// Writes the schema, from the columns that the streams themselves use.
@@ -15,9 +15,10 @@ pub(super) fn run() -> Result<ExitCode> {
     let probes = PROBES.iter().map(|spec| stream::layout(spec));
     let layouts: Vec<_> = probes.chain([open::LAYOUT]).collect();
     let names: Vec<&str> = PROBES.iter().map(|spec| spec.name()).collect();
-    let mut out = io::stdout().lock();
     let schema = schema::of_lines(&layouts, &names);
-    serde_json::to_writer_pretty(&mut out, &schema).map_err(io::Error::from)?;
-    writeln!(out)?;
-    Ok(ExitCode::SUCCESS)
+    print(|out| {
+        serde_json::to_writer_pretty(&mut *out, &schema).map_err(io::Error::from)?;
+        writeln!(out)?;
+        Ok(ExitCode::SUCCESS)
+    })
 }

@@ -7,6 +7,7 @@ use std::{
         Arc, LazyLock,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -14,10 +15,18 @@ use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     flag,
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Interval, MissedTickBehavior},
+};
+
+use super::output::Reader;
 
 /// What the shell expects of a program that Ctrl-C ended.
 const INTERRUPTED: c_int = 130;
+
+/// How often it is looked whether somebody still reads.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// A signal has come. The handler says so itself: whoever would be told may be waiting for the reader of the output.
 static CAME: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
@@ -66,10 +75,14 @@ pub(super) fn leave_to_parent() {
 }
 
 /// Waits for SIGINT, SIGTERM, or SIGHUP unless that was to be ignored (nohup).
+///
+/// If it is told of one, also until nobody is left to read the output.
 pub(super) struct Stop {
     interrupt: Signal,
     terminate: Signal,
     hangup: Option<Signal>,
+    /// Who reads, and when it is looked whether he still does.
+    reader: Option<(Reader, Interval)>,
 }
 
 impl Stop {
@@ -93,11 +106,32 @@ impl Stop {
                 .then(|| signal(SignalKind::hangup()))
                 .transpose()
                 .context("listen for SIGHUP")?,
+            reader: None,
         })
     }
 
-    /// Returns when the first signal comes; can be waited for again.
+    /// From here on a run also ends when the only one who could read its results has gone.
+    pub(super) fn while_read(&mut self, reader: Option<Reader>) {
+        self.reader = reader.map(|reader| {
+            let mut look = tokio::time::interval(LOOK);
+            look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            (reader, look)
+        });
+    }
+
+    /// Returns when the first signal comes, or the reader has gone; can be waited for again.
     pub(super) async fn wait(&mut self) {
+        let is_unread = async {
+            match &mut self.reader {
+                Some((reader, look)) => loop {
+                    look.tick().await;
+                    if reader.has_gone() {
+                        break;
+                    }
+                },
+                None => std::future::pending().await,
+            }
+        };
         let hangup = async {
             match &mut self.hangup {
                 Some(hangup) => hangup.recv().await,
@@ -108,6 +142,7 @@ impl Stop {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
             _ = hangup => {}
+            () = is_unread => {}
         }
     }
 }
@@ -129,7 +164,6 @@ fn has_hangup_ignored(status: &str) -> bool {
 mod tests {
     use super::*;
     use rustix::process::{Signal as Number, getpid, kill_process};
-    use std::time::Duration;
 
     #[test]
     fn nohup_is_respected() {
@@ -153,6 +187,22 @@ mod tests {
         KILLS.store(false, Ordering::Relaxed);
     }
 
+    /// Also where so much happens that no wait lasts until it is looked.
+    async fn a_gone_reader_ends_it(stop: &mut Stop) {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let writer = std::os::fd::OwnedFd::from(writer);
+        stop.while_read(Reader::of(&writer.into()));
+        let brief = LOOK / 10;
+        let waited = tokio::time::timeout(brief, stop.wait());
+        assert!(waited.await.is_err());
+        drop(reader);
+        let mut waits = 0;
+        while tokio::time::timeout(brief, stop.wait()).await.is_err() {
+            waits += 1;
+            assert!(waits < 100);
+        }
+    }
+
     #[test]
     fn a_lost_terminal_ends_a_run_in_order() {
         one_signal_is_survived();
@@ -168,6 +218,7 @@ mod tests {
             let stopped = tokio::time::timeout(Duration::from_secs(5), stop.wait());
             stopped.await.unwrap();
             assert!(has_come());
+            a_gone_reader_ends_it(&mut stop).await;
             // What follows it does not kill.
             second_kills();
             kill_process(getpid(), Number::HUP).unwrap();

@@ -1,25 +1,44 @@
 //! What was wrong with the command line, in one line, as everything else that is wrong.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
+use anstream::{AutoStream, ColorChoice};
+use anyhow::Result;
 use clap::error::ErrorKind;
+
+use super::output::print;
 
 /// Says it, or shows the help that was asked for; and how the program ends.
 pub(super) fn conclude(error: &clap::Error) -> ExitCode {
     let code = ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-    let is_help = matches!(
-        error.kind(),
-        ErrorKind::DisplayHelp
-            | ErrorKind::DisplayVersion
-            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-    );
-    if is_help {
-        // It goes to stdout; a closed pipe is nobody's error.
-        let _closed = error.print();
-    } else {
-        log::error!("{}", complaint(&error.to_string()));
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match show(error) {
+            Ok(()) => code,
+            Err(error) => super::conclude(&error),
+        },
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // Nobody is left to tell when stderr is closed.
+            let _closed = error.print();
+            code
+        }
+        _ => {
+            log::error!("{}", complaint(&error.to_string()));
+            code
+        }
     }
-    code
+}
+
+/// Shows what was asked for: clap itself would not say that a disk is full.
+fn show(help: &clap::Error) -> Result<()> {
+    let text = help.render();
+    let text = match AutoStream::choice(&io::stdout()) {
+        ColorChoice::Never => text.to_string(),
+        _ => text.ansi().to_string(),
+    };
+    print(|out| Ok(out.write_all(text.as_bytes())?))
 }
 
 /// The paragraphs of clap as one line.

@@ -36,6 +36,7 @@ pub fn check() -> Result<(), CannotRun> {
     check_proc(Path::new("/proc/self/stat"))?;
     raise_open_files();
     check_open_files(getrlimit(Resource::Nofile).current)?;
+    check_memory(|resource| getrlimit(resource).current)?;
     check_capabilities()?;
     check_btf()?;
     check_lockdown()
@@ -111,6 +112,30 @@ pub fn out_of_files(error: &anyhow::Error) -> Option<CannotRun> {
     };
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     error.chain().any(is_emfile).then(|| too_few_files(limit))
+}
+
+/// Bytes of addresses (`RLIMIT_AS`) that are always enough: 48 MiB are used, and the allocator sets 64 MiB aside for each
+/// of the first threads, whether or not the rest is enough then.
+const LEAST_ADDRESSES: u64 = 256 << 20;
+/// Bytes of own memory (`RLIMIT_DATA`) of which the largest graph takes a half.
+const LEAST_MEMORY: u64 = 64 << 20;
+
+/// Without memory the program would end in the middle.
+fn check_memory(limit: impl Fn(Resource) -> Option<u64>) -> Result<(), CannotRun> {
+    for (resource, least, option, setting) in [
+        (Resource::As, LEAST_ADDRESSES, 'v', "LimitAS="),
+        (Resource::Data, LEAST_MEMORY, 'd', "LimitDATA="),
+    ] {
+        if let Some(limit) = limit(resource).filter(|limit| *limit < least) {
+            return Err(CannotRun::new(format!(
+                "only {} KiB of memory may be taken, which is too little: raise the limit to {} KiB or more (`ulimit \
+                 -{option} unlimited`, {setting} of a unit)",
+                limit >> 10,
+                least >> 10
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Before 5.8 all of BPF was `CAP_SYS_ADMIN`, which still includes the finer ones.
@@ -277,6 +302,18 @@ mod tests {
         assert!(out_of_files(&error).is_some());
         let other = anyhow::Error::new(io::Error::from_raw_os_error(libc::ENOENT));
         assert!(out_of_files(&other).is_none());
+    }
+
+    #[test]
+    fn too_little_memory_is_told_before_it_runs_out() {
+        let check = |wanted: Resource, bytes: u64| {
+            check_memory(|resource| (resource == wanted).then_some(bytes))
+        };
+        let said = check(Resource::As, 20 << 20).unwrap_err().to_string();
+        assert!(said.contains("only 20480 KiB") && said.contains("ulimit -v"));
+        let said = check(Resource::Data, 20 << 20).unwrap_err().to_string();
+        assert!(said.contains("ulimit -d") && said.contains("LimitDATA="));
+        assert!(check(Resource::As, 1 << 30).is_ok() && check(Resource::Stack, 1).is_ok());
     }
 
     #[test]

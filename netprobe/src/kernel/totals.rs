@@ -25,6 +25,9 @@ pub(super) fn groups(ebpf: &Ebpf) -> Result<Vec<(CountKey, Count)>> {
     )
 }
 
+/// Marks, in what the programs leave zero, a group that they have not told apart.
+pub const COARSE: u32 = 1;
+
 /// What is counted, to be read while the programs are in other hands.
 #[derive(Debug)]
 pub struct Tally {
@@ -55,24 +58,21 @@ impl Tally {
     }
 
     /// The groups of `--count --by`, summed over CPUs; those that were told apart by no more than what `--count` alone groups
-    /// by, to keep the cost low, are as the programs have left them.
+    /// by, to keep the cost low, are marked as [`COARSE`].
     pub fn groups(&self) -> Result<Vec<(GroupKey, Count)>> {
         let mut groups = Vec::new();
         each(&self.groups, |key, count| groups.push((key, count)))?;
         groups.retain(|(_, count)| count.events > 0);
-        let coarse = self.counts()?;
-        if coarse.is_empty() {
-            return Ok(groups);
-        }
-        let mut sums: HashMap<GroupKey, Count> = groups.into_iter().collect();
-        for (key, count) in coarse {
+        let coarse = self.counts()?.into_iter().map(|(key, count)| {
             let key = GroupKey {
                 key,
+                reserved: COARSE,
                 ..GroupKey::zeroed()
             };
-            sums.entry(key).or_insert(Count::NONE).add(&count);
-        }
-        Ok(sums.into_iter().collect())
+            (key, count)
+        });
+        groups.extend(coarse);
+        Ok(groups)
     }
 }
 

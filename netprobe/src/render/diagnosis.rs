@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::{text::harmless, time};
+use super::{page::Page, text::harmless, time};
 use crate::report::{
     Probe,
     diagnosis::{Affected, Checked, Diagnosis, Finding, Fix, Severity},
@@ -10,8 +10,6 @@ use crate::report::{
 
 /// Lines are no longer than this.
 const WIDTH: usize = 100;
-/// Lines that continue another are indented no further.
-const LARGEST_INDENT: usize = 9;
 /// Most findings that are shown at length; the others get a line each.
 const AT_LENGTH: usize = 2;
 /// Most of those that are hit, and of the evidence, that are shown.
@@ -19,8 +17,9 @@ const MOST: usize = 4;
 /// Most lines of evidence of a finding that is not the first.
 const LESS: usize = 2;
 
-/// Writes the diagnosis.
-pub fn write(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
+/// Writes the diagnosis, for a terminal of `width` characters if it is one.
+pub fn write(out: &mut dyn Write, diagnosis: &Diagnosis, width: Option<usize>) -> io::Result<()> {
+    let out = &mut Page::new(out, width, WIDTH);
     let (shown, minor): (Vec<&Finding>, Vec<&Finding>) = diagnosis
         .findings
         .iter()
@@ -33,10 +32,12 @@ pub fn write(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
             .filter(|checked| is_undecided(checked));
         let count = diagnosis.checked.len() - undecided.count();
         match diagnosis.undecided(Severity::Warning) {
-            Some(why) => writeln!(out, "no verdict after {seconds:.1} s: {why}"),
-            None => writeln!(
-                out,
-                "nothing wrong found in {seconds:.1} s ({count} kinds of incident checked)"
+            Some(why) => out.wrapped("", &format!("no verdict after {seconds:.1} s: {why}")),
+            None => out.wrapped(
+                "",
+                &format!(
+                    "nothing wrong found in {seconds:.1} s ({count} kinds of incident checked)"
+                ),
             ),
         }?;
     }
@@ -64,29 +65,22 @@ pub fn write(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
     footer(out, diagnosis)
 }
 
-fn at_length(out: &mut dyn Write, finding: &Finding, is_first: bool) -> io::Result<()> {
-    writeln!(
-        out,
-        "{} {} ({} confidence)",
-        finding.severity.name().to_uppercase(),
-        finding.id,
-        finding.confidence.name()
-    )?;
-    wrapped(out, "  ", &finding.summary)?;
+fn at_length(out: &mut Page<'_>, finding: &Finding, is_first: bool) -> io::Result<()> {
+    let severity = finding.severity.name().to_uppercase();
+    let confidence = finding.confidence.name();
+    let heading = format!("{severity} {} ({confidence} confidence)", finding.id);
+    out.wrapped("", &heading)?;
+    out.wrapped("  ", &finding.summary)?;
     let (most_evidence, most_hit) = if is_first {
         (MOST + 2, MOST)
     } else {
         (LESS, 1)
     };
     for evidence in finding.evidence.iter().take(most_evidence) {
-        wrapped(
-            out,
-            "  - ",
-            &format!("{} [{}]", evidence.text, evidence.source),
-        )?;
+        out.wrapped("  - ", &format!("{} [{}]", evidence.text, evidence.source))?;
     }
     for affected in finding.affected.iter().take(most_hit) {
-        wrapped(out, "  hit: ", &hit(affected))?;
+        out.wrapped("  hit: ", &hit(affected))?;
     }
     if finding.affected.len() > most_hit {
         let more = finding.affected.len() - most_hit;
@@ -106,7 +100,7 @@ fn at_length(out: &mut dyn Write, finding: &Finding, is_first: bool) -> io::Resu
 }
 
 /// Writes the one fix of a finding that has no room for more: one that helps at once, if there is one.
-fn best_fix(out: &mut dyn Write, finding: &Finding) -> io::Result<()> {
+fn best_fix(out: &mut Page<'_>, finding: &Finding) -> io::Result<()> {
     let at_once = finding.fixes.iter().position(|fix| fix.is_at_once);
     let index = at_once.unwrap_or(0);
     finding
@@ -116,16 +110,16 @@ fn best_fix(out: &mut dyn Write, finding: &Finding) -> io::Result<()> {
 }
 
 /// Says how much of a finding is not shown, and where it is.
-fn cut(out: &mut dyn Write, evidence: usize, fixes: usize) -> io::Result<()> {
+fn cut(out: &mut Page<'_>, evidence: usize, fixes: usize) -> io::Result<()> {
     match amount(evidence, fixes) {
-        Some(amount) => writeln!(out, "  not shown here, but with --json: {amount}"),
+        Some(amount) => out.wrapped("  ", &format!("not shown here, but with --json: {amount}")),
         None => Ok(()),
     }
 }
 
 /// Says how much of findings that got a line each is not shown.
 fn shortened<'a>(
-    out: &mut dyn Write,
+    out: &mut Page<'_>,
     findings: impl Iterator<Item = &'a &'a Finding>,
 ) -> io::Result<()> {
     let (mut evidence, mut fixes) = (0, 0);
@@ -135,7 +129,10 @@ fn shortened<'a>(
         fixes += finding.fixes.len().saturating_sub(is_shown.into());
     }
     match amount(evidence, fixes) {
-        Some(amount) => writeln!(out, "of these, not shown here, but with --json: {amount}"),
+        Some(amount) => out.wrapped(
+            "",
+            &format!("of these, not shown here, but with --json: {amount}"),
+        ),
         None => Ok(()),
     }
 }
@@ -155,8 +152,8 @@ fn amount(evidence: usize, fixes: usize) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-fn fix(out: &mut dyn Write, number: usize, fix: &Fix) -> io::Result<()> {
-    wrapped(out, &format!("  {number}. "), &fix.text)?;
+fn fix(out: &mut Page<'_>, number: usize, fix: &Fix) -> io::Result<()> {
+    out.wrapped(&format!("  {number}. "), &fix.text)?;
     for (name, value) in &fix.set {
         let (name, value) = (harmless(name), harmless(value));
         if fix.kind.name() == "sysctl" {
@@ -167,14 +164,13 @@ fn fix(out: &mut dyn Write, number: usize, fix: &Fix) -> io::Result<()> {
         }
     }
     if fix.risk != "none" {
-        wrapped(out, "     risk: ", fix.risk)?;
+        out.wrapped("     risk: ", fix.risk)?;
     }
     Ok(())
 }
 
-fn in_short(out: &mut dyn Write, relation: &str, finding: &Finding) -> io::Result<()> {
-    wrapped(
-        out,
+fn in_short(out: &mut Page<'_>, relation: &str, finding: &Finding) -> io::Result<()> {
+    out.wrapped(
         &format!("{relation}: "),
         &format!(
             "{} {}: {}",
@@ -197,33 +193,12 @@ fn hit(affected: &Affected) -> String {
     format!("{} {}{comm}{pid}", affected.kind, affected.name)
 }
 
-/// Writes a text in lines that are not too long; what follows the first is indented like it.
-fn wrapped(out: &mut dyn Write, lead: &str, text: &str) -> io::Result<()> {
-    let text = harmless(text);
-    let mut line = lead.to_owned();
-    let indent = " ".repeat(lead.chars().count().min(LARGEST_INDENT));
-    let mut is_empty = true;
-    for word in text.split(' ') {
-        if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            writeln!(out, "{}", line.trim_end())?;
-            line.clone_from(&indent);
-            is_empty = true;
-        }
-        if !is_empty {
-            line.push(' ');
-        }
-        line.push_str(word);
-        is_empty = false;
-    }
-    writeln!(out, "{}", line.trim_end())
-}
-
 fn is_undecided(checked: &Checked) -> bool {
     checked.verdict == "not-enough-data"
 }
 
 /// What could not be decided, with all that have the same reason on one line.
-fn undecided(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
+fn undecided(out: &mut Page<'_>, diagnosis: &Diagnosis) -> io::Result<()> {
     let mut reasons = Vec::<(&str, Vec<&str>)>::new();
     for checked in diagnosis
         .checked
@@ -241,20 +216,19 @@ fn undecided(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
         } else {
             ids.join(", ")
         };
-        wrapped(out, "not decided: ", &format!("{which}: {why}"))?;
+        out.wrapped("not decided: ", &format!("{which}: {why}"))?;
     }
     Ok(())
 }
 
-fn footer(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
+fn footer(out: &mut Page<'_>, diagnosis: &Diagnosis) -> io::Result<()> {
     undecided(out, diagnosis)?;
     for gap in &diagnosis.gaps {
-        wrapped(out, "not seen: ", gap)?;
+        out.wrapped("not seen: ", gap)?;
     }
     let blind: Vec<String> = diagnosis.probes.iter().filter_map(blind).collect();
     if !blind.is_empty() {
-        wrapped(
-            out,
+        out.wrapped(
             "blind: ",
             &format!("{} (netprobe check says why)", blind.join(", ")),
         )?;
@@ -270,9 +244,7 @@ fn footer(out: &mut dyn Write, diagnosis: &Diagnosis) -> io::Result<()> {
         (0, sampled) => format!("detail of {sampled} events left out to stay cheap, totals exact"),
         (lost, _) => format!("detail of {lost} events lost, totals exact"),
     };
-    wrapped(
-        out,
-        "netprobe: ",
+    out.wrapped("netprobe: ",
         &format!(
             "watched {:.1} s from {} on, {} network namespace{}; {lost}; took {:.2} % of a CPU, with start and verdict {:.2} s of CPU \
              time, {} MiB; `netprobe explain ID` tells more",
@@ -302,7 +274,7 @@ mod tests {
 
     fn text(diagnosis: &Diagnosis) -> String {
         let mut out = Vec::new();
-        write(&mut out, diagnosis).unwrap();
+        write(&mut out, diagnosis, None).unwrap();
         String::from_utf8(out).unwrap()
     }
 

@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(json.lines().count(), 1);
         assert!(!json.contains(['\u{1b}', '\u{202e}']), "{json}");
         let mut out = Vec::new();
-        crate::render::diagnosis::write(&mut out, &diagnosis()).unwrap();
+        crate::render::diagnosis::write(&mut out, &diagnosis(), None).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text}");
         assert!(text.starts_with("behind conntrack-table-full: "), "{text}");

@@ -2,14 +2,16 @@
 
 use std::io::{self, Write};
 
+use super::page::Page;
 use crate::report::diagnosis::Explained;
 
 /// Lines are no longer than this.
-const WIDTH: usize = 96;
+const WIDTH: usize = 95;
 
-/// Writes the explanation.
-pub fn write(out: &mut dyn Write, explained: &Explained) -> io::Result<()> {
-    writeln!(out, "{}: {}", explained.id, explained.title)?;
+/// Writes the explanation, for a terminal of `width` characters if it is one.
+pub fn write(out: &mut dyn Write, explained: &Explained, width: Option<usize>) -> io::Result<()> {
+    let out = &mut Page::new(out, width, WIDTH);
+    out.wrapped("", &format!("{}: {}", explained.id, explained.title))?;
     let parts = [
         ("What people see", explained.symptom),
         ("How Linux gets there", explained.cause),
@@ -17,28 +19,14 @@ pub fn write(out: &mut dyn Write, explained: &Explained) -> io::Result<()> {
     ];
     for (heading, text) in parts {
         writeln!(out, "\n{heading}")?;
-        paragraph(out, "  ", text)?;
+        out.wrapped("  ", text)?;
     }
     writeln!(out, "\nWhat helps")?;
     for (text, risk) in explained.fixes {
-        paragraph(out, "  - ", text)?;
+        out.wrapped("  - ", text)?;
         if *risk != "none" {
-            paragraph(out, "    risk: ", risk)?;
+            out.wrapped("    risk: ", risk)?;
         }
     }
     Ok(())
-}
-
-fn paragraph(out: &mut dyn Write, lead: &str, text: &str) -> io::Result<()> {
-    let indent = " ".repeat(lead.len());
-    let mut line = lead.to_owned();
-    for word in text.split_ascii_whitespace() {
-        if line.len() + word.len() >= WIDTH && line.len() > indent.len() {
-            writeln!(out, "{}", line.trim_end())?;
-            line.clone_from(&indent);
-        }
-        line.push_str(word);
-        line.push(' ');
-    }
-    writeln!(out, "{}", line.trim_end())
 }

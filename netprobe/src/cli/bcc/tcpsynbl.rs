@@ -68,6 +68,7 @@ async fn collect(global: &Global, options: &Options) -> Result<ExitCode> {
     let (mut session, _everything) = stream::start(&request, plan)?;
     stream::require(&session)?;
     let mut out = Output::open(None)?;
+    stop.while_read(out.reader());
     writeln!(out, "Tracing SYN backlog size. Ctrl-C to end.")?;
     out.flush()?;
     log::info!("ready: watching accept queues, Ctrl-C to stop");

@@ -55,8 +55,8 @@ pub(in super::super) struct Options {
     #[arg(short = 'x', long)]
     extended: bool,
     /// Seconds between outputs.
-    #[arg(default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    interval: u64,
+    #[arg(default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    interval: u32,
     /// How many outputs.
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -100,6 +100,7 @@ struct Top<'a> {
 async fn watch(global: &Global, options: &Options) -> Result<ExitCode> {
     let mut stop = Stop::listen()?;
     let mut out = Output::open(None)?;
+    stop.while_read(out.reader());
     writeln!(
         out,
         "Tracing... Output every {} secs. Hit Ctrl-C to end",
@@ -116,7 +117,7 @@ async fn watch(global: &Global, options: &Options) -> Result<ExitCode> {
     let mut left = options.count;
     let mut is_over = false;
     while left != Some(0) && !is_over {
-        let next = Instant::now() + Duration::from_secs(options.interval);
+        let next = Instant::now() + Duration::from_secs(options.interval.into());
         let end = over.map_or(next, |over| over.min(next));
         is_over = top.until(&mut stop, end).await? || Some(end) == over;
         if is_over {

@@ -11,7 +11,11 @@ use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    cli::{is_closed_pipe, later::Later, output::create},
+    cli::{
+        is_closed_pipe,
+        later::Later,
+        output::{Reader, create},
+    },
     render::{flame_json, flamegraph, folded, pprof},
     report::{Flame, Palette},
 };
@@ -71,12 +75,7 @@ enum PaletteName {
     Tcp,
 }
 
-impl Options {
-    /// Whether the picture goes to stdout.
-    pub(super) fn is_to_stdout(&self) -> bool {
-        self.output.as_os_str() == "-"
-    }
-}
+impl Options {}
 
 impl PaletteName {
     const fn palette(self) -> Palette {
@@ -144,6 +143,11 @@ fn keep(error: anyhow::Error, flame: &Flame) -> anyhow::Error {
 }
 
 impl<'a> Output<'a> {
+    /// Who must read it, if anybody.
+    pub(super) fn reader(&self) -> Option<Reader> {
+        self.out.reader()
+    }
+
     /// Opens it.
     pub(super) fn open(options: &'a Options) -> Result<Self> {
         if options.pprof {

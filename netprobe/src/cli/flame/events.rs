@@ -13,6 +13,7 @@ use netprobe_common::{
 use super::{
     super::{
         Global, filter,
+        output::Reader,
         signals::{self, Stop},
         stream::{require, start},
     },
@@ -40,10 +41,11 @@ pub(super) async fn collect(
     global: &Global,
     kind: Kind,
     plan: filter::Plan,
-    options: &Options,
+    (options, reader): (&Options, Option<Reader>),
 ) -> Result<Flame> {
     let duration = options.common.duration;
     let mut stop = Stop::listen()?;
+    stop.while_read(reader);
     let mut config = Config::zeroed();
     config.flame = 1;
     config.governed = u32::from(options.max_overhead < 1.0);
@@ -64,7 +66,7 @@ pub(super) async fn collect(
     let mut names = LiveNames::of(&session, Some(stacks));
     log::info!("ready: collecting stacks for {duration:?}, Ctrl-C draws at once");
     let mut meter = Meter::new(options.max_overhead, &session);
-    let mut window = Window::begin(global, duration).while_read(options.common.draw.is_to_stdout());
+    let mut window = Window::begin(global, duration);
     // While the programs are there to be named, whose frames are left out.
     names.learn_symbols();
     window

@@ -199,7 +199,8 @@ fn of_events(global: &Global, kind: Kind, options: &Events) -> Result<ExitCode> 
     prepare()?;
     // The file is opened before the wait: a mistake in its path shows at once.
     let out = draw::Output::open(&common.draw)?;
-    let flame = runtime()?.block_on(events::collect(global, kind, plan, options))?;
+    let flame =
+        runtime()?.block_on(events::collect(global, kind, plan, (options, out.reader())))?;
     out.draw(&flame)
 }
 
@@ -220,7 +221,7 @@ fn of_tasks(
         wanted,
         duration: common.duration,
         max_overhead,
-        needs_reader: common.draw.is_to_stdout(),
+        reader: out.reader(),
     };
     let flame = runtime()?.block_on(tasks::collect(global, run))?;
     out.draw(&flame)

@@ -7,7 +7,7 @@ use std::{
 
 use rustix::termios::tcgetwinsize;
 
-use super::super::{Global, output::has_lost_reader, signals::Stop};
+use super::super::{Global, signals::Stop};
 
 /// How often the line changes.
 const LINE: Duration = Duration::from_millis(500);
@@ -18,7 +18,6 @@ pub(super) struct Window {
     duration: Duration,
     shows: bool,
     next_line: Instant,
-    needs_reader: bool,
 }
 
 impl Window {
@@ -29,15 +28,6 @@ impl Window {
             duration,
             shows: io::stderr().is_terminal() && !global.quiet,
             next_line: Instant::now(),
-            needs_reader: false,
-        }
-    }
-
-    /// The same, but it ends when nobody reads stdout any more.
-    pub(super) fn while_read(self, needs_reader: bool) -> Self {
-        Self {
-            needs_reader,
-            ..self
         }
     }
 
@@ -61,9 +51,6 @@ impl Window {
             tokio::select! {
                 () = stop.wait() => break,
                 () = tokio::time::sleep(left.min(tick)) => {}
-            }
-            if self.needs_reader && has_lost_reader(io::stdout()) {
-                break;
             }
             let is_due = self.shows && Instant::now() >= self.next_line;
             let text = look(is_due);

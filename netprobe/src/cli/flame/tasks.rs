@@ -16,6 +16,7 @@ use netprobe_common::{
 use super::{
     super::{
         Global,
+        output::Reader,
         signals::{self, Stop},
     },
     complaints::{self, Copying, LeftOut},
@@ -54,8 +55,8 @@ pub(super) struct Run {
     pub(super) duration: Duration,
     /// What it may cost, as a share of the machine.
     pub(super) max_overhead: f64,
-    /// Whether somebody must read stdout.
-    pub(super) needs_reader: bool,
+    /// Who must read the graph, if anybody.
+    pub(super) reader: Option<Reader>,
 }
 
 impl Run {
@@ -66,8 +67,9 @@ impl Run {
 }
 
 /// Collects until the time is over or a signal comes.
-pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
+pub(super) async fn collect(global: &Global, mut run: Run) -> Result<Flame> {
     let mut stop = Stop::listen()?;
+    stop.while_read(run.reader.take());
     let mut session = Session::start(&request(&run))?;
     task_stacks::want(&mut session, &run.wanted.keys)?;
     let stacks = TaskStacks::take(&mut session)?;
@@ -80,7 +82,7 @@ pub(super) async fn collect(global: &Global, run: Run) -> Result<Flame> {
         run.duration
     );
     let mut meter = Meter::new(run.max_overhead, &session);
-    let mut window = Window::begin(global, run.duration).while_read(run.needs_reader);
+    let mut window = Window::begin(global, run.duration);
     // While the window is open, so that it is done when it closes.
     naming.warm_up();
     let mut early = Early::of(&run);

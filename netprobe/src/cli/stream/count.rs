@@ -110,8 +110,10 @@ impl<'a> Counting<'a> {
     }
 
     async fn watch(mut self, global: &Global, plan: filter::Plan) -> Result<Summary> {
-        let mut stop = Stop::listen()?;
+        // Before signals are listened to: it may wait for a reader.
         let out = self.options.open()?;
+        let mut stop = Stop::listen()?;
+        stop.while_read(out.reader());
         let mut books = Books::open(&mut self.request, &plan);
         let (mut session, rest) = start(&self.request, plan)?;
         if !rest.is_empty() {
@@ -316,11 +318,13 @@ impl Board<'_> {
 /// When the interval ends that comes after the one that was due: what it takes to show one makes the others no longer.
 /// Those that are over by `not_before` are not told apart.
 fn after(due: Instant, interval: Duration, not_before: Instant) -> Instant {
-    let mut next = due + interval;
-    while next <= not_before && !interval.is_zero() {
-        next += interval;
-    }
-    next
+    let next = due + interval;
+    let Some(late) = not_before.checked_duration_since(next) else {
+        return next;
+    };
+    let begun = late.as_nanos().checked_rem(interval.as_nanos());
+    let begun = begun.and_then(|ns| u64::try_from(ns).ok()).unwrap_or(0);
+    next + late.saturating_sub(Duration::from_nanos(begun)) + interval
 }
 
 /// CPU time for showing intervals: a share of the machine, of which some may be spent before it has come.
@@ -394,5 +398,8 @@ mod tests {
         for (late, seconds) in [(0, 2), (80, 2), (999, 2), (1_000, 3), (2_500, 4)] {
             assert_eq!(next(late), begin + second * seconds, "{late}");
         }
+        // However short they are, too.
+        let (ns, hour) = (Duration::from_nanos(1), ms(3_600_000));
+        assert_eq!(after(begin, ns, begin + hour), begin + hour + ns);
     }
 }

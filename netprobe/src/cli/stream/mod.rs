@@ -77,7 +77,7 @@ pub(super) struct Options {
     #[arg(short, long)]
     count: bool,
     /// With --count: group by these: reason, dport, netns and so on (see the names in the totals), flow,
-    /// process, cgroup, listener, stack.
+    /// process, cgroup, listener, stack. What could not be told apart is `gathered`, and why.
     #[arg(long, value_name = "WHAT", value_delimiter = ',', requires = "count")]
     by: Vec<String>,
     /// With --count: show what was added in each interval too.

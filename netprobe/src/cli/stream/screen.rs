@@ -83,7 +83,6 @@ impl Screen {
         if batch.is_empty() {
             self.names.refresh_clock();
             self.format.idle(&mut self.out)?;
-            self.out.check_reader()?;
         }
         for record in batch.records() {
             if let Err(error) = decode::decode(record, &mut self.names, &mut self.row) {

@@ -70,6 +70,7 @@ impl Watch {
 
     async fn watch(mut self, global: &Global) -> Result<Summary> {
         let mut stop = Stop::listen()?;
+        stop.while_read(self.out.reader());
         // A view of all connects is wanted, also where not all are shown.
         if self.spec.kind == Kind::Connects {
             self.request.config.count = 1;
