@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     super::super::{
-        events::{Event, Owner},
+        events::{Event, Owner, port_of},
         places::{self, End},
         window::{Netns, Window, ratio},
     },
@@ -26,6 +26,8 @@ const PATIENT_NS: u64 = 250_000_000;
 pub(super) struct Connects {
     pub(super) attempts: u64,
     pub(super) established: u64,
+    /// All were seen, or none to the port got through.
+    is_certain: bool,
 }
 
 impl Connects {
@@ -55,18 +57,34 @@ impl Connects {
         }
         // A connect without a time limit of its own does not end within the window. Where connects
         // are a sample, their ports do not tell which ones are still waiting.
-        if window.events.weight("connects") < 1.5 {
+        let is_certain = window.events.weight("connects") < 1.5 || is_deaf(window, netns, port);
+        if is_certain {
             attempts += again.difference(&ports).count() as u64;
         }
         Some(Self {
             attempts,
             established,
+            is_certain,
         })
+    }
+
+    /// Whether certainly none succeeded.
+    pub(super) const fn are_in_vain(&self) -> bool {
+        self.is_certain && self.established == 0 && self.attempts > 0
     }
 
     pub(super) fn is_down(&self) -> bool {
         self.attempts >= LEAST_CONNECTS && ratio(self.established, self.attempts) <= DOWN
     }
+}
+
+/// Whether no connect to a port succeeded, by the kernel's count of all.
+fn is_deaf(window: &Window, netns: &Netns, port: u16) -> bool {
+    let inode = netns.inode.to_string();
+    let group = [("outcome", "established"), ("netns", inode.as_str())];
+    let mut ports = window.events.groups("connects", &group);
+    // Those of many ports may be of this one.
+    !ports.any(|total| port_of(total, "dport").is_none_or(|found| found == port))
 }
 
 /// How connects ended without a SYN that was sent again.

@@ -17,7 +17,7 @@ use super::super::{
     Explanation, Rule, Verdict, dropped,
     finding::{finding, somewhere},
     in_each,
-    window::{Netns, Window, ratio},
+    window::{Netns, Window},
 };
 use crate::report::diagnosis::{Confidence, Finding, Severity};
 
@@ -69,18 +69,17 @@ fn check(window: &Window) -> Verdict {
     let scans = dropped::scans(window);
     let verdict = in_each(window, |netns| {
         let again = netns.grown("TcpExt.TCPSynRetrans")?;
-        let again = unanswered::wanted(window, netns, &scans, again);
         let opened = netns.grown("Tcp.ActiveOpens")? + netns.grown("Tcp.PassiveOpens")?;
-        if again >= LEAST && ratio(again, opened + again) >= MUCH {
-            all.push(netns.inode);
+        if unanswered::wanted(window, netns, &scans, again) >= LEAST {
+            all.push((netns.inode, opened));
         }
         Ok(Vec::new())
     });
-    let is_hit = |netns: &&Netns| all.contains(&netns.inode);
-    let hit = window.namespaces.iter().filter(is_hit);
-    let hit: Vec<Unanswered<'_>> = hit
-        .flat_map(|netns| Unanswered::of(window, netns, &scans))
-        .collect();
+    let hit = all.into_iter().filter_map(|(inode, opened)| {
+        let netns = window.namespace(inode)?;
+        Some(Unanswered::of(window, netns, &scans, opened))
+    });
+    let hit: Vec<Unanswered<'_>> = hit.flatten().collect();
     let (mut clients, servers): (Vec<_>, Vec<_>) = hit.into_iter().partition(Unanswered::is_client);
     for netns in &window.namespaces {
         for dead in Unanswered::dead(window, netns) {
@@ -167,7 +166,7 @@ fn describe(
         Some(far) => words::both_ends(window, (near, far), connects.as_ref()),
         None => words::destination_is_silent(window, near, connects.as_ref()),
     };
-    let severity = if near.is_reached || is_noise {
+    let severity = if near.is_reached || near.is_minor || is_noise {
         Severity::Info
     } else if connects.as_ref().is_some_and(Connects::is_down) {
         Severity::Critical

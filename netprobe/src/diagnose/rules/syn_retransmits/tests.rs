@@ -751,3 +751,51 @@ fn connects_of_before_the_window_do_not_count_against_who_answers_now() {
     assert!(told.contains("all 20 connects seen succeed"), "{told}");
     assert!(told.contains("before this window"), "{told}");
 }
+
+/// Beside 50,000 connections that went well, so many connects to an address that were given up after two SYNs again.
+fn beside_much(attempts: &[(u8, u64)]) -> Vec<Finding> {
+    let mut window = quiet();
+    let again: u64 = attempts.iter().map(|(_, connects)| connects * 2).sum();
+    let grown = i64::try_from(again).unwrap();
+    window.grow(&[("TcpExt.TCPSynRetrans", grown), ("Tcp.ActiveOpens", 50_000)]);
+    window.total("retransmits", again, &[("cause", Value::Word("syn"))]);
+    for (address, connects) in attempts {
+        for port in 40_000..40_000 + connects {
+            let ends = [
+                ("saddr", Value::Ip([10, 0, 0, 1].into())),
+                ("sport", Value::Unsigned(port)),
+                ("daddr", Value::Ip([10, 0, 0, *address].into())),
+                ("dport", Value::Unsigned(5432)),
+            ];
+            let with = |name, word| [ends.to_vec(), vec![(name, Value::Word(word))]].concat();
+            window.event("retransmits", 2, &with("cause", "syn"));
+            window.event("connects", 1, &with("outcome", "aborted"));
+        }
+    }
+    window.findings()
+}
+
+#[test]
+fn a_dead_destination_is_told_however_much_goes_well_beside() {
+    let found = beside_much(&[(2, 6)]);
+    assert_eq!(found[0].severity, Severity::Critical, "{found:?}");
+    let summary = &found[0].summary;
+    assert!(
+        summary.starts_with("10.0.0.2:5432 does not answer"),
+        "{summary}"
+    );
+    // A client or two, that may be one's own optional backend.
+    let found = beside_much(&[(2, 2)]);
+    assert_eq!(found[0].severity, Severity::Info, "{found:?}");
+    assert!(beside_much(&[(2, 1)]).is_empty());
+}
+
+#[test]
+fn dead_destinations_are_told_apart() {
+    let found = beside_much(&[(2, 6), (3, 10)]);
+    let ends: Vec<_> = found
+        .iter()
+        .map(|found| found.affected[0].name.clone())
+        .collect();
+    assert_eq!(ends, ["10.0.0.3:5432", "10.0.0.2:5432"], "{found:?}");
+}

@@ -10,8 +10,9 @@ use super::{
         dropped,
         events::{Event, Owner},
         places::{self, End},
-        window::{Netns, Window},
+        window::{Netns, Window, ratio},
     },
+    LEAST, MOST, MUCH,
     connects::{Connects, Dead, Ending, dead},
 };
 use crate::report::diagnosis::Affected;
@@ -32,32 +33,37 @@ pub(super) struct Unanswered<'a> {
     pub(super) ended: Option<(Ending, u64)>,
     /// Whether the process gets through all the same, by the other family of addresses.
     pub(super) is_reached: bool,
+    /// Whether they are few, beside much that goes well.
+    pub(super) is_minor: bool,
 }
 
 impl<'a> Unanswered<'a> {
-    /// What was sent again in a namespace. SYNs that a firewall here keeps out are one thing, and those that others do
-    /// not answer another.
-    pub(super) fn of(window: &Window, netns: &'a Netns, scans: &Scans) -> Vec<Self> {
-        let inode = netns.inode.to_string();
-        let [syns, answers] = ["syn", "syn-ack"].map(|cause| {
-            let group = [("cause", cause), ("netns", inode.as_str())];
-            window.events.count("retransmits", &group)
-        });
-        let again = netns.grown("TcpExt.TCPSynRetrans").unwrap_or(0);
-        let again = wanted(window, netns, scans, again);
-        // The events are counted for a moment longer.
-        let seen = syns + answers;
-        let [syns, answers] = [syns, answers].map(|count| {
-            let part = (count * again).checked_div(seen).unwrap_or(0);
-            if seen > again { part } else { count }
-        });
+    /// What was sent again in a namespace. SYNs to a destination that takes no connect are one thing, however much goes
+    /// well beside them; those that a firewall here keeps out another, and those that others do not answer a third, both
+    /// unless they are little beside the connections that were `opened`.
+    pub(super) fn of(window: &Window, netns: &'a Netns, scans: &Scans, opened: u64) -> Vec<Self> {
+        let [again, syns, answers] = sent_again(window, netns, scans);
+        let kept_out = kept_out(window);
+        let (mut found, few) =
+            Self::down(window, netns, scans, (again.saturating_sub(answers), syns));
+        let again = again.saturating_sub(found.iter().map(|down| down.again).sum());
+        let syns = syns.saturating_sub(found.iter().map(|down| down.syns).sum());
+        if again < LEAST || ratio(again, opened + again) < MUCH {
+            found.extend(few);
+            return found;
+        }
         let cause = if answers > syns { "syn-ack" } else { "syn" };
+        let down: Vec<Option<End>> = found.iter().map(Self::end).collect();
+        let is_down = |event: &&Event| {
+            let end = places::ends(event).map(|(_, remote)| remote);
+            cause == "syn" && down.contains(&end)
+        };
         let all: Vec<&Event> = window
             .events
             .within("retransmits", netns.inode)
             .filter(|event| event.is("cause", cause) && !is_of_scan(scans, event))
+            .filter(|event| !is_down(event))
             .collect();
-        let kept_out = kept_out(window);
         let is_kept_out = |event: &&&Event| {
             let ends = places::ends(event);
             cause == "syn" && ends.is_some_and(|(_, remote)| kept_out.contains(&remote))
@@ -78,13 +84,69 @@ impl<'a> Unanswered<'a> {
                 silent: silent(netns, &events, cause),
                 ended: None,
                 is_reached: false,
+                is_minor: false,
             }
         };
         if known.is_empty() {
-            return vec![part(rest)];
+            found.push(part(rest));
+        } else {
+            let parts = [rest, known].into_iter().filter(|part| !part.is_empty());
+            found.extend(parts.map(part));
         }
-        let parts = [rest, known].into_iter().filter(|part| !part.is_empty());
-        parts.map(part).collect()
+        found
+    }
+
+    /// Destinations that take no connect and whose SYNs were sent again, but for those that a firewall here keeps out: the
+    /// worst of those that many connects were to, each on its own, and the others. In all, `again` SYNs were sent again, of
+    /// which `syns` were seen.
+    fn down(
+        window: &Window,
+        netns: &'a Netns,
+        scans: &Scans,
+        (again, syns): (u64, u64),
+    ) -> (Vec<Self>, Option<Self>) {
+        let sent = window.events.within("retransmits", netns.inode);
+        let sent = sent.filter(|event| event.is("cause", "syn") && !is_of_scan(scans, event));
+        let sent: Vec<&Event> = sent.collect();
+        let kept_out = kept_out(window);
+        let mut ends = BTreeMap::<End, Vec<&Event>>::new();
+        for event in &sent {
+            if let Some((_, remote)) =
+                places::ends(event).filter(|ends| !kept_out.contains(&ends.1))
+            {
+                ends.entry(remote).or_default().push(event);
+            }
+        }
+        ends.retain(|_, events| events.len() as u64 >= LEAST);
+        let mut down = Vec::new();
+        let mut few = Vec::new();
+        for (end, events) in ends {
+            match Connects::of(window, netns, end).filter(Connects::are_in_vain) {
+                Some(connects) if connects.is_down() => down.push(events),
+                Some(_) => few.extend(events),
+                None => {}
+            }
+        }
+        down.sort_by_key(|events| std::cmp::Reverse(events.len()));
+        few.extend(down.drain(MOST.min(down.len())..).flatten());
+        let part = |events: &[&Event], is_minor| {
+            let of_all = |count: u64| {
+                let part = (count * events.len() as u64).checked_div(sent.len() as u64);
+                part.unwrap_or(0)
+            };
+            Self {
+                netns,
+                again: of_all(again),
+                syns: of_all(syns),
+                answers: 0,
+                silent: silent(netns, events, "syn"),
+                ended: None,
+                is_reached: false,
+                is_minor,
+            }
+        };
+        let few = (!few.is_empty()).then(|| part(&few, true));
+        (down.iter().map(|events| part(events, false)).collect(), few)
     }
 
     /// Destinations that take no connect, though no SYN to them was sent again, by how that ends.
@@ -111,6 +173,7 @@ impl<'a> Unanswered<'a> {
                 silent: vec![affected(netns, &found)],
                 ended: Some((found.ending, found.count)),
                 is_reached: found.is_reached,
+                is_minor: false,
             });
         }
         parts
@@ -194,6 +257,24 @@ impl<'a> Unanswered<'a> {
             .collect();
         (tried.intersection(&answered).count(), tried.len())
     }
+}
+
+/// How many SYNs and SYN-ACKs a namespace has sent again, and of those that were seen, the SYNs and the SYN-ACKs.
+fn sent_again(window: &Window, netns: &Netns, scans: &Scans) -> [u64; 3] {
+    let inode = netns.inode.to_string();
+    let [syns, answers] = ["syn", "syn-ack"].map(|cause| {
+        let group = [("cause", cause), ("netns", inode.as_str())];
+        window.events.count("retransmits", &group)
+    });
+    let again = netns.grown("TcpExt.TCPSynRetrans").unwrap_or(0);
+    let again = wanted(window, netns, scans, again);
+    // The events are counted for a moment longer.
+    let seen = syns + answers;
+    let of_all = |count: u64| {
+        let part = (count * again).checked_div(seen).unwrap_or(0);
+        if seen > again { part } else { count }
+    };
+    [again, of_all(syns), of_all(answers)]
 }
 
 /// Ends that a firewall of this machine was seen to keep SYNs from.
