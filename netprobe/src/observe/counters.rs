@@ -33,6 +33,7 @@ pub const WANTED: &[&str] = &[
     "TcpExt.TCPLossProbes",
     "TcpExt.TCPFastRetrans",
     "TcpExt.TCPSlowStartRetrans",
+    "TcpExt.TCPDeferAcceptDrop",
     "TcpExt.TCPSynRetrans",
     "TcpExt.TCPRetransFail",
     "TcpExt.TCPTimeWaitOverflow",

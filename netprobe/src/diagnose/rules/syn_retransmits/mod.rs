@@ -80,7 +80,9 @@ fn check(window: &Window) -> Verdict {
         Some(Unanswered::of(window, netns, &scans, opened))
     });
     let hit: Vec<Unanswered<'_>> = hit.flatten().collect();
-    let (mut clients, servers): (Vec<_>, Vec<_>) = hit.into_iter().partition(Unanswered::is_client);
+    let (mut clients, mut servers): (Vec<_>, Vec<_>) =
+        hit.into_iter().partition(Unanswered::is_client);
+    servers.retain(|server| !server.is_deferred(window));
     for netns in &window.namespaces {
         for dead in Unanswered::dead(window, netns) {
             let is_known =

@@ -799,3 +799,33 @@ fn dead_destinations_are_told_apart() {
         .collect();
     assert_eq!(ends, ["10.0.0.3:5432", "10.0.0.2:5432"], "{found:?}");
 }
+
+#[test]
+fn who_connects_and_says_nothing_is_no_matter_where_the_listener_waits_for_data() {
+    for (thrown_away, is_found) in [(0, true), (440, true), (560, false)] {
+        let mut window = quiet();
+        window.listen(8310, 128, &[0; 10]);
+        window.grow(&[
+            ("TcpExt.TCPSynRetrans", 120),
+            ("Tcp.PassiveOpens", 440),
+            ("TcpExt.TCPDeferAcceptDrop", thrown_away),
+        ]);
+        window.total("retransmits", 120, &[("cause", Value::Word("syn-ack"))]);
+        let ended = [
+            ("role", Value::Word("server")),
+            ("result", Value::Word("fin")),
+            ("service_port", Value::Unsigned(8310)),
+        ];
+        window.total("lifetimes", 440, &ended);
+        let answer = [
+            ("cause", Value::Word("syn-ack")),
+            ("saddr", Value::Ip([10, 0, 0, 1].into())),
+            ("sport", Value::Unsigned(8310)),
+            ("daddr", Value::Ip([10, 0, 0, 2].into())),
+            ("dport", Value::Unsigned(40_000)),
+        ];
+        window.event("retransmits", 120, &answer);
+        let found = window.ids().contains(&"syn-retransmits");
+        assert_eq!(found, is_found, "{thrown_away}");
+    }
+}

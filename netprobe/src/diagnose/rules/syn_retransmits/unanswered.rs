@@ -17,6 +17,9 @@ use super::{
 };
 use crate::report::diagnosis::Affected;
 
+/// Counters and events are not read in the same instant.
+const NEARLY_ALL: f64 = 0.8;
+
 /// Who tries port after port of an address, and is kept out by a firewall here.
 pub(super) type Scans = HashSet<(IpAddr, IpAddr)>;
 
@@ -186,6 +189,18 @@ impl<'a> Unanswered<'a> {
     /// Whether connects are told that nobody is there.
     pub(super) const fn is_unreachable(&self) -> bool {
         matches!(self.ended, Some((Ending::Unreachable { .. }, _)))
+    }
+
+    /// Whether those who do not answer have answered, and the kernel takes no answer without data (TCP_DEFER_ACCEPT): it has
+    /// thrown away one of each connection, and one for each SYN-ACK that was sent again.
+    pub(super) fn is_deferred(&self, window: &Window) -> bool {
+        let ports: HashSet<u16> = self.silent.iter().filter_map(|hit| hit.port).collect();
+        let completed = ports
+            .iter()
+            .map(|port| places::connections(window, self.netns, *port));
+        let thrown_away = self.netns.grown("TcpExt.TCPDeferAcceptDrop").unwrap_or(0);
+        let again = thrown_away.saturating_sub(completed.sum());
+        again > 0 && ratio(again, self.answers) >= NEARLY_ALL
     }
 
     /// The address and port of who is silent most.
