@@ -802,7 +802,13 @@ fn dead_destinations_are_told_apart() {
 
 #[test]
 fn who_connects_and_says_nothing_is_no_matter_where_the_listener_waits_for_data() {
-    for (thrown_away, is_found) in [(0, true), (440, true), (560, false)] {
+    for (thrown_away, attempts, is_found) in [
+        (0, 1, true),
+        (400, 1, true),
+        (440, 1, false),
+        (440, 2, true),
+        (560, 2, false),
+    ] {
         let mut window = quiet();
         window.listen(8310, 128, &[0; 10]);
         window.grow(&[
@@ -823,6 +829,7 @@ fn who_connects_and_says_nothing_is_no_matter_where_the_listener_waits_for_data(
             ("sport", Value::Unsigned(8310)),
             ("daddr", Value::Ip([10, 0, 0, 2].into())),
             ("dport", Value::Unsigned(40_000)),
+            ("attempt", Value::Unsigned(attempts)),
         ];
         window.event("retransmits", 120, &answer);
         let found = window.ids().contains(&"syn-retransmits");

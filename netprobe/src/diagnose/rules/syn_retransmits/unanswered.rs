@@ -17,8 +17,8 @@ use super::{
 };
 use crate::report::diagnosis::Affected;
 
-/// Counters and events are not read in the same instant.
-const NEARLY_ALL: f64 = 0.8;
+/// Handshakes that are under way when counters are read.
+const SLACK: u64 = 3;
 
 /// Who tries port after port of an address, and is kept out by a firewall here.
 pub(super) type Scans = HashSet<(IpAddr, IpAddr)>;
@@ -192,15 +192,22 @@ impl<'a> Unanswered<'a> {
     }
 
     /// Whether those who do not answer have answered, and the kernel takes no answer without data (TCP_DEFER_ACCEPT): it has
-    /// thrown away one of each connection, and one for each SYN-ACK that was sent again.
+    /// thrown away one of each connection, and one for each SYN-ACK that was sent again; or it took what came for the first of
+    /// these, as it does once it has waited long enough.
     pub(super) fn is_deferred(&self, window: &Window) -> bool {
         let ports: HashSet<u16> = self.silent.iter().filter_map(|hit| hit.port).collect();
-        let completed = ports
+        let completed: u64 = ports
             .iter()
-            .map(|port| places::connections(window, self.netns, *port));
+            .map(|port| places::connections(window, self.netns, *port))
+            .sum();
+        let all = self.netns.grown("Tcp.PassiveOpens").unwrap_or(completed);
         let thrown_away = self.netns.grown("TcpExt.TCPDeferAcceptDrop").unwrap_or(0);
-        let again = thrown_away.saturating_sub(completed.sum());
-        again > 0 && ratio(again, self.answers) >= NEARLY_ALL
+        let again = thrown_away.saturating_sub(completed.min(all));
+        let mut events = window.events.within("retransmits", self.netns.inode);
+        let is_late =
+            |event: &Event| event.is("cause", "syn-ack") && event.number("attempt") > Some(1);
+        let are_taken = thrown_away + SLACK >= all && !events.any(is_late);
+        thrown_away > 0 && (again + SLACK >= self.answers || are_taken)
     }
 
     /// The address and port of who is silent most.
