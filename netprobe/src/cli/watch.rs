@@ -331,7 +331,6 @@ fn glance_until(mut glanced: Glanced, stopped: &Receiver<()>) -> Glanced {
                 namespaced.glances.add_glance(glance);
             }
         }
-        let pause = begin.elapsed().saturating_mul(SHARE);
         if looks_at_connections {
             // When they go on is seen by looking again, which may cost more for that while.
             let (share, least) = if are_still {
@@ -342,6 +341,7 @@ fn glance_until(mut glanced: Glanced, stopped: &Receiver<()>) -> Glanced {
             let spent = thread_cpu().saturating_sub(cpu);
             connections_at = begin + spent.saturating_mul(share).max(least);
         }
+        let pause = begin.elapsed().saturating_mul(SHARE);
         let pause = pause.clamp(SHORTEST, LONGEST);
         match stopped.recv_timeout(pause) {
             Err(RecvTimeoutError::Timeout) => {}

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Workers that are busy for a larger share of the time let a queue grow before them at every burst.
-const BUSY: f64 = 0.8;
+pub(super) const BUSY: f64 = 0.8;
 
 /// The processes of a listener, and how they accept.
 pub(super) struct Workers<'a> {
@@ -173,21 +173,14 @@ impl Workers<'_> {
     /// Says so where a thread has no time for more.
     fn on_cpu(&self, found: Finding) -> Finding {
         let mut holders = self.window.processes.holders(self.listener.ino);
-        let share = |holder: &Process| {
-            let before = self.window.processes_before.by_pid.get(&holder.pid);
-            let grown = before.map_or(0, |before| {
-                holder.runnable_ns.saturating_sub(before.runnable_ns)
-            });
-            self.window.rate(grown) / 1e9
-        };
-        let busy = holders.find(|holder| share(holder) >= BUSY);
+        let busy = holders.find(|holder| running(self.window, holder) >= BUSY);
         let Some(busy) = busy else { return found };
         found.command(
             format!(
                 "the first thread of pid {} runs, or waits for a CPU, {:.0} % of the time: it cannot serve more at once, but less \
                  work for each connection, more processes, or more CPUs help",
                 busy.pid,
-                (share(busy) * 100.0).min(100.0),
+                (running(self.window, busy) * 100.0).min(100.0),
             ),
             "none",
         )
@@ -266,14 +259,28 @@ impl Workers<'_> {
     }
 }
 
-/// So many rounded up, but more than are there, and what to say of that.
+/// The share of the window in which the first thread of a process ran, or waited for a CPU.
+pub(super) fn running(window: &Window, process: &Process) -> f64 {
+    let before = window.processes_before.by_pid.get(&process.pid);
+    let grown = before.map_or(0, |before| {
+        process.runnable_ns.saturating_sub(before.runnable_ns)
+    });
+    window.rate(grown) / 1e9
+}
+
+/// A number of workers.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "a bounded positive number"
 )]
+pub(super) fn rounded_up(workers: f64) -> u64 {
+    workers.ceil().clamp(1.0, 1e6) as u64
+}
+
+/// So many rounded up, but more than are there, and what to say of that.
 fn wanted(busy: f64, there: u64) -> (u64, String) {
-    let wanted = busy.ceil().clamp(1.0, 1e6) as u64;
+    let wanted = rounded_up(busy);
     if wanted > there {
         return (wanted, String::new());
     }

@@ -108,10 +108,11 @@ pub fn glance(looks_at_connections: bool) -> Glance {
     } else {
         counters::queues()
     };
-    let ports: HashSet<u16> = listeners.iter().map(|listener| listener.port).collect();
     let [passive_opens, listen_overflows, established] = queues;
     // To list none takes long as well.
-    let still = if looks_at_connections && established != Some(0) && !ports.is_empty() {
+    let has_some = established != Some(0) && !listeners.is_empty();
+    let still = if looks_at_connections && has_some {
+        let ports: HashSet<u16> = listeners.iter().map(|listener| listener.port).collect();
         diag::still(|port| ports.contains(&port)).unwrap_or_default()
     } else {
         Vec::new()

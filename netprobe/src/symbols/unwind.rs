@@ -497,15 +497,7 @@ mod tests {
         let mut offsets = 0..0x2000;
         let known = offsets.find(|offset| tables.row(*offset).is_some());
         let words = [&below[..], &[0, JIT + 1]].concat();
-        let mut stack = CopiedStack {
-            registers: [0; 21],
-            bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
-            walked: Vec::new(),
-            taken: Taken::default(),
-        };
-        stack.registers[KERNEL_ORDER[STACK_POINTER]] = STACK;
-        stack.registers[KERNEL_ORDER[FRAME_POINTER]] = STACK + 32;
-        stack.registers[KERNEL_ORDER[RETURN_ADDRESS]] = HOLE;
+        let stack = copied(&words, &[], STACK + 32, HOLE);
         let unwound = unwind(
             &stack,
             |address| match address {
@@ -567,28 +559,35 @@ mod tests {
         assert_eq!(followed([STACK + 32, JIT + 1, 0, 0]), 1);
     }
 
+    /// A stack of these words that the kernel has walked like this, with the frame pointer, of a thread that is at `place`.
+    fn copied(words: &[u64], walked: &[u64], frame: u64, place: u64) -> CopiedStack {
+        let mut stack = CopiedStack {
+            registers: [0; 21],
+            bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
+            walked: walked.to_vec(),
+            taken: Taken::default(),
+        };
+        stack.registers[KERNEL_ORDER[STACK_POINTER]] = STACK;
+        stack.registers[KERNEL_ORDER[FRAME_POINTER]] = frame;
+        stack.registers[KERNEL_ORDER[RETURN_ADDRESS]] = place;
+        stack
+    }
+
+    /// What code there is.
+    fn bare_or_closed(address: u64) -> Code<'static> {
+        match address {
+            JIT..0x3_1000 => Code::Bare,
+            CLOSED => Code::Closed,
+            _ => Code::None,
+        }
+    }
+
     /// Whether code made at run time that was called from `caller` is left by its frame pointer, at the fifth word, with
     /// this below it.
     fn is_left(below: [u64; 4], caller: u64) -> bool {
         let words = [&below[..], &[0, caller + 1, 0]].concat();
-        let mut stack = CopiedStack {
-            registers: [0; 21],
-            bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
-            walked: vec![JIT, caller + 1, 0],
-            taken: Taken::default(),
-        };
-        stack.registers[KERNEL_ORDER[STACK_POINTER]] = STACK;
-        stack.registers[KERNEL_ORDER[FRAME_POINTER]] = STACK + 32;
-        stack.registers[KERNEL_ORDER[RETURN_ADDRESS]] = JIT;
-        let unwound = unwind(
-            &stack,
-            |address| match address {
-                JIT..0x3_1000 => Code::Bare,
-                CLOSED => Code::Closed,
-                _ => Code::None,
-            },
-            |_address| true,
-        );
+        let stack = copied(&words, &[JIT, caller + 1, 0], STACK + 32, JIT);
+        let unwound = unwind(&stack, bare_or_closed, |_address| true);
         unwound.places == [JIT, caller]
     }
 
@@ -610,15 +609,7 @@ mod tests {
     /// address only.
     fn is_left_to(address: u64, outer: u64) -> (usize, bool) {
         let words = [outer, address];
-        let mut stack = CopiedStack {
-            registers: [0; 21],
-            bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
-            walked: vec![JIT, address, JIT + 41, 0],
-            taken: Taken::default(),
-        };
-        stack.registers[KERNEL_ORDER[STACK_POINTER]] = STACK;
-        stack.registers[KERNEL_ORDER[FRAME_POINTER]] = STACK;
-        stack.registers[KERNEL_ORDER[RETURN_ADDRESS]] = JIT;
+        let stack = copied(&words, &[JIT, address, JIT + 41, 0], STACK, JIT);
         let code = |address| match address {
             JIT..0x3_1000 => Code::Bare,
             _ => Code::None,
@@ -641,14 +632,7 @@ mod tests {
     /// this.
     fn go_caller(pointer: u64, has_caller: bool) -> Option<(u64, Option<u64>)> {
         let words = [1, STACK + 32, JIT + 11, 2, STACK + 48, JIT + 21, 0, 0];
-        let mut stack = CopiedStack {
-            registers: [0; 21],
-            bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
-            walked: Vec::new(),
-            taken: Taken::default(),
-        };
-        stack.registers[KERNEL_ORDER[STACK_POINTER]] = STACK;
-        stack.registers[KERNEL_ORDER[FRAME_POINTER]] = pointer;
+        let stack = copied(&words, &[], pointer, 0);
         let mut frame = Frame::of(&stack);
         let of_function = GoFrame {
             depth: 16,
@@ -680,24 +664,8 @@ mod tests {
     /// and whether it is whole.
     fn walked_on(walked: &[u64]) -> (Vec<u64>, bool) {
         let words = [STACK + 16, JIT + 11, STACK + 4096, JIT + 21];
-        let mut stack = CopiedStack {
-            registers: [0; 21],
-            bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
-            walked: walked.to_vec(),
-            taken: Taken::default(),
-        };
-        stack.registers[KERNEL_ORDER[STACK_POINTER]] = STACK;
-        stack.registers[KERNEL_ORDER[FRAME_POINTER]] = STACK;
-        stack.registers[KERNEL_ORDER[RETURN_ADDRESS]] = JIT;
-        let unwound = unwind(
-            &stack,
-            |address| match address {
-                JIT..0x3_1000 => Code::Bare,
-                CLOSED => Code::Closed,
-                _ => Code::None,
-            },
-            |_address| true,
-        );
+        let stack = copied(&words, walked, STACK, JIT);
+        let unwound = unwind(&stack, bare_or_closed, |_address| true);
         let after = unwound.places.iter().skip(1).map(|place| place - JIT);
         (after.collect(), unwound.is_whole)
     }

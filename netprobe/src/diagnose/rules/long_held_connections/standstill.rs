@@ -8,12 +8,11 @@ use super::{
         sizing::{counted, spoken},
         window::{Netns, Queue, Standstill, Window},
     },
-    RULE, unread,
+    RULE,
+    unread::{self, LEAST},
 };
 use crate::report::diagnosis::{Confidence, Finding, Severity};
 
-/// Fewer may be clients of their own kind.
-const LEAST: u32 = 3;
 /// Shorter ones are how some applications work.
 const LONG_S: f64 = 2.0;
 /// Connections are looked at so often, in seconds.
@@ -22,11 +21,15 @@ const LOOKS_S: f64 = 1.0;
 /// The listeners of a namespace whose application stood still.
 pub(super) fn of(window: &Window, netns: &Netns) -> impl Iterator<Item = Finding> {
     netns.standstills.values().filter_map(|standstill| {
-        let queue = netns.queue(None, standstill.still.port)?;
-        let is_told = unread::is_told(netns, standstill.still.port)
-            || pause::longest(window, netns, queue, &accepting::of(window, netns, queue)).is_some();
-        let is_much = standstill.still.connections >= LEAST;
-        (is_much && !is_told).then(|| describe(window, netns, queue, standstill))
+        let still = standstill.still;
+        let queue = netns.queue(None, still.port)?;
+        let is_pause = || {
+            let accepting = accepting::of(window, netns, queue);
+            pause::longest(window, netns, queue, &accepting).is_some()
+        };
+        let is_news =
+            still.connections >= LEAST && !unread::is_told(netns, still.port) && !is_pause();
+        is_news.then(|| describe(window, netns, queue, standstill))
     })
 }
 

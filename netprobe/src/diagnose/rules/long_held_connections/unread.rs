@@ -5,7 +5,8 @@ use super::{
         accepting,
         finding::finding,
         sizing::{counted, spoken},
-        window::{Netns, Queue, Window, ratio},
+        window::{Netns, Queue, Window},
+        workers::{self, BUSY},
     },
     RULE,
 };
@@ -18,11 +19,9 @@ use crate::{
 };
 
 /// Fewer are clients of their own kind.
-const LEAST: u32 = 3;
+pub(super) const LEAST: u32 = 3;
 /// From here on most clients have given up.
 const TOO_LONG_S: f64 = 5.0;
-/// Workers that are busy for a larger share of the time let requests pile up at every burst.
-const BUSY: f64 = 0.8;
 
 /// The listeners of a namespace whose accepted connections are not read.
 pub(super) fn of(window: &Window, netns: &Netns) -> impl Iterator<Item = Finding> {
@@ -204,11 +203,7 @@ impl Case<'_> {
             return "see what its workers wait for: netprobe flame offcpu".to_owned();
         };
         let pid = process.pid;
-        let before = self.window.processes_before.by_pid.get(&pid);
-        let ran_ns = before.map_or(0, |before| {
-            process.runnable_ns.saturating_sub(before.runnable_ns)
-        });
-        let share = ratio(ran_ns, 1_000_000_000) / self.window.seconds.max(0.001);
+        let share = workers::running(self.window, process);
         if share >= BUSY {
             return format!(
                 "its first thread runs, or waits for a CPU, {:.0} % of the time: see what it does: netprobe flame cpu --pid {pid}",
@@ -228,13 +223,8 @@ impl Rates {
     }
 
     /// Little's law.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a bounded positive number"
-    )]
     fn workers(&self) -> u64 {
-        (self.came * self.service_s() / BUSY).ceil().clamp(1.0, 1e6) as u64
+        workers::rounded_up(self.came * self.service_s() / BUSY)
     }
 }
 

@@ -140,8 +140,6 @@ struct Reset {
     worst_end: Option<refusals::Worst>,
     /// Other services that it is as bad with: their ports, and how many resets.
     beside: Vec<(Option<u16>, u64)>,
-    /// Whether they are at more ports than can be told apart.
-    is_scattered: bool,
 }
 
 impl Reset {
@@ -163,7 +161,6 @@ impl Reset {
             share,
             worst_end: None,
             beside: Vec::new(),
-            is_scattered: false,
         })
     }
 }
@@ -182,7 +179,7 @@ fn check(window: &Window) -> Verdict {
             }
             if *cause == "refused" {
                 let refusals = services.into_iter().map(|(port, reset)| {
-                    let finding = if reset.is_scattered && scan::is_scan(window, netns) {
+                    let finding = if port.is_none() && scan::is_scan(window, netns) {
                         scan::describe(window, netns, &reset)
                     } else {
                         refusals::describe(window, netns, port, &reset)
@@ -194,7 +191,7 @@ fn check(window: &Window) -> Verdict {
                 let mut hits = self::services(window, netns, cause);
                 hits.retain(|hit| !hit.port.is_some_and(|port| ended.contains_key(&port)));
                 hits.sort_by_key(|hit| port.is_some() && hit.port != port);
-                let finding = describe(window, netns, (cause, meaning, hits), &reset);
+                let finding = describe(window, netns, (cause, meaning, hits), (port, &reset));
                 if closed_early::CAUSES.contains(cause) {
                     early.push((reset.count, finding, *meaning));
                 } else {
@@ -250,7 +247,6 @@ fn weighed(
         let reset = Reset {
             at_port: count,
             worst_end,
-            is_scattered: port.is_none(),
             ..Reset::weigh(part, connections, is_bad)?
         };
         Some((port, reset))
@@ -331,11 +327,12 @@ fn describe(
     window: &Window,
     netns: &Netns,
     (cause, meaning, mut hits): (&str, &str, Vec<Affected>),
-    reset: &Reset,
+    (port, reset): (Option<u16>, &Reset),
 ) -> Finding {
     let (count, severity) = (reset.count, reset.severity);
-    let is_one = hits.first().filter(|_| !reset.is_scattered);
-    let place = is_one.map_or(String::new(), |hit| format!(" ({} {})", hit.kind, hit.name));
+    // Those of more ports than can be told apart are at no single one.
+    let worst = hits.first().filter(|_| port.is_some());
+    let place = worst.map_or(String::new(), |hit| format!(" ({} {})", hit.kind, hit.name));
     if hits.is_empty() {
         hits.push(somewhere(netns));
     }

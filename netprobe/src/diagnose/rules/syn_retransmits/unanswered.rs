@@ -47,8 +47,8 @@ impl<'a> Unanswered<'a> {
     pub(super) fn of(window: &Window, netns: &'a Netns, scans: &Scans, opened: u64) -> Vec<Self> {
         let [again, syns, answers] = sent_again(window, netns, scans);
         let kept_out = kept_out(window);
-        let (mut found, few) =
-            Self::down(window, netns, scans, (again.saturating_sub(answers), syns));
+        let sent = [again.saturating_sub(answers), syns, 0];
+        let (mut found, few) = Self::down(window, netns, (scans, &kept_out), sent);
         let again = again.saturating_sub(found.iter().map(|down| down.again).sum());
         let syns = syns.saturating_sub(found.iter().map(|down| down.syns).sum());
         if again < LEAST || ratio(again, opened + again) < MUCH {
@@ -74,21 +74,7 @@ impl<'a> Unanswered<'a> {
         let (known, rest): (Vec<&Event>, Vec<&Event>) =
             all.iter().partition(|event| is_kept_out(event));
         let part = |events: Vec<&Event>| {
-            let of_all = |count: u64| {
-                (count * events.len() as u64)
-                    .checked_div(all.len() as u64)
-                    .unwrap_or(count)
-            };
-            Self {
-                netns,
-                again: of_all(again),
-                syns: of_all(syns),
-                answers: of_all(answers),
-                silent: silent(netns, &events, cause),
-                ended: None,
-                is_reached: false,
-                is_minor: false,
-            }
+            Self::part(netns, cause, (&events, all.len()), [again, syns, answers])
         };
         if known.is_empty() {
             found.push(part(rest));
@@ -100,18 +86,17 @@ impl<'a> Unanswered<'a> {
     }
 
     /// Destinations that take no connect and whose SYNs were sent again, but for those that a firewall here keeps out: the
-    /// worst of those that many connects were to, each on its own, and the others. In all, `again` SYNs were sent again, of
-    /// which `syns` were seen.
+    /// worst of those that many connects were to, each on its own, and the others. `counts` are of all SYNs, as for
+    /// [`Self::part`].
     fn down(
         window: &Window,
         netns: &'a Netns,
-        scans: &Scans,
-        (again, syns): (u64, u64),
+        (scans, kept_out): (&Scans, &HashSet<End>),
+        counts: [u64; 3],
     ) -> (Vec<Self>, Option<Self>) {
         let sent = window.events.within("retransmits", netns.inode);
         let sent = sent.filter(|event| event.is("cause", "syn") && !is_of_scan(scans, event));
         let sent: Vec<&Event> = sent.collect();
-        let kept_out = kept_out(window);
         let mut ends = BTreeMap::<End, Vec<&Event>>::new();
         for event in &sent {
             if let Some((_, remote)) =
@@ -132,24 +117,36 @@ impl<'a> Unanswered<'a> {
         }
         down.sort_by_key(|events| std::cmp::Reverse(events.len()));
         few.extend(down.drain(MOST.min(down.len())..).flatten());
-        let part = |events: &[&Event], is_minor| {
-            let of_all = |count: u64| {
-                let part = (count * events.len() as u64).checked_div(sent.len() as u64);
-                part.unwrap_or(0)
-            };
-            Self {
-                netns,
-                again: of_all(again),
-                syns: of_all(syns),
-                answers: 0,
-                silent: silent(netns, events, "syn"),
-                ended: None,
-                is_reached: false,
-                is_minor,
-            }
+        let part = |events: &[&Event]| Self::part(netns, "syn", (events, sent.len()), counts);
+        let few = (!few.is_empty()).then(|| Self {
+            is_minor: true,
+            ..part(&few)
+        });
+        (down.iter().map(|events| part(events)).collect(), few)
+    }
+
+    /// What these of `all` events with a cause tell of, which are their part of what was sent `again`, and of the SYNs and
+    /// the SYN-ACKs that were seen.
+    fn part(
+        netns: &'a Netns,
+        cause: &str,
+        (events, all): (&[&Event], usize),
+        [again, syns, answers]: [u64; 3],
+    ) -> Self {
+        let of_all = |count: u64| {
+            let part = (count * events.len() as u64).checked_div(all as u64);
+            part.unwrap_or(count)
         };
-        let few = (!few.is_empty()).then(|| part(&few, true));
-        (down.iter().map(|events| part(events, false)).collect(), few)
+        Self {
+            netns,
+            again: of_all(again),
+            syns: of_all(syns),
+            answers: of_all(answers),
+            silent: silent(netns, events, cause),
+            ended: None,
+            is_reached: false,
+            is_minor: false,
+        }
     }
 
     /// Destinations that take no connect, though no SYN to them was sent again, by how that ends.
