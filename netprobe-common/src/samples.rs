@@ -27,6 +27,8 @@ record! {
         pub learns_tasks: u32,
         /// 1: the same of kernel stacks, with which no user stack is taken then.
         pub learns_stacks: u32,
+        /// 1: only blocks in `accept(2)` are wanted.
+        pub accepts: u32,
     }
 }
 
@@ -43,6 +45,7 @@ impl Sampling {
         copy_ns_per_kib: 0,
         learns_tasks: 0,
         learns_stacks: 0,
+        accepts: 0,
     };
 
     /// Whether blocks are timed.

@@ -48,6 +48,7 @@ const PADDINGS: [u64; 2] = [0, 16];
 /// Code and stack segments of a 64-bit program, and where they are in the registers.
 const USER_CODE: u64 = 0x33;
 const USER_DATA: u64 = 0x2b;
+const SYSTEM_CALL: usize = 15;
 const INSTRUCTION_POINTER: usize = 16;
 const CODE_SEGMENT: usize = 17;
 const STACK_POINTER: usize = 19;
@@ -142,17 +143,57 @@ fn registers(registers: &mut [u64; 21]) -> bool {
     false
 }
 
-/// Something that tells the calls of a task to the kernel apart: where it left user mode, and how deep in its stack.
-#[inline(always)]
-pub(crate) fn call(task: u64) -> u64 {
-    if offset_of(Field::TaskStack) == ABSENT {
-        return 0;
+/// A call of a task to the kernel: where it left user mode.
+pub(crate) struct Call {
+    number: u64,
+    instruction: u64,
+    stack: u64,
+}
+
+impl Call {
+    /// The call that `task`, which runs, is in; `None` if it is not a 64-bit program's.
+    #[inline(always)]
+    pub(crate) fn of(task: u64) -> Option<Self> {
+        if offset_of(Field::TaskStack) == ABSENT {
+            return None;
+        }
+        let stack: u64 = Typed.field(task, Field::TaskStack);
+        let at = stack + KERNEL_STACK - PADDINGS[1] - size_of::<[u64; 21]>() as u64;
+        let words: [u64; STACK_SEGMENT - SYSTEM_CALL + 3] =
+            Probed.at(at, (SYSTEM_CALL * size_of::<u64>()) as u64);
+        // One read for both paddings, of which the lesser has all two words later.
+        let word = |register: usize, skip: usize| words[register - SYSTEM_CALL + skip];
+        let is_here = |skip| {
+            word(CODE_SEGMENT, skip) & 0xffff == USER_CODE
+                && word(STACK_SEGMENT, skip) & 0xffff == USER_DATA
+        };
+        let skip = if is_here(2) {
+            2
+        } else if is_here(0) {
+            0
+        } else {
+            return None;
+        };
+        Some(Self {
+            number: word(SYSTEM_CALL, skip),
+            instruction: word(INSTRUCTION_POINTER, skip),
+            stack: word(STACK_POINTER, skip),
+        })
     }
-    let stack: u64 = Typed.field(task, Field::TaskStack);
-    let at = stack + KERNEL_STACK - size_of::<[u64; 21]>() as u64;
-    let words: [u64; STACK_POINTER - INSTRUCTION_POINTER + 1] =
-        Probed.at(at, (INSTRUCTION_POINTER * size_of::<u64>()) as u64);
-    words[0] ^ words[STACK_POINTER - INSTRUCTION_POINTER].rotate_left(32)
+
+    /// Something that tells the calls of a task apart.
+    #[inline(always)]
+    pub(crate) fn id(&self) -> u64 {
+        self.instruction ^ self.stack.rotate_left(32)
+    }
+
+    /// Whether it may wait in `accept(2)`: it is that, or of a worker of `io_uring`, which never was in user mode.
+    #[inline(always)]
+    pub(crate) fn may_accept(&self) -> bool {
+        const ACCEPT: u64 = 43;
+        const ACCEPT4: u64 = 288;
+        self.number == ACCEPT || self.number == ACCEPT4 || self.stack == 0
+    }
 }
 
 /// Copies what can be read of the stack, up to `most` pages; returns how many.

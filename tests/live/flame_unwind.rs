@@ -2,11 +2,13 @@
 
 use std::{
     io::{Read, Write},
+    net::{TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use netprobe_tests::program::binary;
@@ -107,7 +109,7 @@ fn what_a_pattern_does_not_want_is_left_alone_once_it_is_known() {
             "100%",
         ];
         let output = Command::new(binary())
-            .args([&graph[..], &["--duration", "3s", "--folded"]].concat())
+            .args([&graph[..], &["--duration", "6s", "--folded"]].concat())
             .output();
         ended.store(true, Ordering::Relaxed);
         String::from_utf8(output.expect("run netprobe").stderr).expect("it is text")
@@ -115,6 +117,46 @@ fn what_a_pattern_does_not_want_is_left_alone_once_it_is_known() {
     let (taken, not_wanted) = (before(&said, " taken:"), before(&said, " not wanted,"));
     assert!(taken > 10_000, "{said}");
     assert!(not_wanted > taken / 10 * 7, "{said}");
+}
+
+#[test]
+fn waits_in_accept_are_told_from_all_others_without_their_stacks() {
+    let ended = AtomicBool::new(false);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+    let address = listener.local_addr().expect("it has an address");
+    let output = thread::scope(|scope| {
+        scope.spawn(|| toss(&ended));
+        let accepts = thread::Builder::new().name("wait-accept".to_owned());
+        let accept = || while listener.accept().is_ok() && !ended.load(Ordering::Relaxed) {};
+        accepts.spawn_scoped(scope, accept).expect("a thread");
+        scope.spawn(|| {
+            let connect = || TcpStream::connect(address).expect("connect");
+            while !ended.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(100));
+                connect();
+            }
+            connect();
+        });
+        let graph = ["flame", "accept-wait", "-v", "--max-overhead", "100%"];
+        let output = Command::new(binary())
+            .args([&graph[..], &["--duration", "3s", "--folded"]].concat())
+            .output();
+        ended.store(true, Ordering::Relaxed);
+        output.expect("run netprobe")
+    });
+    let said = String::from_utf8(output.stderr).expect("it is text");
+    let (taken, not_wanted) = (before(&said, " taken:"), before(&said, " not wanted,"));
+    assert!(taken > 10_000 && not_wanted > taken / 10 * 9, "{said}");
+    let drawn = String::from_utf8(output.stdout).expect("it is text");
+    let of_ours = |line: &&str| line.starts_with("wait-accept;") && line.contains(";inet_csk_acc");
+    let waited_us: u64 = drawn
+        .lines()
+        .filter(of_ours)
+        .filter_map(|line| line.rsplit_once(' '))
+        .map(|(_, us)| us.parse::<u64>().expect("a number"))
+        .sum();
+    // The first wait has begun before the window, the last one does not end in it.
+    assert!((2_000_000..3_500_000).contains(&waited_us), "{drawn}");
 }
 
 /// The number before these words.

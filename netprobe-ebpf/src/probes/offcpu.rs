@@ -21,7 +21,8 @@ use crate::{
     load::{Load, Typed, has},
     maps::{CONFIG, add, count, frozen, level, value},
     sampling::{BLOCKED, TASK_STACKS, admits, stack, tally, who},
-    shorts, stack_copies,
+    shorts,
+    stack_copies::{self, Call},
 };
 
 /// When the stacks taken on this CPU are paid for, where cost is to be kept low. Cannot be full.
@@ -63,12 +64,13 @@ fn begin(ctx: &BtfTracePointContext, tally: &mut Tally) {
         return;
     }
     add(&mut tally.taken, 1);
-    if !admits() {
+    let call = Call::of(previous);
+    if !admits_call(call.as_ref()) || !admits() {
         add(&mut tally.filtered, 1);
         return;
     }
     let since_ns = now();
-    let place = shorts::place(thread, stack_copies::call(previous));
+    let place = shorts::place(thread, call.map_or(0, |call| call.id()));
     let reserve_ns = if shorts::is_expected(place) {
         budget::RESERVE_NS
     } else {
@@ -93,6 +95,12 @@ fn begin(ctx: &BtfTracePointContext, tally: &mut Tally) {
         // How long it will have been blocked nobody will know.
         add(&mut tally.map_full, 1);
     }
+}
+
+/// Whether it may be that waiting in this call is wanted.
+#[inline(always)]
+fn admits_call(call: Option<&Call>) -> bool {
+    frozen(&CONFIG.sampling.accepts) == 0 || call.is_none_or(Call::may_accept)
 }
 
 /// Whether there is no budget for this stack.

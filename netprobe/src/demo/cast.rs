@@ -86,7 +86,10 @@ impl Actor {
         let tally = Arc::new(Mutex::new(None));
         if let Some(stdout) = child.stdout.take() {
             let tally = Arc::clone(&tally);
-            thread::spawn(move || follow(BufReader::new(stdout), &tally));
+            let following = thread::Builder::new();
+            following
+                .spawn(move || follow(BufReader::new(stdout), &tally))
+                .context("start a thread")?;
         }
         let mut actor = Self {
             process: process.clone(),

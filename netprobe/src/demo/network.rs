@@ -245,7 +245,8 @@ fn enter(file: &File) -> Result<()> {
 
 fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
-        let worker = scope.spawn(work);
+        let worker = thread::Builder::new().spawn_scoped(scope, work);
+        let worker = worker.context("start a thread")?;
         worker
             .join()
             .map_err(|_panic| anyhow!("a thread panicked"))?

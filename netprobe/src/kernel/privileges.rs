@@ -1,6 +1,12 @@
 //! Whether we may do what we are about to do, asked before the kernel answers with EPERM.
 
-use std::{fmt, fs, io, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fmt, fs, io,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+};
 
 use caps::{CapSet, Capability};
 use rustix::{
@@ -37,6 +43,7 @@ pub fn check() -> Result<(), CannotRun> {
     raise_open_files();
     check_open_files(getrlimit(Resource::Nofile).current)?;
     check_memory(|resource| getrlimit(resource).current)?;
+    check_threads(MOST_THREADS, thread::Builder::spawn)?;
     check_capabilities()?;
     check_btf()?;
     check_lockdown()
@@ -136,6 +143,40 @@ fn check_memory(limit: impl Fn(Resource) -> Option<u64>) -> Result<(), CannotRun
         }
     }
     Ok(())
+}
+
+/// Threads and processes that a run has at a time beside the first: those that keep the programs, look into namespaces,
+/// learn owners and ask for names.
+const MOST_THREADS: usize = 8;
+
+/// Starts so many threads with `start`, for a moment: where one cannot be started later, the run would end in the middle.
+fn check_threads(
+    count: usize,
+    start: impl Fn(thread::Builder, Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>,
+) -> Result<(), CannotRun> {
+    let gate = Arc::new(Mutex::new(()));
+    let closed = gate.lock();
+    let wait = || {
+        let gate = Arc::clone(&gate);
+        Box::new(move || drop(gate.lock()))
+    };
+    let threads: Vec<_> = (0..count)
+        .map_while(|_| start(thread::Builder::new(), wait()).ok())
+        .collect();
+    drop(closed);
+    let started = threads.len();
+    for thread in threads {
+        if thread.join().is_err() {
+            log::debug!("a thread that waited has failed");
+        }
+    }
+    if started == count {
+        return Ok(());
+    }
+    Err(CannotRun::new(format!(
+        "only {started} more threads can be started, which are too few: {count} are needed at a time; raise the limit \
+         (`ulimit -u`, TasksMax= of a unit, pids.max of a cgroup)"
+    )))
 }
 
 /// Before 5.8 all of BPF was `CAP_SYS_ADMIN`, which still includes the finer ones.
@@ -314,6 +355,25 @@ mod tests {
         let said = check(Resource::Data, 20 << 20).unwrap_err().to_string();
         assert!(said.contains("ulimit -d") && said.contains("LimitDATA="));
         assert!(check(Resource::As, 1 << 30).is_ok() && check(Resource::Stack, 1).is_ok());
+    }
+
+    #[test]
+    fn too_few_threads_are_told_before_they_are_missed() {
+        assert!(check_threads(3, thread::Builder::spawn).is_ok());
+        let left = std::cell::Cell::new(2);
+        let said = check_threads(3, |thread, work| {
+            let more = left.get();
+            left.set(more.max(1) - 1);
+            match more {
+                0 => Err(Errno::AGAIN.into()),
+                _ => thread.spawn(work),
+            }
+        });
+        let said = said.unwrap_err().to_string();
+        assert!(
+            said.starts_with("only 2 more threads") && said.contains("ulimit -u"),
+            "{said}"
+        );
     }
 
     #[test]

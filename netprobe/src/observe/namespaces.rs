@@ -209,6 +209,8 @@ fn is_here(namespace: &Namespace) -> bool {
 /// Threads that look into namespaces at a time, and namespaces that are worth one.
 const MOST_THREADS: usize = 4;
 const WORTH_A_THREAD: usize = 32;
+/// What fails where there are too many threads already.
+const START: &str = "start a thread (`ulimit -u`, TasksMax= of a unit)";
 
 /// Runs `work` in each namespace, where there are many on several CPUs: who has pressed Ctrl-C waits for it. Only a
 /// thread can be moved, and it stays where it is: so they are ones that end.
@@ -226,7 +228,12 @@ pub fn in_each<T: Send>(
     };
     thread::scope(|scope| {
         let parts = namespaces.chunks(namespaces.len().div_ceil(threads).max(1));
-        let workers: Vec<_> = parts.map(|part| scope.spawn(|| look(part))).collect();
+        let look = &look;
+        let worker = |part| thread::Builder::new().spawn_scoped(scope, move || look(part));
+        let workers: Vec<_> = parts
+            .map(worker)
+            .collect::<io::Result<_>>()
+            .context(START)?;
         let mut seen = Vec::with_capacity(namespaces.len());
         for worker in workers {
             let part = worker

@@ -33,6 +33,8 @@ pub(super) struct Graph {
     pub(super) palette: Palette,
     /// Only what is under one of these functions of the kernel; all if there are none.
     pub(super) within: &'static [&'static str],
+    /// Only what waits in `accept(2)`, which the programs see without a stack.
+    pub(super) accepts: bool,
 }
 
 pub(super) const fn cpu(source: Source) -> Graph {
@@ -42,6 +44,7 @@ pub(super) const fn cpu(source: Source) -> Graph {
         unit: "samples",
         palette: Palette::Java,
         within: &[],
+        accepts: false,
     }
 }
 
@@ -56,6 +59,7 @@ pub(super) const fn port_search(source: Source) -> Graph {
             "inet6_hash_connect",
             "__inet_hash_connect",
         ],
+        accepts: false,
     }
 }
 
@@ -66,6 +70,7 @@ pub(super) const fn offcpu(source: Source) -> Graph {
         unit: "us",
         palette: Palette::Io,
         within: &[],
+        accepts: false,
     }
 }
 
@@ -76,6 +81,7 @@ pub(super) const fn accept_wait(source: Source) -> Graph {
         unit: "us",
         palette: Palette::Io,
         within: &["inet_csk_accept", "inet_csk_wait_for_connect"],
+        accepts: true,
     }
 }
 

@@ -186,6 +186,7 @@ fn request(run: &Run) -> Request {
     config.sampling = run.wanted.sampling;
     config.governed = u32::from(run.max_overhead < 1.0);
     config.sampling.learns_stacks = u32::from(run.graph.is_of_functions());
+    config.sampling.accepts = u32::from(run.graph.accepts);
     let stacks = room::stacks(run.graph.source, run.duration);
     let mut sizes = Sizes {
         stacks,
