@@ -174,8 +174,8 @@ fn check_threads(
         return Ok(());
     }
     Err(CannotRun::new(format!(
-        "only {started} more threads can be started, which are too few: {count} are needed at a time; raise the limit \
-         (`ulimit -u`, TasksMax= of a unit, pids.max of a cgroup)"
+        "only {started} of the {count} threads that are needed can be started; raise the limit (`ulimit -u`, TasksMax= of a \
+         unit, pids.max of a cgroup)"
     )))
 }
 
@@ -371,7 +371,7 @@ mod tests {
         });
         let said = said.unwrap_err().to_string();
         assert!(
-            said.starts_with("only 2 more threads") && said.contains("ulimit -u"),
+            said.starts_with("only 2 of the 3 threads") && said.contains("ulimit -u"),
             "{said}"
         );
     }

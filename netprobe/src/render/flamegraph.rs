@@ -4,11 +4,11 @@ use std::io::{self, Write};
 
 use anyhow::{Context, Result, bail};
 use inferno::flamegraph::{
-    self, Direction, Options,
-    color::{BasicPalette, MultiPalette, Palette as Colours},
+    self, Direction, Options, TextTruncateDirection,
+    color::{BasicPalette, Color, MultiPalette, Palette as Colours, PaletteMap},
 };
 
-use super::{folded, layers, text};
+use super::{folded, layers, origins, text};
 use crate::report::{Flame, Palette};
 
 /// How a graph looks.
@@ -31,12 +31,30 @@ pub fn write(out: &mut dyn Write, flame: &Flame, style: Style) -> Result<()> {
         return write_nothing(out, caption, "nothing was seen");
     }
     let lines: Vec<String> = flame.stacks.iter().map(folded::line).collect();
-    let mut colours = layers::palette(&lines);
+    let mut colours = match style.palette {
+        Palette::Tcp => colours(&lines, |frame| Some(layers::colour(frame))),
+        Palette::Java => colours(&lines, origins::colour),
+        _ => PaletteMap::default(),
+    };
     let mut options = options(&flame.title, &flame.subtitle, flame.unit, style);
-    if style.palette == Palette::Tcp {
-        options.palette_map = Some(&mut colours);
-    }
+    options.palette_map = Some(&mut colours);
     lines_to(out, &mut options, &lines, style)
+}
+
+/// The colours that some frames of folded stacks have; inferno chooses those of others.
+fn colours(lines: &[String], colour: impl Fn(&str) -> Option<Color>) -> PaletteMap {
+    let mut colours = PaletteMap::default();
+    for line in lines {
+        let stack = line.rsplit_once(' ').map_or(&**line, |(stack, _)| stack);
+        for frame in stack.split(';') {
+            if colours.get(frame).is_none()
+                && let Some(colour) = colour(frame)
+            {
+                colours.insert(frame, colour);
+            }
+        }
+    }
+    colours
 }
 
 /// Draws a picture without frames, that says `why`.
@@ -108,6 +126,8 @@ fn options<'a>(title: &str, subtitle: &str, unit: &str, style: Style) -> Options
     options.subtitle = Some(text::visible(subtitle));
     options.count_name = text::visible(unit);
     options.hash = true;
+    // As flamegraph.pl does: the end of a name says less than its beginning.
+    options.text_truncate_direction = TextTruncateDirection::Right;
     options.colors = match style.palette {
         Palette::Hot | Palette::Tcp => Colours::Basic(BasicPalette::Hot),
         Palette::Mem => Colours::Basic(BasicPalette::Mem),

@@ -1,6 +1,6 @@
 //! Frames coloured by layer of the TCP path, and the legend that says which colour is which.
 
-use inferno::flamegraph::color::{Color, PaletteMap};
+use inferno::flamegraph::color::Color;
 
 /// A part of the path of a packet or a connection.
 struct Layer {
@@ -202,7 +202,7 @@ const fn rgb(r: u8, g: u8, b: u8) -> Color {
 }
 
 /// The colour of a frame.
-fn colour(frame: &str) -> Color {
+pub(super) fn colour(frame: &str) -> Color {
     let Some(function) = frame.strip_suffix("_[k]") else {
         return USER;
     };
@@ -211,20 +211,6 @@ fn colour(frame: &str) -> Color {
         prefixes.any(|prefix| function.starts_with(prefix))
     });
     layer.map_or(USER, |layer| layer.colour)
-}
-
-/// PaletteMap for every frame of folded stacks.
-pub(super) fn palette(lines: &[String]) -> PaletteMap {
-    let mut colours = PaletteMap::default();
-    for line in lines {
-        let stack = line.rsplit_once(' ').map_or(&**line, |(stack, _)| stack);
-        for frame in stack.split(';') {
-            if colours.get(frame).is_none() {
-                colours.insert(frame, colour(frame));
-            }
-        }
-    }
-    colours
 }
 
 /// The legend, drawn at the left of the title.

@@ -13,6 +13,7 @@ pub mod folded;
 pub mod format;
 pub mod jsonl;
 mod layers;
+mod origins;
 mod page;
 pub mod pcapng;
 pub mod pprof;
