@@ -9,7 +9,10 @@ use std::{
 use aya::sys::{Stats, enable_stats};
 use netprobe_common::config::{Config, LEVEL_ALL, LEVEL_RESTING};
 
-use super::{governor::Governor, session::Session};
+use super::{
+    governor::{Governor, is_of_a_window},
+    session::Session,
+};
 use crate::{
     observe::{clock::process_cpu, owners::scan_time, stat},
     report::Cost,
@@ -102,7 +105,7 @@ impl Meter {
             governor: Governor::new(limit, session.config()),
             limit,
             cpus: f64::from(u32::try_from(cpus).unwrap_or(u32::MAX)),
-            is_hasty: session.config().sparse != 0,
+            is_hasty: is_of_a_window(session.config()),
             began: now,
             last: now,
             events: 0,

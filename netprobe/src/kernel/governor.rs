@@ -2,7 +2,7 @@
 //! each slice of time and answers with a level.
 //!
 //! It saves what it does not spend, up to [`SAVINGS`], so that a short burst is seen in full; streams begin with that much,
-//! who looks at a sample in a window of seconds (`diagnose`) with nothing.
+//! who looks at a sample in a window of seconds (`diagnose`, `flame offcpu`) with nothing.
 //! Once that is spent, it leaves out more with each slice until the cost is below the limit, and
 //! less again after a calm that grows each time it proves too short.
 
@@ -42,10 +42,10 @@ impl Governor {
     pub fn new(limit: f64, config: &Config) -> Self {
         Self {
             limit,
-            saved_s: if config.sparse == 0 {
-                limit * SAVINGS.as_secs_f64()
-            } else {
+            saved_s: if is_of_a_window(config) {
                 0.0
+            } else {
+                limit * SAVINGS.as_secs_f64()
             },
             levels: levels(config),
             at: 0,
@@ -90,6 +90,11 @@ impl Governor {
         self.at += 1;
         Some(self.level())
     }
+}
+
+/// Whether they look for seconds, in which the right level must be found soon.
+pub(super) const fn is_of_a_window(config: &Config) -> bool {
+    config.sparse != 0 || config.sampling.times_blocks()
 }
 
 /// What programs with these settings can leave out.
