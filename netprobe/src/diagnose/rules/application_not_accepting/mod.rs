@@ -291,21 +291,13 @@ impl Case<'_> {
     fn summary(&self) -> String {
         let (listener, comm) = (&self.queue.listener, self.comm());
         let state = accepting::state(self.window, self.queue).map_or("", does);
-        let accepts = match (self.accepting.accepted, self.accepting.came) {
-            (Some(0), _) => format!("accepts no connections{state}"),
+        let accepts = match self.accepting.accepted {
+            Some(0) => format!("accepts no connections{state}"),
             _ if let Some(stall) = self.accepting.stall => {
                 format!("has not accepted for {}{state}", spoken(stall.seconds))
             }
-            (Some(accepted), Some(came)) if came > accepted => format!(
-                "accepts {:.1} connections/s where {:.1} come in",
-                self.window.rate(accepted),
-                self.window.rate(came)
-            ),
-            (Some(accepted), _) => format!(
-                "accepts no more than {:.1} connections/s",
-                self.window.rate(accepted)
-            ),
-            (None, _) => "accepts connections too slowly".to_owned(),
+            Some(accepted) => self.pace(self.window.rate(accepted)),
+            None => "accepts connections too slowly".to_owned(),
         };
         let state = match &self.overflow {
             None if self.accepting.is_left => format!(
@@ -340,6 +332,19 @@ impl Case<'_> {
             self.netns.place(),
             self.shared()
         )
+    }
+
+    /// How many connections it accepts each second, and how many come, turned away or not: as many as its fix counts with.
+    fn pace(&self, accepted: f64) -> String {
+        let (arrivals, at_most) = self.workers().arrival_rate();
+        // What others pass on to it, or would, is told with them.
+        let is_own = at_most.is_empty() && self.before.is_empty();
+        let tenths = |rate: f64| (rate * 10.0).round();
+        if is_own && tenths(arrivals) > tenths(accepted) {
+            format!("accepts {accepted:.1} connections/s where {arrivals:.1} come")
+        } else {
+            format!("accepts no more than {accepted:.1} connections/s")
+        }
     }
 
     /// Who waits in its queue, and who does not any more.

@@ -619,6 +619,35 @@ fn a_client_that_tries_again_is_one_arrival() {
 }
 
 #[test]
+fn as_many_come_by_the_first_line_as_by_the_fix() {
+    let mut window = busy(1);
+    // One more waits at the end, so that 201 came into the queue.
+    window.netns().queues[0].depths[0] = 10;
+    let (_, text) = first_fix(&window);
+    assert!(
+        text.contains("at most (who tried again is counted again) 60.1 arrivals/s"),
+        "{text}"
+    );
+    let summary = summary_of(&window);
+    assert!(
+        summary.contains("accepts no more than 20.0 connections/s:"),
+        "{summary}"
+    );
+    let group = [
+        ("role", Value::Word("client")),
+        ("service_port", Value::Unsigned(9000)),
+    ];
+    window.total("lifetimes", 400, &group);
+    let (_, text) = first_fix(&window);
+    assert!(text.contains(": 40.0 arrivals/s x"), "{text}");
+    let summary = summary_of(&window);
+    assert!(
+        summary.contains("accepts 20.0 connections/s where 40.0 come:"),
+        "{summary}"
+    );
+}
+
+#[test]
 fn who_stopped_in_the_middle_of_the_window_needs_no_more_workers() {
     // 20/s were accepted at once for 6 s, and none since.
     let mut window = quiet();
