@@ -619,6 +619,54 @@ fn a_client_that_tries_again_is_one_arrival() {
 }
 
 #[test]
+fn a_client_that_is_let_in_at_its_second_attempt_is_one_arrival() {
+    let mut window = quiet();
+    window.listen(9000, 10, &[11; 10]);
+    window.serving(9000, 1, 200);
+    window.grow(&[("TcpExt.ListenOverflows", 400), ("Tcp.PassiveOpens", 200)]);
+    let end = |client: u64, [from, to]: [&'static str; 2]| {
+        [
+            (from, Value::Ip([10, 0, 0, 9].into())),
+            (to, Value::Unsigned(client)),
+        ]
+    };
+    // 200 clients are turned away twice each, and 160 of the 200 that are let in are of them: 24/s come.
+    let stage = ("stage", Value::Word("syn-accept-queue"));
+    let port = ("listener_port", Value::Unsigned(9000));
+    window.total("listeners", 400, &[stage.clone(), port.clone()]);
+    for client in 1..=200 {
+        let refused = [
+            &end(client, ["saddr", "sport"])[..],
+            &[stage.clone(), port.clone()],
+        ];
+        window.event("listeners", 2, &refused.concat());
+    }
+    let at_most =
+        "at most (who is turned away first and let in later counts twice) 40.0 arrivals/s";
+    let (_, text) = first_fix(&window);
+    assert!(text.contains(at_most), "{text}");
+    let served = [
+        ("role", Value::Word("server")),
+        ("sport", Value::Unsigned(9000)),
+        ("duration_ns", Value::Unsigned(50_000_000)),
+    ];
+    for client in 41..=240 {
+        let served = [&end(client, ["daddr", "dport"])[..], &served].concat();
+        window.event("lifetimes", 1, &served);
+    }
+    let (_, text) = first_fix(&window);
+    assert!(text.contains(": 24.0 arrivals/s"), "{text}");
+    // By what its clients on this machine say.
+    let group = [
+        ("role", Value::Word("client")),
+        ("service_port", Value::Unsigned(9000)),
+    ];
+    window.total("lifetimes", 230, &group);
+    let (_, text) = first_fix(&window);
+    assert!(text.contains(": 23.0 arrivals/s"), "{text}");
+}
+
+#[test]
 fn as_many_come_by_the_first_line_as_by_the_fix() {
     let mut window = busy(1);
     // One more waits at the end, so that 201 came into the queue.
