@@ -1033,6 +1033,13 @@ fn clients_that_have_hung_up_do_not_wait_and_a_few_arrivals_are_no_rate() {
     let (severity, text) = said([2, 12], 12);
     assert_eq!(severity, Severity::Critical);
     assert!(text.ends_with("; full in 116 s at this rate"), "{text}");
+    // A health check now and then, of one that hangs.
+    let (severity, text) = said([20, 21], 21);
+    assert_eq!(severity, Severity::Critical);
+    assert!(
+        text.ends_with("of clients that have closed, the first for 15 s"),
+        "{text}"
+    );
     let (_, text) = said([2, 12], 7);
     assert!(
         text.contains(
