@@ -14,6 +14,10 @@ const LONG_S: f64 = 3.0;
 const TOO_LONG_S: f64 = 5.0;
 /// Fewer that wait are somebody who knocked at a port that nobody uses.
 pub(super) const LEAST_WAITING: u32 = 3;
+/// Fewer that came give no rate, and are no use of a port: somebody scans, or knocks.
+const LEAST_ARRIVALS: u64 = 5;
+/// Whoever came in this time came lately, in milliseconds.
+const LATELY_MS: u32 = 60_000;
 /// Fewer looks do not tell whether a queue is ever empty.
 const LEAST_LOOKS: usize = 4;
 /// A process that is stopped accepts nothing; this is no mere glance of a debugger.
@@ -32,11 +36,14 @@ pub(super) struct Accepting {
     pub(super) source: &'static str,
     /// How long the first in the queue waits so far, in seconds; the queue is first in, first out.
     pub(super) waited_s: Option<f64>,
-    /// Connections by which the queue grows each second.
+    /// Of those in the queue, ones whose clients have closed.
+    pub(super) hung_up: u32,
+    /// Connections by which the queue grows each second; 0 where too few came to tell.
     pub(super) growth: f64,
     /// Whether it took in connections, was not empty again, and they wait too long.
     pub(super) waits_long: bool,
-    /// Whether connections of before the window wait too long, and nobody came since or was accepted.
+    /// Whether its connections wait too long and none was accepted, but nobody came in the window, or hardly anybody comes,
+    /// nor waits.
     pub(super) is_left: bool,
     /// Since when nothing was accepted, if that is too long, but others were accepted before.
     pub(super) stall: Option<Stall>,
@@ -76,13 +83,6 @@ pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
     let came = accepted.map(|accepted| accepted.saturating_add_signed(grown));
     let now = clients(&netns.after, queue.listener.port);
     let first_ms = now.and_then(|clients| clients.waiting_ms.iter().copied().max());
-    #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let growth = match stall {
-        Some(stall) if stall.seconds >= STOPPED_S && !stall.is_whole => {
-            (f64::from(queue.listener.queue) - f64::from(stall.waited)) / stall.seconds
-        }
-        _ => grown as f64 / window.seconds.max(0.001),
-    };
     let is_never_empty = queue.depths.len() >= LEAST_LOOKS && queue.depths.iter().all(|d| *d > 0);
     let waited_s = first_ms.map(|ms| f64::from(ms) / 1000.0).or_else(|| {
         // Little's law, where the connections themselves could not be asked; a queue that does not
@@ -90,13 +90,13 @@ pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
         let accepted = accepted.filter(|_| is_never_empty && grown > 0)?;
         Some(f64::from(queue.listener.queue) / window.rate(accepted.max(1)))
     });
-    // Who came before the window and nobody since: a port that nobody uses.
-    let is_used = grown > 0
-        || came.is_some_and(|came| came > 0)
-        || now.is_some_and(|now| {
-            let mut waiting = now.waiting_ms.iter();
-            waiting.any(|ms| f64::from(*ms) / 1000.0 < window.seconds)
-        });
+    let hung_up = now.filter(|_| fifo::is_alone(netns, queue));
+    let hung_up = hung_up.map_or(0, |now| now.hung_up.min(queue.listener.queue));
+    // Who came before the window and nobody since, or a few who have hung up: a port that nobody uses.
+    let is_deserted = accepted == Some(0)
+        && queue.listener.queue - hung_up < LEAST_WAITING
+        && lately(now).max(came.unwrap_or(0)) < LEAST_ARRIVALS;
+    let is_used = !is_deserted && (grown > 0 || came > Some(0) || has_new(window, now));
     let is_long = |stall: &Stall| {
         stall.seconds >= LONG_S
             || stall.seconds >= STOPPED_S && state(window, queue) == Some(STOPPED)
@@ -108,7 +108,7 @@ pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
         && queue
             .depths
             .iter()
-            .all(|depth| *depth == queue.listener.queue && *depth > 0)
+            .all(|depth| *depth > 0 && (is_deserted || *depth == queue.listener.queue))
         && waited_s.is_some_and(|waited| waited >= TOO_LONG_S);
     let stall = stall.filter(|stall| is_long(stall) && accepted != Some(0));
     Accepting {
@@ -116,7 +116,8 @@ pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
         accepted,
         source,
         waited_s,
-        growth,
+        hung_up,
+        growth: rate_of_growth(window, queue, stall),
         waits_long: is_used
             && queue.listener.queue >= LEAST_WAITING
             && (stall.is_some() || waited_s.is_some_and(|waited| waited >= LONG_S)),
@@ -125,6 +126,35 @@ pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
         busy: busy(window, netns, queue, came.zip(accepted)),
         served: served(window, netns, queue),
     }
+}
+
+/// Whether somebody waits who came in the window.
+fn has_new(window: &Window, now: Option<&Clients>) -> bool {
+    let mut waiting = now.into_iter().flat_map(|clients| &clients.waiting_ms);
+    waiting.any(|ms| f64::from(*ms) / 1000.0 < window.seconds)
+}
+
+/// By how many connections the queue grows each second, since nothing is accepted any more, or in the window.
+fn rate_of_growth(window: &Window, queue: &Queue, stall: Option<Stall>) -> f64 {
+    let (grown, seconds) = match stall {
+        Some(stall) if stall.seconds >= STOPPED_S && !stall.is_whole => (
+            i64::from(queue.listener.queue) - i64::from(stall.waited),
+            stall.seconds,
+        ),
+        _ => (growth(queue), window.seconds.max(0.001)),
+    };
+    if grown.unsigned_abs() < LEAST_ARRIVALS {
+        return 0.0;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    let rate = grown as f64 / seconds;
+    rate
+}
+
+/// How many of those that wait came lately.
+fn lately(now: Option<&Clients>) -> u64 {
+    let waiting = now.into_iter().flat_map(|clients| &clients.waiting_ms);
+    waiting.filter(|ms| **ms < LATELY_MS).count() as u64
 }
 
 /// How many connections its processes hold at once: who serves has accepted, has read, and has not closed. A list that takes long

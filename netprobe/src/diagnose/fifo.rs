@@ -202,7 +202,7 @@ pub(super) fn is_only_busy(netns: &Netns, accepting: &Accepting) -> bool {
 }
 
 /// Whether no other listener has the port.
-fn is_alone(netns: &Netns, queue: &Queue) -> bool {
+pub(super) fn is_alone(netns: &Netns, queue: &Queue) -> bool {
     let mut others = netns.queues.iter();
     !others.any(|other| {
         other.listener.port == queue.listener.port && other.listener.ino != queue.listener.ino

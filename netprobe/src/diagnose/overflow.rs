@@ -18,6 +18,8 @@ const ALWAYS: f64 = 0.85;
 const LEAST_SAMPLES: usize = 4;
 /// What happens between this share of the looks happens all the time.
 const STEADY: f64 = 0.8;
+/// Fewer connections that ended say nothing of the others.
+const LEAST_ENDED: u64 = 5;
 /// Stages of the `listeners` probe at which the accept queue was full.
 pub(super) const STAGES: [&str; 2] = ["syn-accept-queue", "ack-accept-queue"];
 
@@ -270,6 +272,30 @@ fn is_steady(netns: &Netns) -> bool {
 fn share(number: u64, part: u64, whole: u64) -> u64 {
     let part = part.min(whole.max(1));
     (number.saturating_mul(part)).div_ceil(whole.max(1))
+}
+
+/// How many of the connections to a port that came and ended in the window had been turned away before, and how many those
+/// are, where all were seen.
+pub(super) fn let_in_later(window: &Window, netns: &Netns, port: u16) -> Option<(u64, u64)> {
+    let are_all = ["listeners", "lifetimes"].map(|kind| window.events.weight(kind) < 1.5);
+    let refused = window.events.within("listeners", netns.inode);
+    let refused = refused.filter(|event| event.small("listener_port") == Some(port));
+    let refused: HashSet<_> = refused
+        .map(|event| (event.ip("saddr"), event.small("sport")))
+        .collect();
+    let ends = window.events.within("lifetimes", netns.inode);
+    // How long they lasted is known of those that were seen to come.
+    let ends = ends.filter(|end| {
+        end.is("role", "server")
+            && end.small("sport") == Some(port)
+            && end.number("duration_ns").is_some()
+    });
+    let (mut later, mut all) = (0, 0);
+    for end in ends {
+        later += u64::from(refused.contains(&(end.ip("daddr"), end.small::<u16>("dport"))));
+        all += 1;
+    }
+    (are_all == [true; 2] && all >= LEAST_ENDED).then_some((later, all))
 }
 
 fn emptied(window: &Window, netns: &Netns, queue: &Queue) -> Emptied {

@@ -3,7 +3,7 @@
 
 use super::{
     accepting::{self, Accepting},
-    overflow::Overflow,
+    overflow::{self, Overflow},
     sizing::several,
     window::{Netns, Window},
 };
@@ -246,16 +246,22 @@ impl Workers<'_> {
         let Some(overflow) = self.overflow else {
             return (admitted, "");
         };
-        if let Some(clients) = overflow.clients {
-            return (admitted + clients, "");
-        }
-        let most = admitted + overflow.refused;
+        let most = admitted + overflow.clients.unwrap_or(overflow.refused);
         let local = accepting::local_attempts(self.window, self.netns, self.listener.port);
         // Who was let in came from this machine, so those who were not did as well.
         if local >= admitted {
             return (local.min(most), "");
         }
-        (most, "at most (who tried again is counted again) ")
+        if overflow.clients.is_none() {
+            return (most, "at most (who tried again is counted again) ");
+        }
+        match overflow::let_in_later(self.window, self.netns, self.listener.port) {
+            Some((later, all)) => (most - (admitted * later / all).min(most - admitted), ""),
+            None => (
+                most,
+                "at most (who is turned away first and let in later counts twice) ",
+            ),
+        }
     }
 }
 

@@ -161,7 +161,7 @@ struct Scene<'a> {
     translated: Translated,
 }
 
-/// What all of an effect follows from: the first cause, where there are several.
+/// What all of an effect follows from: where there are several causes, that which explains most of it, or else the first.
 fn cause(effect: &Finding, findings: &[Finding], scene: &Scene<'_>) -> Option<&'static str> {
     let causes = FOLLOWS.iter().filter(|(_, all)| all.contains(&effect.id));
     let fills = FILLS.iter().filter(|(_, table)| *table == effect.id);
@@ -182,22 +182,48 @@ fn cause(effect: &Finding, findings: &[Finding], scene: &Scene<'_>) -> Option<&'
             .filter(|cause| meet(cause, effect) && !is_of_another(&cause.id));
         return meeting.next().map(|cause| cause.id);
     }
-    let explains = |cause: &Finding, hit: &Affected| {
-        if ON_PATHS.contains(&cause.id) {
-            return is_on_path(cause, hit, scene.window);
-        }
-        if AT_SERVICES.contains(&cause.id) && services(cause).next().is_some() {
-            return services(cause).any(|service| is_same(service, hit, scene));
-        }
-        meet(cause, effect)
-            || services(cause).any(|service| is_same(service, hit, scene))
-            || is_in(hit, cause, scene.window)
-    };
-    let by_hit = hit
+    let by_hit: Option<Vec<&str>> = hit
         .iter()
-        .map(|hit| causes.iter().find(|cause| explains(cause, hit)));
-    let by_hit: Option<Vec<_>> = by_hit.collect();
-    Some(by_hit?.first()?.id)
+        .map(|hit| Some(nearest(&causes, (effect, hit), scene)?.id))
+        .collect();
+    let by_hit = by_hit?;
+    let explained = |id: &str| by_hit.iter().filter(|other| **other == id).count();
+    // Of equals max_by_key() takes the last.
+    by_hit.iter().rev().max_by_key(|id| explained(id)).copied()
+}
+
+/// What one of the services that are hit follows from: the first cause, but rather one that hits the very service than one
+/// that is merely near it, unless that follows from the first as well.
+fn nearest<'a>(
+    causes: &[&'a Finding],
+    (effect, hit): (&Finding, &Affected),
+    scene: &Scene<'_>,
+) -> Option<&'a Finding> {
+    let all = causes.iter().copied();
+    let mut all = all.filter(|cause| explains(cause, (effect, hit), scene));
+    let first = all.next()?;
+    let follows = |cause: &Finding| {
+        let mut causes = FOLLOWS.iter();
+        causes.any(|(id, effects)| *id == first.id && effects.contains(&cause.id))
+    };
+    let is_nearer = |cause: &&Finding| is_at(cause, hit, scene) && !follows(cause);
+    let nearer = std::iter::once(first).chain(all).find(is_nearer);
+    Some(nearer.unwrap_or(first))
+}
+
+/// Whether a service that is hit follows from a cause.
+fn explains(cause: &Finding, (effect, hit): (&Finding, &Affected), scene: &Scene<'_>) -> bool {
+    if ON_PATHS.contains(&cause.id) {
+        return is_on_path(cause, hit, scene.window);
+    }
+    let is_of_services = AT_SERVICES.contains(&cause.id) && services(cause).next().is_some();
+    is_at(cause, hit, scene)
+        || !is_of_services && (meet(cause, effect) || is_in(hit, cause, scene.window))
+}
+
+/// Whether a cause hits a service itself.
+fn is_at(cause: &Finding, hit: &Affected, scene: &Scene<'_>) -> bool {
+    services(cause).any(|service| is_same(service, hit, scene))
 }
 
 /// What is wrong with the destination that the processes of a service wait for: what stops connections to it first.

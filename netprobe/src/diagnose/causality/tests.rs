@@ -99,6 +99,47 @@ fn one_service_is_not_behind_what_is_wrong_with_another() {
 }
 
 #[test]
+fn the_very_listener_is_a_cause_before_its_namespace_unless_it_follows_from_that_itself() {
+    let slow = ("application-not-accepting", true, service(1, "0.0.0.0:80"));
+    let late = ("syn-retransmits", false, service(2, "10.9.0.1:80"));
+    let of_netns = |id| (id, true, named("netns", "x", Some(1)));
+    for (near, expected) in [
+        ("receive-path-drops", "application-not-accepting"),
+        ("conntrack-table-full", "conntrack-table-full"),
+    ] {
+        let all = [of_netns(near), slow.clone(), late.clone()];
+        assert_eq!(behind(&all), Some(expected));
+    }
+}
+
+#[test]
+fn what_hits_several_services_stands_behind_the_cause_that_explains_most_of_it() {
+    let found = |id, hits: &[&str]| {
+        let hits = hits.iter().map(|end| service(1, end));
+        finding(id, Severity::Critical, Confidence::High, String::new()).hits(hits)
+    };
+    let behind = |hits: &[&str]| {
+        let mut findings = [
+            found("fd-exhaustion", &["0.0.0.0:7301"]),
+            found("accept-queue-overflow", &["0.0.0.0:7300", "0.0.0.0:7302"]),
+            found("half-open-established", hits),
+        ];
+        order(&mut findings, &quiet());
+        findings[2].behind
+    };
+    let full = Some("accept-queue-overflow");
+    assert_eq!(
+        behind(&["0.0.0.0:7301", "0.0.0.0:7300", "0.0.0.0:7302"]),
+        full
+    );
+    assert_eq!(
+        behind(&["0.0.0.0:7301", "0.0.0.0:7300"]),
+        Some("fd-exhaustion")
+    );
+    assert_eq!(behind(&["0.0.0.0:7300", "0.0.0.0:7999"]), None);
+}
+
+#[test]
 fn a_service_that_waits_in_connect_is_behind_what_is_first_wrong_with_that_destination() {
     let told = |awaited: &str| {
         let found =

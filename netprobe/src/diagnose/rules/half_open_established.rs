@@ -2,11 +2,11 @@
 
 use super::super::{
     Explanation, Rule, Verdict,
-    finding::{finding, named},
-    in_each,
-    window::Window,
+    finding::{finding, somewhere},
+    in_each, overflow,
+    window::{Netns, Window},
 };
-use crate::report::diagnosis::{Confidence, Severity};
+use crate::report::diagnosis::{Affected, Confidence, Severity};
 
 pub(super) static RULE: Rule = Rule {
     id: "half-open-established",
@@ -83,16 +83,28 @@ fn check(window: &Window) -> Verdict {
                 "SYN-ACKs",
                 "tcp_retransmit_synack",
             )
-            .hits([named("netns", netns.inode.to_string(), Some(netns.inode))])
+            .hits(refusing(window, netns))
             .command("fix the accept queue first: this follows from it", "none"),
         ])
     })
+}
+
+/// The listeners whose queues refused them, or the namespace where those are not known.
+fn refusing(window: &Window, netns: &Netns) -> Vec<Affected> {
+    let overflows = overflow::of(window, netns).unwrap_or_default();
+    let queues = overflows.iter().map(|overflow| overflow.queue.as_ref());
+    let listeners: Option<Vec<Affected>> = queues
+        .map(|queue| Some(window.affected_listener(netns, &queue?.listener)))
+        .collect();
+    let listeners = listeners.filter(|listeners| !listeners.is_empty());
+    listeners.unwrap_or_else(|| vec![somewhere(netns)])
 }
 
 #[cfg(test)]
 mod tests {
     use crate::{
         diagnose::fixtures::quiet,
+        observe::processes::Process,
         report::{Value, diagnosis::Confidence},
     };
 
@@ -109,6 +121,33 @@ mod tests {
         let findings = window.findings();
         assert_eq!(findings[1].id, "half-open-established");
         assert_eq!(findings[1].behind, Some("accept-queue-overflow"));
+    }
+
+    #[test]
+    fn they_stand_behind_their_own_listener_and_not_another_of_the_namespace() {
+        let mut window = quiet();
+        window.listen(7300, 3, &[4; 10]);
+        window.listen(7301, 64, &[30; 10]);
+        let server = window.processes.by_pid.get_mut(&100).unwrap();
+        let sockets = vec![server.sockets.pop().unwrap()];
+        let poor = Process {
+            pid: 101,
+            fds: 40,
+            fd_limit: 40,
+            sockets,
+            ..Process::default()
+        };
+        window.processes.by_pid.insert(101, poor);
+        window.grow(&[("TcpExt.ListenOverflows", 30)]);
+        let reason = [("reason", Value::Word("TCP_LISTEN_OVERFLOW"))];
+        window.total("drops", 30, &reason);
+        let told = window.told();
+        assert!(told.contains(&("fd-exhaustion", None)), "{told:?}");
+        let expected = Some("application-not-accepting");
+        assert!(
+            told.contains(&("half-open-established", expected)),
+            "{told:?}"
+        );
     }
 
     #[test]

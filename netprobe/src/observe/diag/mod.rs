@@ -127,6 +127,8 @@ pub struct Clients {
     /// How long each connection that nobody has accepted yet waits so far, in milliseconds; up to a
     /// bound. The queue is first in, first out.
     pub waiting_ms: Vec<u32>,
+    /// Of those, ones whose client has closed meanwhile: nobody waits there.
+    pub hung_up: u32,
     /// Established connections that were accepted.
     pub established: u32,
     /// Of those, quiet ones (see [`QUIET_MS`]).
@@ -290,6 +292,7 @@ impl SocketTable {
         // What waits has no inode yet, and what was closed has none any more.
         clients.held += u32::from(is_whole && socket.ino != 0);
         if let Some(waiting_ms) = socket.waiting_ms() {
+            clients.hung_up += u32::from(socket.state == CLOSE_WAIT);
             if clients.waiting_ms.len() < MOST_WAITING {
                 clients.waiting_ms.push(waiting_ms);
             }
@@ -438,7 +441,7 @@ mod tests {
         assert!(listed.limit >= 3);
         let clients_of = &table.clients[&address.port()];
         assert_eq!((clients_of.open, clients_of.established), (3, 0));
-        assert_eq!(clients_of.waiting_ms.len(), 3);
+        assert_eq!((clients_of.waiting_ms.len(), clients_of.hung_up), (3, 0));
         assert!(clients_of.sources.contains(&address.ip()));
         let destination = Destination {
             local: address.ip(),
@@ -454,6 +457,12 @@ mod tests {
         assert_eq!((clients_of.open, clients_of.established), (3, 1));
         assert_eq!(clients_of.held, 1);
         assert!(clients_of.waiting_ms.iter().all(|waited| *waited >= 20));
-        drop((clients, accepted));
+        // The first was accepted; of the two that wait one hangs up.
+        let [first, second, last] = clients.try_into().unwrap();
+        drop(last);
+        let table = super::table().unwrap();
+        let clients_of = &table.clients[&address.port()];
+        assert_eq!((clients_of.waiting_ms.len(), clients_of.hung_up), (2, 1));
+        drop((first, second, accepted));
     }
 }

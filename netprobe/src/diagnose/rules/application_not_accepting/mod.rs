@@ -1,8 +1,10 @@
 //! Connections arrive faster than the application accepts them: a listener's queue is full all the
 //! time, or long and growing. A longer queue would only make them wait longer.
 
+mod alike;
 mod pauses;
 
+use self::alike::Alike;
 use super::super::{
     Explanation, Rule, Verdict,
     accepting::{self, Accepting},
@@ -30,7 +32,9 @@ pub(super) static RULE: Rule = Rule {
         recognised: "The queue was at its limit at nearly every look during the window; or it is far from full, but its \
                      first connection waits for 3 s or more and others have come since. It is critical when nothing \
                      is accepted, attempts are turned away, or the wait is 5 s. Connections that wait for 5 s or more though nobody came in \
-                     the window are a warning where the queue is full, else a note. How many are accepted follows from the \
+                     the window are a warning where the queue is full, else a note; so are those of clients that have closed \
+                     (CLOSE_WAIT), where hardly anybody comes. Listeners of the same processes that nobody accepts from are one \
+                     finding. How many are accepted follows from the \
                      sockets of the port before and after and from those that ended. Bursts that a fast application \
                      empties in between are accept-queue-overflow instead, and so is a queue whose connections all came at \
                      once, after a pause. Where everybody who waited at some look still waits, nothing was accepted since. \
@@ -70,7 +74,7 @@ fn check(window: &Window) -> Verdict {
         return verdict;
     }
     link(&mut cases);
-    let mut found: Vec<Finding> = cases.iter().map(Case::describe).collect();
+    let mut found: Vec<Finding> = Alike::all(&cases).iter().map(Alike::describe).collect();
     if let Verdict::Found(pauses) = verdict {
         found.extend(pauses);
     }
@@ -287,28 +291,22 @@ impl Case<'_> {
     fn summary(&self) -> String {
         let (listener, comm) = (&self.queue.listener, self.comm());
         let state = accepting::state(self.window, self.queue).map_or("", does);
-        let accepts = match (self.accepting.accepted, self.accepting.came) {
-            (Some(0), _) => format!("accepts no connections{state}"),
+        let accepts = match self.accepting.accepted {
+            Some(0) => format!("accepts no connections{state}"),
             _ if let Some(stall) = self.accepting.stall => {
                 format!("has not accepted for {}{state}", spoken(stall.seconds))
             }
-            (Some(accepted), Some(came)) if came > accepted => format!(
-                "accepts {:.1} connections/s where {:.1} come in",
-                self.window.rate(accepted),
-                self.window.rate(came)
-            ),
-            (Some(accepted), _) => format!(
-                "accepts no more than {:.1} connections/s",
-                self.window.rate(accepted)
-            ),
-            (None, _) => "accepts connections too slowly".to_owned(),
+            Some(accepted) => self.pace(self.window.rate(accepted)),
+            None => "accepts connections too slowly".to_owned(),
         };
-        let waits = self.accepting.waited_s.map_or(String::new(), first_waits);
         let state = match &self.overflow {
             None if self.accepting.is_left => format!(
-                "{} in its queue of {}{waits}; nobody tried to connect since{}",
-                waiting(listener.queue),
-                listener.limit,
+                "{}; {}{}",
+                self.in_queue(),
+                match self.accepting.came {
+                    None | Some(0) => "nobody tried to connect since".to_owned(),
+                    Some(came) => format!("only {came} came in {:.0} s", self.window.seconds),
+                },
                 if self.turns_next_away() {
                     ", and whoever does is turned away, as the queue is full"
                 } else {
@@ -325,12 +323,7 @@ impl Case<'_> {
                 },
                 overflow.turned_away()
             ),
-            None => format!(
-                "{} in its queue of {}{waits}{}",
-                waiting(listener.queue),
-                listener.limit,
-                self.forecast()
-            ),
+            None => format!("{}{}", self.in_queue(), self.forecast()),
         };
         let others = self.others();
         format!(
@@ -339,6 +332,34 @@ impl Case<'_> {
             self.netns.place(),
             self.shared()
         )
+    }
+
+    /// How many connections it accepts each second, and how many come, turned away or not: as many as its fix counts with.
+    fn pace(&self, accepted: f64) -> String {
+        let (arrivals, at_most) = self.workers().arrival_rate();
+        // What others pass on to it, or would, is told with them.
+        let is_own = at_most.is_empty() && self.before.is_empty();
+        let tenths = |rate: f64| (rate * 10.0).round();
+        if is_own && tenths(arrivals) > tenths(accepted) {
+            format!("accepts {accepted:.1} connections/s where {arrivals:.1} come")
+        } else {
+            format!("accepts no more than {accepted:.1} connections/s")
+        }
+    }
+
+    /// Who waits in its queue, and who does not any more.
+    fn in_queue(&self) -> String {
+        let (queue, limit) = (self.queue.listener.queue, self.queue.listener.limit);
+        let first = self.accepting.waited_s.map_or(String::new(), first_waits);
+        let waits = format!("{} in its queue of {limit}{first}", waiting(queue));
+        match self.accepting.hung_up {
+            0 => waits,
+            gone if gone == queue => format!(
+                "its queue of {limit} holds {} of clients that have closed{first}",
+                counted(queue.into(), "connection")
+            ),
+            gone => format!("{waits} ({gone} of them of clients that have closed)"),
+        }
     }
 
     /// The services that wait for it, or that it waits for.

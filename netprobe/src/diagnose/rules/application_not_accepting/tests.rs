@@ -619,6 +619,83 @@ fn a_client_that_tries_again_is_one_arrival() {
 }
 
 #[test]
+fn a_client_that_is_let_in_at_its_second_attempt_is_one_arrival() {
+    let mut window = quiet();
+    window.listen(9000, 10, &[11; 10]);
+    window.serving(9000, 1, 200);
+    window.grow(&[("TcpExt.ListenOverflows", 400), ("Tcp.PassiveOpens", 200)]);
+    let end = |client: u64, [from, to]: [&'static str; 2]| {
+        [
+            (from, Value::Ip([10, 0, 0, 9].into())),
+            (to, Value::Unsigned(client)),
+        ]
+    };
+    // 200 clients are turned away twice each, and 160 of the 200 that are let in are of them: 24/s come.
+    let stage = ("stage", Value::Word("syn-accept-queue"));
+    let port = ("listener_port", Value::Unsigned(9000));
+    window.total("listeners", 400, &[stage.clone(), port.clone()]);
+    for client in 1..=200 {
+        let refused = [
+            &end(client, ["saddr", "sport"])[..],
+            &[stage.clone(), port.clone()],
+        ];
+        window.event("listeners", 2, &refused.concat());
+    }
+    let at_most =
+        "at most (who is turned away first and let in later counts twice) 40.0 arrivals/s";
+    let (_, text) = first_fix(&window);
+    assert!(text.contains(at_most), "{text}");
+    let served = [
+        ("role", Value::Word("server")),
+        ("sport", Value::Unsigned(9000)),
+        ("duration_ns", Value::Unsigned(50_000_000)),
+    ];
+    for client in 41..=240 {
+        let served = [&end(client, ["daddr", "dport"])[..], &served].concat();
+        window.event("lifetimes", 1, &served);
+    }
+    let (_, text) = first_fix(&window);
+    assert!(text.contains(": 24.0 arrivals/s"), "{text}");
+    // By what its clients on this machine say.
+    let group = [
+        ("role", Value::Word("client")),
+        ("service_port", Value::Unsigned(9000)),
+    ];
+    window.total("lifetimes", 230, &group);
+    let (_, text) = first_fix(&window);
+    assert!(text.contains(": 23.0 arrivals/s"), "{text}");
+}
+
+#[test]
+fn as_many_come_by_the_first_line_as_by_the_fix() {
+    let mut window = busy(1);
+    // One more waits at the end, so that 201 came into the queue.
+    window.netns().queues[0].depths[0] = 10;
+    let (_, text) = first_fix(&window);
+    assert!(
+        text.contains("at most (who tried again is counted again) 60.1 arrivals/s"),
+        "{text}"
+    );
+    let summary = summary_of(&window);
+    assert!(
+        summary.contains("accepts no more than 20.0 connections/s:"),
+        "{summary}"
+    );
+    let group = [
+        ("role", Value::Word("client")),
+        ("service_port", Value::Unsigned(9000)),
+    ];
+    window.total("lifetimes", 400, &group);
+    let (_, text) = first_fix(&window);
+    assert!(text.contains(": 40.0 arrivals/s x"), "{text}");
+    let summary = summary_of(&window);
+    assert!(
+        summary.contains("accepts 20.0 connections/s where 40.0 come:"),
+        "{summary}"
+    );
+}
+
+#[test]
 fn who_stopped_in_the_middle_of_the_window_needs_no_more_workers() {
     // 20/s were accepted at once for 6 s, and none since.
     let mut window = quiet();
@@ -861,5 +938,113 @@ fn a_queue_that_nobody_empties_is_told_though_nobody_knocks() {
     assert_ne!(
         left(5, 2_000).first().map(|found| found.severity),
         Some(Severity::Info)
+    );
+}
+
+/// As many listeners of one process as `queues` says; the clients of so many of those that wait in each have closed.
+fn nobody_accepts(queues: &[[u32; 2]], hung_up: u32) -> Window {
+    let mut window = quiet();
+    for (port, [before, after]) in (7100..).zip(queues) {
+        let depths: Vec<u32> = (0..10)
+            .map(|look| if look < 5 { *before } else { *after })
+            .collect();
+        window.listen(port, 128, &depths);
+    }
+    for (port, [before, after]) in (7100..).zip(queues) {
+        window.waiting(port, *before, after - before);
+        window.sockets().clients.get_mut(&port).unwrap().hung_up = hung_up;
+    }
+    let listeners = window.sockets().listeners.clone();
+    let before = window.netns().before.sockets.as_mut().unwrap();
+    for (listener, [depth, _]) in before.listeners.iter_mut().zip(queues) {
+        listener.queue = *depth;
+        before.clients.entry(listener.port).or_default().waiting_ms = vec![5000; *depth as usize];
+        before.clients.entry(listener.port).or_default().open = *depth;
+    }
+    assert_eq!(listeners.len(), queues.len());
+    window
+}
+
+#[test]
+fn listeners_of_one_process_that_nobody_accepts_from_are_one_finding() {
+    let mut window = nobody_accepts(&[[3, 3]; 20], 0);
+    let findings = window.findings();
+    assert_eq!(findings.len(), 1);
+    let text = &findings[0].summary;
+    assert!(
+        text.ends_with("; likewise at 19 more listeners of pid 100"),
+        "{text}"
+    );
+    assert_eq!(findings[0].affected.len(), 20);
+    let others = &findings[0].evidence.last().unwrap().text;
+    let told = "57 connections in the queues of the others, at ports 7101, 7102,";
+    assert!(others.starts_with(told), "{others}");
+    // Those of another process are its own.
+    let mut other = window.processes.by_pid[&100].clone();
+    other.pid = 101;
+    let server = window.processes.by_pid.get_mut(&100).unwrap();
+    other.sockets = server.sockets.split_off(10);
+    window.processes.by_pid.insert(101, other);
+    let told: Vec<_> = window
+        .findings()
+        .into_iter()
+        .map(|found| found.affected.len())
+        .collect();
+    assert_eq!(told, [10, 10]);
+}
+
+#[test]
+fn the_worst_of_several_that_nobody_accepts_from_stands_for_all() {
+    let window = nobody_accepts(&[[30, 30], [4, 14]], 0);
+    let findings = window.findings();
+    assert_eq!(findings.len(), 1);
+    assert_eq!(findings[0].severity, Severity::Critical);
+    let text = &findings[0].summary;
+    assert!(
+        text.contains("at port 7101 accepts no connections: 14 connections wait"),
+        "{text}"
+    );
+    assert!(
+        text.ends_with("; likewise at 1 more listener of pid 100"),
+        "{text}"
+    );
+}
+
+#[test]
+fn clients_that_have_hung_up_do_not_wait_and_a_few_arrivals_are_no_rate() {
+    let said = |queue: [u32; 2], hung_up| {
+        let found = nobody_accepts(&[queue], hung_up).findings().remove(0);
+        (found.severity, found.summary)
+    };
+    // Three port scans.
+    let (severity, text) = said([2, 3], 3);
+    assert_eq!(severity, Severity::Info);
+    let told = "its queue of 128 holds 3 connections of clients that have closed, the first for 15 s; only 1 came in 10 s";
+    assert!(text.ends_with(told), "{text}");
+    let (_, text) = said([3, 3], 3);
+    assert!(text.ends_with("; nobody tried to connect since"), "{text}");
+    // They wait all the same, or go on coming.
+    let (severity, text) = said([2, 3], 0);
+    assert_eq!(severity, Severity::Critical);
+    assert!(
+        text.ends_with("3 connections wait in its queue of 128, the first for 15 s"),
+        "{text}"
+    );
+    let (severity, text) = said([2, 12], 12);
+    assert_eq!(severity, Severity::Critical);
+    assert!(text.ends_with("; full in 116 s at this rate"), "{text}");
+    // A health check now and then, of one that hangs.
+    let (severity, text) = said([20, 21], 21);
+    assert_eq!(severity, Severity::Critical);
+    assert!(
+        text.ends_with("of clients that have closed, the first for 15 s"),
+        "{text}"
+    );
+    let (_, text) = said([2, 12], 7);
+    assert!(
+        text.contains(
+            "12 connections wait in its queue of 128, the first for 15 s (7 of them of clients that have closed)"
+        ),
+        "{text}"
     );
 }

@@ -84,6 +84,11 @@ fn check(window: &Window) -> Verdict {
 
 /// The listener of a process with most connections waiting.
 fn waiting<'a>(window: &'a Window, holder: &Process) -> Option<(&'a Netns, u16, u32)> {
+    queues(window, holder).max_by_key(|(_, _, waiting)| *waiting)
+}
+
+/// The listeners of a process, and how many connections wait at each.
+fn queues<'a>(window: &'a Window, holder: &Process) -> impl Iterator<Item = (&'a Netns, u16, u32)> {
     let queues = window
         .namespaces
         .iter()
@@ -91,7 +96,6 @@ fn waiting<'a>(window: &'a Window, holder: &Process) -> Option<(&'a Netns, u16, 
     queues
         .filter(|(_, queue)| holder.sockets.contains(&queue.listener.ino))
         .map(|(netns, queue)| (netns, queue.listener.port, queue.listener.queue))
-        .max_by_key(|(_, _, waiting)| *waiting)
 }
 
 /// What processes have in common that are one service: their listeners, or where they have none their name and place.
@@ -254,23 +258,38 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
     };
     let found = found
         .hits([hit(holder, waiting)])
-        .hits(waiting.map(|(netns, port, _)| {
-            let mut listener = named("listener", format!("port {port}"), Some(netns.inode));
-            listener.port = Some(port);
-            listener.pid = Some(holder.pid);
-            listener.comm = Some(holder.comm.clone());
-            listener
-        }))
+        .hits(waiting.map(|(netns, port, _)| listener(holder, netns, port)))
         .hits(
             holders
                 .iter()
                 .take(MOST_NAMED)
                 .skip(1)
                 .map(|holder| hit(holder, waiting)),
-        );
+        )
+        .hits(beside(window, holder, waiting));
     let pids: Vec<u32> = holders.iter().map(|holder| holder.pid).collect();
     let is_growing = left_s(window, holder).is_some();
     Some(fixes(found, (holder, is_growing), &pids, queued))
+}
+
+/// A listener of a process.
+fn listener(holder: &Process, netns: &Netns, port: u16) -> Affected {
+    let mut listener = named("listener", format!("port {port}"), Some(netns.inode));
+    listener.port = Some(port);
+    listener.pid = Some(holder.pid);
+    listener.comm = Some(holder.comm.clone());
+    listener
+}
+
+/// The listeners of a process where somebody waits, but for the one that is told.
+fn beside(window: &Window, holder: &Process, told: Option<(&Netns, u16, u32)>) -> Vec<Affected> {
+    let told = told.map(|(netns, port, _)| (netns.inode, port));
+    let waiting = queues(window, holder)
+        .filter(|(_, _, waiting)| *waiting > 0)
+        .filter(|(netns, port, _)| Some((netns.inode, *port)) != told);
+    waiting
+        .map(|(netns, port, _)| listener(holder, netns, port))
+        .collect()
 }
 
 /// The namespace of a process, if it is watched.

@@ -25,6 +25,22 @@ fn a_server_without_descriptors_comes_before_its_full_queue() {
 }
 
 #[test]
+fn all_listeners_of_a_server_without_descriptors_where_somebody_waits_stand_behind_it() {
+    let mut window = quiet();
+    for port in [80, 443, 8080] {
+        window.listen(port, 128, &[4, 8, 12, 16]);
+        window.waiting(port, 4, 12);
+    }
+    let server = window.processes.by_pid.get_mut(&100).unwrap();
+    (server.fds, server.fd_limit) = (64, 64);
+    let expected = [
+        ("fd-exhaustion", None),
+        ("application-not-accepting", Some("fd-exhaustion")),
+    ];
+    assert_eq!(window.told(), expected);
+}
+
+#[test]
 fn a_server_that_turns_clients_away_for_want_of_descriptors_is_critical_and_their_resets_stand_behind()
  {
     let told = |fds: u64, closed: u64| {
