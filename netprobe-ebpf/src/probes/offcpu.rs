@@ -29,10 +29,10 @@ use crate::{
 #[map]
 static STACKS_DUE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// What a stack costs of that budget: two thousand a second take half a percent of a CPU, or if it is a slow one, more.
-const STACK_NS: u64 = 500_000;
+/// What a nanosecond that a stack took costs of that budget, so that all take half a percent of a CPU.
+const PRICE: u64 = 200;
 /// What it costs where that was too much.
-const DEAR_STACK_NS: u64 = 10 * STACK_NS;
+const HIGHER_PRICE: u64 = 3 * PRICE;
 
 /// The task's last time on a CPU is over.
 const TASK_DEAD: u32 = 0x80;
@@ -80,7 +80,9 @@ fn begin(ctx: &BtfTracePointContext, tally: &mut Tally) {
         add(&mut tally.left_out, 1);
         who(LEFT_OUT)
     } else {
-        stack(ctx, tally, 0, reserve_ns)
+        let stack = stack(ctx, tally, 0, reserve_ns);
+        pay(since_ns);
+        stack
     };
     let blocked = Blocked {
         since_ns,
@@ -103,22 +105,26 @@ fn admits_call(call: Option<&Call>) -> bool {
     frozen(&CONFIG.sampling.accepts) == 0 || call.is_none_or(Call::may_accept)
 }
 
-/// Whether there is no budget for this stack.
+/// Whether there is no budget for a stack.
 #[inline(always)]
 fn is_left_out(reserve_ns: u64, now: u64) -> bool {
-    let cost_ns = match level() {
-        LEVEL_ALL => return false,
-        LEVEL_NO_STACKS => STACK_NS,
-        _ => DEAR_STACK_NS,
+    level() != LEVEL_ALL
+        && value(STACKS_DUE.get_ptr_mut(0))
+            .is_some_and(|due| !budget::allows(*due, reserve_ns, now))
+}
+
+/// Takes a stack that was begun then from the budget.
+#[inline(always)]
+fn pay(began_ns: u64) {
+    let price = match level() {
+        LEVEL_ALL => return,
+        LEVEL_NO_STACKS => PRICE,
+        _ => HIGHER_PRICE,
     };
-    let Some(due) = value(STACKS_DUE.get_ptr_mut(0)) else {
-        return false;
-    };
-    if !budget::allows(*due, reserve_ns, now) {
-        return true;
+    if let Some(due) = value(STACKS_DUE.get_ptr_mut(0)) {
+        let now = now();
+        budget::spend(due, now.saturating_sub(began_ns) * price, now);
     }
-    budget::spend(due, cost_ns, now);
-    false
 }
 
 /// The state of a task; 0 is running.
