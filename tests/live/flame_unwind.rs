@@ -35,16 +35,28 @@ fn share_below(stacks: &[(String, u64)], callers: &str, kind: &str) -> f64 {
 
 #[test]
 fn without_frame_pointers_stacks_are_whole() {
+    assert_whole("burn-nofp", &UNFRAMED);
+}
+
+#[test]
+fn without_an_index_of_its_tables_stacks_of_a_static_program_are_whole() {
+    let flags = ["-static", "-Wl,--no-eh-frame-hdr"];
+    assert_whole("burn-static", &[&UNFRAMED[..], &flags].concat());
+}
+
+/// Nearly all stacks of a program that is built so are whole.
+#[track_caller]
+fn assert_whole(name: &str, flags: &[&str]) {
     let folder = tempfile::tempdir().expect("make a folder");
-    let Some(program) = build(folder.path(), "burn-nofp", &UNFRAMED) else {
+    let Some(program) = build(folder.path(), name, flags) else {
         return;
     };
-    let graph = ["cpu", "-F", OFTEN, "--comm", "burn-nofp"];
+    let graph = ["cpu", "-F", OFTEN, "--comm", name];
     let stacks = draw(&graph, || Burner::start(&program, "run", 3));
     assert_shares(&stacks, "burn_");
     let whole = share_below(&stacks, ";main;round_of_burning;burn_", ";burn_");
     assert!(whole > 97.0, "{whole:.1} % are whole: {stacks:#?}");
-    let cut = share(&stacks, "[truncated]", "burn-nofp");
+    let cut = share(&stacks, "[truncated]", name);
     assert!(cut < 3.0, "{cut:.1} % are cut: {stacks:#?}");
 }
 

@@ -1,13 +1,14 @@
-//! Unwind tables of an ELF file (`.eh_frame`, found through `.eh_frame_hdr`): for each place in its
-//! code, where the caller's registers are. Read by gimli; the file is a stranger's.
+//! Unwind tables of an ELF file (`.eh_frame`, found through `.eh_frame_hdr` or, in static programs without, an index of
+//! our own): for each place in its code, where the caller's registers are. Read by gimli; the file is a stranger's.
 
 use std::{
     cell::RefCell, collections::HashMap, fs::File, io::Cursor, os::unix::fs::FileExt, rc::Rc,
 };
 
 use gimli::{
-    BaseAddresses, CallFrameInstruction, CfaRule, EhFrame, EhFrameHdr, EndianSlice, LittleEndian,
-    ParsedEhFrameHdr, Pointer, Register, RegisterRule, UnwindContext, UnwindSection,
+    BaseAddresses, CallFrameInstruction, CfaRule, CieOrFde, EhFrame, EhFrameHdr, EhFrameOffset,
+    EndianSlice, FrameDescriptionEntry, LittleEndian, ParsedEhFrameHdr, Pointer, Register,
+    RegisterRule, UnwindContext, UnwindSection,
 };
 use object::{
     Object, ObjectSection, ReadCache, ReadCacheOps,
@@ -62,11 +63,44 @@ fn refused(_why: object::Error) -> NoTables {
     NoTables::Refused
 }
 
+/// Where the functions of a file are told of.
+#[derive(Debug, PartialEq)]
+enum Index {
+    /// `.eh_frame_hdr`.
+    Header(Vec<u8>),
+    /// Where functions begin, in order, and where in `.eh_frame` they are.
+    Own(Vec<(u64, usize)>),
+}
+
+impl Index {
+    /// That of a file without `.eh_frame_hdr`.
+    fn of(frames: &EhFrame<Bytes<'_>>, bases: &BaseAddresses) -> Option<Self> {
+        let mut places = Vec::new();
+        let mut entries = frames.entries(bases);
+        while let Some(entry) = entries.next().ok()? {
+            let CieOrFde::Fde(fde) = entry else {
+                continue;
+            };
+            let fde = fde.parse(EhFrame::cie_from_offset).ok()?;
+            places.push((fde.initial_address(), fde.offset()));
+        }
+        places.sort_unstable();
+        Some(Self::Own(places))
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Header(header) => header.len(),
+            Self::Own(places) => size_of_val(&**places),
+        }
+    }
+}
+
 /// The tables of a file.
 #[derive(Debug)]
 pub(super) struct Tables {
     segments: Segments,
-    header: Vec<u8>,
+    index: Index,
     frames: Vec<u8>,
     bases: BaseAddresses,
     keeps_frame_pointers: bool,
@@ -80,7 +114,7 @@ impl PartialEq for Tables {
         self.has_go == other.has_go
             && self.bases == other.bases
             && self.segments == other.segments
-            && self.header == other.header
+            && self.index == other.index
             && self.frames == other.frames
     }
 }
@@ -112,19 +146,23 @@ impl Tables {
             return Err(NoTables::Refused);
         }
         let frames = elf.section_by_name(".eh_frame").ok_or(NoTables::Absent)?;
-        let header = elf
-            .section_by_name(".eh_frame_hdr")
-            .ok_or(NoTables::Refused)?;
-        if header.size().saturating_add(frames.size()) > MOST_BYTES.min(room) {
+        let header = elf.section_by_name(".eh_frame_hdr");
+        let size = header.as_ref().map_or(0, ObjectSection::size);
+        if size.saturating_add(frames.size()) > MOST_BYTES.min(room) {
             return Err(NoTables::Refused);
         }
-        let bases = BaseAddresses::default()
-            .set_eh_frame_hdr(header.address())
-            .set_eh_frame(frames.address());
+        let mut bases = BaseAddresses::default().set_eh_frame(frames.address());
+        let frames = frames.data().map_err(refused)?.to_vec();
+        let index = if let Some(header) = header {
+            bases = bases.set_eh_frame_hdr(header.address());
+            Index::Header(header.data().map_err(refused)?.to_vec())
+        } else {
+            Index::of(&EhFrame::new(&frames, LittleEndian), &bases).ok_or(NoTables::Refused)?
+        };
         let mut tables = Self {
             segments: Segments::of(&elf),
-            header: header.data().map_err(refused)?.to_vec(),
-            frames: frames.data().map_err(refused)?.to_vec(),
+            index,
+            frames,
             bases,
             keeps_frame_pointers: false,
             has_go: elf.section_by_name(".gopclntab").is_some(),
@@ -136,7 +174,7 @@ impl Tables {
 
     /// Bytes in memory.
     pub(super) fn bytes(&self) -> u64 {
-        (self.header.len() + self.frames.len()) as u64
+        (self.index.bytes() + self.frames.len()) as u64
     }
 
     /// Whether the functions of the file keep frame pointers, by a sample of them.
@@ -175,12 +213,8 @@ impl Tables {
 
     fn find(&self, offset: u64) -> Option<Row> {
         let address = self.segments.address(offset)?;
-        let header = self.parsed_header()?;
         let frames = self.frames();
-        let table = header.table()?;
-        let fde = table
-            .fde_for_address(&frames, &self.bases, address, EhFrame::cie_from_offset)
-            .ok()?;
+        let fde = self.function(&frames, address)?;
         let is_signal = fde.is_signal_trampoline();
         let mut context = UnwindContext::new();
         let row = fde
@@ -196,34 +230,69 @@ impl Tables {
         })
     }
 
-    fn parsed_header(&self) -> Option<ParsedEhFrameHdr<Bytes<'_>>> {
-        EhFrameHdr::new(&self.header, LittleEndian)
-            .parse(&self.bases, 8)
-            .ok()
+    /// The function that has an address.
+    fn function<'a>(
+        &'a self,
+        frames: &EhFrame<Bytes<'a>>,
+        address: u64,
+    ) -> Option<FrameDescriptionEntry<Bytes<'a>>> {
+        match &self.index {
+            Index::Header(header) => {
+                let header = parsed(header, &self.bases)?;
+                let table = header.table()?;
+                table
+                    .fde_for_address(frames, &self.bases, address, EhFrame::cie_from_offset)
+                    .ok()
+            }
+            Index::Own(places) => {
+                let after = places.partition_point(|(begin, _)| *begin <= address);
+                let (_, offset) = places.get(after.checked_sub(1)?)?;
+                let offset = EhFrameOffset(*offset);
+                frames
+                    .fde_from_offset(&self.bases, offset, EhFrame::cie_from_offset)
+                    .ok()
+                    .filter(|fde| fde.contains(address))
+            }
+        }
     }
 
-    /// Looks at functions here and there; `None` if the tables are damaged.
-    fn probe_frame_pointers(&self) -> Option<bool> {
-        let header = self.parsed_header()?;
+    /// Where functions here and there are told of; `None` if the tables are damaged.
+    fn sample(&self) -> Option<Vec<EhFrameOffset>> {
+        let header = match &self.index {
+            Index::Header(header) => header,
+            Index::Own(places) => {
+                let some = places.iter().step_by(places.len() / PROBED_FUNCTIONS + 1);
+                return Some(some.map(|(_, offset)| EhFrameOffset(*offset)).collect());
+            }
+        };
+        let many = header.len() / 8;
+        let header = parsed(header, &self.bases)?;
         let table = header.table()?;
-        let frames = self.frames();
-        let (mut seen, mut keeping) = (0, 0);
-        let mut entries = table.iter(&self.bases);
-        let many = self.header.len() / 8;
         let Pointer::Direct(begin) = header.eh_frame_ptr() else {
             return None;
         };
+        let mut entries = table.iter(&self.bases);
+        let mut sample = Vec::new();
         while let Ok(Some((_begin, at))) = entries.nth(many / PROBED_FUNCTIONS)
             && let Pointer::Direct(entry) = at
         {
             if entry < begin {
                 return None;
             }
-            let offset = table.pointer_to_offset(at).ok()?;
+            sample.push(table.pointer_to_offset(at).ok()?);
+        }
+        Some(sample)
+    }
+
+    /// Looks at functions here and there; `None` if the tables are damaged.
+    fn probe_frame_pointers(&self) -> Option<bool> {
+        let frames = self.frames();
+        let sample = self.sample()?;
+        let mut keeping = 0;
+        for offset in &sample {
             let fde = frames
-                .fde_from_offset(&self.bases, offset, EhFrame::cie_from_offset)
+                .fde_from_offset(&self.bases, *offset, EhFrame::cie_from_offset)
                 .ok()?;
-            seen += 1;
             let mut instructions = fde.instructions(&frames, &self.bases);
             while let Ok(Some(instruction)) = instructions.next() {
                 if let CallFrameInstruction::DefCfaRegister { register }
@@ -235,6 +304,10 @@ impl Tables {
                 }
             }
         }
-        Some(keeping * 100 >= seen * FRAMED_PERCENT)
+        Some(keeping * 100 >= sample.len() * FRAMED_PERCENT)
     }
+}
+
+fn parsed<'a>(header: &'a [u8], bases: &BaseAddresses) -> Option<ParsedEhFrameHdr<Bytes<'a>>> {
+    EhFrameHdr::new(header, LittleEndian).parse(bases, 8).ok()
 }
