@@ -8,6 +8,7 @@ mod dropped;
 pub mod events;
 mod fifo;
 mod finding;
+mod links;
 mod overflow;
 mod pause;
 mod places;
@@ -129,6 +130,7 @@ pub fn diagnose(window: &Window) -> (Vec<Finding>, Vec<Checked>) {
             why,
         });
     }
+    let mut findings = links::told(findings, window);
     finding::keep_raises(&mut findings, window);
     finding::place_settings(&mut findings, window);
     causality::order(&mut findings, window);

@@ -34,6 +34,8 @@ pub struct Interface {
     pub tx_packets: u64,
     /// Not sent for want of room.
     pub tx_dropped: u64,
+    /// How often its link went down (`carrier_down_count`); of bridges, which lose it with their last port, 0.
+    pub link_downs: u32,
 }
 
 /// A queueing discipline.
@@ -58,9 +60,12 @@ pub struct Qdisc {
 /// The interfaces of the namespace that this thread is in, by name.
 pub fn of_this_thread() -> BTreeMap<String, Interface> {
     let mut found = BTreeMap::new();
-    let listed = links(|_, name, statistics| {
-        if let Some(interface) = statistics.and_then(statistics64) {
-            found.insert(name, interface);
+    let listed = links(|link| {
+        if let Some(mut interface) = link.statistics.and_then(statistics64) {
+            if link.kind != "bridge" {
+                interface.link_downs = link.downs;
+            }
+            found.insert(link.name, interface);
         }
     });
     if listed.is_ok() && !found.is_empty() {
@@ -104,25 +109,51 @@ fn address(message: &[u8]) -> Option<IpAddr> {
     Some(Ipv6Addr::from(bytes).to_canonical())
 }
 
-/// Every interface: its index, its name, and `struct rtnl_link_stats64`.
-fn links(mut each: impl FnMut(u32, String, Option<&[u8]>)) -> Result<()> {
-    // struct ifinfomsg
-    netlink::list(NETLINK_ROUTE, RTM_GETLINK, &[0; 16], |message| {
-        let Some(index) = u32_at(message, 4) else {
-            return;
+/// An interface as the kernel lists it.
+#[derive(Default)]
+struct Link<'a> {
+    index: u32,
+    name: String,
+    /// `struct rtnl_link_stats64`.
+    statistics: Option<&'a [u8]>,
+    /// Its driver's kind, such as `veth`; of hardware nothing.
+    kind: String,
+    downs: u32,
+}
+
+impl<'a> Link<'a> {
+    /// Reads `struct ifinfomsg` and its attributes.
+    fn of(message: &'a [u8]) -> Option<Self> {
+        let mut link = Self {
+            index: u32_at(message, 4)?,
+            ..Self::default()
         };
-        let (mut name, mut statistics) = (None, None);
-        for (kind, value) in attributes(message.get(16..).unwrap_or_default()) {
-            match kind {
+        for (attribute, value) in attributes(message.get(16..)?) {
+            match attribute {
                 // IFLA_IFNAME
-                3 => name = Some(text(value)),
+                3 => link.name = text(value),
+                // IFLA_LINKINFO, and in it IFLA_INFO_KIND
+                18 => {
+                    let kind = attributes(value).find(|(attribute, _)| *attribute == 1);
+                    link.kind = kind.map_or_else(String::new, |(_, kind)| text(kind));
+                }
                 // IFLA_STATS64
-                23 => statistics = Some(value),
+                23 => link.statistics = Some(value),
+                // IFLA_CARRIER_DOWN_COUNT
+                48 => link.downs = u32_at(value, 0)?,
                 _ => {}
             }
         }
-        if let Some(name) = name {
-            each(index, name, statistics);
+        (!link.name.is_empty()).then_some(link)
+    }
+}
+
+/// Every interface.
+fn links(mut each: impl FnMut(Link<'_>)) -> Result<()> {
+    // struct ifinfomsg
+    netlink::list(NETLINK_ROUTE, RTM_GETLINK, &[0; 16], |message| {
+        if let Some(link) = Link::of(message) {
+            each(link);
         }
     })
 }
@@ -138,6 +169,7 @@ pub(crate) fn statistics64(bytes: &[u8]) -> Option<Interface> {
         tx_dropped: at(7)?,
         // rx_over_errors, rx_fifo_errors and rx_missed_errors
         rx_missed: at(11)?.saturating_add(at(14)?).saturating_add(at(15)?),
+        link_downs: 0,
     })
 }
 
@@ -159,6 +191,7 @@ pub(crate) fn parse(text: &str) -> BTreeMap<String, Interface> {
                 tx_bytes: at(8)?,
                 tx_packets: at(9)?,
                 tx_dropped: at(11)?,
+                link_downs: 0,
             },
         ))
     });
@@ -168,8 +201,8 @@ pub(crate) fn parse(text: &str) -> BTreeMap<String, Interface> {
 /// The names of the interfaces of the namespace that this thread is in, by index.
 pub fn names() -> Result<BTreeMap<u32, String>> {
     let mut names = BTreeMap::new();
-    links(|index, name, _| {
-        names.insert(index, name);
+    links(|link| {
+        names.insert(link.index, link.name);
     })?;
     Ok(names)
 }

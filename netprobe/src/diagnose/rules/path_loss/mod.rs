@@ -36,7 +36,8 @@ pub(super) static RULE: Rule = Rule {
                      connection with the peer goes well. Otherwise it is what single connections send; an MTU is to blame only \
                      where the segments that wait (sock_diag) are larger than those that arrive. A \
                      median round-trip time of three times its own minimum or more says that a queue on the path is full \
-                     (bufferbloat); without that it is clean loss. A queue that loses nothing is told by active connections with ten \
+                     (bufferbloat); without that it is clean loss. A link of the namespaces that are hit which went down in the window is \
+                     named (carrier_down_count). A queue that loses nothing is told by active connections with ten \
                      segments or more in flight, whose round trip takes three times its minimum and 50 ms more, at the \
                      beginning of the window and at its end; a note, unless half of the active connections suffer.",
         fixes: &[

@@ -37,7 +37,7 @@ pub(super) static RULE: Rule = Rule {
                      that wait for a quarter of a second or more, but not for the first SYN to be sent again. A namespace of this \
                      machine that was seen to drop the SYNs or SYN-ACKs (kfree_skb) is named, with the kernel's reason, also \
                      where only the listener's is watched and the same clients try again and get through with none. Where \
-                     the listener is on this machine too and sends its SYN-ACKs again, that is one finding. Listeners whose \
+                     the listener is on this machine too and sends its SYN-ACKs again, that is one finding. A link of theirs that went down in the window is named (carrier_down_count). Listeners whose \
                      namespace has no route back (OutNoRoutes grew as ListenDrops did, and no queue was full) drop SYNs. \
                      SYN-ACKs to public addresses that finish no handshake, each only one, beside far more that are \
                      finished, are forged or of a scan: a note. Whether a listener, the firewall or conntrack of this \
