@@ -10,6 +10,8 @@ use crate::observe::{diag::Clients, snapshot::Snapshot};
 
 /// Waiting for this long to be accepted is no burst.
 const LONG_S: f64 = 3.0;
+/// Nor is this, where the queue has grown all the time.
+const GROWING_S: f64 = 1.0;
 /// From here on most clients have given up.
 const TOO_LONG_S: f64 = 5.0;
 /// Fewer that wait are somebody who knocked at a port that nobody uses.
@@ -20,6 +22,10 @@ const LEAST_ARRIVALS: u64 = 5;
 const LATELY_MS: u32 = 60_000;
 /// Fewer looks do not tell whether a queue is ever empty.
 const LEAST_LOOKS: usize = 4;
+/// Who is served in this time is served in far less than a connection is silent for ([`QUIET_MS`](crate::observe::diag::QUIET_MS)).
+const SERVED_S: f64 = 2.5;
+/// Of a queue that shrank to less than this share something was worked off.
+const WORKED_OFF: f64 = 0.9;
 /// A process that is stopped accepts nothing; this is no mere glance of a debugger.
 const STOPPED_S: f64 = 1.0;
 /// Workers are busy all the time if their queue is empty at no more than this share of the looks.
@@ -49,8 +55,11 @@ pub(super) struct Accepting {
     pub(super) stall: Option<Stall>,
     /// Connections per second that came, and that were accepted, while the processes were busy.
     pub(super) busy: Option<(f64, f64)>,
-    /// Connections that its processes hold at once, where they are known to be its own.
+    /// Connections that its processes hold at once, where they are known to be its own; without the silent ones.
     pub(super) served: Option<u64>,
+    /// Connections that they hold as well, but over which nothing goes, though others are served in far less time: each
+    /// may be of a worker that hangs.
+    pub(super) silent: u64,
 }
 
 impl Accepting {
@@ -111,6 +120,12 @@ pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
             .all(|depth| *depth > 0 && (is_deserted || *depth == queue.listener.queue))
         && waited_s.is_some_and(|waited| waited >= TOO_LONG_S);
     let stall = stall.filter(|stall| is_long(stall) && accepted != Some(0));
+    let (served, silent) = served(window, netns, queue, accepted);
+    let long_s = if grows_steadily(queue) {
+        GROWING_S
+    } else {
+        LONG_S
+    };
     Accepting {
         came,
         accepted,
@@ -120,11 +135,12 @@ pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
         growth: rate_of_growth(window, queue, stall),
         waits_long: is_used
             && queue.listener.queue >= LEAST_WAITING
-            && (stall.is_some() || waited_s.is_some_and(|waited| waited >= LONG_S)),
+            && (stall.is_some() || waited_s.is_some_and(|waited| waited >= long_s)),
         is_left,
         stall,
         busy: busy(window, netns, queue, came.zip(accepted)),
-        served: served(window, netns, queue),
+        served,
+        silent,
     }
 }
 
@@ -151,6 +167,19 @@ fn rate_of_growth(window: &Window, queue: &Queue, stall: Option<Stall>) -> f64 {
     rate
 }
 
+/// Whether more come than are accepted, and not in a burst: the queue was longer at all looks at the end than at any at the
+/// beginning, and nothing of it was worked off.
+fn grows_steadily(queue: &Queue) -> bool {
+    let (earlier, later) = queue.depths.split_at(queue.depths.len() / 2);
+    let most = earlier.iter().max();
+    let least = later.iter().min();
+    queue.depths.len() >= 2 * LEAST_LOOKS
+        && earlier.iter().all(|depth| *depth > 0)
+        && least > most
+        && growth(queue).unsigned_abs() >= LEAST_ARRIVALS
+        && f64::from(queue.listener.queue) >= WORKED_OFF * f64::from(queue.deepest())
+}
+
 /// How many of those that wait came lately.
 fn lately(now: Option<&Clients>) -> u64 {
     let waiting = now.into_iter().flat_map(|clients| &clients.waiting_ms);
@@ -159,7 +188,13 @@ fn lately(now: Option<&Clients>) -> u64 {
 
 /// How many connections its processes hold at once: who serves has accepted, has read, and has not closed. A list that takes long
 /// shows some that were closed beside those that came instead, so that the fewer count, if all were busy at the beginning.
-fn served(window: &Window, netns: &Netns, queue: &Queue) -> Option<u64> {
+/// And how many more they hold that are silent, if those are the exception.
+fn served(
+    window: &Window,
+    netns: &Netns,
+    queue: &Queue,
+    accepted: Option<u64>,
+) -> (Option<u64>, u64) {
     let port = queue.listener.port;
     let held = |snapshot| {
         clients(snapshot, port).map(|clients| {
@@ -175,7 +210,19 @@ fn served(window: &Window, netns: &Netns, queue: &Queue) -> Option<u64> {
         (Some(before), Some(after)) => Some(before.min(after)),
         (before, after) => after.or(before),
     };
-    fewer.filter(|_| is_one_service(window, netns, queue))
+    let all = fewer.filter(|_| is_one_service(window, netns, queue));
+    let silent = clients(&netns.after, port).map_or(0, |clients| u64::from(clients.silent));
+    let Some(busy) = all.and_then(|all| all.checked_sub(silent)) else {
+        return (all, 0);
+    };
+    let rate = window.rate(accepted.unwrap_or(0));
+    #[expect(clippy::cast_precision_loss, reason = "a few connections")]
+    let is_quick = busy as f64 <= rate * SERVED_S;
+    if silent <= busy && is_quick {
+        (Some(busy), silent)
+    } else {
+        (all, 0)
+    }
 }
 
 /// Of the queues of an address and port that processes share by `SO_REUSEPORT`, how many are emptied while this one is not,
@@ -372,6 +419,26 @@ mod tests {
         let accepting = of(&window, netns, &netns.queues[0]);
         assert_eq!((accepting.accepted, accepting.came), (Some(87), Some(407)));
         assert!(accepting.waits_long && !accepting.is_stuck());
+    }
+
+    #[test]
+    fn a_queue_that_grows_all_the_time_is_told_before_its_clients_wait_for_long() {
+        let waits = |depths: &[u32], waited_ms| {
+            let mut window = quiet();
+            window.listen(8080, 512, depths);
+            window.waiting(8080, 0, *depths.last().unwrap());
+            let clients = window.sockets().clients.get_mut(&8080).unwrap();
+            clients.waiting_ms = vec![waited_ms; clients.waiting_ms.len()];
+            let netns = &window.namespaces[0];
+            of(&window, netns, &netns.queues[0]).waits_long
+        };
+        let growing = [2, 4, 6, 9, 11, 13, 14, 17, 20, 22];
+        assert!(waits(&growing, 2200));
+        assert!(!waits(&growing, 900));
+        // A burst, which is worked off; one that comes at the end; a queue as long as ever.
+        assert!(!waits(&[2, 2, 2, 2, 2, 40, 35, 30, 25, 20], 2200));
+        assert!(!waits(&[0, 0, 0, 0, 0, 0, 0, 5, 15, 25], 2200));
+        assert!(!waits(&[20, 22, 21, 19, 20, 22, 20, 21, 23, 22], 2200));
     }
 
     #[test]

@@ -8,9 +8,15 @@ use super::{
     window::{Netns, Window},
 };
 use crate::{
-    observe::{diag::Listener, processes::Process},
+    observe::{
+        diag::{Listener, QUIET_MS},
+        processes::Process,
+    },
     report::diagnosis::Finding,
 };
+
+/// Of more workers.
+const RISK: &str = "each worker takes memory, and perhaps a connection of the database behind it";
 
 /// Workers that are busy for a larger share of the time let a queue grow before them at every burst.
 pub(super) const BUSY: f64 = 0.8;
@@ -94,8 +100,6 @@ impl Workers<'_> {
     /// Little's law: connections served at once = arrivals/s x service time, and service time = connections served at once
     /// / accepts/s while all are busy.
     fn more(&self, found: Finding, accepted: u64, (came, taken): (f64, f64)) -> Finding {
-        const RISK: &str =
-            "each worker takes memory, and perhaps a connection of the database behind it";
         let Arrivals { rate, text, .. } = self.demand(accepted, (came, taken));
         if rate <= taken * BUSY {
             return found.command(
@@ -119,17 +123,37 @@ impl Workers<'_> {
                 RISK,
             );
         };
+        self.more_at_once(found, served, (rate, &text), taken)
+    }
+
+    /// How many it should serve at once, of those that come so often, instead of so many, of which so many are accepted each
+    /// second.
+    fn more_at_once(
+        &self,
+        found: Finding,
+        served: u64,
+        (rate, text): (f64, &str),
+        taken: f64,
+    ) -> Finding {
         #[expect(clippy::cast_precision_loss, reason = "a few connections")]
         let service_s = served as f64 / taken;
         let found = self.on_cpu(found);
-        let processes = self.window.processes.holders(self.listener.ino).count();
-        let is_one_each = served <= processes as u64;
+        let processes = self.window.processes.holders(self.listener.ino).count() as u64;
+        let silent = self.accepting.silent;
+        let is_one_each = served + silent <= processes;
         let there = if is_one_each {
-            self.acceptors().len()
+            (self.acceptors().len() as u64).saturating_sub(silent)
         } else {
             0
         };
-        let (wanted, least) = wanted(rate * service_s / BUSY, there as u64);
+        let (wanted, least) = wanted(rate * service_s / BUSY, there);
+        let (found, hanging) = match silent {
+            0 => (found, String::new()),
+            silent => (
+                hang(found, silent),
+                format!(", and {silent} for those that hang"),
+            ),
+        };
         let (what, setting) = if is_one_each {
             let holder = self.window.holder(self.listener);
             worker_limit(holder.map_or("", |holder| holder.comm.as_str()))
@@ -142,12 +166,12 @@ impl Workers<'_> {
         found.application(
             format!(
                 "{what}: {text} x {service_s:.3} s per connection ({served} held at once / {taken:.1} accepted/s) / {BUSY}, so \
-                 that they are busy {:.0} % of the time, rounded up{least}, = {wanted} at once; now {} at once{}",
+                 that they are busy {:.0} % of the time, rounded up{least}, = {wanted} at once{hanging}; now {} at once{}",
                 BUSY * 100.0,
                 several(served, "is served", "are served"),
-                self.by_whom(served, processes as u64),
+                self.by_whom(served, processes),
             ),
-            &[(setting, wanted.to_string())],
+            &[(setting, (wanted + silent).to_string())],
             RISK,
         )
     }
@@ -282,6 +306,25 @@ pub(super) fn running(window: &Window, process: &Process) -> f64 {
 )]
 pub(super) fn rounded_up(workers: f64) -> u64 {
     workers.ceil().clamp(1.0, 1e6) as u64
+}
+
+/// Adds what to do about connections over which nothing goes.
+fn hang(found: Finding, silent: u64) -> Finding {
+    let connections = several(
+        silent,
+        "connection that it has accepted is",
+        "connections that it has accepted are",
+    );
+    found
+        .command(
+            format!(
+                "{connections} silent for {} s and more, though others are served in far less: look where its process or \
+                 thread is (netprobe flame offcpu, /proc/PID/stack), and restart it if it hangs",
+                QUIET_MS / 1000
+            ),
+            "what it holds is lost",
+        )
+        .at_once()
 }
 
 /// So many rounded up, but more than are there, and what to say of that.

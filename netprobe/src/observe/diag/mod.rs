@@ -141,6 +141,8 @@ pub struct Clients {
     pub unread: Unread,
     /// Accepted ones over which data went in the last [`UNREAD_MS`].
     pub served: u32,
+    /// Those that the application holds, and all of whose data it has read, over which none went for [`QUIET_MS`].
+    pub silent: u32,
     /// Closed by the client, but not by the application.
     pub close_wait: u32,
     /// Closed here first, and waiting.
@@ -299,8 +301,9 @@ impl SocketTable {
             return;
         }
         let idle_ms = socket.info.map_or(0, |info| info.idle_ms);
-        if !clients.unread.add(socket) && socket.ino != 0 && idle_ms < UNREAD_MS {
-            clients.served += 1;
+        if !clients.unread.add(socket) && socket.ino != 0 {
+            clients.served += u32::from(idle_ms < UNREAD_MS);
+            clients.silent += u32::from(is_whole && idle_ms >= QUIET_MS);
         }
         match socket.state {
             SYN_RECV => {

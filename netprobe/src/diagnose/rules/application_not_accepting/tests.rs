@@ -667,6 +667,32 @@ fn a_client_that_is_let_in_at_its_second_attempt_is_one_arrival() {
 }
 
 #[test]
+fn a_worker_that_hangs_serves_nobody() {
+    let fixes = |silent| {
+        let mut window = busy(3);
+        window.sockets().clients.get_mut(&9000).unwrap().silent = silent;
+        let fixes = window.findings().remove(0).fixes;
+        fixes.into_iter().map(|fix| fix.text).collect::<Vec<_>>()
+    };
+    let told = fixes(1);
+    assert!(
+        told[0].starts_with("1 connection that it has accepted is silent"),
+        "{told:?}"
+    );
+    let arithmetic = "x 0.100 s per connection (2 held at once / 20.0 accepted/s) / 0.8";
+    assert!(told[1].contains(arithmetic), "{told:?}");
+    assert!(
+        told[1].contains(" at once, and 1 for those that hang;"),
+        "{told:?}"
+    );
+    // Most are silent: that is how it serves.
+    let all = "x 0.150 s per connection (3 held at once / 20.0 accepted/s)";
+    for silent in [0, 2, 3] {
+        assert!(fixes(silent)[0].contains(all), "{:?}", fixes(silent));
+    }
+}
+
+#[test]
 fn as_many_come_by_the_first_line_as_by_the_fix() {
     let mut window = busy(1);
     // One more waits at the end, so that 201 came into the queue.
