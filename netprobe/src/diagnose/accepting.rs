@@ -10,8 +10,8 @@ use crate::observe::{diag::Clients, snapshot::Snapshot};
 
 /// Waiting for this long to be accepted is no burst.
 const LONG_S: f64 = 3.0;
-/// Nor is this, where the queue has grown all the time.
-const GROWING_S: f64 = 1.0;
+/// Nor is this, where the queue was long all the time, or grew.
+const STEADY_S: f64 = 1.0;
 /// From here on most clients have given up.
 const TOO_LONG_S: f64 = 5.0;
 /// Fewer that wait are somebody who knocked at a port that nobody uses.
@@ -24,6 +24,8 @@ const LATELY_MS: u32 = 60_000;
 const LEAST_LOOKS: usize = 4;
 /// Who is served in this time is served in far less than a connection is silent for ([`QUIET_MS`](crate::observe::diag::QUIET_MS)).
 const SERVED_S: f64 = 2.5;
+/// A queue that is never shorter than this share of its longest is as long all the time.
+const STEADY: f64 = 0.6;
 /// Of a queue that shrank to less than this share something was worked off.
 const WORKED_OFF: f64 = 0.9;
 /// A process that is stopped accepts nothing; this is no mere glance of a debugger.
@@ -121,11 +123,7 @@ pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
         && waited_s.is_some_and(|waited| waited >= TOO_LONG_S);
     let stall = stall.filter(|stall| is_long(stall) && accepted != Some(0));
     let (served, silent) = served(window, netns, queue, accepted);
-    let long_s = if grows_steadily(queue) {
-        GROWING_S
-    } else {
-        LONG_S
-    };
+    let long_s = if is_overrun(queue) { STEADY_S } else { LONG_S };
     Accepting {
         came,
         accepted,
@@ -167,17 +165,22 @@ fn rate_of_growth(window: &Window, queue: &Queue, stall: Option<Stall>) -> f64 {
     rate
 }
 
-/// Whether more come than are accepted, and not in a burst: the queue was longer at all looks at the end than at any at the
-/// beginning, and nothing of it was worked off.
-fn grows_steadily(queue: &Queue) -> bool {
-    let (earlier, later) = queue.depths.split_at(queue.depths.len() / 2);
-    let most = earlier.iter().max();
-    let least = later.iter().min();
-    queue.depths.len() >= 2 * LEAST_LOOKS
-        && earlier.iter().all(|depth| *depth > 0)
-        && least > most
+/// Whether as many come as are accepted, or more, and not in a burst: the queue was about as long at all looks, or longer at
+/// all at the end than at any at the beginning, and nothing of it was worked off.
+fn is_overrun(queue: &Queue) -> bool {
+    let looks = &queue.depths;
+    let (earlier, later) = looks.split_at(looks.len() / 2);
+    let [Some(least), Some(most)] = [looks.iter().min(), looks.iter().max()] else {
+        return false;
+    };
+    let is_steady = *least >= LEAST_WAITING && f64::from(*least) >= STEADY * f64::from(*most);
+    let grows = *least > 0
+        && later.iter().min() > earlier.iter().max()
         && growth(queue).unsigned_abs() >= LEAST_ARRIVALS
-        && f64::from(queue.listener.queue) >= WORKED_OFF * f64::from(queue.deepest())
+        && f64::from(queue.listener.queue) >= WORKED_OFF * f64::from(*most);
+    // What is full is told by how it is emptied.
+    let has_room = *most < queue.listener.limit;
+    looks.len() >= 2 * LEAST_LOOKS && has_room && (is_steady || grows)
 }
 
 /// How many of those that wait came lately.
@@ -218,7 +221,10 @@ fn served(
     let rate = window.rate(accepted.unwrap_or(0));
     #[expect(clippy::cast_precision_loss, reason = "a few connections")]
     let is_quick = busy as f64 <= rate * SERVED_S;
-    if silent <= busy && is_quick {
+    // Where each of many processes has one connection, it is clear that those do nothing else.
+    let processes = window.processes.holders(queue.listener.ino).count() as u64;
+    let is_one_each = processes > 1 && busy + silent <= processes;
+    if busy > 0 && is_quick && (is_one_each || silent <= busy) {
         (Some(busy), silent)
     } else {
         (all, 0)
@@ -422,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_grows_all_the_time_is_told_before_its_clients_wait_for_long() {
+    fn a_queue_that_is_long_all_the_time_is_told_before_its_clients_wait_for_long() {
         let waits = |depths: &[u32], waited_ms| {
             let mut window = quiet();
             window.listen(8080, 512, depths);
@@ -435,10 +441,13 @@ mod tests {
         let growing = [2, 4, 6, 9, 11, 13, 14, 17, 20, 22];
         assert!(waits(&growing, 2200));
         assert!(!waits(&growing, 900));
-        // A burst, which is worked off; one that comes at the end; a queue as long as ever.
+        let steady = [25, 26, 24, 26, 22, 26, 25, 23, 26, 26];
+        assert!(waits(&steady, 2600));
+        assert!(!waits(&steady, 900));
+        // Bursts, which are worked off, and one that comes at the end.
         assert!(!waits(&[2, 2, 2, 2, 2, 40, 35, 30, 25, 20], 2200));
+        assert!(!waits(&[40, 36, 32, 28, 26, 24, 20, 16, 12, 8], 2200));
         assert!(!waits(&[0, 0, 0, 0, 0, 0, 0, 5, 15, 25], 2200));
-        assert!(!waits(&[20, 22, 21, 19, 20, 22, 20, 21, 23, 22], 2200));
     }
 
     #[test]
