@@ -39,11 +39,15 @@ pub struct Path {
     pub stuck_bytes: Vec<u32>,
     /// Bytes per segment that arrived, of the connection that sends the largest.
     pub arriving_bytes: u32,
+    /// Segments with data that all connections have sent so far, those that were sent again included
+    /// (`tcpi_data_segs_out`).
+    pub data_segments: u64,
 }
 
 impl Path {
     pub(super) fn add(&mut self, info: Info) {
         self.connections += 1;
+        self.data_segments += u64::from(info.data_segments);
         if self.srtts_us.len() < LONGEST {
             self.srtts_us.push(info.srtt_us);
         }

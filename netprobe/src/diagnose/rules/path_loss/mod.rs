@@ -1,6 +1,7 @@
 //! Segments are lost between this machine and a peer.
 
 mod here;
+mod one;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -31,7 +32,7 @@ pub(super) static RULE: Rule = Rule {
                 were acknowledged (fast), by a tail loss probe, or by tcp_retransmit_timer() when nothing comes at all \
                 (RTO), which also begins anew with a window of one.",
         recognised: "Over one per cent of segments were sent again, by the counters and by the events, to addresses outside of the \
-                     namespace, and no queue or firewall of this machine dropped them, nor had the peer got them before (DSACK): those findings would come first. What goes again and again to a listener of this machine whose \
+                     namespace, or of those to the destination that most are lost to, of those that this side connects to, and no queue or firewall of this machine dropped them, nor had the peer got them before (DSACK): those findings would come first. What goes again and again to a listener of this machine whose \
                      accept queue did not take its clients is told with that listener. The peer or the path is said to be gone only where the same segments go out three times and more, and no other \
                      connection with the peer goes well. Otherwise it is what single connections send; an MTU is to blame only \
                      where the segments that wait (sock_diag) are larger than those that arrive. A \
@@ -72,6 +73,8 @@ struct Peer {
 
 /// Segments that were sent again, but for those that had arrived.
 struct Loss {
+    /// The address that all were sent to, where only those are counted.
+    address: Option<IpAddr>,
     lost: u64,
     sent: u64,
     /// What the peers had twice.
@@ -90,15 +93,19 @@ fn check(window: &Window) -> Verdict {
         // Who says that he had it before has lost nothing: it was acknowledged late.
         let needless = netns.grown_if_any("TcpExt.TCPDSACKRecvSegs")?;
         let counted = again.saturating_sub(handshakes + needless);
-        let is_much = |lost| lost >= LEAST && ratio(lost, sent) >= MUCH;
-        if !is_much(counted) {
+        if counted < LEAST {
             return Ok(delayed(RULE.id, window, netns).into_iter().collect());
         }
         let loss = Loss::of(window, netns, (counted, needless, sent));
-        if !is_much(loss.lost) {
-            return Ok(delayed(RULE.id, window, netns).into_iter().collect());
-        }
-        Ok(vec![describe(window, netns, &loss)])
+        let one = Loss::to_one(window, netns, needless);
+        // Most of what is lost is lost there, and what goes well elsewhere says nothing of it.
+        let one = one.filter(|one| one.is_much() && one.lost * 2 >= loss.lost);
+        let found = match one {
+            Some(one) => Some(describe(window, netns, &one)),
+            None if loss.is_much() => Some(describe(window, netns, &loss)),
+            None => delayed(RULE.id, window, netns),
+        };
+        Ok(found.into_iter().collect())
     })
 }
 
@@ -107,9 +114,14 @@ impl Loss {
         ratio(self.lost, self.sent) * 100.0
     }
 
+    fn is_much(&self) -> bool {
+        self.lost >= LEAST && ratio(self.lost, self.sent) >= MUCH
+    }
+
     /// Adds how many were sent again, and how that was decided.
     fn add(&self, found: Finding) -> Finding {
         let Self {
+            address,
             lost,
             sent,
             needless,
@@ -133,7 +145,11 @@ impl Loss {
                 format!("{lost} of {sent} segments sent again, {percent:.1} %"),
                 percent,
                 "percent",
-                "Tcp.RetransSegs, Tcp.OutSegs",
+                if address.is_some() {
+                    "tcp_retransmit_skb, tcp_info data_segs_out"
+                } else {
+                    "Tcp.RetransSegs, Tcp.OutSegs"
+                },
             )
             .counted(
                 format!("{fast} fast, {rto} after a timeout, {tlp} tail loss probes"),
@@ -167,6 +183,7 @@ impl Loss {
         }
         let lost = (lost * away).checked_div(all).unwrap_or(lost);
         Self {
+            address: None,
             lost,
             sent,
             needless,
@@ -225,7 +242,8 @@ fn peers(window: &Window, netns: &Netns) -> Vec<((IpAddr, u16), Peer)> {
 fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
     let Loss { lost, fast, .. } = *loss;
     let percent = loss.percent();
-    let peers = peers(window, netns);
+    let mut peers = peers(window, netns);
+    peers.retain(|((address, _), _)| loss.address.is_none_or(|only| *address == only));
     let worst = peers.first();
     let address = worst.map(|((address, _), _)| *address);
     let to = address.map_or(String::new(), |address| format!(" to {address}"));
@@ -245,8 +263,13 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
             Confidence::Medium
         },
         format!(
-            "the path{to}{} loses packets: {lost} segments ({percent:.1} %) were sent again in {:.0} s{kind}",
+            "the path{to}{} loses packets: {lost} segments ({percent:.1} %{}) were sent again in {:.0} s{kind}",
             netns.place(),
+            if loss.address.is_some() {
+                " of those to it"
+            } else {
+                ""
+            },
             window.seconds
         ),
     );

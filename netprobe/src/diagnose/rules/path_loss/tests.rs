@@ -41,6 +41,40 @@ fn loss_names_the_destination_its_share_and_the_queue() {
 }
 
 #[test]
+fn what_goes_well_elsewhere_does_not_hide_what_is_lost_to_one_destination() {
+    let window = |sent: u64| {
+        let mut window = lossy();
+        window.grow(&[("Tcp.OutSegs", 990_000)]);
+        let path = window.sockets().paths.get_mut(&IpAddr::from([10, 0, 0, 2]));
+        path.unwrap().data_segments = sent;
+        window
+    };
+    let findings = window(3000).findings();
+    let told = "300 segments (10.0 % of those to it) were sent again";
+    assert!(
+        findings[0].summary.contains(told),
+        "{}",
+        findings[0].summary
+    );
+    // How many were sent there is not known, or far more.
+    for sent in [0, 300_000] {
+        assert!(!window(sent).ids().contains(&"path-loss"), "{sent}");
+    }
+    // It is a client, of which there are many more.
+    let mut served = window(3000);
+    served.listen(443, 128, &[0; 10]);
+    let lost = [
+        ("cause", Value::Word("fast")),
+        ("daddr", Value::Ip([10, 0, 0, 2].into())),
+        ("sport", Value::Unsigned(443)),
+    ];
+    served.events = Events::default();
+    served.total("retransmits", 300, &[("cause", Value::Word("fast"))]);
+    served.event("retransmits", 300, &lost);
+    assert!(!served.ids().contains(&"path-loss"));
+}
+
+#[test]
 fn what_had_arrived_and_was_acknowledged_late_is_not_lost() {
     let mut window = lossy();
     window.grow(&[("TcpExt.TCPDSACKRecvSegs", 290)]);
