@@ -154,7 +154,7 @@ fn describe(
     far: Option<&Unanswered<'_>>,
     no_route: Option<&Routeless<'_>>,
 ) -> Finding {
-    let connects = if near.is_client() {
+    let connects = if near.is_client() && !near.is_scattered {
         near.connects(window)
     } else {
         None

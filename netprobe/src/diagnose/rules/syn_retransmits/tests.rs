@@ -836,3 +836,30 @@ fn who_connects_and_says_nothing_is_no_matter_where_the_listener_waits_for_data(
         assert_eq!(found, is_found, "{thrown_away}");
     }
 }
+
+#[test]
+fn many_destinations_that_were_tried_once_are_not_one() {
+    let told = |opened: i64| {
+        let mut window = quiet();
+        window.grow(&[("TcpExt.TCPSynRetrans", 32), ("Tcp.ActiveOpens", opened)]);
+        window.total("retransmits", 32, &[("cause", Value::Word("syn"))]);
+        for host in 1..=16 {
+            let syn = [
+                ("cause", Value::Word("syn")),
+                ("saddr", Value::Ip([10, 0, 0, 9].into())),
+                ("sport", Value::Unsigned(40_000 + u64::from(host))),
+                ("daddr", Value::Ip([10, 97, 1, host].into())),
+                ("dport", Value::Unsigned(80)),
+            ];
+            window.event("retransmits", 2, &syn);
+        }
+        let found = window.findings().remove(0);
+        (found.severity, found.summary)
+    };
+    let (severity, text) = told(900);
+    assert_eq!(severity, Severity::Info);
+    let expected = "16 destinations do not answer, each of which was tried once or twice: 32 SYNs were sent again in 10 s";
+    assert!(text.starts_with(expected), "{text}");
+    // Not a few of all.
+    assert_eq!(told(40).0, Severity::Warning);
+}

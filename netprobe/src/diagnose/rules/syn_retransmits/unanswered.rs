@@ -17,6 +17,10 @@ use super::{
 };
 use crate::report::diagnosis::Affected;
 
+/// Fewer destinations are told one by one.
+const SCATTERED: usize = 5;
+/// So many that do not answer are a few of those that were connected to.
+const FEW: f64 = 0.1;
 /// Handshakes that are under way when counters are read.
 const SLACK: u64 = 3;
 
@@ -38,6 +42,8 @@ pub(super) struct Unanswered<'a> {
     pub(super) is_reached: bool,
     /// Whether they are few, beside much that goes well.
     pub(super) is_minor: bool,
+    /// Whether they are many destinations, each of which was tried next to never.
+    pub(super) is_scattered: bool,
 }
 
 impl<'a> Unanswered<'a> {
@@ -74,7 +80,13 @@ impl<'a> Unanswered<'a> {
         let (known, rest): (Vec<&Event>, Vec<&Event>) =
             all.iter().partition(|event| is_kept_out(event));
         let part = |events: Vec<&Event>| {
-            Self::part(netns, cause, (&events, all.len()), [again, syns, answers])
+            let is_scattered = cause == "syn" && are_scattered(&events);
+            let part = Self::part(netns, cause, (&events, all.len()), [again, syns, answers]);
+            Self {
+                is_minor: is_scattered && ratio(part.silent.len() as u64, opened) <= FEW,
+                is_scattered,
+                ..part
+            }
         };
         if known.is_empty() {
             found.push(part(rest));
@@ -146,6 +158,7 @@ impl<'a> Unanswered<'a> {
             ended: None,
             is_reached: false,
             is_minor: false,
+            is_scattered: false,
         }
     }
 
@@ -174,6 +187,7 @@ impl<'a> Unanswered<'a> {
                 ended: Some((found.ending, found.count)),
                 is_reached: found.is_reached,
                 is_minor: false,
+                is_scattered: false,
             });
         }
         parts
@@ -294,6 +308,15 @@ fn sent_again(window: &Window, netns: &Netns, scans: &Scans) -> [u64; 3] {
         if seen > again { part } else { count }
     };
     [again, of_all(syns), of_all(answers)]
+}
+
+/// Whether these SYNs go to many destinations, and few to each.
+fn are_scattered(events: &[&Event]) -> bool {
+    let mut ends = BTreeMap::<End, u64>::new();
+    for (_, remote) in events.iter().filter_map(|event| places::ends(event)) {
+        *ends.entry(remote).or_default() += 1;
+    }
+    ends.len() >= SCATTERED && ends.values().all(|count| *count < LEAST)
 }
 
 /// Ends that a firewall of this machine was seen to keep SYNs from.

@@ -127,6 +127,9 @@ pub(super) fn destination_is_silent(
     if let (Some(ended), Some(connects)) = (near.ended, connects) {
         return destination_is_dead(window, near, ended, connects);
     }
+    if near.is_scattered {
+        return destinations_are_silent(window, near);
+    }
     let inode = near.netns.inode.to_string();
     let group = [("errno", "ETIMEDOUT"), ("netns", inode.as_str())];
     let timed_out = match window.events.count("connects", &group) {
@@ -152,6 +155,18 @@ pub(super) fn destination_is_silent(
         } else {
             elsewhere(window)
         }
+    )
+}
+
+/// Many destinations that were tried next to never.
+fn destinations_are_silent(window: &Window, near: &Unanswered<'_>) -> String {
+    format!(
+        "{} destinations{} do not answer, each of which was tried once or twice: {} SYNs were sent again in {:.0} s{}",
+        near.silent.len(),
+        near.netns.place(),
+        near.again,
+        window.seconds,
+        elsewhere(window)
     )
 }
 
