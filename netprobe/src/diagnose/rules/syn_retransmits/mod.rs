@@ -159,6 +159,10 @@ fn describe(
     } else {
         None
     };
+    let end = near
+        .end()
+        .filter(|_| near.is_client() && !near.is_unreachable());
+    let lost = end.and_then(|end| LostHere::of(window, end, &near.clients(window)));
     let strangers = Strangers::of(window, near);
     let is_noise = strangers
         .as_ref()
@@ -166,7 +170,7 @@ fn describe(
     let summary = match far {
         _ if !near.is_client() => words::clients_are_silent(window, near, strangers.as_ref()),
         Some(far) => words::both_ends(window, (near, far), connects.as_ref()),
-        None => words::destination_is_silent(window, near, connects.as_ref()),
+        None => words::destination_is_silent(window, near, (connects.as_ref(), lost.is_some())),
     };
     let severity = if near.is_reached || near.is_minor || is_noise {
         Severity::Info
@@ -180,10 +184,6 @@ fn describe(
     } else {
         Confidence::High
     };
-    let end = near
-        .end()
-        .filter(|_| near.is_client() && !near.is_unreachable());
-    let lost = end.and_then(|end| LostHere::of(window, end, &near.clients(window)));
     let why = match (&lost, no_route) {
         (Some(lost), _) => lost.words(),
         (None, Some(home)) => home.words(),

@@ -614,7 +614,7 @@ fn a_few_strangers_that_finish_no_handshake_are_a_note() {
 
 #[test]
 fn what_was_lost_before_the_window_is_not_said_to_be_lost_by_others() {
-    let summary = |attempts_each: usize| {
+    let summary = |attempts_each: usize, drops: usize| {
         let mut window = quiet();
         connects(
             &mut window,
@@ -627,15 +627,21 @@ fn what_was_lost_before_the_window_is_not_said_to_be_lost_by_others() {
         // More than the counter had when it was read.
         window.total("retransmits", 12, &[("cause", Value::Word("syn"))]);
         window.grow(&[("TcpExt.TCPSynRetrans", 8)]);
+        dropped(&mut window, drops, "QDISC_DROP");
         let found = window.findings().remove(0);
         let [all, syns] = [0, 1].map(|place: usize| found.evidence[place].value);
         assert_eq!(all, syns);
         found.summary
     };
-    assert!(summary(1).ends_with("they may have been lost before this window"));
+    assert!(summary(1, 0).ends_with("they may have been lost before this window"));
     assert!(
-        summary(2).ends_with("nobody on this machine was seen to drop them: the path or the peer")
+        summary(2, 0)
+            .ends_with("nobody on this machine was seen to drop them: the path or the peer")
     );
+    // Nor where it was seen to be lost.
+    let said = summary(1, 8);
+    let told = "sent again in 10 s; SYNs are dropped here, as QDISC_DROP";
+    assert!(said.ends_with(told), "{said}");
 }
 
 #[test]

@@ -122,7 +122,7 @@ pub(super) fn both_ends(
 pub(super) fn destination_is_silent(
     window: &Window,
     near: &Unanswered<'_>,
-    connects: Option<&Connects>,
+    (connects, are_seen_lost): (Option<&Connects>, bool),
 ) -> String {
     if let (Some(ended), Some(connects)) = (near.ended, connects) {
         return destination_is_dead(window, near, ended, connects);
@@ -150,7 +150,9 @@ pub(super) fn destination_is_silent(
         answering(connects),
         near.again,
         window.seconds,
-        if is_over(window, near, connects) {
+        if are_seen_lost {
+            ""
+        } else if is_over(window, near, connects) {
             "; none went out twice, and all were answered: they may have been lost before this window"
         } else {
             elsewhere(window)
