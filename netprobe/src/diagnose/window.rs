@@ -84,10 +84,45 @@ pub struct Netns {
 /// A service that stood still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standstill {
-    /// When that was seen.
+    /// When that was seen last.
     pub at: Instant,
-    /// What was seen.
+    /// What was seen of its longest stop.
     pub still: Still,
+    /// How often it stopped.
+    pub stops: u32,
+    /// For how long in all stops, in milliseconds.
+    pub all_ms: u64,
+    /// For how long at its last stop so far.
+    pub last_ms: u32,
+}
+
+impl Standstill {
+    /// What is seen `now`, for the first time.
+    pub fn seen(still: Still, now: Instant) -> Self {
+        Self {
+            at: now,
+            still,
+            stops: 1,
+            all_ms: still.longest_ms.into(),
+            last_ms: still.longest_ms,
+        }
+    }
+
+    /// Adds what is seen `now`: of the last stop, if that has not ended meanwhile, or of another.
+    fn see(&mut self, still: Still, now: Instant) {
+        let is_same = now.saturating_duration_since(self.at) < still.longest();
+        if is_same {
+            let more = still.longest_ms.saturating_sub(self.last_ms);
+            self.all_ms += u64::from(more);
+        } else {
+            self.stops += 1;
+            self.all_ms += u64::from(still.longest_ms);
+        }
+        (self.at, self.last_ms) = (now, still.longest_ms);
+        if still.longest_ms >= self.still.longest_ms {
+            self.still = still;
+        }
+    }
 }
 
 /// What a listener's queue was like, again and again.
@@ -251,14 +286,10 @@ impl Netns {
         self.passive_opens.extend(glance.passive_opens);
         self.listen_overflows.extend(glance.listen_overflows);
         for still in glance.still {
-            let seen = Standstill {
-                at: glance.at,
-                still,
-            };
-            let longest = self.standstills.entry(still.port).or_insert(seen);
-            if still.longest_ms >= longest.still.longest_ms {
-                *longest = seen;
-            }
+            let known = self.standstills.entry(still.port);
+            known
+                .and_modify(|known| known.see(still, glance.at))
+                .or_insert_with(|| Standstill::seen(still, glance.at));
         }
         for listener in glance.listeners {
             let depth = listener.queue;

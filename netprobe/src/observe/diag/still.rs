@@ -1,7 +1,7 @@
 //! Services that stand still: requests wait in the receive queues of their connections, and over none of these anything is
 //! read or sent. A process that is blocked for seconds and goes on leaves no other trace.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use anyhow::Result;
 
@@ -23,6 +23,13 @@ pub struct Still {
     pub connections: u32,
     /// The longest time since then, in milliseconds.
     pub longest_ms: u32,
+}
+
+impl Still {
+    /// The longest time since then.
+    pub const fn longest(&self) -> Duration {
+        Duration::from_millis(self.longest_ms as u64)
+    }
 }
 
 /// What goes on at a port.

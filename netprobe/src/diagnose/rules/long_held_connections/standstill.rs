@@ -1,5 +1,7 @@
 //! A server that read nothing and answered nobody for a while, and went on.
 
+use std::time::Duration;
+
 use super::{
     super::super::{
         accepting,
@@ -38,7 +40,8 @@ fn describe(window: &Window, netns: &Netns, queue: &Queue, standstill: &Standsti
     let seconds = f64::from(still.longest_ms) / 1000.0;
     let holder = window.holder(&queue.listener);
     let comm = holder.map_or("the application", |process| process.comm.as_str());
-    let severity = if seconds >= LONG_S {
+    let all = Duration::from_millis(standstill.all_ms).as_secs_f64();
+    let severity = if all >= LONG_S {
         Severity::Warning
     } else {
         Severity::Info
@@ -48,11 +51,17 @@ fn describe(window: &Window, netns: &Netns, queue: &Queue, standstill: &Standsti
         severity,
         Confidence::Medium,
         format!(
-            "{comm} at port {}{} stood still for at least {seconds:.1} s{}: it read and sent nothing over any connection, while {} waited \
+            "{comm} at port {}{} stood still {}: it read and sent nothing over any connection, while {} waited \
              with a request",
             still.port,
             netns.place(),
-            until(netns, standstill),
+            match standstill.stops {
+                1 => format!("for at least {seconds:.1} s{}", until(netns, standstill, "")),
+                stops => format!(
+                    "{stops} times, for at least {all:.1} s in all and {seconds:.1} s at a time{}",
+                    until(netns, standstill, "the last time "),
+                ),
+            },
             counted(still.connections.into(), "client"),
         ),
     )
@@ -85,7 +94,7 @@ fn describe(window: &Window, netns: &Netns, queue: &Queue, standstill: &Standsti
 }
 
 /// When it was last seen to stand still, in words.
-fn until(netns: &Netns, standstill: &Standstill) -> String {
+fn until(netns: &Netns, standstill: &Standstill, what: &str) -> String {
     let ended = netns.after.listed;
     let ago = ended.map_or(0.0, |ended| {
         ended.saturating_duration_since(standstill.at).as_secs_f64()
@@ -93,7 +102,7 @@ fn until(netns: &Netns, standstill: &Standstill) -> String {
     if ago <= LOOKS_S {
         return String::new();
     }
-    format!(" (until {} ago)", spoken(ago))
+    format!(" ({what}until {} ago)", spoken(ago))
 }
 
 #[cfg(test)]
@@ -105,7 +114,7 @@ mod tests {
             fixtures::quiet,
             window::{Standstill, Window},
         },
-        observe::diag::Still,
+        observe::{diag::Still, snapshot::Glance},
         report::diagnosis::Severity,
     };
 
@@ -120,7 +129,7 @@ mod tests {
         };
         let netns = window.netns();
         netns.after.listed = Some(at + Duration::from_secs(4));
-        netns.standstills.insert(6379, Standstill { at, still });
+        netns.standstills.insert(6379, Standstill::seen(still, at));
         window
     }
 
@@ -136,6 +145,32 @@ mod tests {
         assert!(found.fixes[1].text.contains("--pid 100"), "{found:?}");
         assert_eq!(with(50, 1200).findings()[0].severity, Severity::Info);
         assert!(with(2, 2700).findings().is_empty(), "a few clients");
+    }
+
+    #[test]
+    fn who_stands_still_again_and_again_is_told_with_all_of_it() {
+        let mut window = with(50, 1200);
+        let netns = window.netns();
+        let at = netns.standstills[&6379].at;
+        // It goes on, and is over; then there is another.
+        for (after_ms, longest_ms) in [(500, 1700), (3000, 1100)] {
+            netns.add_glance(Glance {
+                at: at + Duration::from_millis(after_ms),
+                still: vec![Still {
+                    port: 6379,
+                    connections: 50,
+                    longest_ms,
+                }],
+                listeners: Vec::new(),
+                conntrack_count: None,
+                passive_opens: None,
+                listen_overflows: None,
+            });
+        }
+        let found = window.findings().remove(0);
+        assert_eq!(found.severity, Severity::Warning);
+        let said = "stood still 2 times, for at least 2.8 s in all and 1.7 s at a time: it read";
+        assert!(found.summary.contains(said), "{}", found.summary);
     }
 
     #[test]
