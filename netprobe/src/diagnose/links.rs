@@ -36,6 +36,11 @@ pub(super) fn told(findings: Vec<Finding>, window: &Window) -> Vec<Finding> {
     told.collect()
 }
 
+/// Whether a link of a namespace went down.
+pub(super) fn went_down(netns: &Netns) -> bool {
+    downs_of(netns).next().is_some()
+}
+
 /// The links of a namespace that went down.
 fn downs_of(netns: &Netns) -> impl Iterator<Item = Down<'_>> {
     let after = netns.after.interfaces.iter();

@@ -1,5 +1,6 @@
 use crate::{
     diagnose::{fixtures::quiet, window::Window},
+    observe::interfaces::Interface,
     probes::PROBES,
     report::{
         Row, Total, Value,
@@ -424,7 +425,7 @@ fn what_a_firewall_here_rejects_stands_behind_it_also_beside_another_dead_host()
 
 #[test]
 fn answers_that_are_lost_are_told_from_segments_that_are_lost_both_ways() {
-    let told = |answered: &[u64]| {
+    let told = |answered: &[u64], link_downs: u32| {
         let mut window = quiet();
         for port in answered {
             let answer = [
@@ -442,11 +443,18 @@ fn answers_that_are_lost_are_told_from_segments_that_are_lost_both_ways() {
         server.inode = 77;
         server.is_initial = false;
         server.after.counters.insert("TcpExt.TCPSynRetrans", 30);
+        let link = |link_downs| Interface {
+            link_downs,
+            ..Interface::default()
+        };
+        let name = || "eth0".to_owned();
+        server.before.interfaces.insert(name(), link(0));
+        server.after.interfaces.insert(name(), link(link_downs));
         window.namespaces.push(server);
         sent_again(&mut window, 12, "10.0.0.2:5432");
         window.findings()[0].summary.clone()
     };
-    let summary = told(&[41_000]);
+    let summary = told(&[41_000], 0);
     assert!(
         summary.contains("lose their SYN-ACKs: 12 SYNs and 30 SYN-ACKs in namespace 77"),
         "{summary}"
@@ -455,9 +463,16 @@ fn answers_that_are_lost_are_told_from_segments_that_are_lost_both_ways() {
         summary.contains("the SYNs arrive and are answered (1 of 1"),
         "{summary}"
     );
-    let summary = told(&[41_001]);
+    let summary = told(&[41_001], 0);
     assert!(
         summary.contains("lose segments") && summary.contains("what lies between"),
+        "{summary}"
+    );
+    // What waited for the link came twice, and was answered as often.
+    let summary = told(&[41_000], 1);
+    assert!(
+        summary.contains("lose segments")
+            && summary.ends_with("meanwhile the link of eth0 in namespace 77 went down"),
         "{summary}"
     );
 }

@@ -2,6 +2,7 @@
 
 use super::{
     super::super::{
+        links,
         sizing::lasting,
         window::{Netns, Window},
     },
@@ -85,8 +86,12 @@ pub(super) fn both_ends(
     } else {
         ("lose their SYN-ACKs", "lost")
     };
+    let had_no_link = [near.netns, far.netns]
+        .map(links::went_down)
+        .contains(&true);
     let (what, why) = match near.answered(window, far) {
-        (answered, tried) if tried > 0 && answered * 2 >= tried => (
+        // Once it is up again, what waited for it comes at once, the same SYN twice too, and is answered as often.
+        (answered, tried) if tried > 0 && answered * 2 >= tried && !had_no_link => (
             how,
             format!(
                 "the SYNs arrive and are answered ({answered} of {tried} that were looked at): the answers are {fate} on \
