@@ -6,7 +6,10 @@ use super::{
     places,
     window::{Gap, Netns, Queue, Window, ratio},
 };
-use crate::observe::{diag::Clients, snapshot::Snapshot};
+use crate::observe::{
+    diag::{Clients, QUIET_MS},
+    snapshot::Snapshot,
+};
 
 /// Waiting for this long to be accepted is no burst.
 const LONG_S: f64 = 3.0;
@@ -22,7 +25,7 @@ const LEAST_ARRIVALS: u64 = 5;
 const LATELY_MS: u32 = 60_000;
 /// Fewer looks do not tell whether a queue is ever empty.
 const LEAST_LOOKS: usize = 4;
-/// Who is served in this time is served in far less than a connection is silent for ([`QUIET_MS`](crate::observe::diag::QUIET_MS)).
+/// Who is served in this time is served in far less than a connection is silent for ([`QUIET_MS`]).
 const SERVED_S: f64 = 2.5;
 /// A queue that is never shorter than this share of its longest is as long all the time.
 const STEADY: f64 = 0.6;
@@ -191,7 +194,7 @@ fn lately(now: Option<&Clients>) -> u64 {
 
 /// How many connections its processes hold at once: who serves has accepted, has read, and has not closed. A list that takes long
 /// shows some that were closed beside those that came instead, so that the fewer count, if all were busy at the beginning.
-/// And how many more they hold that are silent, if those are the exception.
+/// And how many more they hold that are silent for longer than they can have waited in the queue, if those are the exception.
 fn served(
     window: &Window,
     netns: &Netns,
@@ -214,7 +217,7 @@ fn served(
         (before, after) => after.or(before),
     };
     let all = fewer.filter(|_| is_one_service(window, netns, queue));
-    let silent = clients(&netns.after, port).map_or(0, |clients| u64::from(clients.silent));
+    let silent = clients(&netns.after, port).map_or(0, silent);
     let Some(busy) = all.and_then(|all| all.checked_sub(silent)) else {
         return (all, 0);
     };
@@ -229,6 +232,13 @@ fn served(
     } else {
         (all, 0)
     }
+}
+
+/// How many connections have been silent since they were accepted, though what they asked was read.
+fn silent(clients: &Clients) -> u64 {
+    let waited_ms = clients.waiting_ms.iter().copied().max().unwrap_or(0);
+    let silent = clients.silent_ms.iter();
+    silent.filter(|ms| **ms >= QUIET_MS + waited_ms).count() as u64
 }
 
 /// Of the queues of an address and port that processes share by `SO_REUSEPORT`, how many are emptied while this one is not,

@@ -141,8 +141,9 @@ pub struct Clients {
     pub unread: Unread,
     /// Accepted ones over which data went in the last [`UNREAD_MS`].
     pub served: u32,
-    /// Those that the application holds, and all of whose data it has read, over which none went for [`QUIET_MS`].
-    pub silent: u32,
+    /// Of those that the application holds, and whose last request it has read and not answered, the time since then, if that
+    /// is [`QUIET_MS`] or more, in milliseconds; up to a bound.
+    pub silent_ms: Vec<u32>,
     /// Closed by the client, but not by the application.
     pub close_wait: u32,
     /// Closed here first, and waiting.
@@ -303,7 +304,10 @@ impl SocketTable {
         let idle_ms = socket.info.map_or(0, |info| info.idle_ms);
         if !clients.unread.add(socket) && socket.ino != 0 {
             clients.served += u32::from(idle_ms < UNREAD_MS);
-            clients.silent += u32::from(is_whole && idle_ms >= QUIET_MS);
+            let is_asked = is_whole && socket.info.as_ref().is_some_and(Info::is_asked);
+            if is_asked && idle_ms >= QUIET_MS && clients.silent_ms.len() < MOST_WAITING {
+                clients.silent_ms.push(idle_ms);
+            }
         }
         match socket.state {
             SYN_RECV => {

@@ -140,6 +140,13 @@ impl Info {
         u32::try_from(quiet).unwrap_or(u32::MAX)
     }
 
+    /// Whether something arrived and nothing was sent since: a request without an answer, not a connection that is kept
+    /// for the next one.
+    pub(super) const fn is_asked(&self) -> bool {
+        let is_first = self.since_received_ms == self.since_sent_ms && self.bytes_acked <= 1;
+        self.bytes_received > 0 && (self.since_received_ms < self.since_sent_ms || is_first)
+    }
+
     /// Bytes in each segment that arrived, on average; `None` where none did.
     pub(super) fn arrived_bytes(&self) -> Option<u32> {
         let waiting = self.resent.saturating_add(self.in_flight);

@@ -30,11 +30,13 @@ pub(super) static RULE: Rule = Rule {
                 (inet_csk_accept()). The accept queue fills up to its limit and stays there; from then on \
                 tcp_conn_request() and tcp_v4_syn_recv_sock() drop what comes, as in accept-queue-overflow.",
         recognised: "The queue was at its limit at nearly every look during the window; or it is far from full, but its \
-                     first connection waits for 3 s or more and others have come since. It is critical when nothing \
+                     first connection waits for 3 s or more and others have come since; or for 1 s, and nothing of it was worked off in the \
+                     window. It is critical when nothing \
                      is accepted, attempts are turned away, or the wait is 5 s. Connections that wait for 5 s or more though nobody came in \
                      the window are a warning where the queue is full, else a note; so are those of clients that have closed \
                      (CLOSE_WAIT), where hardly anybody comes. Listeners of the same processes that nobody accepts from are one \
-                     finding. How many are accepted follows from the \
+                     finding. Requests that were read and not answered for 10 s longer than one waits in the queue are of workers \
+                     that hang, where others are served in 2.5 s or less. How many are accepted follows from the \
                      sockets of the port before and after and from those that ended. Bursts that a fast application \
                      empties in between are accept-queue-overflow instead, and so is a queue whose connections all came at \
                      once, after a pause. Where everybody who waited at some look still waits, nothing was accepted since. \

@@ -668,13 +668,15 @@ fn a_client_that_is_let_in_at_its_second_attempt_is_one_arrival() {
 
 #[test]
 fn a_worker_that_hangs_serves_nobody() {
-    let fixes = |silent| {
+    let fixes = |silent, silent_ms: u32| {
         let mut window = busy(3);
-        window.sockets().clients.get_mut(&9000).unwrap().silent = silent;
+        let clients = window.sockets().clients.entry(9000).or_default();
+        clients.silent_ms = vec![silent_ms; silent];
+        clients.waiting_ms = (0..11).map(|number| number * 200).collect();
         let fixes = window.findings().remove(0).fixes;
         fixes.into_iter().map(|fix| fix.text).collect::<Vec<_>>()
     };
-    let told = fixes(1);
+    let told = fixes(1, 14_000);
     assert!(
         told[0].starts_with("1 connection that it has accepted is silent"),
         "{told:?}"
@@ -688,8 +690,11 @@ fn a_worker_that_hangs_serves_nobody() {
     // Most are silent: that is how it serves.
     let all = "x 0.150 s per connection (3 held at once / 20.0 accepted/s)";
     for silent in [0, 2, 3] {
-        assert!(fixes(silent)[0].contains(all), "{:?}", fixes(silent));
+        let told = fixes(silent, 14_000);
+        assert!(told[0].contains(all), "{told:?}");
     }
+    // That is for how long it waited in the queue.
+    assert!(fixes(1, 11_000)[0].contains(all));
 }
 
 #[test]

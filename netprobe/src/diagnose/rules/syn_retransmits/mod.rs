@@ -32,7 +32,8 @@ pub(super) static RULE: Rule = Rule {
                 tcp_syn_retries times in all (since Linux 6.5 the first four after 1 s each: tcp_syn_linear_timeouts, which come on \
                 top); a SYN-ACK after twice as long each time. Something between the two ends drops it: the listener, a \
                 firewall or conntrack on either machine, or the path.",
-        recognised: "TCPSynRetrans grew; events name the destination. It is critical when next to no connect to it succeeds. It is found \
+        recognised: "TCPSynRetrans grew; events name the destination. It is critical when next to no connect to it succeeds, and a note where many \
+                     destinations that were tried once or twice are silent, a tenth of all or less. It is found \
                      without that, too, where all connects to a destination fail with EHOSTUNREACH, ENETUNREACH, EACCES or EINVAL, or are given up by clients \
                      that wait for a quarter of a second or more, but not for the first SYN to be sent again. A namespace of this \
                      machine that was seen to drop the SYNs or SYN-ACKs (kfree_skb) is named, with the kernel's reason, also \
