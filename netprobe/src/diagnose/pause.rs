@@ -1,4 +1,5 @@
-//! The times within a window in which an application accepted nothing from a listener's queue though somebody waited in it, from how full the queue was and how many connections came in between looks.
+//! The times within a window in which an application accepted nothing from a listener's queue though somebody waited in it,
+//! from how full the queue was and how many connections came in between looks.
 
 use super::{
     accepting::Accepting,

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 
 use super::{
     super::super::sizing::{counted, several},
-    Case,
+    case::Case,
 };
 use crate::report::diagnosis::Finding;
 

@@ -1,6 +1,9 @@
 //! Windows in which an application does not accept, or hardly.
 
-use super::{Accepting, Case, accepting};
+use super::{
+    super::super::accepting::{self, Accepting},
+    Case,
+};
 use crate::{
     diagnose::{fixtures::quiet, window::Window},
     report::{Value, diagnosis::Severity},
