@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod check;
+mod dist;
 mod ebpf;
 mod kernels;
 mod process;
@@ -34,6 +35,7 @@ struct Cli {
 enum Command {
     Bench(bench::Args),
     Check(check::Args),
+    Dist(dist::Args),
     Ebpf(ebpf::Args),
     Kernels(kernels::Args),
     Setup(setup::Args),
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Bench(args) => bench::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Dist(args) => dist::run(&args),
         Command::Ebpf(args) => ebpf::run(&args),
         Command::Kernels(args) => kernels::run(&args),
         Command::Setup(args) => setup::run(&args),

@@ -3,6 +3,7 @@
 //! A tier that fails does not stop the others. The last line of the output sums all of them up.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use crate::kernels::roots::Programs;
-use crate::{check, ebpf, process, setup, vm, workspace};
+use crate::{check, dist, ebpf, kernels, process, setup, vm, workspace};
 use tally::Tally;
 
 mod cargo;
@@ -68,6 +69,8 @@ enum Tier {
     Web,
     /// Incidents reproduced, recognised and cured: on this kernel, or in machines with --kernel
     Scenarios,
+    /// What is copied to other machines, on the oldest kernel
+    Dist,
 }
 
 impl Tier {
@@ -91,6 +94,7 @@ impl Tier {
             Self::Web => matrix::beside(Programs::Web, options),
             Self::Scenarios if options.kernels.is_empty() => as_root("scenarios", options),
             Self::Scenarios => matrix::run("scenarios", options),
+            Self::Dist => dist(),
         }
     }
 }
@@ -204,6 +208,29 @@ fn as_root(name: &str, options: &Options) -> Result<Tally> {
 fn binary() -> Result<(&'static str, String)> {
     let file = vm::build_netprobe()?;
     Ok(("NETPROBE_BIN", file.display().to_string()))
+}
+
+/// Makes what is copied to other machines, and has the program look at the oldest kernel, where nothing else is.
+fn dist() -> Result<Tally> {
+    let program = dist::make()?;
+    let oldest = kernels::versions().next().context("there are no kernels")?;
+    let diagnose = ["/bin/netprobe", "diagnose", "--duration", "2s"];
+    let mut machine = vm::Machine::new(kernels::get(oldest)?, diagnose.map(str::to_owned).into());
+    machine.files.push((program, diagnose[0].to_owned()));
+    let mut told = Vec::new();
+    let outcome = machine.run(&mut told, io::stderr())?;
+    let told = String::from_utf8_lossy(&told);
+    print!("{told}");
+    Ok(
+        if outcome.status == 0 && told.contains("nothing wrong found") {
+            Tally::pass()
+        } else {
+            Tally::failure(format!(
+                "netprobe diagnose ended with {} on {oldest}",
+                outcome.status
+            ))
+        },
+    )
 }
 
 fn of_status(status: ExitCode, name: &str) -> Tally {

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// Every file that the loader maps for these programs; what is static or no program needs none.
-pub(super) fn closure(programs: &[&Path]) -> Result<Vec<PathBuf>> {
+pub(crate) fn closure(programs: &[&Path]) -> Result<Vec<PathBuf>> {
     let mut libraries = Vec::new();
     for program in programs {
         if is_elf(program)? {

@@ -17,7 +17,7 @@ use crate::{process, workspace};
 mod accelerator;
 mod cpio;
 mod initramfs;
-mod libraries;
+pub(crate) mod libraries;
 mod modules;
 mod qemu;
 
