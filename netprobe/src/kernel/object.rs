@@ -17,6 +17,12 @@ use object::{
     read::elf::{FileHeader, SectionHeader, Sym},
 };
 
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!(
+    "netprobe runs on x86-64 only: its eBPF programs read the arguments of probed functions, and the registers of threads, \
+     where that processor has them"
+);
+
 /// The programs in `prebuilt/`, as the build script has packed them.
 static PACKED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/netprobe.bpf.o.z"));
 
