@@ -278,7 +278,8 @@ fn unseen(processes: &Processes) -> Option<String> {
     Some(what.to_owned())
 }
 
-/// Who holds the listeners; where requests are not read, also who holds the sockets whose peers take no more.
+/// Who holds the listeners; where requests are not read, also who holds the sockets whose peers take no more; and where
+/// somebody waits, who holds those over which nothing goes.
 fn scan(snapshots: &[&Snapshot], before: Option<&Processes>) -> Processes {
     let mut wanted = HashSet::new();
     for table in snapshots
@@ -290,6 +291,10 @@ fn scan(snapshots: &[&Snapshot], before: Option<&Processes>) -> Processes {
         if before.is_some() && clients.any(|clients| clients.unread.is_any()) {
             wanted.extend(&table.held_up);
         }
+        let waited_for = table.clients.values();
+        let waited_for = waited_for.filter(|clients| !clients.waiting_ms.is_empty());
+        let silent = waited_for.flat_map(|clients| &clients.silent);
+        wanted.extend(silent.map(|silent| silent.ino));
     }
     let mut found = processes::scan(wanted, before);
     // A process that nobody may look at, whatever his privileges, is no reason to doubt all.

@@ -62,9 +62,9 @@ pub(super) struct Accepting {
     pub(super) busy: Option<(f64, f64)>,
     /// Connections that its processes hold at once, where they are known to be its own; without the silent ones.
     pub(super) served: Option<u64>,
-    /// Connections that they hold as well, but over which nothing goes, though others are served in far less time: each
-    /// may be of a worker that hangs.
-    pub(super) silent: u64,
+    /// Connections that they hold as well, but over which nothing goes, though others are served in far less time, by inode
+    /// number: each may be of a worker that hangs.
+    pub(super) silent: Vec<u64>,
 }
 
 impl Accepting {
@@ -200,7 +200,7 @@ fn served(
     netns: &Netns,
     queue: &Queue,
     accepted: Option<u64>,
-) -> (Option<u64>, u64) {
+) -> (Option<u64>, Vec<u64>) {
     let port = queue.listener.port;
     let held = |snapshot| {
         clients(snapshot, port).map(|clients| {
@@ -217,9 +217,10 @@ fn served(
         (before, after) => after.or(before),
     };
     let all = fewer.filter(|_| is_one_service(window, netns, queue));
-    let silent = clients(&netns.after, port).map_or(0, silent);
+    let hanging = clients(&netns.after, port).map_or(Vec::new(), silent);
+    let silent = hanging.len() as u64;
     let Some(busy) = all.and_then(|all| all.checked_sub(silent)) else {
-        return (all, 0);
+        return (all, Vec::new());
     };
     let rate = window.rate(accepted.unwrap_or(0));
     #[expect(clippy::cast_precision_loss, reason = "a few connections")]
@@ -228,17 +229,18 @@ fn served(
     let processes = window.processes.holders(queue.listener.ino).count() as u64;
     let is_one_each = processes > 1 && busy + silent <= processes;
     if busy > 0 && is_quick && (is_one_each || silent <= busy) {
-        (Some(busy), silent)
+        (Some(busy), hanging)
     } else {
-        (all, 0)
+        (all, Vec::new())
     }
 }
 
-/// How many connections have been silent since they were accepted, though what they asked was read.
-fn silent(clients: &Clients) -> u64 {
+/// The connections that have been silent since they were accepted, though what they asked was read.
+fn silent(clients: &Clients) -> Vec<u64> {
     let waited_ms = clients.waiting_ms.iter().copied().max().unwrap_or(0);
-    let silent = clients.silent_ms.iter();
-    silent.filter(|ms| **ms >= QUIET_MS + waited_ms).count() as u64
+    let silent = clients.silent.iter();
+    let silent = silent.filter(|silent| silent.ms >= QUIET_MS + waited_ms);
+    silent.map(|silent| silent.ino).collect()
 }
 
 /// Of the queues of an address and port that processes share by `SO_REUSEPORT`, how many are emptied while this one is not,

@@ -1,6 +1,8 @@
 //! What to do about the processes of a listener that do not accept, or not fast enough: wake them,
 //! give them what they lack, or have more served at once.
 
+use std::collections::BTreeSet;
+
 use super::{
     accepting::{self, Accepting},
     overflow::{self, Overflow},
@@ -139,7 +141,7 @@ impl Workers<'_> {
         let service_s = served as f64 / taken;
         let found = self.on_cpu(found);
         let processes = self.window.processes.holders(self.listener.ino).count() as u64;
-        let silent = self.accepting.silent;
+        let silent = self.accepting.silent.len() as u64;
         let is_one_each = served + silent <= processes;
         let there = if is_one_each {
             (self.acceptors().len() as u64).saturating_sub(silent)
@@ -150,7 +152,7 @@ impl Workers<'_> {
         let (found, hanging) = match silent {
             0 => (found, String::new()),
             silent => (
-                hang(found, silent),
+                self.hang(found, silent),
                 format!(", and {silent} for those that hang"),
             ),
         };
@@ -174,6 +176,50 @@ impl Workers<'_> {
             &[(setting, (wanted + silent).to_string())],
             RISK,
         )
+    }
+
+    /// Adds what to do about so many connections over which nothing goes.
+    fn hang(&self, found: Finding, silent: u64) -> Finding {
+        let connections = several(
+            silent,
+            "connection that it has accepted is",
+            "connections that it has accepted are",
+        );
+        let (who, pid) = self.hanging();
+        found
+            .command(
+                format!(
+                    "{connections} silent for {} s and more, though others are served in far less: look where {who} \
+                     (netprobe flame offcpu --pid {pid}, /proc/{pid}/stack), and restart what hangs",
+                    QUIET_MS / 1000
+                ),
+                "what it holds is lost",
+            )
+            .at_once()
+    }
+
+    /// Whose the silent connections are, as far as each is of one process alone, and the first of these.
+    fn hanging(&self) -> (String, String) {
+        let processes = &self.window.processes;
+        let mut pids = BTreeSet::new();
+        for ino in &self.accepting.silent {
+            let mut holders = processes.holders(*ino);
+            if let (Some(holder), None) = (holders.next(), holders.next()) {
+                pids.insert(holder.pid);
+            }
+        }
+        let Some(first) = pids.first().map(u32::to_string) else {
+            return ("its process or thread is".to_owned(), "PID".to_owned());
+        };
+        let named: Vec<String> = pids.iter().take(MOST_NAMED).map(u32::to_string).collect();
+        let named = named.join(", ");
+        let who = match pids.len() {
+            1 if self.accepting.silent.len() == 1 => format!("pid {first} is"),
+            1 => format!("the threads of pid {first} are"),
+            ..=MOST_NAMED => format!("pids {named} are"),
+            _ => format!("pids {named} and others are"),
+        };
+        (who, first)
     }
 
     /// Which of its processes serve so many at once.
@@ -306,25 +352,6 @@ pub(super) fn running(window: &Window, process: &Process) -> f64 {
 )]
 pub(super) fn rounded_up(workers: f64) -> u64 {
     workers.ceil().clamp(1.0, 1e6) as u64
-}
-
-/// Adds what to do about connections over which nothing goes.
-fn hang(found: Finding, silent: u64) -> Finding {
-    let connections = several(
-        silent,
-        "connection that it has accepted is",
-        "connections that it has accepted are",
-    );
-    found
-        .command(
-            format!(
-                "{connections} silent for {} s and more, though others are served in far less: look where its process or \
-                 thread is (netprobe flame offcpu, /proc/PID/stack), and restart it if it hangs",
-                QUIET_MS / 1000
-            ),
-            "what it holds is lost",
-        )
-        .at_once()
 }
 
 /// So many rounded up, but more than are there, and what to say of that.

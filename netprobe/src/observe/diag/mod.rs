@@ -141,15 +141,35 @@ pub struct Clients {
     pub unread: Unread,
     /// Accepted ones over which data went in the last [`UNREAD_MS`].
     pub served: u32,
-    /// Of those that the application holds, and whose last request it has read and not answered, the time since then, if that
-    /// is [`QUIET_MS`] or more, in milliseconds; up to a bound.
-    pub silent_ms: Vec<u32>,
+    /// Of those that the application holds, the ones whose last request it has read and not answered for [`QUIET_MS`] or more;
+    /// up to a bound.
+    pub silent: Vec<Silent>,
     /// Closed by the client, but not by the application.
     pub close_wait: u32,
     /// Closed here first, and waiting.
     pub time_wait: u32,
     /// Addresses whose handshakes were finished, up to a bound.
     pub sources: HashSet<IpAddr>,
+}
+
+impl Clients {
+    /// Quiet connections, but for those whose requests may have waited in the queue for most of that time.
+    pub fn quiet_since_accepted(&self) -> u32 {
+        let waited_ms = self.waiting_ms.iter().copied().max().unwrap_or(0);
+        let waited = self.silent.iter();
+        let waited = waited.filter(|silent| silent.ms < QUIET_MS + waited_ms);
+        let waited = u32::try_from(waited.count()).unwrap_or(u32::MAX);
+        self.quiet.saturating_sub(waited)
+    }
+}
+
+/// A connection over which nothing goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Silent {
+    /// Since when, in milliseconds.
+    pub ms: u32,
+    /// Inode number of the socket.
+    pub ino: u64,
 }
 
 /// How quiet the open connections to one service are.
@@ -305,8 +325,11 @@ impl SocketTable {
         if !clients.unread.add(socket) && socket.ino != 0 {
             clients.served += u32::from(idle_ms < UNREAD_MS);
             let is_asked = is_whole && socket.info.as_ref().is_some_and(Info::is_asked);
-            if is_asked && idle_ms >= QUIET_MS && clients.silent_ms.len() < MOST_WAITING {
-                clients.silent_ms.push(idle_ms);
+            if is_asked && idle_ms >= QUIET_MS && clients.silent.len() < MOST_WAITING {
+                clients.silent.push(Silent {
+                    ms: idle_ms,
+                    ino: socket.ino.into(),
+                });
             }
         }
         match socket.state {

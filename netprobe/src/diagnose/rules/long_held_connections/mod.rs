@@ -57,8 +57,8 @@ fn check(window: &Window) -> Verdict {
                 .flatten()
                 .any(|overflow| overflow.port == Some(*port) && overflow.is_pinned());
             let waits = is_full || accepting::of(window, netns, queue).waits_long;
-            let is_quiet =
-                clients.quiet > 0 && ratio(clients.quiet.into(), clients.established.into()) >= 0.5;
+            let quiet = clients.quiet_since_accepted();
+            let is_quiet = quiet > 0 && ratio(quiet.into(), clients.established.into()) >= 0.5;
             (waits && is_quiet).then(|| describe(window, netns, queue, clients))
         });
         Ok(held
@@ -70,7 +70,7 @@ fn check(window: &Window) -> Verdict {
 
 fn describe(window: &Window, netns: &Netns, queue: &Queue, clients: &Clients) -> Finding {
     let port = queue.listener.port;
-    let longest_s = clients.quietest_ms / 1000;
+    let (quiet, longest_s) = (clients.quiet_since_accepted(), clients.quietest_ms / 1000);
     let mut heaviest: Vec<_> = clients.quiet_clients.iter().collect();
     heaviest.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     finding(
@@ -79,17 +79,17 @@ fn describe(window: &Window, netns: &Netns, queue: &Queue, clients: &Clients) ->
         Confidence::Medium,
         format!(
             "{} of {} at port {port}{} {} quiet for over {} s (up to {longest_s} s) while {} in the queue",
-            clients.quiet,
+            quiet,
             counted(clients.established.into(), "accepted connection"),
             netns.place(),
-            if clients.quiet == 1 { "is" } else { "are" },
+            if quiet == 1 { "is" } else { "are" },
             QUIET_MS / 1000,
             waiting(queue.listener.queue)
         ),
     )
     .counted(
-        format!("{} of {} accepted connections carried no data for {} s", clients.quiet, clients.established, QUIET_MS / 1000),
-        clients.quiet.into(),
+        format!("{} of {} accepted connections carried no data for {} s", quiet, clients.established, QUIET_MS / 1000),
+        quiet.into(),
         "connections",
         "sock_diag tcp_info",
     )
@@ -111,7 +111,8 @@ fn describe(window: &Window, netns: &Netns, queue: &Queue, clients: &Clients) ->
 
 #[cfg(test)]
 mod tests {
-    use crate::diagnose::fixtures::quiet;
+    use super::*;
+    use crate::{diagnose::fixtures::quiet, observe::diag::Silent};
 
     #[test]
     fn quiet_connections_matter_only_while_others_wait() {
@@ -129,5 +130,23 @@ mod tests {
             let found = window.ids().contains(&"long-held-connections");
             assert_eq!(found, expected, "{came}");
         }
+    }
+
+    #[test]
+    fn who_was_accepted_after_a_long_wait_is_not_quiet() {
+        let mut window = quiet();
+        window.listen(9000, 100, &[61; 10]);
+        window.waiting(9000, 10, 51);
+        let clients = window.sockets().clients.get_mut(&9000).unwrap();
+        (clients.established, clients.quiet) = (4, 4);
+        let waited_ms = clients.waiting_ms.iter().max().unwrap();
+        let held = |ms, ino| Silent { ms, ino };
+        clients.silent = vec![
+            held(QUIET_MS + waited_ms - 1, 7),
+            held(60_000 + waited_ms, 8),
+        ];
+        let findings = window.findings();
+        let found = findings.iter().find(|found| found.id == RULE.id).unwrap();
+        assert!(found.summary.starts_with("3 of 4 "), "{}", found.summary);
     }
 }

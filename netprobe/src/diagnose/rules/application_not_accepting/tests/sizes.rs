@@ -1,6 +1,7 @@
 //! How many should be served at once.
 
 use super::*;
+use crate::observe::diag::Silent;
 
 #[test]
 fn workers_are_sized_by_littles_law() {
@@ -225,17 +226,21 @@ fn a_client_that_is_let_in_at_its_second_attempt_is_one_arrival() {
 
 #[test]
 fn a_worker_that_hangs_serves_nobody() {
-    let fixes = |silent, silent_ms: u32| {
+    let fixes = |silent: u64, silent_ms: u32| {
         let mut window = busy(3);
         let clients = window.sockets().clients.entry(9000).or_default();
-        clients.silent_ms = vec![silent_ms; silent];
+        let silent = (900..900 + silent).map(|ino| Silent { ms: silent_ms, ino });
+        clients.silent = silent.collect();
         clients.waiting_ms = (0..11).map(|number| number * 200).collect();
+        let worker = window.processes.by_pid.values_mut().next().unwrap();
+        worker.sockets.push(900);
         let fixes = window.findings().remove(0).fixes;
         fixes.into_iter().map(|fix| fix.text).collect::<Vec<_>>()
     };
     let told = fixes(1, 14_000);
     assert!(
-        told[0].starts_with("1 connection that it has accepted is silent"),
+        told[0].starts_with("1 connection that it has accepted is silent")
+            && told[0].contains("look where pid 100 is (netprobe flame offcpu --pid 100, "),
         "{told:?}"
     );
     let arithmetic = "x 0.100 s per connection (2 held at once / 20.0 accepted/s) / 0.8";
