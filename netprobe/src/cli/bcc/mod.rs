@@ -20,6 +20,7 @@ use crate::{probes, render::format::Format};
 
 mod fields;
 pub(super) mod help;
+mod listing;
 mod meter;
 mod tcpaccept;
 mod tcpconnect;

@@ -6,9 +6,9 @@ use clap::Args;
 use netprobe_common::header::Kind;
 
 use super::{
-    Common, Ports, Tool,
+    Tool,
     fields::{Fields, Times},
-    ports,
+    listing::Listing,
 };
 use crate::{
     render::format::Format,
@@ -17,34 +17,12 @@ use crate::{
 
 /// Options of `tcplife`.
 #[derive(Args, Clone, Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a letter of the command line"
-)]
 pub(in super::super) struct Options {
     #[command(flatten)]
-    common: Common,
-    /// The time of day too.
-    #[arg(short = 'T', long)]
-    time: bool,
-    /// Seconds since the first event too.
-    #[arg(short = 't', long)]
-    timestamp: bool,
-    /// Wider columns, with room for IPv6.
-    #[arg(short, long)]
-    wide: bool,
-    /// Comma-separated values.
-    #[arg(short = 's', long)]
-    csv: bool,
+    listing: Listing,
     /// Only this process.
     #[arg(short, long)]
     pid: Option<u32>,
-    /// Only these local ports.
-    #[arg(short = 'L', long, value_name = "PORT")]
-    localport: Option<Ports>,
-    /// Only these remote ports.
-    #[arg(short = 'D', long, value_name = "PORT")]
-    remoteport: Option<Ports>,
     /// Also those that were open before, and at the end: role, result, who closed first,
     /// retransmits, round-trip time.
     #[arg(short = 'x', long)]
@@ -53,15 +31,11 @@ pub(in super::super) struct Options {
 
 impl Options {
     pub(super) fn tool(&self) -> Tool {
-        let expression = [
-            ports("sport", self.localport.as_ref()),
-            ports("dport", self.remoteport.as_ref()),
-        ];
-        let expression: Vec<String> = expression.into_iter().flatten().collect();
+        let Listing { common, .. } = &self.listing;
         Tool {
             kind: Kind::Lifetimes,
-            filter: self.common.filter(self.pid, &expression),
-            duration: self.common.duration,
+            filter: common.filter(self.pid, &self.listing.ports()),
+            duration: common.duration,
             has_stacks: false,
             format: Box::new(Lives {
                 fields: Fields::of(Kind::Lifetimes),
@@ -89,32 +63,25 @@ const EXTRA: [(&str, &str); 5] = [
 
 impl Format for Lives {
     fn begin(&mut self, out: &mut dyn Write) -> io::Result<()> {
-        let options = &self.options;
-        let (time, stamp, rest) = if options.csv {
-            (
-                "TIME,",
-                "TIME(s),",
-                "PID,COMM,IP,LADDR,LPORT,RADDR,RPORT,TX_KB,RX_KB,MS".to_owned(),
-            )
-        } else if options.wide {
-            let rest = format!(
+        let (options, listing) = (&self.options, &self.options.listing);
+        listing.begin(out)?;
+        let headings = if listing.csv {
+            "PID,COMM,IP,LADDR,LPORT,RADDR,RPORT,TX_KB,RX_KB,MS".to_owned()
+        } else if listing.wide {
+            format!(
                 "{:<5} {:<16} {:<2} {:<26} {:<5} {:<26} {:<5} {:>6} {:>6} MS",
                 "PID", "COMM", "IP", "LADDR", "LPORT", "RADDR", "RPORT", "TX_KB", "RX_KB"
-            );
-            ("TIME     ", "TIME(s)   ", rest)
+            )
         } else {
-            let rest = format!(
+            format!(
                 "{:<5} {:<10} {:<15} {:<5} {:<15} {:<5} {:>5} {:>5} MS",
                 "PID", "COMM", "LADDR", "LPORT", "RADDR", "RPORT", "TX_KB", "RX_KB"
-            );
-            ("TIME     ", "TIME(s)   ", rest)
+            )
         };
-        let time = if options.time { time } else { "" };
-        let stamp = if options.timestamp { stamp } else { "" };
-        write!(out, "{time}{stamp}{rest}")?;
+        write!(out, "{headings}")?;
         if options.extended {
             for (_, title) in EXTRA {
-                write!(out, "{}{title}", self.separator())?;
+                write!(out, "{}{title}", listing.separator())?;
             }
         }
         writeln!(out)
@@ -129,21 +96,21 @@ impl Format for Lives {
         if !self.shows(row) {
             return Ok(());
         }
-        let fields = self.fields;
-        self.times(out, row)?;
+        let (fields, listing) = (self.fields, &self.options.listing);
+        listing.times(out, &mut self.times, row)?;
         let kib = |name| fields.number(row, name) / 1024;
         let (pid, sport) = (fields.number(row, "pid"), fields.number(row, "sport"));
         let (dport, ip) = (fields.number(row, "dport"), fields.ip(row));
         let [local, remote] = ["saddr", "daddr"].map(|end| fields.address(row, end));
         let (sent, received) = (kib("bytes_sent"), kib("bytes_received"));
         let ms = fields.milliseconds(row, "duration_ns", 2);
-        if self.options.csv {
+        if listing.csv {
             let comm = fields.comm(row, 16).replace(',', "_");
             write!(
                 out,
                 "{pid},{comm},{ip},{local},{sport},{remote},{dport},{sent},{received},{ms}"
             )?;
-        } else if self.options.wide {
+        } else if listing.wide {
             let comm = fields.comm(row, 16);
             write!(
                 out,
@@ -160,36 +127,9 @@ impl Format for Lives {
         }
         if self.options.extended {
             for (name, _) in EXTRA {
-                write!(out, "{}{}", self.separator(), fields.text(row, name))?;
+                write!(out, "{}{}", listing.separator(), fields.text(row, name))?;
             }
         }
         writeln!(out)
-    }
-}
-
-impl Lives {
-    const fn separator(&self) -> char {
-        if self.options.csv { ',' } else { ' ' }
-    }
-
-    fn times(&mut self, out: &mut dyn Write, row: &Row) -> io::Result<()> {
-        let is_csv = self.options.csv;
-        if self.options.time {
-            let time = self.times.of_day(row);
-            if is_csv {
-                write!(out, "{time},")?;
-            } else {
-                write!(out, "{time:<8} ")?;
-            }
-        }
-        if self.options.timestamp {
-            let seconds = self.times.since_first(row);
-            if is_csv {
-                write!(out, "{seconds:.6},")?;
-            } else {
-                write!(out, "{seconds:<9.6} ")?;
-            }
-        }
-        Ok(())
     }
 }

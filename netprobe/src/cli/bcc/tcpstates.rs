@@ -6,39 +6,17 @@ use clap::Args;
 use netprobe_common::header::Kind;
 
 use super::{
-    Common, Ports, Tool,
+    Tool,
     fields::{Fields, Times, milliseconds},
-    ports,
+    listing::Listing,
 };
 use crate::{render::format::Format, report::Row};
 
 /// Options of `tcpstates`.
 #[derive(Args, Clone, Debug)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a letter of the command line"
-)]
 pub(in super::super) struct Options {
     #[command(flatten)]
-    common: Common,
-    /// The time of day too.
-    #[arg(short = 'T', long)]
-    time: bool,
-    /// Seconds since the first event too.
-    #[arg(short = 't', long)]
-    timestamp: bool,
-    /// Wider columns, with room for IPv6.
-    #[arg(short, long)]
-    wide: bool,
-    /// Comma-separated values.
-    #[arg(short = 's', long)]
-    csv: bool,
-    /// Only these local ports.
-    #[arg(short = 'L', long, value_name = "PORT")]
-    localport: Option<Ports>,
-    /// Only these remote ports.
-    #[arg(short = 'D', long, value_name = "PORT")]
-    remoteport: Option<Ports>,
+    listing: Listing,
     /// The network namespace at the end.
     #[arg(short = 'x', long)]
     extended: bool,
@@ -46,15 +24,11 @@ pub(in super::super) struct Options {
 
 impl Options {
     pub(super) fn tool(&self) -> Tool {
-        let expression = [
-            ports("sport", self.localport.as_ref()),
-            ports("dport", self.remoteport.as_ref()),
-        ];
-        let expression: Vec<String> = expression.into_iter().flatten().collect();
+        let Listing { common, .. } = &self.listing;
         Tool {
             kind: Kind::States,
-            filter: self.common.filter(None, &expression),
-            duration: self.common.duration,
+            filter: common.filter(None, &self.listing.ports()),
+            duration: common.duration,
             has_stacks: false,
             format: Box::new(Changes {
                 fields: Fields::of(Kind::States),
@@ -73,15 +47,12 @@ struct Changes {
 
 impl Format for Changes {
     fn begin(&mut self, out: &mut dyn Write) -> io::Result<()> {
-        let options = &self.options;
-        let (time, stamp, rest) = if options.csv {
-            (
-                "TIME,",
-                "TIME(s),",
-                "SKADDR,C-PID,C-COMM,IP,LADDR,LPORT,RADDR,RPORT,OLDSTATE,NEWSTATE,MS".to_owned(),
-            )
-        } else if options.wide {
-            let rest = format!(
+        let (options, listing) = (&self.options, &self.options.listing);
+        listing.begin(out)?;
+        let headings = if listing.csv {
+            "SKADDR,C-PID,C-COMM,IP,LADDR,LPORT,RADDR,RPORT,OLDSTATE,NEWSTATE,MS".to_owned()
+        } else if listing.wide {
+            format!(
                 "{:<16} {:<5} {:<16} {:<2} {:<26} {:<5} {:<26} {:<5} {:<11} -> {:<11} MS",
                 "SKADDR",
                 "C-PID",
@@ -93,10 +64,9 @@ impl Format for Changes {
                 "RPORT",
                 "OLDSTATE",
                 "NEWSTATE"
-            );
-            ("TIME     ", "TIME(s)   ", rest)
+            )
         } else {
-            let rest = format!(
+            format!(
                 "{:<16} {:<5} {:<10} {:<15} {:<5} {:<15} {:<5} {:<11} -> {:<11} MS",
                 "SKADDR",
                 "C-PID",
@@ -107,48 +77,32 @@ impl Format for Changes {
                 "RPORT",
                 "OLDSTATE",
                 "NEWSTATE"
-            );
-            ("TIME     ", "TIME(s)   ", rest)
+            )
         };
-        let time = if options.time { time } else { "" };
-        let stamp = if options.timestamp { stamp } else { "" };
-        let extra = match (options.extended, options.csv) {
-            (false, _) => "",
-            (true, true) => ",NETNS",
-            (true, false) => " NETNS",
-        };
-        writeln!(out, "{time}{stamp}{rest}{extra}")
+        write!(out, "{headings}")?;
+        if options.extended {
+            write!(out, "{}NETNS", listing.separator())?;
+        }
+        writeln!(out)
     }
 
     fn row(&mut self, out: &mut dyn Write, row: &Row) -> io::Result<()> {
         let fields = self.fields;
-        let is_csv = self.options.csv;
-        if self.options.time {
-            let time = self.times.of_day(row);
-            let end = if is_csv { ',' } else { ' ' };
-            write!(out, "{time:<8}{end}")?;
-        }
-        if self.options.timestamp {
-            let seconds = self.times.since_first(row);
-            if is_csv {
-                write!(out, "{seconds:.6},")?;
-            } else {
-                write!(out, "{seconds:<9.6} ")?;
-            }
-        }
+        let listing = &self.options.listing;
+        listing.times(out, &mut self.times, row)?;
         let (socket, pid) = (fields.text(row, "socket"), fields.number(row, "pid"));
         let (sport, dport) = (fields.number(row, "sport"), fields.number(row, "dport"));
         let [local, remote] = ["saddr", "daddr"].map(|end| fields.address(row, end));
         let [old, new] = ["old_state", "state"].map(|state| fields.state(row, state));
         let ms = milliseconds(fields.number(row, "in_state_ns"));
         let ip = fields.ip(row);
-        if is_csv {
+        if listing.csv {
             let comm = fields.comm(row, 16).replace(',', "_");
             write!(
                 out,
                 "{socket},{pid},{comm},{ip},{local},{sport},{remote},{dport},{old},{new},{ms:.3}"
             )?;
-        } else if self.options.wide {
+        } else if listing.wide {
             let comm = fields.comm(row, 16);
             write!(
                 out,
@@ -164,8 +118,12 @@ impl Format for Changes {
             )?;
         }
         if self.options.extended {
-            let end = if is_csv { ',' } else { ' ' };
-            write!(out, "{end}{}", fields.number(row, "netns"))?;
+            write!(
+                out,
+                "{}{}",
+                listing.separator(),
+                fields.number(row, "netns")
+            )?;
         }
         writeln!(out)
     }
