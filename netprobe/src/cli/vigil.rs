@@ -28,7 +28,7 @@ use crate::{
     filter::KnownReasons,
     kernel::{
         cost::cpu_until_now,
-        keeper::Keeper,
+        keeper::{Keeper, Saving},
         names::LiveNames,
         session::{Request, Session},
     },
@@ -137,7 +137,8 @@ impl Vigil {
         // Ports and namespaces of long ago must not take the room of those of now.
         session.forget_totals()?;
         let before = Tally::of(&session)?;
-        let watch = Watch::start(namespaces, self.limits.is_narrowed)?;
+        let saving = Saving::default();
+        let watch = Watch::start(namespaces, self.limits.is_narrowed, saving.clone())?;
         self.begin = Some(Begin {
             at: Instant::now(),
             at_ns: now_ns(),
@@ -145,7 +146,8 @@ impl Vigil {
             before,
             watch,
         });
-        self.programs = Programs::Kept(Keeper::start(*session, self.limits.overhead, None));
+        let keeper = Keeper::start_with(*session, self.limits.overhead, None, saving);
+        self.programs = Programs::Kept(keeper);
         Ok(())
     }
 

@@ -14,7 +14,10 @@ use caps::Capability;
 
 use crate::{
     diagnose::window::{Netns, Window},
-    kernel::privileges::{self, CannotRun},
+    kernel::{
+        keeper::Saving,
+        privileges::{self, CannotRun},
+    },
     observe::{
         clock::thread_cpu,
         namespaces::{self, Namespace},
@@ -30,6 +33,8 @@ const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_millis(400);
 /// Otherwise glances may take one part in so many of the time of a CPU.
 const SHARE: u32 = 200;
+/// And one in so many while the programs in the kernel must save.
+const SAVED_SHARE: u32 = 400;
 
 /// The shortest time between two looks at connections while all are served.
 const CONNECTIONS: Duration = Duration::from_secs(1);
@@ -110,7 +115,9 @@ impl Watch {
     /// Reads everything once, and begins to glance.
     ///
     /// Where `is_narrowed`, others than these are not missed.
-    pub(super) fn start(found: Vec<Namespace>, is_narrowed: bool) -> Result<Self> {
+    ///
+    /// It glances less often while the programs in the kernel are `saving`.
+    pub(super) fn start(found: Vec<Namespace>, is_narrowed: bool, saving: Saving) -> Result<Self> {
         let before = namespaces::in_each(&found, |_| snapshot::of_this_thread())?;
         let known: HashSet<u32> = found.iter().map(|namespace| namespace.inode).collect();
         let mut watched = Vec::new();
@@ -146,7 +153,7 @@ impl Watch {
             softnet: softnet::Watch::start(),
             namespaces: watched,
         };
-        let thread = thread::spawn(move || glance_until(glanced, &stopped));
+        let thread = thread::spawn(move || glance_until(glanced, &stopped, &saving));
         Ok(Self {
             is_narrowed,
             known,
@@ -320,13 +327,14 @@ fn waited_for(snapshots: &[&Snapshot]) -> Vec<u64> {
     waited_for.collect()
 }
 
-fn glance_until(mut glanced: Glanced, stopped: &Receiver<()>) -> Glanced {
+fn glance_until(mut glanced: Glanced, stopped: &Receiver<()>, saving: &Saving) -> Glanced {
     let mut connections_at = Instant::now() + CONNECTIONS;
     loop {
         let begin = Instant::now();
         let cpu = thread_cpu();
         glanced.softnet.look();
         let looks_at_connections = begin >= connections_at;
+        let share = if saving.is_on() { SAVED_SHARE } else { SHARE };
         let mut are_still = false;
         for namespaced in &mut glanced.namespaces {
             // One that has gone shows nothing more.
@@ -338,15 +346,15 @@ fn glance_until(mut glanced: Glanced, stopped: &Receiver<()>) -> Glanced {
         }
         if looks_at_connections {
             // When they go on is seen by looking again, which may cost more for that while.
-            let (share, least) = if are_still {
-                (SHARE / 4, SHORTEST)
+            let (times, least) = if are_still {
+                (share / 4, SHORTEST)
             } else {
-                (SHARE, CONNECTIONS)
+                (share, CONNECTIONS)
             };
             let spent = thread_cpu().saturating_sub(cpu);
-            connections_at = begin + spent.saturating_mul(share).max(least);
+            connections_at = begin + spent.saturating_mul(times).max(least);
         }
-        let pause = begin.elapsed().saturating_mul(SHARE);
+        let pause = begin.elapsed().saturating_mul(share);
         let pause = pause.clamp(SHORTEST, LONGEST);
         match stopped.recv_timeout(pause) {
             Err(RecvTimeoutError::Timeout) => {}

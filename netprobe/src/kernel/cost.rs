@@ -137,6 +137,11 @@ impl Meter {
         self.is_hasty && self.began.at.elapsed() < FIRST
     }
 
+    /// Whether something is left out now.
+    pub fn is_saving(&self) -> bool {
+        self.governor.level() != LEVEL_ALL
+    }
+
     /// Lets the kernel measure while `pause` waits, and tells the programs what to leave out.
     pub fn measure(&mut self, session: &mut Session, pause: impl FnOnce(Duration)) {
         let is_quiet = Mark::now().cpus_since(self.last) / self.cpus < self.limit * QUIET;

@@ -3,7 +3,11 @@
 //! measures what it all costs.
 
 use std::{
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -18,6 +22,21 @@ const FORGOTTEN: Duration = Duration::from_secs(1);
 /// How often modules are looked for.
 const MODULES: Duration = Duration::from_secs(1);
 
+/// Whether the programs leave something out to stay cheap, for whoever looks at other things meanwhile.
+#[derive(Clone, Debug, Default)]
+pub struct Saving(Arc<AtomicBool>);
+
+impl Saving {
+    /// Whether they do now.
+    pub fn is_on(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, is_on: bool) {
+        self.0.store(is_on, Ordering::Relaxed);
+    }
+}
+
 /// The running thread.
 #[derive(Debug)]
 pub struct Keeper {
@@ -31,9 +50,14 @@ impl Keeper {
     /// only the privileges that it still needs. Soon after `ends` it takes the programs out, if nobody has come for them:
     /// then the output waits for its reader.
     pub fn start(session: Session, limit: f64, ends: Option<Instant>) -> Self {
+        Self::start_with(session, limit, ends, Saving::default())
+    }
+
+    /// As [`Keeper::start`], and lets others know when it saves.
+    pub fn start_with(session: Session, limit: f64, ends: Option<Instant>, saving: Saving) -> Self {
         privileges::reduce();
         let (stop, stopped) = mpsc::channel();
-        let thread = thread::spawn(move || keep(session, &stopped, limit, ends));
+        let thread = thread::spawn(move || keep(session, &stopped, (limit, ends), &saving));
         Self { stop, thread }
     }
 
@@ -49,8 +73,8 @@ impl Keeper {
 fn keep(
     mut session: Session,
     stopped: &Receiver<()>,
-    limit: f64,
-    ends: Option<Instant>,
+    (limit, ends): (f64, Option<Instant>),
+    saving: &Saving,
 ) -> (Session, Cost) {
     let mut meter = Meter::new(limit, &session);
     let mut windows = Windows::of(&session, limit);
@@ -80,6 +104,7 @@ fn keep(
         meter.measure(&mut session, |slice| {
             let _stopping = stopped.recv_timeout(slice);
         });
+        saving.set(meter.is_saving());
     }
 }
 
