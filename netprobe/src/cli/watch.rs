@@ -32,12 +32,14 @@ const SHORTEST: Duration = Duration::from_millis(100);
 /// The longest: whether a queue is full all the time must be seen within a few seconds.
 const LONGEST: Duration = Duration::from_millis(400);
 /// Otherwise glances may take one part in so many of the time of a CPU.
-const SHARE: u32 = 200;
-/// And one in so many while the programs in the kernel must save.
-const SAVED_SHARE: u32 = 400;
+const SHARE: u32 = 250;
 
 /// The shortest time between two looks at connections while all are served.
 const CONNECTIONS: Duration = Duration::from_secs(1);
+/// They may take one part in so many of the time of a CPU; or one in so many where some stand still, as when they go on is
+/// seen by looking again.
+const CONNECTIONS_SHARE: u32 = 400;
+const STILL_SHARE: u32 = 50;
 
 /// The watch, while it goes on.
 pub(super) struct Watch {
@@ -334,7 +336,8 @@ fn glance_until(mut glanced: Glanced, stopped: &Receiver<()>, saving: &Saving) -
         let cpu = thread_cpu();
         glanced.softnet.look();
         let looks_at_connections = begin >= connections_at;
-        let share = if saving.is_on() { SAVED_SHARE } else { SHARE };
+        // While the programs in the kernel must save, half of it.
+        let saved = if saving.is_on() { 2 } else { 1 };
         let mut are_still = false;
         for namespaced in &mut glanced.namespaces {
             // One that has gone shows nothing more.
@@ -345,16 +348,15 @@ fn glance_until(mut glanced: Glanced, stopped: &Receiver<()>, saving: &Saving) -
             }
         }
         if looks_at_connections {
-            // When they go on is seen by looking again, which may cost more for that while.
-            let (times, least) = if are_still {
-                (share / 4, SHORTEST)
+            let (share, least) = if are_still {
+                (STILL_SHARE, SHORTEST)
             } else {
-                (share, CONNECTIONS)
+                (CONNECTIONS_SHARE, CONNECTIONS)
             };
             let spent = thread_cpu().saturating_sub(cpu);
-            connections_at = begin + spent.saturating_mul(times).max(least);
+            connections_at = begin + spent.saturating_mul(share * saved).max(least);
         }
-        let pause = begin.elapsed().saturating_mul(share);
+        let pause = begin.elapsed().saturating_mul(SHARE * saved);
         let pause = pause.clamp(SHORTEST, LONGEST);
         match stopped.recv_timeout(pause) {
             Err(RecvTimeoutError::Timeout) => {}
