@@ -17,6 +17,13 @@ const COMPLETIONS: [(&str, &str); 3] = [
     ("fish", "netprobe.fish"),
 ];
 
+/// With the C library in the program, the crate getrandom does not find getrandom(2) in it unless it is told to: it would
+/// wait for /dev/random, on a machine that has just booted for ever.
+const FLAGS: [&str; 2] = [
+    "-Ctarget-feature=+crt-static",
+    "--cfg=getrandom_backend=\"linux_getrandom\"",
+];
+
 /// Build a netprobe that needs no libraries, with its man pages and completions, in target/dist
 #[derive(clap::Args)]
 pub(crate) struct Args {}
@@ -58,7 +65,7 @@ fn build() -> Result<PathBuf> {
             .args(["build", "--quiet", "--release", "--package", "netprobe"])
             // With a target, what runs while it is built is not meant.
             .args(["--target", &machine])
-            .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
+            .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"))
             .current_dir(workspace::root()),
     )?;
     Ok(workspace::target().join(machine).join("release/netprobe"))

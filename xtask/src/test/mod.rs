@@ -210,27 +210,28 @@ fn binary() -> Result<(&'static str, String)> {
     Ok(("NETPROBE_BIN", file.display().to_string()))
 }
 
-/// Makes what is copied to other machines, and has the program look at the oldest kernel, where nothing else is.
+/// Makes what is copied to other machines, and has the program look at the oldest kernel, and draw what it does.
 fn dist() -> Result<Tally> {
     let program = dist::make()?;
     let oldest = kernels::versions().next().context("there are no kernels")?;
-    let diagnose = ["/bin/netprobe", "diagnose", "--duration", "2s"];
-    let mut machine = vm::Machine::new(kernels::get(oldest)?, diagnose.map(str::to_owned).into());
-    machine.files.push((program, diagnose[0].to_owned()));
+    let script = "/bin/netprobe diagnose --duration 2s &&
+        timeout 60 /bin/netprobe flame cpu --duration 1s -o /tmp/cpu.svg && cat /tmp/cpu.svg";
+    let command = ["/bin/sh", "-c", script].map(str::to_owned);
+    let mut machine = vm::Machine::new(kernels::get(oldest)?, command.into());
+    machine.files.push((program, "/bin/netprobe".to_owned()));
     let mut told = Vec::new();
     let outcome = machine.run(&mut told, io::stderr())?;
     let told = String::from_utf8_lossy(&told);
-    print!("{told}");
-    Ok(
-        if outcome.status == 0 && told.contains("nothing wrong found") {
-            Tally::pass()
-        } else {
-            Tally::failure(format!(
-                "netprobe diagnose ended with {} on {oldest}",
-                outcome.status
-            ))
-        },
-    )
+    let is_good = outcome.status == 0
+        && ["nothing wrong found", "</svg>"]
+            .iter()
+            .all(|part| told.contains(part));
+    Ok(if is_good {
+        Tally::pass()
+    } else {
+        eprintln!("{told}");
+        Tally::failure(format!("on {oldest} it ended with {}", outcome.status))
+    })
 }
 
 fn of_status(status: ExitCode, name: &str) -> Tally {
