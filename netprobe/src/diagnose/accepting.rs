@@ -3,6 +3,7 @@
 
 use super::{
     fifo::{self, Stall},
+    halted::{self, Halt},
     places,
     window::{Gap, Netns, Queue, Window, ratio},
 };
@@ -113,7 +114,8 @@ pub(super) fn of(window: &Window, netns: &Netns, queue: &Queue) -> Accepting {
     let is_used = !is_deserted && (grown > 0 || came > Some(0) || has_new(window, now));
     let is_long = |stall: &Stall| {
         stall.seconds >= LONG_S
-            || stall.seconds >= STOPPED_S && state(window, queue) == Some(STOPPED)
+            || stall.seconds >= STOPPED_S
+                && halted::all(window, queue).is_some_and(Halt::is_deliberate)
     };
     let is_left = !is_used
         && accepted.is_none_or(|accepted| accepted == 0)
@@ -268,19 +270,6 @@ pub(super) fn is_always_waited_for(queue: &Queue) -> bool {
     queue.depths.len() >= LEAST_LOOKS
         && queue.listener.queue > 0
         && ratio(idle as u64, queue.depths.len() as u64) <= IDLE_SHARE
-}
-
-/// As ps(1) shows it.
-const STOPPED: char = 'T';
-
-/// What all processes of the listener do.
-pub(super) fn state(window: &Window, queue: &Queue) -> Option<char> {
-    let mut states = window
-        .processes
-        .holders(queue.listener.ino)
-        .map(|holder| holder.state);
-    let first = states.next()??;
-    states.all(|state| state == Some(first)).then_some(first)
 }
 
 /// What came and what was accepted each second while the processes were busy: in the whole window, if

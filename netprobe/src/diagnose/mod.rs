@@ -4,10 +4,12 @@
 mod accepting;
 mod bufferbloat;
 mod causality;
+mod cpu_time;
 mod dropped;
 pub mod events;
 mod fifo;
 mod finding;
+mod halted;
 mod links;
 mod overflow;
 mod pause;

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 
 use super::{
     accepting::{self, Accepting},
+    cpu_time::Lack,
+    halted::{self, Halt},
     overflow::{self, Overflow},
     sizing::several,
     window::{Netns, Window},
@@ -61,8 +63,6 @@ impl Workers<'_> {
     /// Adds what helps.
     pub(super) fn advise(&self, found: Finding) -> Finding {
         let holder = self.window.holder(self.listener);
-        let acceptors = self.acceptors();
-        let served = self.accepting.served;
         match (holder, self.accepting.accepted) {
             (Some(holder), _) if holder.has_no_descriptors() => found.command(
                 format!(
@@ -71,13 +71,30 @@ impl Workers<'_> {
                 ),
                 "none",
             ),
-            (_, Some(0) | None) => wake(found, &acceptors, served),
-            (_, Some(_)) if self.accepting.is_stalled() => wake(found, &acceptors, served),
+            (_, Some(0) | None) => self.wake(found),
+            (_, Some(_)) if self.accepting.is_stalled() => self.wake(found),
             (_, Some(accepted)) => match self.accepting.busy {
                 Some(busy) if busy.1 > 0.0 => self.more(found, accepted, busy),
-                _ => wake(found, &acceptors, served),
+                _ => self.wake(found),
             },
         }
+    }
+
+    /// Adds what to do about processes that do not call accept().
+    fn wake(&self, found: Finding) -> Finding {
+        let throttled = self
+            .lack()
+            .filter(|lack| matches!(lack, Lack::Throttled(..)));
+        let found = match throttled {
+            Some(lack) => lack.advise(found, None).0,
+            None => found,
+        };
+        wake(found, &self.acceptors(), self.accepting.served)
+    }
+
+    /// The CPU time that they lack.
+    pub(super) fn lack(&self) -> Option<Lack<'_>> {
+        Lack::of(self.window, self.listener.ino)
     }
 
     /// Those of its processes that are there to accept: not the one that only started all others.
@@ -112,6 +129,14 @@ impl Workers<'_> {
                 "none",
             );
         }
+        let lack = self.lack();
+        let (found, is_all) = match lack {
+            Some(lack) => lack.advise(found, Some(rate / taken)),
+            None => (found, false),
+        };
+        if is_all {
+            return found;
+        }
         let Some(served) = self.accepting.served else {
             return found.application(
                 format!(
@@ -139,7 +164,6 @@ impl Workers<'_> {
     ) -> Finding {
         #[expect(clippy::cast_precision_loss, reason = "a few connections")]
         let service_s = served as f64 / taken;
-        let found = self.on_cpu(found);
         let processes = self.window.processes.holders(self.listener.ino).count() as u64;
         let silent = self.accepting.silent.len() as u64;
         let is_one_each = served + silent <= processes;
@@ -240,22 +264,6 @@ impl Workers<'_> {
         self.acceptors().len() < self.window.processes.holders(self.listener.ino).count()
     }
 
-    /// Says so where a thread has no time for more.
-    fn on_cpu(&self, found: Finding) -> Finding {
-        let mut holders = self.window.processes.holders(self.listener.ino);
-        let busy = holders.find(|holder| running(self.window, holder) >= BUSY);
-        let Some(busy) = busy else { return found };
-        found.command(
-            format!(
-                "the first thread of pid {} runs, or waits for a CPU, {:.0} % of the time: it cannot serve more at once, but less \
-                 work for each connection, more processes, or more CPUs help",
-                busy.pid,
-                (running(self.window, busy) * 100.0).min(100.0),
-            ),
-            "none",
-        )
-    }
-
     /// What comes, and what would come if those that wait for it did not have to.
     fn demand(&self, accepted: u64, (came, taken): (f64, f64)) -> Arrivals {
         let (arrivals, at_most) = self.arrivals(accepted);
@@ -335,15 +343,6 @@ impl Workers<'_> {
     }
 }
 
-/// The share of the window in which the first thread of a process ran, or waited for a CPU.
-pub(super) fn running(window: &Window, process: &Process) -> f64 {
-    let before = window.processes_before.by_pid.get(&process.pid);
-    let grown = before.map_or(0, |before| {
-        process.runnable_ns.saturating_sub(before.runnable_ns)
-    });
-    window.rate(grown) / 1e9
-}
-
 /// A number of workers.
 #[expect(
     clippy::cast_possible_truncation,
@@ -382,35 +381,19 @@ fn worker_limit(comm: &str) -> (&'static str, &'static str) {
 /// Most processes that are named.
 const MOST_NAMED: usize = 4;
 
-/// How to let processes go on that were stopped; all of them, as each serves its part.
-fn stopped(acceptors: &[&Process]) -> Option<String> {
-    let stopped = acceptors
-        .iter()
-        .filter(|process| process.state == Some('T'));
-    let pids: Vec<String> = stopped.map(|process| process.pid.to_string()).collect();
-    let are = match pids.as_slice() {
-        [] => return None,
-        [pid] => format!("pid {pid} is"),
-        pids if pids.len() <= MOST_NAMED => format!("pids {} are", pids.join(", ")),
-        pids => format!("{} processes are", pids.len()),
-    };
-    Some(format!(
-        "{are} stopped (state T): kill -CONT {}, and find out who sent SIGSTOP",
-        pids.join(" ")
-    ))
-}
-
 /// What to do about processes that do not call accept().
 fn wake(found: Finding, acceptors: &[&Process], served: Option<u64>) -> Finding {
     const HELD: &str = "`netprobe lifetimes --open --longest` shows who holds its workers";
-    if let Some(stopped) = stopped(acceptors) {
-        return found.command(stopped, "none");
+    if let Some(released) = halted::release(acceptors) {
+        return found.command(released, "none").at_once();
     }
-    let halted = acceptors.iter().find(|process| process.state == Some('t'));
-    let first = halted.or(acceptors.first());
-    let text = match first.map(|process| (process, process.state)) {
-        Some((holder, Some('t'))) => format!("pid {} is held by a debugger (state t)", holder.pid),
-        Some((holder, Some('D'))) => format!(
+    let is_traced = |process: &&&Process| Halt::of(process) == Some(Halt::Traced);
+    let first = acceptors.iter().find(is_traced).or(acceptors.first());
+    let text = match first.map(|process| (process, Halt::of(process))) {
+        Some((holder, Some(Halt::Traced))) => {
+            format!("pid {} is held by a debugger (state t)", holder.pid)
+        }
+        Some((holder, Some(Halt::Blocked))) => format!(
             "pid {pid} is blocked in the kernel (state D), on a disk or a remote file system, as a rule: see \
              /proc/{pid}/stack",
             pid = holder.pid

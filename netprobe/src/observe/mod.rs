@@ -4,6 +4,7 @@ pub mod cgroups;
 pub mod clock;
 pub mod conntrack;
 pub mod counters;
+pub mod cpu_limits;
 pub mod diag;
 pub mod hosts;
 pub mod interfaces;

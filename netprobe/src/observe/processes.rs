@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{clock::thread_cpu, stat};
+use super::{clock::thread_cpu, cpu_limits::CpuLimits, stat};
 
 /// A scan ends here; a machine may have more descriptors than there is time.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -35,6 +35,10 @@ pub struct Process {
     pub state: Option<char>,
     /// How long its first thread has run or waited for a CPU so far, in nanoseconds.
     pub runnable_ns: u64,
+    /// Of that, how long it has waited.
+    pub waited_ns: u64,
+    /// What its control groups allow it of the CPUs.
+    pub cpu_limits: CpuLimits,
     /// Open descriptors.
     pub fds: u64,
     /// Where `open` and `accept` begin to fail (EMFILE).
@@ -297,9 +301,11 @@ fn describe(process: &mut Process, path: &Path) {
     let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
     process.state = stat::state(&stat);
     process.parent = stat::field(&stat, 4).map_or(0, |pid| pid.parse().unwrap_or(0));
-    process.runnable_ns =
-        runnable_ns(&fs::read_to_string(path.join("schedstat")).unwrap_or_default());
-    process.unit = unit(&fs::read_to_string(path.join("cgroup")).unwrap_or_default());
+    let times = times(&fs::read_to_string(path.join("schedstat")).unwrap_or_default());
+    (process.runnable_ns, process.waited_ns) = (times.iter().sum(), times[1]);
+    let groups = fs::read_to_string(path.join("cgroup")).unwrap_or_default();
+    process.unit = unit(&groups);
+    process.cpu_limits = CpuLimits::of(&groups);
     let parent = PathBuf::from(format!("/proc/{}", process.parent));
     if process.parent > 0 && fs::read(parent.join("comm")).is_ok_and(|name| name == comm) {
         let limits = fs::read_to_string(parent.join("limits")).unwrap_or_default();
@@ -320,16 +326,17 @@ const THREADS: usize = 256;
 /// The times of all threads of a process.
 fn threads_ns(folder: &Path) -> u64 {
     let threads = fs::read_dir(folder).into_iter().flatten().flatten();
-    let times = threads.take(THREADS).map(|thread| {
-        runnable_ns(&fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default())
+    let times = threads.take(THREADS).flat_map(|thread| {
+        times(&fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default())
     });
     times.sum()
 }
 
-/// The time on a CPU and that spent waiting for one, which `/proc/PID/schedstat` begins with.
-fn runnable_ns(schedstat: &str) -> u64 {
-    let times = schedstat.split_ascii_whitespace().take(2);
-    times.filter_map(|time| time.parse::<u64>().ok()).sum()
+/// The time on a CPU and that spent waiting for one, in nanoseconds, which `/proc/PID/schedstat` begins with.
+fn times(schedstat: &str) -> [u64; 2] {
+    let mut times = schedstat.split_ascii_whitespace();
+    let mut next = || times.next().and_then(|time| time.parse().ok());
+    [next().unwrap_or(0), next().unwrap_or(0)]
 }
 
 /// The number in `socket:[12345]`.
@@ -381,8 +388,8 @@ mod tests {
         let cgroup = "0::/system.slice/nginx.service\n";
         assert_eq!(unit(cgroup).as_deref(), Some("nginx.service"));
         assert_eq!(unit("0::/user.slice/session-1.scope\n"), None);
-        assert_eq!(runnable_ns("100 20 3\n"), 120);
-        assert_eq!(runnable_ns(""), 0);
+        assert_eq!(times("100 20 3\n"), [100, 20]);
+        assert_eq!(times(""), [0, 0]);
     }
 
     #[test]

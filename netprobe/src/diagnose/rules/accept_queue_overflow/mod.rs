@@ -4,9 +4,10 @@
 use super::super::{
     Explanation, Rule, Verdict,
     accepting::{self, Accepting},
+    cpu_time::Lack,
     fifo::Emptied,
     finding::{finding, somewhere},
-    in_each,
+    halted, in_each,
     overflow::{self, Overflow},
     pause::{self, Pause},
     places,
@@ -275,11 +276,23 @@ fn paused(window: &Window, overflow: &Overflow, pause: Pause) -> String {
 
 /// The pause itself is what to look at first.
 fn against_pause(found: Finding, window: &Window, overflow: &Overflow, pause: Pause) -> Finding {
-    let queue = overflow.queue.as_ref();
-    let holder = queue.and_then(|queue| window.holder(&queue.listener));
-    let who = holder.map_or("the application".to_owned(), |process| {
-        format!("pid {}", process.pid)
-    });
+    let ino = overflow
+        .queue
+        .as_ref()
+        .map_or(0, |queue| queue.listener.ino);
+    let holders: Vec<&Process> = window.processes.holders(ino).collect();
+    if let Some(released) = halted::release(&holders).filter(|_| pause.lasts) {
+        return found.command(released, "none").at_once();
+    }
+    let found = match Lack::of(window, ino) {
+        Some(lack) if lack.is_throttled() => lack.advise(found, None).0,
+        _ => found,
+    };
+    let who = holders
+        .first()
+        .map_or("the application".to_owned(), |process| {
+            format!("pid {}", process.pid)
+        });
     found.application(
         format!(
             "find out why {who} {} call accept() for {:.1} s: {}",

@@ -42,8 +42,15 @@ pub(super) static RULE: Rule = Rule {
                      a limit. Where nearly all that it serves have a connection of its own to a listener in whose queue \
                      somebody always waits, it waits for that one, which comes first; also where a proxy without a queue of its \
                      own is between the two. Where nearly all wait in connect() (SYN-SENT) for a destination, what is wrong with \
-                     that one comes first.",
+                     that one comes first. Where its control group used up its CPU time in a fifth of the periods or more \
+                     (cpu.stat), or its first thread waits for a CPU most of the time (/proc/PID/schedstat), it lacks that and not \
+                     workers.",
         fixes: &[
+            (
+                "more CPU time for a control group that is throttled (cpu.max, docker --cpus, CPUQuota=, limits.cpu): what it may use \
+                 x arrivals/s / accepted/s / 0.8; thaw one that is frozen",
+                "what else runs there has less",
+            ),
             (
                 "more workers (php-fpm pm.max_children, Apache MaxRequestWorkers, more threads): arrivals/s x service time / 0.8",
                 "each worker takes memory, and perhaps a connection of the database behind it",

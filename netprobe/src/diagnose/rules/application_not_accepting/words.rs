@@ -5,6 +5,7 @@ use super::{
         accepting,
         fifo::Emptied,
         finding::finding,
+        halted::{self, Halt},
         sizing::{counted, seconds_left, spoken, waiting},
         tiers::Upstream,
     },
@@ -27,6 +28,10 @@ impl Case<'_> {
         };
         let found = finding(RULE.id, self.severity(), confidence, self.summary());
         let found = self.waits(self.measures(self.stall(self.depths(found))));
+        let found = match self.workers().lack() {
+            Some(lack) => lack.measured(found),
+            None => found,
+        };
         let listener = &self.queue.listener;
         let mut found = found.hits([self.window.affected_listener(self.netns, listener)]);
         found.behind = self.waits_for.map(|_| RULE.id);
@@ -36,7 +41,7 @@ impl Case<'_> {
 
     pub(super) fn summary(&self) -> String {
         let (listener, comm) = (&self.queue.listener, self.comm());
-        let state = accepting::state(self.window, self.queue).map_or("", does);
+        let state = halted::all(self.window, self.queue).map_or("", Halt::words);
         let accepts = match self.accepting.accepted {
             Some(0) => format!("accepts no connections{state}"),
             _ if let Some(stall) = self.accepting.stall => {
@@ -72,8 +77,9 @@ impl Case<'_> {
             None => format!("{}{}", self.in_queue(), self.forecast()),
         };
         let others = self.others();
+        let lack = self.workers().lack().map_or("", |lack| lack.words());
         format!(
-            "{comm} at port {}{} {accepts}: {state}{others}{}",
+            "{comm} at port {}{} {accepts}: {state}{others}{lack}{}",
             listener.port,
             self.netns.place(),
             self.shared()
@@ -326,16 +332,6 @@ fn first_waits(seconds: f64) -> String {
         ..0.05 => String::new(),
         ..2.0 => format!(", the first for {seconds:.1} s"),
         _ => format!(", the first for {}", spoken(seconds)),
-    }
-}
-
-/// What a process does that runs nothing, to be said after what it does not do.
-const fn does(state: char) -> &'static str {
-    match state {
-        'T' => " (stopped, state T)",
-        't' => " (held by a debugger, state t)",
-        'D' => " (blocked in the kernel, state D)",
-        _ => "",
     }
 }
 

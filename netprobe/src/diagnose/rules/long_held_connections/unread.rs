@@ -2,7 +2,7 @@
 
 use super::{
     super::super::{
-        accepting,
+        accepting, cpu_time,
         finding::finding,
         sizing::{counted, spoken},
         window::{Netns, Queue, Window},
@@ -203,7 +203,7 @@ impl Case<'_> {
             return "see what its workers wait for: netprobe flame offcpu".to_owned();
         };
         let pid = process.pid;
-        let share = workers::running(self.window, process);
+        let share = cpu_time::running(self.window, process);
         if share >= BUSY {
             return format!(
                 "its first thread runs, or waits for a CPU, {:.0} % of the time: see what it does: netprobe flame cpu --pid {pid}",

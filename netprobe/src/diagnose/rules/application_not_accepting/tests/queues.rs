@@ -1,6 +1,7 @@
 //! Queues that are long, grow, or are not emptied for a while.
 
 use super::*;
+use crate::observe::cpu_limits::Freezer;
 
 #[test]
 fn a_queue_that_only_grows_is_an_outage_long_before_it_is_full() {
@@ -190,6 +191,28 @@ fn all_stopped_workers_are_let_go_on() {
         fixes.any(|fix| fix.text.contains(told)),
         "{:?}",
         window.findings()[0].fixes
+    );
+}
+
+#[test]
+fn a_frozen_control_group_is_thawed() {
+    let mut window = busy(1);
+    let server = window.processes.by_pid.get_mut(&100).unwrap();
+    server.state = Some('D');
+    server.cpu_limits.frozen = Some(Freezer {
+        file: "/sys/fs/cgroup/app/cgroup.freeze".into(),
+        thaw: "0",
+    });
+    window.serving(9000, 0, 0);
+    window.events.totals.clear();
+    window.netns().after.counters.remove("Tcp.PassiveOpens");
+    let found = window.findings().remove(0);
+    assert!(
+        found.fixes[0]
+            .text
+            .contains("echo 0 > /sys/fs/cgroup/app/cgroup.freeze"),
+        "{:?}",
+        found.fixes
     );
 }
 

@@ -1,7 +1,10 @@
 //! How many should be served at once.
 
 use super::*;
-use crate::observe::diag::Silent;
+use crate::observe::{
+    cpu_limits::{Bandwidth, CpuLimits},
+    diag::Silent,
+};
 
 #[test]
 fn workers_are_sized_by_littles_law() {
@@ -29,6 +32,65 @@ fn a_process_that_serves_several_at_once_is_not_told_to_be_so_many_processes() {
         text.contains("= 19 at once; now 5 are served at once by 1 process"),
         "{text}"
     );
+}
+
+#[test]
+fn a_throttled_control_group_gets_more_time_and_no_workers() {
+    let mut window = busy(5);
+    let limits = |periods, throttled| CpuLimits {
+        bandwidth: Some(Bandwidth {
+            file: "/sys/fs/cgroup/app/cpu.max".into(),
+            quota_us: 5000,
+            period_us: 100_000,
+            periods,
+            throttled,
+        }),
+        frozen: None,
+    };
+    let server = window.processes.by_pid.get_mut(&100).unwrap();
+    server.cpu_limits = limits(50, 40);
+    window.processes_before = window.processes.clone();
+    let server = window.processes.by_pid.get_mut(&100).unwrap();
+    server.cpu_limits = limits(150, 138);
+    let (value, text) = first_fix(&window);
+    let said = "0.05 CPUs x 3.00 times as many arrivals as it accepts / 0.8 = 0.19 CPUs";
+    assert!(
+        text.contains(said) && text.contains("98 % of the periods"),
+        "{text}"
+    );
+    assert_eq!(value, set("cpu.max", "19000 100000"));
+    let found = window.findings().remove(0);
+    assert!(
+        found.summary.contains("its control group is throttled"),
+        "{}",
+        found.summary
+    );
+    assert!(
+        !found
+            .fixes
+            .iter()
+            .any(|fix| fix.text.contains("serve more")),
+        "{:?}",
+        found.fixes
+    );
+    // Now and then is no reason.
+    let server = window.processes.by_pid.get_mut(&100).unwrap();
+    server.cpu_limits = limits(150, 50);
+    assert!(first_fix(&window).1.starts_with("let it serve more"));
+}
+
+#[test]
+fn who_waits_for_a_cpu_is_not_told_to_be_more() {
+    let mut window = busy(5);
+    window.processes_before = window.processes.clone();
+    let server = window.processes.by_pid.get_mut(&100).unwrap();
+    (server.runnable_ns, server.waited_ns) = (9_700_000_000, 9_500_000_000);
+    let (value, text) = first_fix(&window);
+    assert!(
+        text.starts_with("the first thread of pid 100 waits for a CPU 95 % of the time"),
+        "{text}"
+    );
+    assert_eq!(value, []);
 }
 
 #[test]
