@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     events::Event,
+    places::End,
     window::{Netns, Window, ratio},
 };
 use crate::observe::{
@@ -104,6 +105,11 @@ impl<'a> Place<'a> {
         ratio(self.ports.used().into(), self.range.usable().into())
     }
 
+    /// Where its connections go to.
+    pub(super) const fn service(&self) -> End {
+        (self.destination.remote, self.destination.port)
+    }
+
     /// The connects to it that were seen.
     pub(super) fn connects(&self) -> impl Iterator<Item = &'a Event> {
         let (window, destination) = (self.window, self.destination);
@@ -145,11 +151,10 @@ pub(super) fn reuses(netns: &Netns, destination: &Destination) -> bool {
     has_timestamps && (reuse == 1 || (reuse == 2 && is_local))
 }
 
-/// How many connects there were to a port, and whose they are if it is known of the namespace only.
-pub(super) fn connects(window: &Window, netns: &Netns, port: u16) -> (u64, &'static str) {
-    let (port, inode) = (port.to_string(), netns.inode.to_string());
-    let group = [("dport", port.as_str()), ("netns", inode.as_str())];
-    let seen = window.events.count("connects", &group);
+/// How many connects there were to a service, and whose they are if it is known of the namespace only.
+pub(super) fn connects(window: &Window, netns: &Netns, service: End) -> (u64, &'static str) {
+    let inode = netns.inode.to_string();
+    let seen = to_service(window, netns, service);
     if seen > 0 && window.watched_required("connects").is_ok() {
         return (seen, "");
     }
@@ -158,6 +163,22 @@ pub(super) fn connects(window: &Window, netns: &Netns, port: u16) -> (u64, &'sta
     let failed = window.events.count("connects", &failed);
     let opened = netns.grown("Tcp.ActiveOpens").unwrap_or(0);
     (opened + failed, " of the whole namespace")
+}
+
+/// How many connects to a service were seen: they are counted by port, and single ones tell addresses apart.
+pub(super) fn to_service(window: &Window, netns: &Netns, (address, port): End) -> u64 {
+    let (inode, service_port) = (netns.inode.to_string(), port.to_string());
+    let group = [("dport", service_port.as_str()), ("netns", inode.as_str())];
+    let at_port = window.events.count("connects", &group);
+    let events = window.events.within("connects", netns.inode);
+    let addresses = events.filter(|event| event.small("dport") == Some(port));
+    let addresses = addresses.filter_map(|event| event.ip("daddr"));
+    let [mut here, mut all] = [0, 0];
+    for found in addresses {
+        all += 1;
+        here += u64::from(found == address);
+    }
+    (at_port * here).checked_div(all).unwrap_or(at_port)
 }
 
 #[cfg(test)]

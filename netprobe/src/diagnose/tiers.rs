@@ -72,7 +72,7 @@ impl<'a> Upstream<'a> {
         let (all, trying, end) = waited_for
             .filter(|(all, ..)| *all > 0 && is_most(*all, served))
             .max()?;
-        let (connects, whose) = ports::connects(window, netns, end.1);
+        let (connects, whose) = ports::connects(window, netns, end);
         let connects = Some(connects).filter(|connects| *connects > 0 && whose.is_empty());
         let accepted = accepting.accepted.filter(|accepted| *accepted > 0);
         let listener = places::listener(window, netns, end).and_then(|(home, found)| {

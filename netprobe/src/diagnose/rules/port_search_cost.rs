@@ -4,7 +4,8 @@ use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, somewhere},
     in_each,
-    ports::{Place, Range, connects, reuses},
+    places::End,
+    ports::{Place, Range, connects, reuses, to_service},
     sizing::PERSIST,
     window::{Gap, Netns, Window, endpoint, ratio},
 };
@@ -62,7 +63,7 @@ fn check(window: &Window) -> Verdict {
             ports,
             ..
         } = place;
-        let (searches, _) = connects(window, netns, destination.port);
+        let (searches, _) = connects(window, netns, (destination.remote, destination.port));
         if window.rate(searches) < MANY {
             return Ok(Vec::new());
         }
@@ -98,9 +99,8 @@ fn busiest<'a>(
     netns: &'a Netns,
     range: Range,
 ) -> Option<(Place<'a>, Vec<u64>)> {
-    let full = Place::all(window, netns, range).filter(|place| {
-        place.share() >= HELD && is_searched(window, netns, place.destination.port)
-    });
+    let full = Place::all(window, netns, range)
+        .filter(|place| place.share() >= HELD && is_searched(window, netns, place.service()));
     let searched = full.map(|place| {
         let times = place
             .connects()
@@ -109,25 +109,27 @@ fn busiest<'a>(
         (place, times)
     });
     searched.max_by_key(|(place, times): &(Place<'_>, Vec<u64>)| {
-        let (connects, _) = connects(window, netns, place.destination.port);
+        let (connects, _) = connects(window, netns, place.service());
         (times.iter().sum::<u64>(), connects, place.ports.used())
     })
 }
 
-/// Whether anything connects to a port; not if others are seen to be connected to, and this is not.
-fn is_searched(window: &Window, netns: &Netns, port: u16) -> bool {
-    let (inode, port) = (netns.inode.to_string(), port.to_string());
-    let here = [("netns", inode.as_str()), ("dport", port.as_str())];
+/// Whether anything connects to a service; not if others are seen to be connected to, and this is not.
+fn is_searched(window: &Window, netns: &Netns, service: End) -> bool {
+    let inode = netns.inode.to_string();
     window.watched_required("connects").is_err()
-        || window.events.count("connects", &here) > 0
-        || window.events.count("connects", &here[..1]) == 0
+        || to_service(window, netns, service) > 0
+        || window
+            .events
+            .count("connects", &[("netns", inode.as_str())])
+            == 0
 }
 
 impl Place<'_> {
     /// Where the search cannot be timed: with all ports of the preferred parity held, each connect()
     /// looks at all of them before it tries the others (`__inet_hash_connect`).
     fn concluded(&self) -> Finding {
-        let (searches, whose) = connects(self.window, self.netns, self.destination.port);
+        let (searches, whose) = connects(self.window, self.netns, self.service());
         let rate = self.window.rate(searches);
         let held = self.held();
         let summary = format!(

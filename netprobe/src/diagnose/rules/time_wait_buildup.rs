@@ -4,7 +4,7 @@ use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, somewhere},
     in_each, places,
-    ports::{Range, connects, fullest, reuses},
+    ports::{Range, connects, fullest, reuses, to_service},
     sizing::PERSIST,
     window::{Netns, Window, endpoint, ratio},
 };
@@ -129,12 +129,11 @@ impl Load {
         let is_growing = before
             .zip(after)
             .is_none_or(|(before, after)| after > before);
-        let (port, inode) = (destination.port.to_string(), netns.inode.to_string());
-        let group = [("dport", port.as_str()), ("netns", inode.as_str())];
+        let service = (destination.remote, destination.port);
         let connects = if window.watched_required("connects").is_ok() {
-            window.events.count("connects", &group)
+            to_service(window, netns, service)
         } else {
-            connects(window, netns, destination.port).0
+            connects(window, netns, service).0
         };
         if is_growing || connects > 0 {
             if is_left(window, netns, destination) {

@@ -2,13 +2,14 @@
 
 mod room;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{
     Explanation, Rule, Verdict,
     events::Event,
     finding::{finding, process},
     in_each,
+    places::End,
     ports::{Place, Range, connects, reuses},
     sizing::{PERSIST, seconds_left, spoken},
     window::{Gap, Window, endpoint, ratio},
@@ -102,8 +103,7 @@ fn check(window: &Window) -> Verdict {
             )));
         }
         if failed > 0 {
-            let full = places.partition_point(|place| place.share() >= NEARLY);
-            return Ok(exhausted(&places[..full], failed));
+            return exhausted(&places, failed);
         }
         if most.ports.used() >= most.range.usable() {
             // The probe must have seen the failures, if there were any.
@@ -116,29 +116,59 @@ fn check(window: &Window) -> Verdict {
     })
 }
 
-/// Of the destinations that hold nearly all ports, those that connects failed to, most of them first.
-fn exhausted(full: &[Place<'_>], failed: u64) -> Vec<Finding> {
-    let mut missed: Vec<(u64, &Place<'_>)> = full
+/// The destinations that connects failed to, most of them first.
+fn exhausted(places: &[Place<'_>], failed: u64) -> Result<Vec<Finding>, Gap> {
+    let candidates = candidates(places);
+    let missed = candidates
         .iter()
-        .map(|place| (place.failures(full), place))
-        .filter(|(failures, _)| *failures > 0)
-        .collect();
+        .map(|place| (place.failures(&candidates), *place));
+    let mut missed: Vec<(u64, &Place<'_>)> = missed.filter(|(failures, _)| *failures > 0).collect();
     missed.sort_by_key(|(failures, _)| std::cmp::Reverse(*failures));
     if missed.is_empty() {
         // Where nobody said to which port, the fullest is the likely one.
-        missed.extend(full.first().map(|place| (failed, place)));
+        let first = candidates.first().ok_or_else(|| {
+            Gap(format!(
+                "{failed} connects failed with EADDRNOTAVAIL to a destination that holds no ports any more"
+            ))
+        })?;
+        missed.push((failed, first));
     }
     missed.truncate(MOST_NAMED);
     let findings = missed.into_iter();
-    findings
+    Ok(findings
         .map(|(count, place)| place.exhausted(count))
-        .collect()
+        .collect())
+}
+
+/// Those that connects were seen to fail to: if one holds ports of several local addresses, the full ones. At ports where
+/// none was seen, those that hold nearly all: what an earlier load has left may do so as well.
+fn candidates<'a>(places: &'a [Place<'a>]) -> Vec<&'a Place<'a>> {
+    let full = &places[..places.partition_point(|place| place.share() >= NEARLY)];
+    let Some(first) = places.first() else {
+        return Vec::new();
+    };
+    let failed = first.window.events.within("connects", first.netns.inode);
+    let failed = failed.filter(|event| event.is("errno", EADDRNOTAVAIL));
+    let aimed: BTreeSet<End> = failed
+        .filter_map(|event| Some((event.ip("daddr")?, event.small("dport")?)))
+        .collect();
+    let is_seen_at = |port| aimed.iter().any(|(_, seen)| *seen == port);
+    let unseen = full
+        .iter()
+        .filter(|place| !is_seen_at(place.destination.port));
+    let seen = aimed.iter().flat_map(|end| {
+        let of_it = |place: &&Place<'_>| place.service() == *end;
+        let all: Vec<_> = full.iter().filter(of_it).collect();
+        let fullest = places.iter().find(of_it).filter(|_| all.is_empty());
+        all.into_iter().chain(fullest)
+    });
+    seen.chain(unseen).collect()
 }
 
 impl Place<'_> {
     /// Connects to it that found no port: the kernel counts them by port, and what was seen of single ones tells
     /// destinations at equal ports apart.
-    fn failures(&self, full: &[Place<'_>]) -> u64 {
+    fn failures(&self, candidates: &[&Place<'_>]) -> u64 {
         let (inode, port) = (
             self.netns.inode.to_string(),
             self.destination.port.to_string(),
@@ -149,13 +179,14 @@ impl Place<'_> {
             ("dport", port.as_str()),
         ];
         let at_port = self.window.events.count("connects", &group);
-        let is_shared = |place: &&Place<'_>| place.destination.port == self.destination.port;
-        if full.iter().filter(is_shared).count() < 2 {
+        let shared = candidates.iter();
+        let shared = shared.filter(|place| place.destination.port == self.destination.port);
+        let seen = shared.map(|place| place.failed_events().count() as u64);
+        let seen: Vec<u64> = seen.collect();
+        if seen.len() < 2 {
             return at_port;
         }
-        let seen = |place: &Place<'_>| place.failed_events().count() as u64;
-        let all: u64 = full.iter().filter(is_shared).map(seen).sum();
-        at_port * seen(self) / all.max(1)
+        at_port * self.failed_events().count() as u64 / seen.iter().sum::<u64>().max(1)
     }
 
     /// What was seen of them.
@@ -180,11 +211,9 @@ impl Place<'_> {
             Severity::Critical,
             confidence,
             format!(
-                "{comm}{} cannot connect to {service}: {failed} connects failed with EADDRNOTAVAIL, as {} of {} local \
-                 ports are in use",
+                "{comm}{} cannot connect to {service}: {failed} connects failed with EADDRNOTAVAIL, as {}",
                 self.netns.place(),
-                self.ports.used(),
-                self.range.usable()
+                self.in_use()
             ),
         )
         .counted(
@@ -195,6 +224,16 @@ impl Place<'_> {
         );
         let found = self.occupancy(found).hits(who);
         self.fixes(found, None)
+    }
+
+    /// How many of its ports are in use.
+    fn in_use(&self) -> String {
+        let (used, usable) = (self.ports.used(), self.range.usable());
+        if self.share() >= NEARLY {
+            format!("{used} of {usable} local ports are in use")
+        } else {
+            format!("all {usable} local ports are in use at times ({used} when looked at)")
+        }
     }
 
     fn filling(&self) -> Option<Finding> {
@@ -343,7 +382,7 @@ impl Place<'_> {
         if !self.is_share(self.ports.time_wait) {
             return found;
         }
-        let (connects, whose) = connects(self.window, self.netns, self.destination.port);
+        let (connects, whose) = connects(self.window, self.netns, self.service());
         let rate = self.window.rate(connects);
         let needed = rate * 60.0;
         found.application(

@@ -98,7 +98,7 @@ impl Place<'_> {
 
     fn needed(&self) -> Needed {
         let (open, time_wait) = (self.ports.open, self.ports.time_wait);
-        let (tried, whose) = connects(self.window, self.netns, self.destination.port);
+        let (tried, whose) = connects(self.window, self.netns, self.service());
         let rate = self.window.rate(tried);
         // Those that were connected earlier may be more than those of the window.
         let waiting = if self.is_share(time_wait) {

@@ -1,3 +1,4 @@
+use super::*;
 use crate::{
     diagnose::{Verdict, fixtures::quiet, window::Window},
     report::{
@@ -194,6 +195,50 @@ fn of_two_exhausted_destinations_each_has_its_own_process_and_count() {
             "loginapp cannot connect to 10.0.0.2:9001: 90",
             "gateway cannot connect to 10.0.0.2:9000: 30"
         ]
+    );
+}
+
+#[test]
+fn what_an_earlier_load_has_left_is_not_what_fails_now() {
+    // 10.0.0.2:9000 holds all ports in TIME_WAIT; who connects now goes to another address, at the same port.
+    let mut window = holding(51, 0);
+    let now = Destination {
+        local: [10, 0, 0, 1].into(),
+        remote: [10, 0, 0, 3].into(),
+        port: 9000,
+    };
+    let ports = Ports {
+        time_wait: 40,
+        open: 1,
+        odd: 20,
+    };
+    window.sockets().ports.insert(now, ports);
+    let group = [
+        ("outcome", Value::Word("failed")),
+        ("errno", Value::Word("EADDRNOTAVAIL")),
+        ("dport", Value::Unsigned(9000)),
+    ];
+    window.total("connects", 120, &group);
+    let event = [
+        ("errno", Value::Word("EADDRNOTAVAIL")),
+        ("daddr", Value::Ip(now.remote)),
+        ("dport", Value::Unsigned(9000)),
+    ];
+    window.event("connects", 20, &event);
+    let findings = window.findings();
+    let told = findings.iter().filter(|found| found.id == RULE.id);
+    let told: Vec<&str> = told.map(|found| found.summary.as_str()).collect();
+    assert_eq!(
+        told,
+        [
+            "a process cannot connect to 10.0.0.3:9000: 120 connects failed with EADDRNOTAVAIL, as all 51 local ports are in \
+          use at times (41 when looked at)"
+        ]
+    );
+    assert!(
+        !fixes(&window)[0].contains("10.0.0.2"),
+        "{:?}",
+        fixes(&window)
     );
 }
 
