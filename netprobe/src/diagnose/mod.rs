@@ -24,6 +24,7 @@ mod tiers;
 mod translated;
 pub mod window;
 mod workers;
+mod zero_window;
 
 #[cfg(test)]
 mod fixtures;

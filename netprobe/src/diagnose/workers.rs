@@ -10,6 +10,7 @@ use super::{
     overflow::{self, Overflow},
     sizing::several,
     window::{Netns, Window},
+    zero_window,
 };
 use crate::{
     observe::{
@@ -63,6 +64,14 @@ impl Workers<'_> {
     /// Adds what helps.
     pub(super) fn advise(&self, found: Finding) -> Finding {
         let holder = self.window.holder(self.listener);
+        let sockets = self.netns.after.sockets.as_ref();
+        let clients = sockets.and_then(|sockets| sockets.clients.get(&self.listener.port));
+        let found = match clients {
+            Some(clients) if zero_window::holds(clients, clients.held) => {
+                zero_window::advise(found, clients)
+            }
+            _ => found,
+        };
         match (holder, self.accepting.accepted) {
             (Some(holder), _) if holder.has_no_descriptors() => found.command(
                 format!(

@@ -33,6 +33,8 @@ const CLOSING: u8 = 11;
 const SENDING: [u8; 5] = [ESTABLISHED, FIN_WAIT_1, CLOSE_WAIT, LAST_ACK, CLOSING];
 /// `idiag_timer` of a socket that waits for an acknowledgement.
 const RETRANSMIT: u8 = 1;
+/// `idiag_timer` of a socket that probes a window that is closed.
+const PERSIST: u8 = 4;
 /// `idiag_timer` of a socket that waits to send a keepalive probe.
 const KEEPALIVE: u8 = 2;
 /// Longer after the last data than the peer acknowledges it: what is heard then answers a probe.
@@ -144,12 +146,36 @@ pub struct Clients {
     /// Of those that the application holds, the ones whose last request it has read and not answered for [`QUIET_MS`] or more;
     /// up to a bound.
     pub silent: Vec<Silent>,
+    /// Accepted ones whose client takes no more of what it is sent.
+    pub zero_window: ZeroWindow,
     /// Closed by the client, but not by the application.
     pub close_wait: u32,
     /// Closed here first, and waiting.
     pub time_wait: u32,
     /// Addresses whose handshakes were finished, up to a bound.
     pub sources: HashSet<IpAddr>,
+}
+
+/// Connections whose peer has closed its window for [`UNREAD_MS`] or more, with data that waits for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ZeroWindow {
+    /// How many.
+    pub connections: u32,
+    /// The longest time since data was sent, in milliseconds.
+    pub longest_ms: u32,
+    /// Bytes that wait, in all.
+    pub bytes: u64,
+}
+
+impl ZeroWindow {
+    fn add(&mut self, socket: &Socket) {
+        let since_ms = socket.zero_window_ms().unwrap_or(0);
+        if since_ms >= UNREAD_MS {
+            self.connections += 1;
+            self.longest_ms = self.longest_ms.max(since_ms);
+            self.bytes += u64::from(socket.send_queue);
+        }
+    }
 }
 
 impl Clients {
@@ -321,6 +347,7 @@ impl SocketTable {
             }
             return;
         }
+        clients.zero_window.add(socket);
         let idle_ms = socket.info.map_or(0, |info| info.idle_ms);
         if !clients.unread.add(socket) && socket.ino != 0 {
             clients.served += u32::from(idle_ms < UNREAD_MS);

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use anyhow::Result;
 
 use super::super::netlink::{self, attributes, u32_at};
-use super::{CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT_1, LAST_ACK, LISTEN, RETRANSMIT, SENDING};
+use super::{
+    CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT_1, LAST_ACK, LISTEN, PERSIST, RETRANSMIT, SENDING,
+};
 
 const NETLINK_SOCK_DIAG: isize = 4;
 /// Lists both families in one walk over the hash table, which all namespaces share: as ss(8) does.
@@ -65,6 +67,14 @@ impl Socket {
     pub(super) fn is_held_up(&self) -> bool {
         matches!(self.state, ESTABLISHED | CLOSE_WAIT)
             && self.info.is_some_and(|info| info.unsent > 0)
+    }
+
+    /// How long an application that has accepted it could send nothing, as the peer's window is closed, in milliseconds.
+    pub(super) fn zero_window_ms(&self) -> Option<u32> {
+        let is_probing = self.timer == PERSIST && self.ino != 0 && self.is_held_up();
+        self.info
+            .filter(|_| is_probing)
+            .map(|info| info.since_sent_ms)
     }
 
     /// What is known of it, if something waits to be acknowledged after a timeout.

@@ -10,6 +10,7 @@ use super::super::{
     in_each, overflow,
     sizing::{counted, waiting},
     window::{Netns, Queue, Window, ratio},
+    zero_window,
 };
 use crate::{
     observe::diag::{Clients, QUIET_MS},
@@ -37,6 +38,11 @@ pub(super) static RULE: Rule = Rule {
             (
                 "shorter keep-alive and read timeouts",
                 "clients connect more often",
+            ),
+            (
+                "a limit for how long a send may take (send_timeout, SO_SNDTIMEO, TCP_USER_TIMEOUT), where clients do not read what \
+                 they are sent",
+                "who reads slowly gets no more",
             ),
             ("an event-driven proxy in front", "one more hop"),
         ],
@@ -73,7 +79,7 @@ fn describe(window: &Window, netns: &Netns, queue: &Queue, clients: &Clients) ->
     let (quiet, longest_s) = (clients.quiet_since_accepted(), clients.quietest_ms / 1000);
     let mut heaviest: Vec<_> = clients.quiet_clients.iter().collect();
     heaviest.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-    finding(
+    let found = finding(
         RULE.id,
         Severity::Warning,
         Confidence::Medium,
@@ -100,19 +106,29 @@ fn describe(window: &Window, netns: &Netns, queue: &Queue, clients: &Clients) ->
         "sock_diag",
     )
     .hits([window.affected_listener(netns, &queue.listener)])
-    .hits(heaviest.into_iter().take(3).map(|(address, _)| host("source", *address, netns.inode)))
-    .application(
-        "shorten the server's keep-alive and read timeouts, so that quiet clients give their worker back",
-        &[],
-        "clients connect more often",
+    .hits(heaviest.into_iter().take(3).map(|(address, _)| host("source", *address, netns.inode)));
+    let found = if zero_window::holds(clients, quiet) {
+        zero_window::advise(found, clients)
+    } else {
+        found.application(
+            "shorten the server's keep-alive and read timeouts, so that quiet clients give their worker back",
+            &[],
+            "clients connect more often",
+        )
+    };
+    found.command(
+        "see which they are: netprobe lifetimes --open --longest",
+        "none",
     )
-    .command("see which they are: netprobe lifetimes --open --longest", "none")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{diagnose::fixtures::quiet, observe::diag::Silent};
+    use crate::{
+        diagnose::fixtures::quiet,
+        observe::diag::{Silent, ZeroWindow},
+    };
 
     #[test]
     fn quiet_connections_matter_only_while_others_wait() {
@@ -129,6 +145,27 @@ mod tests {
             before.clients.get_mut(&9000).unwrap().open += 8;
             let found = window.ids().contains(&"long-held-connections");
             assert_eq!(found, expected, "{came}");
+        }
+    }
+
+    #[test]
+    fn clients_that_do_not_read_are_told_from_idle_ones() {
+        let mut window = quiet();
+        window.listen(9000, 100, &[61; 10]);
+        window.waiting(9000, 10, 51);
+        window.serving(9000, 3, 0);
+        let clients = window.sockets().clients.get_mut(&9000).unwrap();
+        (clients.established, clients.quiet) = (3, 3);
+        clients.zero_window = ZeroWindow {
+            connections: 3,
+            longest_ms: 18_000,
+            bytes: 1_800_000,
+        };
+        let findings = window.findings();
+        for id in ["application-not-accepting", RULE.id] {
+            let found = findings.iter().find(|found| found.id == id).unwrap();
+            let said = "3 connections that it holds wait for clients that do not read what it sends (window closed for 18 s, ";
+            assert!(found.fixes[0].text.starts_with(said), "{:?}", found.fixes);
         }
     }
 
