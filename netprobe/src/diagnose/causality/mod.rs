@@ -288,7 +288,7 @@ fn is_translated(one: &Affected, other: &Affected, scene: &Scene<'_>) -> bool {
         let known = from.address.zip(from.port);
         let mut ends = known
             .into_iter()
-            .flat_map(|end| scene.translated.others(end));
+            .flat_map(|end| scene.translated.leads_to(end));
         ends.any(|(address, port)| {
             let seen = Affected {
                 address: Some(address),

@@ -402,7 +402,7 @@ fn judged(
 /// The end that refuses where clients connect to `end`, if that is translated on the way, with a namespace that it is
 /// seen from.
 fn asked<'a>(window: &'a Window, netns: &'a Netns, end: End) -> (&'a Netns, End) {
-    let Some(to) = Translated::of(window).others(end).next() else {
+    let Some(to) = Translated::of(window).leads_to(end).next() else {
         return (netns, end);
     };
     let home = || places::homes(window, netns, end.0).into_iter().next();

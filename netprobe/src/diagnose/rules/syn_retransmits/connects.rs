@@ -12,11 +12,11 @@ use super::{
         places::{self, End},
         window::{Netns, Window, ratio},
     },
-    DOWN,
+    DOWN, lost_here,
 };
 
 /// What connect() fails with where routes, the neighbours on the link or the other end say so.
-const UNREACHABLE: [&str; 4] = ["EHOSTUNREACH", "ENETUNREACH", "EACCES", "EINVAL"];
+pub(super) const UNREACHABLE: [&str; 4] = ["EHOSTUNREACH", "ENETUNREACH", "EACCES", "EINVAL"];
 /// Fewer connects are not "all of them".
 const LEAST_CONNECTS: u64 = 5;
 /// Who waits less does not wait for an answer: it comes from another continent in that time.
@@ -200,7 +200,7 @@ fn is_older(window: &Window, event: &Event) -> bool {
 fn has_no_neighbour(window: &Window, netns: &Netns, end: End) -> bool {
     let mut drops = window.events.within("drops", netns.inode);
     drops.any(|event| {
-        event.is("reason", "NEIGH_FAILED")
+        lost_here::has_no_neighbour(event)
             && places::ends(event).is_some_and(|(_, remote)| remote == end)
     })
 }

@@ -18,6 +18,21 @@ const ACK: u8 = 16;
 const LEAST: u64 = 3;
 /// Functions that decide what becomes of a packet before it is anybody's: who only listens in is not among them.
 const DECIDE: [&str; 2] = ["br_", "do_xdp_generic"];
+/// Reasons, and such functions, that routes lead to which are missing, or refuse.
+const OF_ROUTES: [&str; 5] = [
+    "IP_INNOROUTES",
+    "IP_OUTNOROUTES",
+    "ip_error",
+    "ip6_pkt_",
+    "dst_discard",
+];
+/// Those of a next hop that nobody on the link answers for.
+const OF_NEIGHBOURS: [&str; 4] = [
+    "NEIGH_FAILED",
+    "neigh_invalidate",
+    "arp_error_report",
+    "ndisc_error_report",
+];
 
 /// Segments of handshakes with one end that a namespace dropped, for one reason.
 pub(super) struct LostHere<'a> {
@@ -29,9 +44,24 @@ pub(super) struct LostHere<'a> {
     /// As the kernel names it; on old kernels, the function.
     reason: String,
     interface: Option<String>,
-    /// Who sent the first of them.
+    /// Who sent the first of them, and to whom.
     source: IpAddr,
+    destination: IpAddr,
     count: u64,
+}
+
+/// Why a packet was dropped; on old kernels, the function that did it.
+fn reason(event: &Event) -> Option<String> {
+    dropped::reason(event).or_else(|| event.text("location"))
+}
+
+fn is_one_of(reason: &str, known: &[&str]) -> bool {
+    known.iter().any(|known| reason.starts_with(known))
+}
+
+/// Whether a packet was dropped as nobody on the link answers for the address of the next hop.
+pub(super) fn has_no_neighbour(event: &Event) -> bool {
+    reason(event).is_some_and(|reason| is_one_of(&reason, &OF_NEIGHBOURS))
 }
 
 /// Whether a segment of a handshake was lost within this machine. What the firewall drops, has a rule of its own.
@@ -71,8 +101,7 @@ impl<'a> LostHere<'a> {
             {
                 continue;
             }
-            let reason = dropped::reason(event).or_else(|| event.text("location"));
-            if let (Some(inode), Some(reason)) = (event.netns(), reason) {
+            if let (Some(inode), Some(reason)) = (event.netns(), reason(event)) {
                 let known = reasons.entry((inode, reason)).or_insert((0, event));
                 known.0 += 1;
             }
@@ -82,7 +111,7 @@ impl<'a> LostHere<'a> {
         let netns = window.namespace(inode)?;
         // Without a reason, who only listened in looks the same as who lost it.
         let is_known = dropped::reason(event).is_some()
-            || DECIDE.iter().any(|function| reason.starts_with(function))
+            || is_one_of(&reason, &[&DECIDE[..], &OF_ROUTES, &OF_NEIGHBOURS].concat())
             || places::ends(event).is_some_and(|(_, to)| places::is_local(netns, to.0));
         (count >= LEAST && is_known).then_some(Self {
             netns,
@@ -91,6 +120,7 @@ impl<'a> LostHere<'a> {
             reason,
             interface: event.text("iface"),
             source: event.ip("saddr")?,
+            destination: event.ip("daddr")?,
             count,
         })
     }
@@ -114,8 +144,18 @@ impl<'a> LostHere<'a> {
         self.reason.starts_with("br_") || self.reason.starts_with("BRIDGE_")
     }
 
+    /// Whether a namespace did it that is not its sender's.
+    pub(super) fn is_beyond(&self, sender: &Netns) -> bool {
+        self.netns.inode != sender.inode
+    }
+
+    /// Whether there is no route, or one that refuses.
+    fn is_of_routes(&self) -> bool {
+        is_one_of(&self.reason, &OF_ROUTES)
+    }
+
     fn has_no_neighbour(&self) -> bool {
-        self.reason == "NEIGH_FAILED"
+        is_one_of(&self.reason, &OF_NEIGHBOURS)
     }
 
     /// What to add to the summary.
@@ -129,6 +169,13 @@ impl<'a> LostHere<'a> {
             )
         } else if self.has_no_neighbour() {
             "as nobody on the link answers for the address of the next hop (ARP, ND)".to_owned()
+        } else if self.is_of_routes() {
+            let Self {
+                destination,
+                reason,
+                ..
+            } = self;
+            format!("as there is no route to {destination}, or one that refuses ({reason})")
         } else if self.is_of_xdp() {
             format!("by an XDP program{} ({})", self.at(), self.reason)
         } else if self.is_of_bridge() {
@@ -159,6 +206,10 @@ impl<'a> LostHere<'a> {
             "TCP_MINTTL" => (
                 ": the client is more hops away than the listener takes (IP_MINTTL, RFC 5082)",
                 "have the listener take more hops (IP_MINTTL; BGP: ttl-security hops), or find out why the way has become longer",
+            ),
+            "IP_INADDRERRORS" => (
+                ": they are for an address that it does not have, and it does not forward",
+                "give it that address, have it forward (net.ipv4.ip_forward = 1), or correct the route that leads there",
             ),
             "TCP_CSUM" | "IP_CSUM" => (
                 ": they arrive damaged",
@@ -221,6 +272,12 @@ impl<'a> LostHere<'a> {
         if self.has_no_neighbour() {
             format!(
                 "see whether that host is up and the address right: `{enter}ip neigh` shows who does not answer"
+            )
+        } else if self.is_of_routes() {
+            format!(
+                "give it a route, or correct the one that refuses: `{enter}ip route get {}` shows what it has; one made by \
+                 hand is gone after a reboot",
+                self.destination
             )
         } else if self.is_of_xdp() {
             let interface = self.interface.as_ref();

@@ -160,10 +160,10 @@ fn describe(
     } else {
         None
     };
-    let end = near
-        .end()
-        .filter(|_| near.is_client() && !near.is_unreachable());
+    let end = near.end().filter(|_| near.is_client());
     let lost = end.and_then(|end| LostHere::of(window, end, &near.clients(window)));
+    // What its own namespace refuses, connect() has told.
+    let lost = lost.filter(|lost| !near.is_unreachable() || lost.is_beyond(near.netns));
     let strangers = Strangers::of(window, near);
     let is_noise = strangers
         .as_ref()

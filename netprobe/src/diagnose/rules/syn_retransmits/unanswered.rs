@@ -13,7 +13,7 @@ use super::{
         window::{Netns, Window, ratio},
     },
     LEAST, MOST, MUCH,
-    connects::{Connects, Dead, Ending, dead},
+    connects::{Connects, Dead, Ending, UNREACHABLE, dead},
 };
 use crate::report::diagnosis::Affected;
 
@@ -267,8 +267,10 @@ impl<'a> Unanswered<'a> {
                 (remote == end).then_some(local)
             })
         };
+        let told = UNREACHABLE.map(|errno| near("connects", ("errno", errno)));
         near("retransmits", ("cause", "syn"))
             .chain(near("connects", ("outcome", "aborted")))
+            .chain(told.into_iter().flatten())
             .collect()
     }
 

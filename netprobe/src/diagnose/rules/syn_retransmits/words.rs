@@ -130,7 +130,7 @@ pub(super) fn destination_is_silent(
     (connects, are_seen_lost): (Option<&Connects>, bool),
 ) -> String {
     if let (Some(ended), Some(connects)) = (near.ended, connects) {
-        return destination_is_dead(window, near, ended, connects);
+        return destination_is_dead(window, near, ended, (connects, are_seen_lost));
     }
     if near.is_scattered {
         return destinations_are_silent(window, near);
@@ -203,7 +203,7 @@ fn destination_is_dead(
     window: &Window,
     near: &Unanswered<'_>,
     (ending, count): (Ending, u64),
-    connects: &Connects,
+    (connects, are_seen_lost): (&Connects, bool),
 ) -> String {
     let who = near.silent.first().map_or("", |hit| hit.name.as_str());
     let more = match near.silent.len() {
@@ -224,6 +224,7 @@ fn destination_is_dead(
         } => (
             format!("failed with {errno}"),
             match errno {
+                _ if are_seen_lost => "",
                 _ if is_neighbour => {
                     "; nobody on the link answers for its address, or for that of the router (ARP, ND)"
                 }

@@ -150,6 +150,82 @@ fn what_is_dropped_on_its_way_between_two_namespaces_is_lost_also_without_a_reas
     }
 }
 
+/// What is found where a router, which another namespace is, drops SYNs to 10.0.0.2:5432 for a reason.
+fn dropped_by_router(
+    reason: &'static str,
+    location: &'static str,
+    fail: fn(&mut Window),
+) -> Finding {
+    let mut window = quiet();
+    let syn = [
+        ("reason", Value::Word(reason)),
+        ("location", Value::Text(location.into())),
+        ("flags", Value::TcpFlags(2)),
+        ("iface", Value::Word("eth1")),
+        ("saddr", Value::Ip([10, 0, 0, 1].into())),
+        ("sport", Value::Unsigned(41_000)),
+        ("daddr", Value::Ip([10, 0, 0, 2].into())),
+        ("dport", Value::Unsigned(5432)),
+    ];
+    window.event("drops", 12, &syn);
+    window.total("drops", 12, &[("reason", Value::Word(reason))]);
+    window.relocate(77);
+    let mut router = quiet().namespaces.remove(0);
+    router.inode = 77;
+    router.name = Some("router".to_owned());
+    router.is_initial = false;
+    router.after.addresses = [[10, 0, 0, 9].into()].into();
+    window.namespaces.push(router);
+    fail(&mut window);
+    window.findings().remove(0)
+}
+
+#[test]
+fn a_router_of_this_machine_that_has_no_route_is_named_with_the_command_that_shows_it() {
+    let again: fn(&mut Window) = |window| sent_again(window, 12, "10.0.0.2:5432");
+    let told: fn(&mut Window) = |window| {
+        connects(window, 12, "10.0.0.2:5432", ("errno", "ENETUNREACH"), 1);
+    };
+    for (reason, location, fail, by) in [
+        ("NOT_SPECIFIED", "ip_error+0x94", again, "ip_error+0x94"),
+        ("IP_INNOROUTES", "ip_error+0x94", again, "IP_INNOROUTES"),
+        (
+            "IP_INNOROUTES",
+            "ip6_pkt_discard+0x11",
+            told,
+            "IP_INNOROUTES",
+        ),
+        (
+            "NOT_SPECIFIED",
+            "ip6_pkt_drop+0x11",
+            told,
+            "ip6_pkt_drop+0x11",
+        ),
+    ] {
+        let found = dropped_by_router(reason, location, fail);
+        let said = format!(
+            "; SYNs are dropped in namespace router, as there is no route to 10.0.0.2, or one that refuses ({by})"
+        );
+        assert!(found.summary.ends_with(&said), "{}", found.summary);
+        assert!(!found.summary.contains("there is no route to it"));
+        let fix = &found.fixes[0].text;
+        assert!(
+            fix.contains("`ip netns exec router ip route get 10.0.0.2`"),
+            "{fix}"
+        );
+    }
+    let summary = dropped_by_router("IP_INADDRERRORS", "ip_error+0x94", again).summary;
+    assert!(summary.ends_with("and it does not forward"), "{summary}");
+    for (reason, location) in [
+        ("NEIGH_FAILED", "arp_error_report+0x1"),
+        ("NOT_SPECIFIED", "neigh_invalidate+0x7e"),
+    ] {
+        let summary = dropped_by_router(reason, location, told).summary;
+        let said = "; SYNs are dropped in namespace router, as nobody on the link answers";
+        assert!(summary.contains(said), "{summary}");
+    }
+}
+
 #[test]
 fn what_a_firewall_here_rejects_stands_behind_it_also_beside_another_dead_host() {
     let mut window = quiet();
