@@ -259,6 +259,7 @@ mod tests {
             fixes: Vec::new(),
             behind: None,
             awaits: None,
+            stops: Vec::new(),
         }
     }
 

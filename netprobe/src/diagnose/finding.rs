@@ -116,6 +116,7 @@ pub(super) fn finding(
         fixes: Vec::new(),
         behind: None,
         awaits: None,
+        stops: Vec::new(),
     }
 }
 

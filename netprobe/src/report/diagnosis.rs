@@ -141,6 +141,8 @@ pub struct Finding {
     pub behind: Option<&'static str>,
     /// The destination that its processes wait for in `connect()`: what is wrong with that one comes first.
     pub awaits: Option<Affected>,
+    /// Destinations whose packets it was seen to stop, or is bound to: more than are named among those that are hit.
+    pub stops: Vec<Affected>,
 }
 
 /// What came of a rule.
@@ -313,6 +315,7 @@ pub(crate) fn sample() -> Diagnosis {
             }],
             behind: Some("conntrack-table-full"),
             awaits: None,
+            stops: Vec::new(),
         }],
         checked: vec![Checked {
             id: "resets",

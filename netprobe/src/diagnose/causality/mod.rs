@@ -223,7 +223,8 @@ fn explains(cause: &Finding, (effect, hit): (&Finding, &Affected), scene: &Scene
 
 /// Whether a cause hits a service itself.
 fn is_at(cause: &Finding, hit: &Affected, scene: &Scene<'_>) -> bool {
-    services(cause).any(|service| is_same(service, hit, scene))
+    let mut hits = services(cause).chain(&cause.stops);
+    hits.any(|service| is_same(service, hit, scene))
 }
 
 /// What is wrong with the destination that the processes of a service wait for: what stops connections to it first.
@@ -232,7 +233,7 @@ fn awaited(effect: &Finding, findings: &[Finding], scene: &Scene<'_>) -> Option<
     let is_of_it = |cause: &&Finding| {
         cause.id != effect.id
             && cause.severity >= Severity::Warning
-            && services(cause).any(|service| is_same(service, destination, scene))
+            && is_at(cause, destination, scene)
     };
     let causes = findings.iter().filter(is_of_it).map(|cause| cause.id);
     causes.min_by_key(|id| rank(id))

@@ -1,5 +1,7 @@
 //! Whose flows fill the connection tracking table, and what is dropped for that.
 
+use std::collections::BTreeMap;
+
 use super::super::super::{
     finding::host,
     places::End,
@@ -7,7 +9,7 @@ use super::super::super::{
 };
 use crate::{
     observe::conntrack::{Entries, Protocol, UDP_STREAM},
-    report::diagnosis::Finding,
+    report::diagnosis::{Affected, Finding},
 };
 
 /// What has this share of the entries fills the table.
@@ -19,6 +21,7 @@ const TABLE: &str = "/proc/net/nf_conntrack";
 
 /// Who fills it; and who is refused, or else has most entries.
 pub(super) fn heaviest(mut found: Finding, window: &Window, netns: &Netns) -> Finding {
+    found.stops = stopped(window, netns);
     let wanted = wanted(window, netns);
     if let Some((address, port)) = wanted {
         found = found.hits([Window::affected_destination(netns, address, port)]);
@@ -154,12 +157,31 @@ fn heaviest_service(window: &Window, netns: &Netns) -> Option<(Protocol, u16)> {
 
 /// The service that most of what is dropped is for.
 fn wanted(window: &Window, netns: &Netns) -> Option<End> {
-    let mut wanted = std::collections::BTreeMap::<End, u32>::new();
+    let most = refused(window, netns)
+        .into_iter()
+        .max_by_key(|(_, count)| *count);
+    most.map(|(end, _)| end)
+}
+
+/// Destinations of what is dropped, and how often that was seen.
+fn refused(window: &Window, netns: &Netns) -> BTreeMap<End, u32> {
+    let mut refused = BTreeMap::new();
     for event in window.events.within("conntrack", netns.inode) {
         if let Some(end) = event.ip("daddr").zip(event.small::<u16>("dport")) {
-            *wanted.entry(end).or_default() += 1;
+            *refused.entry(end).or_default() += 1;
         }
     }
-    let most = wanted.into_iter().max_by_key(|(_, count)| *count);
-    most.map(|(end, _)| end)
+    refused
+}
+
+/// All destinations of what is dropped; where that cannot be seen, those of the entries, whose way leads through the table.
+fn stopped(window: &Window, netns: &Netns) -> Vec<Affected> {
+    let mut ends: Vec<End> = refused(window, netns).into_keys().collect();
+    if ends.is_empty() {
+        let entries = listed(netns).into_iter();
+        ends.extend(entries.flat_map(|entries| entries.destinations.keys()));
+    }
+    let ends = ends.into_iter();
+    ends.map(|(address, port)| Window::affected_destination(netns, address, port))
+        .collect()
 }

@@ -374,3 +374,49 @@ fn a_table_that_will_be_full_in_a_moment_is_forecast_long_before() {
     assert_eq!(forecast(&[200, 300, 300, 300, 300, 300], "500"), None);
     assert_eq!(forecast(&[300, 301, 302, 303, 304, 305], "500"), None);
 }
+
+#[test]
+fn all_destinations_beyond_a_router_whose_table_is_full_stand_behind_it() {
+    let ends = [([10, 9, 0, 1], 7500), ([10, 9, 0, 1], 7501)];
+    let packet = |(address, port): ([u8; 4], u64)| {
+        [
+            ("saddr", Value::Ip([10, 8, 0, 1].into())),
+            ("sport", Value::Unsigned(40_000)),
+            ("daddr", Value::Ip(address.into())),
+            ("dport", Value::Unsigned(port)),
+        ]
+    };
+    // `refused` of the two are seen to be, and so many have entries in the table.
+    let told = |refused: usize, listed: usize| {
+        let mut window = quiet();
+        for end in ends {
+            let syn = [&packet(end)[..], &[("cause", Value::Word("syn"))]].concat();
+            window.event("retransmits", 20, &syn);
+        }
+        window.total("retransmits", 40, &[("cause", Value::Word("syn"))]);
+        window.grow(&[("TcpExt.TCPSynRetrans", 40)]);
+        window.relocate(77);
+        let mut client = window.namespaces.remove(0);
+        client.inode = 77;
+        client.is_initial = false;
+        window.namespaces = full().namespaces;
+        window.namespaces.push(client);
+        for end in ends.into_iter().take(refused) {
+            window.event("conntrack", 20, &packet(end));
+        }
+        let entries = window.netns().after.conntrack.get_or_insert_default();
+        for (address, port) in ends.into_iter().take(listed) {
+            entries.sampled += 20;
+            let port = u16::try_from(port).unwrap();
+            entries.destinations.insert((address.into(), port), 20);
+        }
+        let told = window.told();
+        let behind = told.iter().filter(|(id, _)| *id == "syn-retransmits");
+        behind.map(|(_, behind)| *behind).collect::<Vec<_>>()
+    };
+    let table = Some("conntrack-table-full");
+    assert_eq!(told(2, 0), [table]);
+    assert_eq!(told(0, 2), [table]);
+    // What is seen to be refused says more than what is in the table.
+    assert_eq!(told(1, 2), [None]);
+}
