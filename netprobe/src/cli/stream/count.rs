@@ -151,7 +151,7 @@ impl<'a> Counting<'a> {
             Some(_) => board.show(&reading),
             None => Ok(()),
         });
-        let reconciled = books.map(|books| books.compare(&session, &reading.counts));
+        let reconciled = books.map(|books| books.compare(&session, &reading.usual()));
         let mut summary =
             board.summarize(&session, &reading, session.watched_since(started), &missed)?;
         summary.cost = Some(cost);
@@ -177,6 +177,12 @@ struct Reading {
 }
 
 impl Reading {
+    /// All of it, told apart at least by what `--count` alone groups by.
+    fn usual(&self) -> Vec<(CountKey, Count)> {
+        let groups = self.groups.iter().map(|(group, count)| (group.key, *count));
+        self.counts.iter().copied().chain(groups).collect()
+    }
+
     fn since(&self, before: &Self) -> Self {
         Self {
             counts: groups::since(&self.counts, &before.counts),
