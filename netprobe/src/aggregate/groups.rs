@@ -16,7 +16,7 @@ use netprobe_common::{
     record::{Plain, bytes_of},
 };
 
-use super::summary::{self, GATHERED};
+use super::summary::{self, GATHERED, is_port};
 use crate::{
     decode::{Names, NoNames},
     kernel::totals::COARSE,
@@ -73,6 +73,8 @@ pub struct By {
     names: Vec<&'static str>,
     /// What the kernel must count by beyond its groups, bits of `Config::by`.
     bits: u32,
+    /// Whether groups are to differ in the port that the kernel counts by anyhow.
+    has_port: bool,
 }
 
 /// A word that nothing can be grouped by, and those that something can.
@@ -90,6 +92,7 @@ impl By {
         let mut by = Self {
             names: Vec::new(),
             bits: 0,
+            has_port: false,
         };
         for word in words {
             let is_asked = |name: &&&'static str| **name == word;
@@ -120,18 +123,36 @@ impl By {
             let asked = asked.fold(0, |bits, (_, bit)| bits | bit);
             by.bits = (by.bits & !BY_FLOW) | asked;
         }
+        by.has_port = own
+            .iter()
+            .any(|name| is_port(name) && by.names.contains(name));
         Ok(by)
     }
 
     /// The groups that the kernel counts anyhow.
     pub fn usual(kind: Kind) -> Self {
         let (names, _extras) = offered(kind);
-        Self { names, bits: 0 }
+        Self {
+            has_port: names.iter().any(is_port),
+            names,
+            bits: 0,
+        }
     }
 
     /// What the kernel must count by beyond its groups, bits of `Config::by`; 0 is nothing.
     pub const fn bits(&self) -> u32 {
         self.bits
+    }
+
+    /// Whether groups are to differ in the port that the kernel counts by anyhow.
+    pub const fn has_port(&self) -> bool {
+        self.has_port
+    }
+
+    /// What matters of a group: that its port found the map full does only if the port was asked for.
+    pub fn narrow(&self, key: &CountKey) -> CountKey {
+        let any_port = if self.has_port { key.any_port } else { 0 };
+        CountKey { any_port, ..*key }
     }
 
     /// Joins what was counted and does not differ in what is asked for, as `name` names it; the largest first, and what
@@ -424,6 +445,31 @@ mod tests {
         let counts = [(zero, count), (coarse, count)];
         let joined = by.join(&counts, 9, |key| super::name(key, by.bits(), &mut NoNames));
         assert_eq!(joined.len(), 2);
+    }
+
+    #[test]
+    fn a_port_that_found_the_map_full_matters_only_to_those_who_asked_for_it() {
+        let (fine, count) = counted(7, 1, 5);
+        let full = CountKey {
+            port: [0; 2],
+            any_port: 1,
+            ..fine
+        };
+        let counts = [(fine, count), (full, count)];
+        let joined = |by: &By| {
+            by.join(&counts, 9, |key| {
+                summary::name(&by.narrow(key), &mut NoNames)
+            })
+        };
+        let by_reason = joined(&by(&["reason"]));
+        assert_eq!((by_reason.len(), by_reason[0].events), (1, 10));
+        assert_eq!(by_reason[0].group[0].0, "reason");
+        for by in [by(&["reason", "dport"]), By::usual(Kind::Drops)] {
+            let joined = joined(&by);
+            assert_eq!(joined.len(), 2);
+            let is_gathered = |total: &&Total| total.group[0].0 == GATHERED;
+            assert_eq!(joined.iter().filter(is_gathered).count(), 1);
+        }
     }
 
     #[test]

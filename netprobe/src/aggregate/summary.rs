@@ -29,13 +29,24 @@ pub(super) fn gathered(key: &CountKey) -> Option<Value> {
     (key.any_port != 0 || key.code == OTHER).then_some(Value::Word("map-full"))
 }
 
+/// Whether a column is a port.
+pub(super) fn is_port(name: &&str) -> bool {
+    name.ends_with("port")
+}
+
+/// Events whose port found the map full, but nothing else of their group.
+pub fn without_port(counts: &[(CountKey, Count)]) -> u64 {
+    let counts = counts.iter().filter(|(key, _)| key.any_port != 0);
+    counts.map(|(_, count)| count.events).sum()
+}
+
 /// Names a group of `--count`.
 pub fn name(key: &CountKey, names: &mut dyn Names) -> Option<Named> {
     let kind = u16::try_from(key.kind).ok().and_then(Kind::from_raw)?;
     let spec = probes::of(kind);
     let mut group = (spec.group)(key, names);
     if key.any_port != 0 || key.code == OTHER {
-        for (_, value) in group.iter_mut().filter(|(name, _)| name.ends_with("port")) {
+        for (_, value) in group.iter_mut().filter(|(name, _)| is_port(name)) {
             *value = Value::Unknown;
         }
     }

@@ -41,24 +41,28 @@ pub(super) struct Books {
 impl Books {
     /// Before the programs are attached, has the kernel side count; `None` if nothing counts the same.
     pub(super) fn open(request: &mut Request, plan: &Plan) -> Option<Self> {
+        let mut books = Self::unread(request, plan)?;
+        books.read();
+        Some(books)
+    }
+
+    fn unread(request: &mut Request, plan: &Plan) -> Option<Self> {
         let [spec] = request.probes[..] else {
             return None;
         };
-        if spec.oracles.is_empty() || request.config.by != 0 {
+        if spec.oracles.is_empty() {
             return None;
         }
         let wanted = plan.whole_namespaces()?;
-        if request.config.count == 0 {
+        if request.config.count == 0 && request.config.by == 0 {
             request.config.count = 1;
             request.sizes.counts = GROUPS;
         }
-        let mut books = Self {
+        Some(Self {
             spec,
             wanted,
             readings: Vec::new(),
-        };
-        books.read();
-        Some(books)
+        })
     }
 
     /// Reads again, as when the programs are attached.
@@ -85,9 +89,11 @@ impl Books {
         totals: &[(CountKey, Count)],
     ) -> Vec<Reconciled> {
         let hooks = session.probes().iter().flat_map(|(_, hooks)| hooks);
-        let is_other = |(key, _): &(CountKey, Count)| key.code == OTHER;
-        let is_blind = { hooks }.any(|hook| hook.result.is_err()) || session.has_lost_module();
-        if is_blind || totals.iter().any(is_other) {
+        if { hooks }.any(|hook| hook.result.is_err()) || session.has_lost_module() {
+            return Vec::new();
+        }
+        if totals.iter().any(|(key, _)| key.code == OTHER) {
+            log::warn!("not compared with the kernel's counters: there were too many groups");
             return Vec::new();
         }
         let oracles = self.spec.oracles.iter();
@@ -195,10 +201,31 @@ fn is_same(before: &Counters, after: &Counters) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use netprobe_common::{header::Kind, record::Plain as _};
+    use netprobe_common::{config::Config, counters::BY_DADDR, header::Kind, record::Plain as _};
 
-    use super::*;
-    use crate::probes::{self, PROBES};
+    use super::{super::super::filter, *};
+    use crate::{
+        kernel::load::Sizes,
+        probes::{self, PROBES},
+    };
+
+    #[test]
+    fn what_is_told_apart_by_more_is_compared_and_counted_once() {
+        let retransmits = probes::of(Kind::Retransmits);
+        let plan = filter::Options::default().plan(retransmits).unwrap();
+        for (by, count) in [(0, 1), (BY_DADDR, 0)] {
+            let mut config = Config::zeroed();
+            config.by = by;
+            let mut request = Request {
+                probes: vec![retransmits],
+                config,
+                sizes: Sizes::NONE,
+                windowed: None,
+            };
+            assert!(Books::unread(&mut request, &plan).is_some(), "{by}");
+            assert_eq!(request.config.count, count);
+        }
+    }
 
     #[test]
     fn a_failed_attempt_is_taken_off() {

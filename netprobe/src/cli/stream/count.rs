@@ -37,7 +37,7 @@ use crate::{
     observe::clock::{thread_cpu, unix_ns},
     probes::ProbeSpec,
     render,
-    report::{Interval, Summary, Total},
+    report::{Interval, Probe, Summary, Total},
 };
 
 /// Different stacks that are told apart.
@@ -151,7 +151,7 @@ impl<'a> Counting<'a> {
             Some(_) => board.show(&reading),
             None => Ok(()),
         });
-        let reconciled = books.map(|books| books.compare(&session, &reading.counts));
+        let reconciled = books.map(|books| books.compare(&session, &reading.usual()));
         let mut summary =
             board.summarize(&session, &reading, session.watched_since(started), &missed)?;
         summary.cost = Some(cost);
@@ -177,6 +177,12 @@ struct Reading {
 }
 
 impl Reading {
+    /// All of it, told apart at least by what `--count` alone groups by.
+    fn usual(&self) -> Vec<(CountKey, Count)> {
+        let groups = self.groups.iter().map(|(group, count)| (group.key, *count));
+        self.counts.iter().copied().chain(groups).collect()
+    }
+
     fn since(&self, before: &Self) -> Self {
         Self {
             counts: groups::since(&self.counts, &before.counts),
@@ -253,10 +259,13 @@ impl Board<'_> {
         let usual = if shows_all { usize::MAX } else { TOP };
         let top = self.options.top.unwrap_or(usual);
         if by.bits() == 0 {
-            by.join(&reading.counts, top, |key| summary::name(key, names))
+            by.join(&reading.counts, top, |key| {
+                summary::name(&by.narrow(key), names)
+            })
         } else {
             by.join(&reading.groups, top, |key| {
-                groups::name(key, by.bits(), names)
+                let usual = by.narrow(&key.key);
+                groups::name(&GroupKey { key: usual, ..*key }, by.bits(), names)
             })
         }
     }
@@ -286,9 +295,13 @@ impl Board<'_> {
         elapsed: Duration,
         missed: &[Option<u64>],
     ) -> Result<Summary> {
+        let mut probes = check::probes(session, 0, missed)?;
+        if !self.by.has_port() {
+            forgive(&mut probes, &reading.counts);
+        }
         Ok(Summary {
             elapsed,
-            probes: check::probes(session, 0, missed)?,
+            probes,
             totals: self.totals(reading),
             connects: None,
             cost: None,
@@ -312,6 +325,14 @@ impl Board<'_> {
     fn account(&self, summary: &Summary, global: &Global) {
         end_line(&self.out, global);
         account(summary, global);
+    }
+}
+
+/// Takes from what found the map full that of which nothing but the port was not told apart, where nobody asked for it.
+pub(super) fn forgive(probes: &mut [Probe], counts: &[(CountKey, Count)]) {
+    if let [probe] = probes {
+        let full = &mut probe.counters.map_full;
+        *full = full.saturating_sub(summary::without_port(counts));
     }
 }
 

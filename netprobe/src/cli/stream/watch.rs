@@ -12,7 +12,7 @@ use super::{
         signals::{self, Stop},
     },
     books::{self, Books},
-    count::at,
+    count::{self, at},
     pcap::Pcap,
     screen::Screen,
 };
@@ -105,6 +105,8 @@ impl Watch {
         let drained = ended.and_then(|()| screen.drain(&mut ring));
         let counted = session.totals()?;
         let mut summary = summarize(&session, &screen, elapsed, &missed)?;
+        // No groups are shown here, nor ports of what the kernel counts.
+        count::forgive(&mut summary.probes, &counted);
         summary.cost = Some(cost);
         if let Some(books) = &books {
             summary.reconciled = books.compare(&session, &counted);
