@@ -343,7 +343,7 @@ fn glance_until(mut glanced: Glanced, stopped: &Receiver<()>, saving: &Saving) -
             // One that has gone shows nothing more.
             if namespaces::enter(&namespaced.namespace).is_ok() {
                 let glance = snapshot::glance(looks_at_connections);
-                are_still |= !glance.still.is_empty();
+                are_still |= glance.late.iter().flatten().any(|late| late.is_still);
                 namespaced.glances.add_glance(glance);
             }
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 use super::events::Events;
 use crate::{
     observe::{
-        diag::{Listener, Still},
+        diag::{Late, Listener},
         processes::{Process, Processes},
         snapshot::{Glance, Snapshot},
         softnet::Cpu,
@@ -77,6 +77,10 @@ pub struct Netns {
     pub passive_opens: Vec<i64>,
     /// How many connection attempts full accept queues had turned away so far, as often.
     pub listen_overflows: Vec<i64>,
+    /// How often one looked whether requests are read late.
+    pub late_looks: usize,
+    /// What was seen of services that read requests late, by port.
+    pub late: BTreeMap<u16, Vec<Late>>,
     /// When services stood still longest, by port.
     pub standstills: BTreeMap<u16, Standstill>,
 }
@@ -87,7 +91,7 @@ pub struct Standstill {
     /// When that was seen last.
     pub at: Instant,
     /// What was seen of its longest stop.
-    pub still: Still,
+    pub still: Late,
     /// How often it stopped.
     pub stops: u32,
     /// For how long in all stops, in milliseconds.
@@ -98,7 +102,7 @@ pub struct Standstill {
 
 impl Standstill {
     /// What is seen `now`, for the first time.
-    pub fn seen(still: Still, now: Instant) -> Self {
+    pub fn seen(still: Late, now: Instant) -> Self {
         Self {
             at: now,
             still,
@@ -109,7 +113,7 @@ impl Standstill {
     }
 
     /// Adds what is seen `now`: of the last stop, if that has not ended meanwhile, or of another.
-    fn see(&mut self, still: Still, now: Instant) {
+    fn see(&mut self, still: Late, now: Instant) {
         let is_same = now.saturating_duration_since(self.at) < still.longest();
         if is_same {
             let more = still.longest_ms.saturating_sub(self.last_ms);
@@ -285,7 +289,12 @@ impl Netns {
         self.conntrack_counts.extend(glance.conntrack_count);
         self.passive_opens.extend(glance.passive_opens);
         self.listen_overflows.extend(glance.listen_overflows);
-        for still in glance.still {
+        self.late_looks += usize::from(glance.late.is_some());
+        for still in glance.late.into_iter().flatten() {
+            self.late.entry(still.port).or_default().push(still);
+            if !still.is_still {
+                continue;
+            }
             let known = self.standstills.entry(still.port);
             known
                 .and_modify(|known| known.see(still, glance.at))

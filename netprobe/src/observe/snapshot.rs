@@ -9,7 +9,7 @@ use std::{
 use super::{
     conntrack::{self, Entries},
     counters::{self, Counters},
-    diag::{self, Listener, SocketTable, Still},
+    diag::{self, Late, Listener, SocketTable},
     interfaces::{self, Interface, Qdisc},
     sysctls::{self, Sysctls},
 };
@@ -48,8 +48,8 @@ pub struct Glance {
     pub passive_opens: Option<i64>,
     /// Connection attempts that full accept queues turned away so far.
     pub listen_overflows: Option<i64>,
-    /// Services that stand still, if that was looked at.
-    pub still: Vec<Still>,
+    /// Services that read requests late, if that was looked at.
+    pub late: Option<Vec<Late>>,
 }
 
 /// Reads everything of the namespace that this thread is in.
@@ -111,15 +111,15 @@ pub fn glance(looks_at_connections: bool) -> Glance {
     let [passive_opens, listen_overflows, established] = queues;
     // To list none takes long as well.
     let has_some = established != Some(0) && !listeners.is_empty();
-    let still = if looks_at_connections && has_some {
+    let late = if looks_at_connections && has_some {
         let ports: HashSet<u16> = listeners.iter().map(|listener| listener.port).collect();
-        diag::still(|port| ports.contains(&port)).unwrap_or_default()
+        diag::late(|port| ports.contains(&port)).ok()
     } else {
-        Vec::new()
+        None
     };
     Glance {
         at,
-        still,
+        late,
         listeners,
         conntrack_count: sysctls::read("net.netfilter.nf_conntrack_count")
             .and_then(|count| count.parse().ok()),

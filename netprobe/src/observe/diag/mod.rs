@@ -9,16 +9,16 @@ use std::{
 
 use anyhow::Result;
 
+mod late;
 mod path;
 mod socket;
-mod still;
 mod unread;
 
+pub use late::{LATE_MS, Late, late};
 pub use path::{LOCAL_US, Path, SWOLLEN};
 #[cfg(any(test, fuzzing))]
 pub(crate) use socket::parse;
 use socket::{Info, Socket, visit};
-pub use still::{Still, still};
 pub use unread::{UNREAD_MS, Unread};
 
 const ESTABLISHED: u8 = 1;

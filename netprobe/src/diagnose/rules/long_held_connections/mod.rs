@@ -31,7 +31,8 @@ pub(super) static RULE: Rule = Rule {
         recognised: "Connections wait in a listener's queue for 3 s or more, or it is always full, while at least half of \
                      those that were accepted carried no data for ten seconds. Or what three clients or more have sent over accepted \
                      connections was not read for 3 s or more (Recv-Q of ss -tn): a warning if these are as many as those \
-                     that were served meanwhile, else a note. Or at a look, one each second, three clients or more had waited \
+                     that were served meanwhile, else a note; so is it where three requests or more had waited for a second or more at four of five \
+                     looks, one each second, if fewer are served at once. Or at a look, one each second, three clients or more had waited \
                      for a second or more, and nothing was read or sent over any connection of the service: it stood still, \
                      as in a long garbage collection, even if it went on since; a warning from 2 s on.",
         fixes: &[

@@ -114,7 +114,7 @@ mod tests {
             fixtures::quiet,
             window::{Standstill, Window},
         },
-        observe::{diag::Still, snapshot::Glance},
+        observe::{diag::Late, snapshot::Glance},
         report::diagnosis::Severity,
     };
 
@@ -122,7 +122,8 @@ mod tests {
         let mut window = quiet();
         window.listen(6379, 511, &[0; 10]);
         let at = Instant::now();
-        let still = Still {
+        let still = Late {
+            is_still: true,
             port: 6379,
             connections,
             longest_ms,
@@ -156,11 +157,12 @@ mod tests {
         for (after_ms, longest_ms) in [(500, 1700), (3000, 1100)] {
             netns.add_glance(Glance {
                 at: at + Duration::from_millis(after_ms),
-                still: vec![Still {
+                late: Some(vec![Late {
+                    is_still: true,
                     port: 6379,
                     connections: 50,
                     longest_ms,
-                }],
+                }]),
                 listeners: Vec::new(),
                 conntrack_count: None,
                 passive_opens: None,

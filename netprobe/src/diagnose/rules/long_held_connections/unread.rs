@@ -5,14 +5,14 @@ use super::{
         accepting, cpu_time,
         finding::finding,
         sizing::{counted, spoken},
-        window::{Netns, Queue, Window},
+        window::{Netns, Queue, Window, ratio},
         workers::{self, BUSY},
     },
     RULE,
 };
 use crate::{
     observe::{
-        diag::{Clients, UNREAD_MS},
+        diag::{Clients, LATE_MS, Late, UNREAD_MS},
         processes::Process,
     },
     report::diagnosis::{Confidence, Finding, Severity},
@@ -22,6 +22,9 @@ use crate::{
 pub(super) const LEAST: u32 = 3;
 /// From here on most clients have given up.
 const TOO_LONG_S: f64 = 5.0;
+/// Somebody waits nearly always who does at this share of the looks, of which there are so many.
+const NEARLY_ALWAYS: f64 = 0.8;
+const LEAST_LOOKS: usize = 4;
 
 /// The listeners of a namespace whose accepted connections are not read.
 pub(super) fn of(window: &Window, netns: &Netns) -> impl Iterator<Item = Finding> {
@@ -30,13 +33,19 @@ pub(super) fn of(window: &Window, netns: &Netns) -> impl Iterator<Item = Finding
     clients.filter_map(|(port, clients)| {
         let queue = netns.queue(None, *port)?;
         let before = before(netns, *port);
-        let (connections, longest_ms) = clients.unread.since(before.map(|before| &before.unread));
+        let (mut connections, mut longest_ms) =
+            clients.unread.since(before.map(|before| &before.unread));
+        let late = late(netns, *port).filter(|_| connections < LEAST);
+        if let Some((late, _)) = late {
+            (connections, longest_ms) = (late.connections, late.longest_ms);
+        }
         let case = Case {
             window,
             netns,
             queue,
             clients,
             connections,
+            late_at: late.map(|(_, looks)| looks),
             waits_s: f64::from(longest_ms) / 1000.0,
             grown: i64::from(clients.unread.now)
                 - before.map_or(0, |before| i64::from(before.unread.now)),
@@ -50,12 +59,28 @@ fn before(netns: &Netns, port: u16) -> Option<&Clients> {
     netns.before.sockets.as_ref()?.clients.get(&port)
 }
 
+/// What is seen of a port where somebody waits nearly always, though nobody for long, and at how many of how many looks.
+fn late(netns: &Netns, port: u16) -> Option<(Late, [usize; 2])> {
+    let mut looks = netns.late.get(&port)?.clone();
+    // Who stands still is looked at more often meanwhile, and told by that.
+    let all = looks.len();
+    looks.retain(|late| !late.is_still);
+    let all = netns.late_looks - (all - looks.len());
+    looks.retain(|late| late.connections >= LEAST);
+    let seen = looks.len();
+    let is_always = seen >= LEAST_LOOKS && ratio(seen as u64, all as u64) >= NEARLY_ALWAYS;
+    looks.sort_unstable_by_key(|late| late.connections);
+    let usual = looks.get(seen / 2).filter(|_| is_always);
+    usual.map(|late| (*late, [seen, all]))
+}
+
 /// Whether the listener at a port is one of these, or only passes on what others take.
 pub(super) fn is_told(netns: &Netns, port: u16) -> bool {
     let sockets = netns.after.sockets.as_ref();
     let clients = sockets.and_then(|sockets| sockets.clients.get(&port));
     let before = before(netns, port).map(|before| &before.unread);
     clients.is_some_and(|clients| clients.unread.since(before).0 >= LEAST)
+        || late(netns, port).is_some()
 }
 
 /// A listener, and the connections that it has accepted and does not read.
@@ -65,6 +90,8 @@ struct Case<'a> {
     queue: &'a Queue,
     clients: &'a Clients,
     connections: u32,
+    /// Where nobody waits for long, but somebody nearly always: at how many of how many looks.
+    late_at: Option<[usize; 2]>,
     waits_s: f64,
     /// By how many more requests wait than before.
     grown: i64,
@@ -99,8 +126,7 @@ impl Case<'_> {
     fn rates(&self) -> Option<Rates> {
         let accepted = accepting::of(self.window, self.netns, self.queue).accepted?;
         let answered = accepted.checked_add_signed(-self.grown)?;
-        let unserved = self.clients.unread.now + self.clients.quiet;
-        let served = self.clients.held.checked_sub(unserved)?;
+        let served = self.served()?;
         (self.grown > 0 && answered > 0 && answered < accepted && served > 0).then(|| Rates {
             came: self.window.rate(accepted),
             answered: self.window.rate(answered),
@@ -108,40 +134,63 @@ impl Case<'_> {
         })
     }
 
+    /// How many are served at once.
+    fn served(&self) -> Option<u32> {
+        let unserved = self.clients.unread.now + self.clients.quiet;
+        self.clients.held.checked_sub(unserved)
+    }
+
     fn severity(&self, rates: Option<&Rates>) -> Severity {
         if rates.is_some() && self.waits_s >= TOO_LONG_S {
             Severity::Critical
-        } else if self.connections >= self.clients.served {
+        } else if self.connections >= self.others_served() {
             Severity::Warning
         } else {
             Severity::Info
         }
     }
 
-    fn describe(&self) -> Finding {
-        let rates = self.rates();
+    /// How many others are served meanwhile: where each waits for a moment only, at once.
+    fn others_served(&self) -> u32 {
+        match self.late_at {
+            Some(_) => self.served().unwrap_or(0),
+            None => self.clients.served,
+        }
+    }
+
+    fn summary(&self) -> String {
         let comm = self.holders().next();
         let comm = comm.map_or("the application", |process| process.comm.as_str());
+        let (port, place) = (self.queue.listener.port, self.netns.place());
+        let connections = counted(self.connections.into(), "connection");
+        let waits = spoken(self.waits_s);
+        match self.late_at {
+            Some([looks, all]) => format!(
+                "{comm} at port {port}{place} reads requests late: at {looks} of {all} looks {connections}, as a rule, had waited for a \
+                 second or more, up to {waits}: its workers are too few, or busy"
+            ),
+            None => format!(
+                "{comm} at port {port}{place} has accepted {connections} and does not read what they sent, for up to {waits}: its \
+                 workers are busy or blocked"
+            ),
+        }
+    }
+
+    fn describe(&self) -> Finding {
+        let rates = self.rates();
         let found = finding(
             RULE.id,
             self.severity(rates.as_ref()),
             Confidence::Medium,
-            format!(
-                "{comm} at port {}{} has accepted {} and does not read what they sent, for up to {}: its workers are busy or \
-                 blocked",
-                self.queue.listener.port,
-                self.netns.place(),
-                counted(self.connections.into(), "connection"),
-                spoken(self.waits_s),
-            ),
+            self.summary(),
         )
         .counted(
             format!(
                 "over {} data arrived {} s ago or earlier, was not read (Recv-Q), and nothing was sent since; over {} data went \
                  since",
                 counted(self.connections.into(), "accepted connection"),
-                UNREAD_MS / 1000,
-                self.clients.served
+                if self.late_at.is_some() { LATE_MS } else { UNREAD_MS } / 1000,
+                self.others_served()
             ),
             self.connections.into(),
             "connections",
@@ -189,6 +238,15 @@ impl Case<'_> {
         if rates.is_some() {
             return found;
         }
+        if let (Some(_), Some(served @ 1..)) = (self.late_at, self.served()) {
+            let waiting = self.clients.unread.now.max(self.connections);
+            let wanted = waiting + served;
+            let text = format!(
+                "if they are merely too few: more workers (threads of its pool, such as maxThreads): {waiting} that wait + {served} \
+                 that are served = {wanted} at once"
+            );
+            return found.application(text, &[("served_at_once", wanted.to_string())], RISK);
+        }
         found.application(
             "if they are merely too few: more workers (threads of its pool, such as maxThreads), or have it accept no more than \
              it serves, so that clients are sent elsewhere instead of waiting here",
@@ -232,6 +290,7 @@ impl Rates {
 mod tests {
     use crate::{
         diagnose::{fixtures::quiet, window::Window},
+        observe::diag::Late,
         report::diagnosis::Severity,
     };
 
@@ -287,6 +346,53 @@ mod tests {
         assert_eq!(set, [("served_at_once".to_owned(), "9".to_owned())]);
         let text = &found.fixes[0].text;
         assert!(text.contains("10.0 arrivals/s x 0.667 s"), "{text}");
+    }
+
+    #[test]
+    fn a_pool_that_is_too_small_is_told_though_nobody_waits_for_long() {
+        // 24 of 28 wait for two seconds at each look, one a second, and four are served.
+        let told = |looks: usize, served: u32| {
+            let mut window = with(24, served, 0);
+            window.netns().before = window.netns().after.clone();
+            let clients = window.sockets().clients.get_mut(&8080).unwrap();
+            clients.unread.connections = 0;
+            clients.unread.longest_ms = 0;
+            let late = Late {
+                port: 8080,
+                connections: 24,
+                longest_ms: 2500,
+                is_still: false,
+            };
+            window.netns().late_looks = 8;
+            window.netns().late.insert(8080, vec![late; looks]);
+            window.findings().into_iter().next()
+        };
+        let found = told(8, 4).unwrap();
+        assert_eq!(found.severity, Severity::Warning);
+        let said = "reads requests late: at 8 of 8 looks 24 connections, as a rule, had waited for a second or more, up to 2 s";
+        assert!(found.summary.contains(said), "{}", found.summary);
+        let fix = found.fixes.last().unwrap();
+        assert!(
+            fix.text
+                .contains("24 that wait + 4 that are served = 28 at once"),
+            "{fix:?}"
+        );
+        // Most are served.
+        assert_eq!(told(8, 40).unwrap().severity, Severity::Info);
+        // Now and then.
+        assert_eq!(told(4, 4), None);
+        // Nor are the looks of a standstill, however many.
+        let mut window = with(0, 4, 0);
+        let netns = window.netns();
+        netns.late_looks = 40;
+        let still = Late {
+            port: 8080,
+            connections: 24,
+            longest_ms: 2500,
+            is_still: true,
+        };
+        netns.late.insert(8080, vec![still; 36]);
+        assert!(window.findings().is_empty());
     }
 
     #[test]

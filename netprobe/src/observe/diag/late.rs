@@ -1,5 +1,5 @@
-//! Services that stand still: requests wait in the receive queues of their connections, and over none of these anything is
-//! read or sent. A process that is blocked for seconds and goes on leaves no other trace.
+//! Requests that are read late: they wait in the receive queues of the connections of a service. Where over none of these
+//! anything is read or sent, the service stands still; a process that is blocked for seconds and goes on leaves no other trace.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,67 +11,62 @@ use super::{
     unread::SMALL,
 };
 
-/// A service stands still when it has done nothing for this long, in milliseconds.
-const STILL_MS: u32 = 1000;
+/// A request is late from here on, in milliseconds, and a service stands still that has done nothing for so long.
+pub const LATE_MS: u32 = 1000;
 
-/// A service that stands still.
+/// A service that reads requests late.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Still {
+pub struct Late {
     /// The port that it listens at.
     pub port: u16,
-    /// Accepted connections over which a request arrived [`STILL_MS`] ago or earlier, and was not read.
+    /// Accepted connections over which a request arrived [`LATE_MS`] ago or earlier, and was not read.
     pub connections: u32,
     /// The longest time since then, in milliseconds.
     pub longest_ms: u32,
+    /// Whether it stands still.
+    pub is_still: bool,
 }
 
-impl Still {
+impl Late {
     /// The longest time since then.
     pub const fn longest(&self) -> Duration {
         Duration::from_millis(self.longest_ms as u64)
     }
 }
 
-/// What goes on at a port.
-#[derive(Default)]
-struct Activity {
-    still: Still,
-    /// Whether something was read or sent just now.
-    is_any: bool,
-}
-
-/// The services, in the namespace that this thread is in, at ports that are listened at, that stand still.
-pub fn still(is_served: impl Fn(u16) -> bool) -> Result<Vec<Still>> {
-    let mut activities = HashMap::new();
+/// The services, in the namespace that this thread is in, at ports that are listened at, that read requests late.
+pub fn late(is_served: impl Fn(u16) -> bool) -> Result<Vec<Late>> {
+    let mut services = HashMap::new();
     visit(1 << ESTABLISHED | 1 << CLOSE_WAIT, |socket| {
         if is_served(socket.local_port) {
-            add(&mut activities, socket);
+            add(&mut services, socket);
         }
     })?;
-    let still = activities.into_values().filter_map(|activity| {
-        let is_still = !activity.is_any && activity.still.connections > 0;
-        is_still.then_some(activity.still)
-    });
-    Ok(still.collect())
+    let late = services.into_values();
+    Ok(late.filter(|late| late.connections > 0).collect())
 }
 
-fn add(activities: &mut HashMap<u16, Activity>, socket: &Socket) {
+fn add(services: &mut HashMap<u16, Late>, socket: &Socket) {
     // What was not accepted yet, or is closed, is no matter of who serves.
     let Some(info) = socket.info.filter(|_| socket.ino != 0) else {
         return;
     };
-    let Some(activity) = bounded(activities, socket.local_port, Activity::default()) else {
+    let unknown = Late {
+        port: socket.local_port,
+        is_still: true,
+        ..Late::default()
+    };
+    let Some(late) = bounded(services, socket.local_port, unknown) else {
         return;
     };
-    activity.still.port = socket.local_port;
-    let has_read = socket.receive_queue == 0 && info.since_received_ms < STILL_MS;
-    activity.is_any |= has_read || info.since_sent_ms < STILL_MS;
+    let has_read = socket.receive_queue == 0 && info.since_received_ms < LATE_MS;
+    late.is_still &= !has_read && info.since_sent_ms >= LATE_MS;
     if let Some(waiting) = socket.unread()
         && waiting.bytes <= SMALL
-        && waiting.ms >= STILL_MS
+        && waiting.ms >= LATE_MS
     {
-        activity.still.connections += 1;
-        activity.still.longest_ms = activity.still.longest_ms.max(waiting.ms);
+        late.connections += 1;
+        late.longest_ms = late.longest_ms.max(waiting.ms);
     }
 }
 
@@ -96,18 +91,24 @@ mod tests {
             client.write_all(b"ask").unwrap();
         }
         let own = |port| port == address.port();
-        assert_eq!(still(own).unwrap(), [], "not for long");
+        assert_eq!(late(own).unwrap(), [], "not for long");
         thread::sleep(Duration::from_millis(1100));
-        let found = still(own).unwrap();
+        let found = late(own).unwrap();
+        assert!(found[0].is_still);
         assert_eq!((found[0].port, found[0].connections), (address.port(), 3));
         assert!(
             (1000..10_000).contains(&found[0].longest_ms),
             "{}",
             found[0].longest_ms
         );
-        assert_eq!(still(|_| false).unwrap(), []);
+        assert_eq!(late(|_| false).unwrap(), []);
         served[0].read_exact(&mut [0; 3]).unwrap();
         served[0].write_all(b"answer").unwrap();
-        assert_eq!(still(own).unwrap(), [], "one is served");
+        let found = late(own).unwrap();
+        assert_eq!(
+            (found[0].connections, found[0].is_still),
+            (2, false),
+            "one is served"
+        );
     }
 }
