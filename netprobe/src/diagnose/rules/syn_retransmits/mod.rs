@@ -7,11 +7,12 @@ mod routeless;
 mod strangers;
 mod unanswered;
 mod unheard;
+mod unrouted;
 mod words;
 
 use self::{
     connects::Connects, lost_here::LostHere, routeless::Routeless, strangers::Strangers,
-    unanswered::Unanswered, unheard::Unheard,
+    unanswered::Unanswered, unheard::Unheard, unrouted::Unrouted,
 };
 use super::super::{
     Explanation, Rule, Verdict, dropped,
@@ -39,7 +40,9 @@ pub(super) static RULE: Rule = Rule {
                      machine that was seen to drop the SYNs or SYN-ACKs (kfree_skb) is named, with the kernel's reason, also \
                      where only the listener's is watched and the same clients try again and get through with none. Where \
                      the listener is on this machine too and sends its SYN-ACKs again, that is one finding. A link of theirs that went down in the window is named (carrier_down_count). Listeners whose \
-                     namespace has no route back (OutNoRoutes grew as ListenDrops did, and no queue was full) drop SYNs. \
+                     namespace has no route back (OutNoRoutes grew as ListenDrops did, and no queue was full) drop SYNs. Where connects that fail at once cannot be seen \
+                     (without kprobes and fentry), a namespace is told in which more of them, or of other packets, found no route \
+                     (OutNoRoutes) than connects did: as a warning if next to none did, and with low confidence. \
                      SYN-ACKs to public addresses that finish no handshake, each only one, beside far more that are \
                      finished, are forged or of a scan: a note. Whether a listener, the firewall or conntrack of this \
                      machine is at fault is told by their own findings, which come first. It is said to be the path or the \
@@ -101,9 +104,6 @@ fn check(window: &Window) -> Verdict {
     }
     let routeless = Routeless::all(window);
     let unheard = unheard(window, &clients, &routeless);
-    if clients.is_empty() && servers.is_empty() && routeless.is_empty() && unheard.is_empty() {
-        return verdict;
-    }
     let no_route = |client: &Unanswered<'_>| {
         let end = client.end().filter(|_| !client.is_unreachable())?;
         let mut all = routeless.iter();
@@ -125,6 +125,10 @@ fn check(window: &Window) -> Verdict {
         .iter()
         .filter(|server| !clients.iter().any(|client| client.is_of(server)));
     found.extend(alone.map(|server| describe(window, server, None, None)));
+    found.extend(unrouted(window, &routeless));
+    if found.is_empty() {
+        return verdict;
+    }
     Verdict::Found(found)
 }
 
@@ -142,6 +146,14 @@ fn unheard<'a>(
     let all = window.namespaces.iter().filter(has_route);
     let all = all.flat_map(|netns| Unheard::all(window, netns));
     all.filter(|unheard| !is_told(unheard)).collect()
+}
+
+/// Namespaces that have no route for what they were to send, unless that is the answers of listeners.
+fn unrouted(window: &Window, routeless: &[Routeless<'_>]) -> Vec<Finding> {
+    let has_route = |netns: &Netns| !routeless.iter().any(|home| home.netns.inode == netns.inode);
+    let all = Unrouted::all(window).into_iter();
+    let untold = all.filter(|found| has_route(found.netns));
+    untold.map(|found| found.describe(window)).collect()
 }
 
 /// What is wrong: seen at one end, and perhaps at the other too.

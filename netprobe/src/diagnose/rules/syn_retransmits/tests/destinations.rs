@@ -237,3 +237,57 @@ fn many_destinations_that_were_tried_once_are_not_one() {
     // Not a few of all.
     assert_eq!(told(40).0, Severity::Warning);
 }
+
+#[test]
+fn connects_without_a_route_are_told_by_their_number_where_none_can_be_seen() {
+    const V4: &str = "10.0.0.1";
+    const V6: &str = "fd00::1";
+    let severity = |addresses: &[&str], [v4, v6, opened]: [i64; 3], is_blind: bool| {
+        let mut window = quiet();
+        let addresses = addresses.iter().map(|address| address.parse().unwrap());
+        window.netns().after.addresses = addresses.collect();
+        window.grow(&[
+            ("Ip.OutNoRoutes", v4),
+            ("Ip6OutNoRoutes", v6),
+            ("Tcp.ActiveOpens", opened),
+        ]);
+        if is_blind {
+            let mut probes = window.probes.iter_mut();
+            let connects = probes.find(|probe| probe.name == "connects").unwrap();
+            connects.hooks.push(crate::report::Hook {
+                sees: "errno of connects that fail at once",
+                required: false,
+                state: Err("no kprobes".to_owned()),
+            });
+        }
+        let findings = window.findings();
+        findings.first().map(|found| {
+            assert_eq!((findings.len(), found.id), (1, "syn-retransmits"));
+            assert_eq!(found.confidence, crate::report::diagnosis::Confidence::Low);
+            found.severity
+        })
+    };
+    for (addresses, counts, expected) in [
+        (&[V4, V6][..], [50, 0, 0], Some(Severity::Warning)),
+        (&[V4, V6], [50, 40, 2], Some(Severity::Warning)),
+        (&[V6], [0, 50, 0], Some(Severity::Warning)),
+        // Others find a route; more of them do.
+        (&[V4], [50, 0, 40], Some(Severity::Info)),
+        (&[V4], [50, 0, 60], None),
+        // Who falls back on IPv4 fails with nothing.
+        (&[V4, V6], [0, 50, 0], Some(Severity::Info)),
+        (&[V4, "fe80::1"], [0, 50, 0], None),
+        (&["fe80::1"], [50, 50, 0], None),
+        // One that nobody misses.
+        (&[V4], [9, 0, 0], None),
+        (&[V4], [12, 0, 0], None),
+    ] {
+        assert_eq!(
+            severity(addresses, counts, true),
+            expected,
+            "{addresses:?} {counts:?}"
+        );
+        // Where connects are seen, they tell.
+        assert_eq!(severity(addresses, counts, false), None);
+    }
+}
