@@ -246,8 +246,9 @@ fn may_explain(cause: &Finding, effect: &Finding) -> bool {
     };
     let is_filled = FILLS.contains(&(cause.id, effect.id)) && !is_filling(cause, effect);
     let is_forecast = FORECASTS.contains(&cause.id) && cause.severity < Severity::Critical;
-    // Who answers none is not merely hard to reach.
-    let is_cut = LOSSY.contains(&cause.id) && effect.severity == Severity::Critical;
+    // Who answers none is not merely hard to reach, unless nothing at all arrives there.
+    let is_dead = ON_PATHS.contains(&cause.id) && cause.severity == Severity::Critical;
+    let is_cut = LOSSY.contains(&cause.id) && effect.severity == Severity::Critical && !is_dead;
     // Ports that go on to fill with TIME_WAIT (which makes it certain) are why the search is long; where others have left
     // them, the search is what is wrong now.
     let is_fed = |of: &Finding| of.id == "time-wait-buildup" && of.confidence == Confidence::High;

@@ -215,6 +215,12 @@ fn handshakes_that_are_late_on_a_lossy_path_follow_from_it_and_those_with_others
             true,
         ),
         (lossy(2, "10.9.0.1:80"), late(true, 2, "10.9.0.1:80"), false),
+        // Nothing at all arrives there.
+        (
+            ("path-loss", true, service(2, "10.9.0.1:80")),
+            late(true, 2, "10.9.0.1:80"),
+            true,
+        ),
         (
             lossy(2, "10.9.0.1:80"),
             late(false, 2, "10.9.0.77:80"),

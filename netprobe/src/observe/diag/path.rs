@@ -42,6 +42,8 @@ pub struct Path {
     /// Segments with data that all connections have sent so far, those that were sent again included
     /// (`tcpi_data_segs_out`).
     pub data_segments: u64,
+    /// Since the peer was last heard of over a connection that has brought it data, in milliseconds; `None` where none has.
+    pub unheard_ms: Option<u32>,
 }
 
 impl Path {
@@ -71,6 +73,10 @@ impl Path {
     fn add_arrived(&mut self, info: Info) {
         let arrived = info.arrived_bytes().unwrap_or(0);
         self.arriving_bytes = arrived.max(self.arriving_bytes);
+        if info.has_arrived() {
+            let ms = info.unheard_ms;
+            self.unheard_ms = Some(self.unheard_ms.map_or(ms, |known| known.min(ms)));
+        }
     }
 
     /// Adds what a connection has sent in vain, and what of it arrived before.
@@ -96,10 +102,8 @@ impl Path {
 mod tests {
     use super::*;
 
-    #[test]
-    #[expect(clippy::too_many_lines, reason = "a straight table of cases")]
-    fn only_active_connections_with_a_long_queue_before_them_are_swollen() {
-        let far = Info {
+    fn far() -> Info {
+        Info {
             idle_ms: 0,
             since_sent_ms: 0,
             since_received_ms: 0,
@@ -115,7 +119,12 @@ mod tests {
             unsent: 0,
             data_segments: 0,
             resent: 0,
-        };
+        }
+    }
+
+    #[test]
+    fn only_active_connections_with_a_long_queue_before_them_are_swollen() {
+        let far = far();
         let cases = [
             (far, (1, 1)),
             (
@@ -170,5 +179,22 @@ mod tests {
             path.add(info);
             assert_eq!((path.swollen, path.filling), expected, "{info:?}");
         }
+    }
+
+    #[test]
+    fn a_peer_is_heard_of_over_connections_that_have_brought_it_data() {
+        let unheard = |connections: &[(u64, u32)]| {
+            let mut path = Path::default();
+            for (bytes_acked, unheard_ms) in connections {
+                path.add(Info {
+                    bytes_acked: *bytes_acked,
+                    unheard_ms: *unheard_ms,
+                    ..far()
+                });
+            }
+            path.unheard_ms
+        };
+        assert_eq!(unheard(&[(0, 9), (1, 10)]), None);
+        assert_eq!(unheard(&[(2, 700), (900, 40), (1, 10)]), Some(40));
     }
 }

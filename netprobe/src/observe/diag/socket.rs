@@ -86,7 +86,8 @@ impl Socket {
     /// Bytes of data in each segment that waits to be acknowledged, on average. A FIN of its own has none.
     pub(super) fn waiting_bytes(&self) -> Option<u32> {
         let info = self.info?;
-        let has_fin = u32::from(matches!(self.state, FIN_WAIT_1 | LAST_ACK | CLOSING));
+        let is_closed = matches!(self.state, FIN_WAIT_1 | LAST_ACK | CLOSING);
+        let has_fin = u32::from(is_closed && info.unsent == 0);
         let bytes = self.send_queue.saturating_sub(info.unsent + has_fin);
         let segments = info.in_flight.saturating_sub(has_fin).max(1);
         (info.in_flight > 0).then(|| bytes.div_ceil(segments))
@@ -155,6 +156,11 @@ impl Info {
     pub(super) const fn is_asked(&self) -> bool {
         let is_first = self.since_received_ms == self.since_sent_ms && self.bytes_acked <= 1;
         self.bytes_received > 0 && (self.since_received_ms < self.since_sent_ms || is_first)
+    }
+
+    /// Whether the peer has acknowledged data; the first byte is that of the SYN.
+    pub(super) const fn has_arrived(&self) -> bool {
+        self.bytes_acked > 1
     }
 
     /// Bytes in each segment that arrived, on average; `None` where none did.
@@ -341,6 +347,8 @@ mod tests {
             socket.waiting_bytes()
         };
         assert_eq!(with(ESTABLISHED, 100_000, 10, 85_520), Some(1448));
+        // A FIN that waits behind data that was not sent yet.
+        assert_eq!(with(FIN_WAIT_1, 20_001, 11, 4073), Some(1448));
         // Data, and the FIN after it.
         assert_eq!(with(FIN_WAIT_1, 101, 2, 0), Some(100));
         assert_eq!(with(FIN_WAIT_1, 1, 1, 0), Some(0));

@@ -1,11 +1,12 @@
 //! Segments are lost between this machine and a peer.
 
+mod cut;
 mod here;
 mod one;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use self::here::Here;
+use self::{cut::Cut, here::Here};
 use super::super::{
     Explanation, Rule, Verdict,
     bufferbloat::delayed,
@@ -32,10 +33,11 @@ pub(super) static RULE: Rule = Rule {
                 were acknowledged (fast), by a tail loss probe, or by tcp_retransmit_timer() when nothing comes at all \
                 (RTO), which also begins anew with a window of one.",
         recognised: "Over one per cent of segments were sent again, by the counters and by the events, to addresses outside of the \
-                     namespace, or of those to the destination that most are lost to, of those that this side connects to, and no queue or firewall of this machine dropped them, nor had the peer got them before (DSACK): those findings would come first. What goes again and again to a listener of this machine whose \
+                     namespace, or of those to a destination (each is told, up to four), of those that this side connects to, and no queue or firewall of this machine dropped them, nor had the peer got them before (DSACK): those findings would come first. What goes again and again to a listener of this machine whose \
                      accept queue did not take its clients is told with that listener. The peer or the path is said to be gone only where the same segments go out three times and more, and no other \
                      connection with the peer goes well. Otherwise it is what single connections send; an MTU is to blame only \
-                     where the segments that wait (sock_diag) are larger than those that arrive. A \
+                     where the segments that wait (sock_diag) are larger than those that arrive. It is critical where three connections \
+                     or more with a destination send in vain, and nothing was heard of it for 3 s over any that ever brought it data. A \
                      median round-trip time of three times its own minimum or more says that a queue on the path is full \
                      (bufferbloat); without that it is clean loss. A link of the namespaces that are hit which went down in the window is \
                      named (carrier_down_count). A queue that loses nothing is told by active connections with ten \
@@ -96,16 +98,19 @@ fn check(window: &Window) -> Verdict {
         if counted < LEAST {
             return Ok(delayed(RULE.id, window, netns).into_iter().collect());
         }
-        let loss = Loss::of(window, netns, (counted, needless, sent));
-        let one = Loss::to_one(window, netns, needless);
+        let all = Loss::of(window, netns, (counted, needless, sent));
+        let mut told = Loss::to_each(window, netns, needless);
+        let lost: u64 = told.iter().map(|one| one.lost).sum();
         // Most of what is lost is lost there, and what goes well elsewhere says nothing of it.
-        let one = one.filter(|one| one.is_much() && one.lost * 2 >= loss.lost);
-        let found = match one {
-            Some(one) => Some(describe(window, netns, &one)),
-            None if loss.is_much() => Some(describe(window, netns, &loss)),
-            None => delayed(RULE.id, window, netns),
-        };
-        Ok(found.into_iter().collect())
+        if lost == 0 || lost * 2 < all.lost {
+            told = vec![all];
+            told.retain(Loss::is_much);
+        }
+        if told.is_empty() {
+            return Ok(delayed(RULE.id, window, netns).into_iter().collect());
+        }
+        let found = told.iter().map(|loss| describe(window, netns, loss));
+        Ok(found.collect())
     })
 }
 
@@ -240,39 +245,35 @@ fn peers(window: &Window, netns: &Netns) -> Vec<((IpAddr, u16), Peer)> {
 }
 
 fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
-    let Loss { lost, fast, .. } = *loss;
-    let percent = loss.percent();
+    let fast = loss.fast;
     let mut peers = peers(window, netns);
     peers.retain(|((address, _), _)| loss.address.is_none_or(|only| *address == only));
     let worst = peers.first();
     let address = worst.map(|((address, _), _)| *address);
-    let to = address.map_or(String::new(), |address| format!(" to {address}"));
-    let others = address.map_or(0, |address| others(window, netns, address));
+    let cut = Cut::of(window, netns, loss, &peers);
     let large = address.and_then(|address| too_large_bytes(netns, address));
+    let others = address.map_or(0, |address| others(window, netns, address));
     let here = address.and_then(|address| Here::of(window, netns, address));
     let kind = match &here {
         Some(here) => here.words(),
-        None => kind(fast, &peers, (others, large)),
+        None => kind(fast, &peers, (others, large), cut.is_some()),
     };
-    let found = finding(
-        RULE.id,
-        Severity::Warning,
-        if fast > 0 {
-            Confidence::High
-        } else {
-            Confidence::Medium
-        },
-        format!(
-            "the path{to}{} loses packets: {lost} segments ({percent:.1} %{}) were sent again in {:.0} s{kind}",
-            netns.place(),
-            if loss.address.is_some() {
-                " of those to it"
-            } else {
-                ""
-            },
-            window.seconds
-        ),
-    );
+    let severity = if cut.is_some() {
+        Severity::Critical
+    } else {
+        Severity::Warning
+    };
+    let confidence = if fast > 0 || cut.is_some() {
+        Confidence::High
+    } else {
+        Confidence::Medium
+    };
+    let summary = summary((window, netns), loss, address, cut.is_some());
+    let found = finding(RULE.id, severity, confidence, format!("{summary}{kind}"));
+    let found = match cut {
+        Some(cut) => cut.add(found),
+        None => found,
+    };
     let found = loss.add(found);
     let found = match worst {
         Some(((address, _), peer)) => round_trips(found, netns, *address, peer),
@@ -301,9 +302,41 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
         )
 }
 
+/// What is lost on the way to an address, and how much.
+fn summary(
+    (window, netns): (&Window, &Netns),
+    loss: &Loss,
+    address: Option<IpAddr>,
+    is_cut: bool,
+) -> String {
+    let place = netns.place();
+    let to = address.map_or(String::new(), |address| format!(" to {address}"));
+    let what = if is_cut {
+        format!("no data that is sent{to}{place} arrives")
+    } else {
+        format!("the path{to}{place} loses packets")
+    };
+    let of = if loss.address.is_some() {
+        " of those to it"
+    } else {
+        ""
+    };
+    format!(
+        "{what}: {} segments ({:.1} %{of}) were sent again in {:.0} s",
+        loss.lost,
+        loss.percent(),
+        window.seconds
+    )
+}
+
 /// What comes after the loss. Where a request is one segment, no later ones can be acknowledged: that
 /// fast retransmits are missing says nothing then.
-fn kind(fast: u64, peers: &[((IpAddr, u16), Peer)], (others, large): (u64, Option<u32>)) -> String {
+fn kind(
+    fast: u64,
+    peers: &[((IpAddr, u16), Peer)],
+    (others, large): (u64, Option<u32>),
+    is_cut: bool,
+) -> String {
     let total: u32 = peers.iter().map(|(_, peer)| peer.total).sum();
     if fast > 0 {
         "; acknowledgements still come, so the path lives but drops".to_owned()
@@ -315,6 +348,9 @@ fn kind(fast: u64, peers: &[((IpAddr, u16), Peer)], (others, large): (u64, Optio
                 "it is large packets that are lost (an MTU): segments of {bytes} bytes wait, and no connection with it has \
                  sent such ones that arrived"
             ),
+            None if is_cut => "what listens there takes nobody (its accept queue is full), something on the way lets nothing \
+                               but handshakes through, or the peer has gone since"
+                .to_owned(),
             None => "it is what single connections send that is lost: something on the way (NAT, firewall, load balancer) \
                      has forgotten them, or their peer is gone"
                 .to_owned(),

@@ -1,6 +1,6 @@
-//! What is lost on the way to one address, however much goes well to others.
+//! What is lost on the way to single addresses, however much goes well to others.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
 use super::{
     super::super::{
@@ -9,8 +9,11 @@ use super::{
         stalled::is_data,
         window::{Netns, Window},
     },
-    Loss, is_away,
+    LEAST, Loss, is_away,
 };
+
+/// Most addresses that are told.
+const MOST: usize = 4;
 
 /// Segments that were sent again to an address.
 #[derive(Default)]
@@ -22,22 +25,31 @@ struct Again {
 }
 
 impl Loss {
-    /// What is lost to the address that loses most, of those that this side connects to; `None` where it is not known how
-    /// much was sent there. Clients are many, and some of them always have a bad line.
-    pub(super) fn to_one(window: &Window, netns: &Netns, needless: u64) -> Option<Self> {
-        let (address, again) = worst(window, netns)?;
+    /// What is lost to each address that loses much, the worst first, of those that this side connects to; without those
+    /// where it is not known how much was sent there. Clients are many, and some of them always have a bad line.
+    pub(super) fn to_each(window: &Window, netns: &Netns, needless: u64) -> Vec<Self> {
         let weight = window.events.weight("retransmits");
         let scale = |events: u64| scaled(events, weight);
-        let sent = sent_to(window, netns, address);
-        (sent > 0).then(|| Self {
-            address: Some(address),
-            lost: scale(again.total).saturating_sub(needless),
-            sent: sent.max(scale(again.total)),
-            needless,
-            rto: scale(again.rto),
-            fast: scale(again.fast),
-            tlp: scale(again.tlp),
-        })
+        let losses = addresses(window, netns).into_iter();
+        let losses = losses.filter_map(|(address, again)| {
+            // Which of them had arrived is not known.
+            let lost = scale(again.total).saturating_sub(needless);
+            let sent = (lost >= LEAST).then(|| sent_to(window, netns, address));
+            let sent = sent.filter(|sent| *sent > 0)?;
+            Some(Self {
+                address: Some(address),
+                lost,
+                sent: sent.max(scale(again.total)),
+                needless,
+                rto: scale(again.rto),
+                fast: scale(again.fast),
+                tlp: scale(again.tlp),
+            })
+        });
+        let mut losses: Vec<Self> = losses.filter(Self::is_much).collect();
+        losses.sort_by_key(|loss| Reverse(loss.lost));
+        losses.truncate(MOST);
+        losses
     }
 }
 
@@ -52,7 +64,8 @@ fn scaled(events: u64, weight: f64) -> u64 {
     (events as f64 * weight) as u64
 }
 
-fn worst(window: &Window, netns: &Netns) -> Option<(IpAddr, Again)> {
+/// The addresses that this side connects to and has sent segments to again.
+fn addresses(window: &Window, netns: &Netns) -> BTreeMap<IpAddr, Again> {
     let refusing = overflow::refusing(window);
     let mut all = BTreeMap::<IpAddr, Again>::new();
     let events = window.events.within("retransmits", netns.inode);
@@ -66,7 +79,7 @@ fn worst(window: &Window, netns: &Netns) -> Option<(IpAddr, Again)> {
         again.fast += u64::from(event.is("cause", "fast"));
         again.tlp += u64::from(event.is("cause", "tlp"));
     }
-    all.into_iter().max_by_key(|(_, again)| again.total)
+    all
 }
 
 /// Whether a segment is of a connection that was accepted here.

@@ -74,6 +74,88 @@ fn what_goes_well_elsewhere_does_not_hide_what_is_lost_to_one_destination() {
     assert!(!served.ids().contains(&"path-loss"));
 }
 
+/// Of 100 segments to each of two destinations, 40 that went out again for the `attempt`th time.
+fn to_two(attempt: u64) -> Window {
+    let mut window = quiet();
+    window.grow(&[("Tcp.RetransSegs", 80), ("Tcp.OutSegs", 120)]);
+    window.total("retransmits", 80, &[("cause", Value::Word("rto"))]);
+    for host in [2, 3] {
+        let lost = [
+            ("cause", Value::Word("rto")),
+            ("daddr", Value::Ip([10, 0, 0, host].into())),
+            ("dport", Value::Unsigned(443)),
+            ("attempt", Value::Unsigned(attempt)),
+        ];
+        window.event("retransmits", 40, &lost);
+        let path = Path {
+            data_segments: 100,
+            ..Path::default()
+        };
+        let paths = &mut window.sockets().paths;
+        paths.insert([10, 0, 0, host].into(), path);
+    }
+    window
+}
+
+#[test]
+fn each_of_two_destinations_that_lose_much_is_told() {
+    let told = |window: &Window| {
+        let findings = window.findings();
+        let lossy = findings.iter().filter(|found| found.id == "path-loss");
+        let lossy = lossy.map(|found| found.affected[0].address.unwrap());
+        lossy.collect::<Vec<_>>()
+    };
+    let mut window = to_two(1);
+    let ends: Vec<IpAddr> = vec![[10, 0, 0, 2].into(), [10, 0, 0, 3].into()];
+    assert_eq!(told(&window), ends);
+    // Far more goes well to one of them.
+    let paths = &mut window.sockets().paths;
+    paths.get_mut(&ends[0]).unwrap().data_segments = 10_000;
+    assert_eq!(told(&window), ends[1..]);
+}
+
+#[test]
+fn a_destination_that_no_data_arrives_at_is_critical() {
+    let told = |stuck: usize, attempt: u64, unheard_ms: Option<u32>, ended: Option<u64>| {
+        let mut window = to_two(attempt);
+        let address = IpAddr::from([10, 0, 0, 3]);
+        let path = window.sockets().paths.get_mut(&address).unwrap();
+        path.stuck_bytes = vec![100; stuck];
+        path.unheard_ms = unheard_ms;
+        if let Some(bytes) = ended {
+            let ended = [
+                ("result", Value::Word("fin")),
+                ("daddr", Value::Ip(address)),
+                ("bytes_sent", Value::Unsigned(bytes)),
+            ];
+            window.event("lifetimes", 1, &ended);
+        }
+        let findings = window.findings();
+        let critical = findings
+            .iter()
+            .filter(|found| found.severity == Severity::Critical)
+            .map(|found| found.summary.clone());
+        critical.collect::<Vec<_>>()
+    };
+    let said = "no data that is sent to 10.0.0.3 arrives: 40 segments (40.0 % of those to it) were sent again in 10 s; the same \
+                segments go out three times and more: the peer or the path is gone, or drops whole trains";
+    assert_eq!(told(3, 3, None, None), [said]);
+    let told_of = told(3, 3, Some(5000), Some(0));
+    assert!(
+        told_of[0].ends_with("or the peer has gone since"),
+        "{told_of:?}"
+    );
+    for (stuck, attempt, unheard_ms, ended) in [
+        (2, 3, None, None),
+        (3, 2, None, None),
+        (3, 3, Some(900), None),
+        (3, 3, None, Some(1)),
+    ] {
+        let told = told(stuck, attempt, unheard_ms, ended);
+        assert!(told.is_empty(), "{told:?}");
+    }
+}
+
 #[test]
 fn what_had_arrived_and_was_acknowledged_late_is_not_lost() {
     let mut window = lossy();

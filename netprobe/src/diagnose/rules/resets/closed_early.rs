@@ -3,9 +3,12 @@
 
 use std::collections::HashSet;
 
-use super::super::super::{
-    sizing::{lasting, median},
-    window::{Netns, Window, ratio},
+use super::{
+    super::super::{
+        sizing::{lasting, median},
+        window::{Netns, Window, ratio},
+    },
+    idle_timeout,
 };
 use crate::report::diagnosis::{Affected, Finding, Severity};
 
@@ -34,6 +37,7 @@ pub(super) fn merge(window: &Window, netns: &Netns, found: Vec<Early>) -> Vec<(u
     merged
         .map(|(count, finding, _)| {
             let finding = at_once(window, netns, finding);
+            let finding = when_idle(window, netns, finding);
             (count, at_its_end(window, netns, finding))
         })
         .collect()
@@ -96,6 +100,14 @@ fn at_its_end(window: &Window, netns: &Netns, mut found: Finding) -> Finding {
         );
     }
     found
+}
+
+/// Whether a service closes connections that were idle.
+fn when_idle(window: &Window, netns: &Netns, found: Finding) -> Finding {
+    match service(&found) {
+        Some(("listener", port)) => idle_timeout::told(window, netns, found, port),
+        _ => found,
+    }
 }
 
 /// Whether connections are closed as soon as they are accepted: clients are turned away, as by a limit of connections.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 mod closed_early;
 mod ended;
+mod idle_timeout;
 mod refusals;
 mod scan;
 mod stale;
@@ -38,7 +39,8 @@ pub(super) static RULE: Rule = Rule {
                      to ports that nobody listens at are only noted, as is what is below one in twenty of the connections of \
                      a service: some clients of any service leave early. Resets that established connections received, \
                      although they were in use, are told by destination, whatever the peer sent them for; so are those of connections that the \
-                     peer had closed in order half a second before or more, and that were written to all the same. What is refused at one \
+                     peer had closed in order half a second before or more, and that were written to all the same. Where most of \
+                     those that a service here closed had been without data for half a second or more, it is its idle timeout. What is refused at one \
                      address while the same process gets through at another of the same machine (localhost as ::1 and 127.0.0.1) \
                      is only noted. It is critical where a destination that is asked more often than health checks do (8 times a \
                      second) refuses every connect, and where a service closes a third of its connections or more as soon as it has accepted \
@@ -50,7 +52,7 @@ pub(super) static RULE: Rule = Rule {
                 "none",
             ),
             (
-                "written to after the peer had closed: have the pool give up idle connections before the service does",
+                "written to after the peer had closed, or while it did: have the pool give up idle connections before the service does",
                 "more new connections",
             ),
             (

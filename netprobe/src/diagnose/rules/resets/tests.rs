@@ -638,6 +638,50 @@ fn a_service_that_closes_at_once_is_one_finding_whatever_was_first() {
 }
 
 #[test]
+fn an_idle_timeout_that_the_next_request_crosses_is_cured_in_the_pool() {
+    let told = |cause, pauses_ms: [u64; 20]| {
+        let mut window = quiet();
+        window.listen(3000, 100, &[0; 10]);
+        caused(&mut window, cause, 3000, 20);
+        for pause_ms in pauses_ms {
+            let reset = [
+                ("cause", Value::Word(cause)),
+                ("direction", Value::Word("sent")),
+                ("saddr", Value::Ip([10, 0, 0, 1].into())),
+                ("sport", Value::Unsigned(3000)),
+                ("daddr", Value::Ip([10, 0, 0, 2].into())),
+                ("dport", Value::Unsigned(41_000)),
+                ("idle_ns", Value::Unsigned(pause_ms * 1_000_000)),
+            ];
+            window.event("resets", 1, &reset);
+        }
+        window.grow(&[("Tcp.PassiveOpens", 100)]);
+        let found = window.findings().remove(0);
+        assert_eq!(found.severity, Severity::Warning);
+        (found.summary, found.fixes[0].text.clone())
+    };
+    let alike: [u64; 20] = std::array::from_fn(|place| 1004 + 4 * place as u64);
+    let (summary, fix) = told("data-after-close", alike);
+    let said =
+        "had closed; they had been without data for 1.0 to 1.1 s: an idle timeout of 1.0 s there";
+    assert!(summary.contains(said), "{summary}");
+    assert!(
+        fix.contains("pool give up idle connections well before 1.0 s"),
+        "{fix}"
+    );
+    // It ends those that are idle, whenever that may be.
+    let apart = std::array::from_fn(|place| 1000 + 500 * place as u64);
+    let (summary, fix) = told("data-after-close", apart);
+    assert!(!summary.contains("an idle timeout"), "{summary}");
+    assert!(fix.contains("pool give up idle connections"), "{fix}");
+    // Most were in use.
+    let busy = std::array::from_fn(|place| if place < 9 { 1000 } else { 3 });
+    for told in [told("data-after-close", busy), told("unread-data", alike)] {
+        assert!(!told.1.contains("pool"), "{told:?}");
+    }
+}
+
+#[test]
 fn a_client_that_ends_is_a_note_and_one_that_goes_on_closing_early_a_warning() {
     let mut window = quiet();
     resets(&mut window, "unread-data", 50);

@@ -1,0 +1,118 @@
+//! A service that closes connections once they have been without data for some time: what a client sends at that very
+//! moment is reset, in whatever way the service closes.
+
+use super::{
+    super::super::{
+        sizing::median,
+        window::{Netns, Window},
+    },
+    LEAST,
+    closed_early::CAUSES,
+};
+use crate::report::diagnosis::Finding;
+
+/// Who pauses for less is still talking.
+const QUIET_NS: u64 = 500_000_000;
+/// Times of one timeout differ by no more than this part, and by the way of what crosses it.
+const SPREAD: f64 = 0.5;
+
+/// How long connections of a service had been without data when it closed them.
+struct Pauses {
+    seen: usize,
+    first_s: f64,
+    median_s: f64,
+    last_s: f64,
+}
+
+impl Pauses {
+    /// Of the connections at a port that were closed early, where most had been quiet, and data came only then.
+    fn of(window: &Window, netns: &Netns, port: u16) -> Option<Self> {
+        let resets = window.events.within("resets", netns.inode).filter(|reset| {
+            reset.small("sport") == Some(port)
+                && CAUSES.iter().any(|cause| reset.is("cause", cause))
+        });
+        let mut quiet = Vec::new();
+        let mut all = 0;
+        for reset in resets {
+            all += 1;
+            let idle_ns = reset.number("idle_ns");
+            let idle_ns = idle_ns.filter(|idle_ns| *idle_ns >= QUIET_NS);
+            quiet.extend(idle_ns.filter(|_| reset.is("cause", "data-after-close")));
+        }
+        if (quiet.len() as u64) < LEAST || quiet.len() * 2 < all {
+            return None;
+        }
+        quiet.sort_unstable();
+        #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+        let seconds = |ns: u64| ns as f64 / 1e9;
+        // A few of them may have been closed for another reason.
+        let tenth = quiet.len() / 10;
+        Some(Self {
+            seen: quiet.len(),
+            first_s: seconds(quiet[tenth]),
+            median_s: seconds(median(&quiet)?),
+            last_s: seconds(quiet[quiet.len() - 1 - tenth]),
+        })
+    }
+
+    /// Whether they are those of one timeout.
+    fn are_alike(&self) -> bool {
+        self.last_s - self.first_s <= self.first_s * SPREAD
+    }
+
+    fn words(&self) -> String {
+        let [first, last] = [self.first_s, self.last_s].map(|s| format!("{s:.1}"));
+        if first == last {
+            return format!("{first} s");
+        }
+        format!("{first} to {last} s")
+    }
+}
+
+/// Says of resets at a listener that an idle timeout of it is why, and what helps then, if so.
+pub(super) fn told(window: &Window, netns: &Netns, found: Finding, port: u16) -> Finding {
+    let Some(pauses) = Pauses::of(window, netns, port) else {
+        return found;
+    };
+    let (timeout, sooner) = if pauses.are_alike() {
+        (
+            format!("an idle timeout of {:.1} s there", pauses.first_s),
+            format!("well before {:.1} s", pauses.first_s),
+        )
+    } else {
+        (
+            "it ends connections that are idle".to_owned(),
+            "sooner than the service does".to_owned(),
+        )
+    };
+    let mut found = found.measured(
+        format!(
+            "{} of those that were looked at had been without data for {}, in the middle {:.1} s",
+            pauses.seen,
+            pauses.words(),
+            pauses.median_s
+        ),
+        pauses.median_s,
+        "s",
+        "resets",
+    );
+    found.summary = format!(
+        "{}; they had been without data for {}: {timeout}, which the next request of its clients crosses on its way",
+        found.summary,
+        pauses.words()
+    );
+    found.fixes.clear();
+    found
+        .application(
+            format!(
+                "have the clients' pool give up idle connections {sooner}, and try again on another what it may send twice"
+            ),
+            &[],
+            "more new connections",
+        )
+        .application(
+            "or raise the idle (keep-alive) timeout of the service above that of its clients' pools, or their longest pause",
+            &[],
+            "more open connections there",
+        )
+}
