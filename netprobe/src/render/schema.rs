@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
+use super::connects;
 use crate::report::{Column, Layout, Type};
 
 /// The dialect that the schema is written in.
@@ -104,10 +105,28 @@ fn summary(totals: &[&str]) -> Json {
             "complete": { "type": "boolean" },
             "probes": { "type": "array", "items": probe },
             "totals": { "type": "array", "items": total(totals) },
-            "connects": { "type": "object", "description": "what the connects add up to (of `connects`)" },
+            "connects": connects(),
             "reconciled": { "type": "array", "items": reconciled(), "description": "where the kernel counts the same: without filter, or of one namespace" },
         },
         "required": ["kind", "schema", "elapsed_s", "complete", "probes", "totals"],
+    })
+}
+
+/// What a run of `connects` adds up to.
+fn connects() -> Json {
+    let of_destination = connects::COLUMNS.iter();
+    let of_destination: Map<String, Json> = of_destination
+        .map(|column| (column.name.to_owned(), property(column)))
+        .collect();
+    json!({
+        "type": "object",
+        "description": "what the connects add up to (of `connects`)",
+        "properties": {
+            "destinations": {
+                "type": "array",
+                "items": { "type": "object", "properties": of_destination },
+            },
+        },
     })
 }
 
