@@ -102,7 +102,8 @@ fn summary(totals: &[&str]) -> Json {
             "kind": { "const": "summary" },
             "schema": { "const": "netprobe.summary/1" },
             "elapsed_s": { "type": "number" },
-            "complete": { "type": "boolean" },
+            "complete": { "type": "boolean", "description": "whether every hook of the probe is attached, no event was lost, skipped or left out, \
+                every group that was asked for was told apart, and the kernel counted the same; stacks may be missing, see `counters`" },
             "probes": { "type": "array", "items": probe },
             "totals": { "type": "array", "items": total(totals) },
             "connects": connects(),
