@@ -99,7 +99,7 @@ impl Connects {
         destination.connects += 1;
         if !is_established {
             destination.failed += 1;
-            destination.unanswered += u64::from(failure == "ETIMEDOUT");
+            destination.unanswered += u64::from(is_unanswered(&failure, attempts));
         }
         destination.sent_again += attempts.saturating_sub(1);
         destination.worst_ns = destination.worst_ns.max(latency_ns);
@@ -190,14 +190,23 @@ pub fn count_all(view: &mut ConnectView, totals: &[Total]) {
     view.failed = failed.into_iter().collect();
 }
 
-/// Errno of a failure, or `closed` where the application did not wait for the outcome.
+/// Stands for the errno where the application closed before an answer came.
+const CLOSED: &str = "closed";
+
+/// Errno of a failure, or [`CLOSED`].
 fn failure(outcome: &Value, errno: &Value) -> String {
     match (outcome, errno) {
         (_, Value::Word(errno)) => (*errno).to_owned(),
         (_, Value::Text(errno)) => errno.to_string(),
-        (Value::Word("aborted"), _) => "closed".to_owned(),
+        (Value::Word("aborted"), _) => CLOSED.to_owned(),
         _ => "unknown".to_owned(),
     }
+}
+
+/// Whether nobody answered a SYN that was sent: until the kernel gave up, or the application did, which few let wait for
+/// two minutes.
+fn is_unanswered(failure: &str, attempts: u64) -> bool {
+    failure == "ETIMEDOUT" || (failure == CLOSED && attempts > 0)
 }
 
 /// The power of two of microseconds that a time is below.
@@ -268,6 +277,19 @@ mod tests {
             (worst.failed, worst.unanswered, worst.sent_again),
             (2, 1, 6)
         );
+    }
+
+    #[test]
+    fn who_gives_up_before_an_answer_comes_had_none() {
+        let view = sum(&[
+            row("aborted", &Value::Unknown, 1_000, 1, 1),
+            row("aborted", &Value::Unknown, 7_500, 4, 1),
+            // No SYN was sent.
+            row("aborted", &Value::Unknown, 1, 0, 1),
+            row("failed", &Value::Word("EHOSTUNREACH"), 3_000, 3, 1),
+        ]);
+        let to = &view.destinations[0];
+        assert_eq!((to.connects, to.failed, to.unanswered), (4, 4, 2));
     }
 
     #[test]

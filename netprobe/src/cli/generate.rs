@@ -24,7 +24,7 @@ pub(super) struct Options {
 enum What {
     /// Man pages, one per command, into a folder.
     Man {
-        /// An existing folder.
+        /// The folder, which is made if it is not there.
         folder: PathBuf,
     },
     /// Completions for a shell, to stdout.
@@ -40,7 +40,8 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         What::Man { folder } => {
             let mut definition = super::definition().disable_help_subcommand(true);
             definition.build();
-            man(&definition, folder)
+            fs::create_dir_all(folder)
+                .and_then(|()| man(&definition, folder))
                 .with_context(|| format!("write man pages to {}", folder.display()))?;
         }
         What::Completions { shell } => {

@@ -85,7 +85,7 @@ enum Command {
     Explain(explain::Options),
     /// TCP packets that the kernel threw away: reason, place, connection.
     #[command(
-        after_help = "Examples:\n  netprobe drops --stack --json\n  netprobe drops --count --duration 10s\n  netprobe drops --filter 'reason != QUEUE_PURGE'   without what queues of closed sockets held (6.6 and later)"
+        after_help = "Examples:\n  netprobe drops --stack --json\n  netprobe drops --count --duration 10s\n  netprobe drops --filter 'reason != QUEUE_PURGE'   without what queues of closed sockets held (6.6 and later)\n\nACKs that are NOT_SPECIFIED in CLOSE-WAIT are no loss: their client ended its side first.\nTo leave them out, add to the filter: and not (reason = NOT_SPECIFIED and state = CLOSE-WAIT)"
     )]
     Drops(stream::Options),
     /// Segments that TCP sent again, or could not: data, SYN, SYN-ACK and tail loss probes.

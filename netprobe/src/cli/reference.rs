@@ -7,6 +7,7 @@ use clap::{
     Arg, Command, Error, ValueHint,
     builder::{PossibleValue, StringValueParser, TypedValueParser},
 };
+use netprobe_common::header::Kind;
 
 use super::{bcc, open, stream};
 use crate::{
@@ -14,8 +15,8 @@ use crate::{
     demo::SCENARIOS,
     diagnose::RULES,
     probes::{PROBES, ProbeSpec},
-    render::summary::heading,
-    report::{Column, Layout},
+    render::{self, summary::heading},
+    report::Column,
 };
 
 /// Characters of a line, so that no terminal breaks it.
@@ -78,9 +79,19 @@ fn of_stream(command: Command, spec: &'static ProbeSpec) -> Command {
     layouts.extend(has_open.then_some(open::LAYOUT));
     let mut text = String::new();
     for layout in &layouts {
-        columns(&mut text, *layout);
+        let of = match layout.kind {
+            kind if kind == open::LAYOUT.kind => " of --open",
+            _ => "",
+        };
+        let title = format!("Columns{of}, by heading and name (in JSON, CSV and --columns):");
+        columns(&mut text, &title, layout.columns);
+        text.push('\n');
     }
     totals(&mut text, spec);
+    if spec.kind == Kind::Connects {
+        let title = "\nColumns of the destinations at the end, by heading and name (in JSON):";
+        columns(&mut text, title, render::connects::COLUMNS);
+    }
     if let Some(examples) = command.get_after_help() {
         let _infallible = write!(text, "\n{examples}");
     }
@@ -146,20 +157,13 @@ impl TypedValueParser for Hints {
     }
 }
 
-/// What the columns of a layout say: heading, name, meaning.
-fn columns(text: &mut String, layout: Layout) {
-    let of = match layout.kind {
-        kind if kind == open::LAYOUT.kind => " of --open",
-        _ => "",
-    };
-    let _infallible = writeln!(
-        text,
-        "Columns{of}, by heading and name (in JSON, CSV and --columns):"
-    );
-    for column in layout.columns {
+/// What columns say: heading, name, meaning.
+fn columns(text: &mut String, title: &str, columns: &[Column]) {
+    text.push_str(title);
+    text.push('\n');
+    for column in columns {
         line(text, column);
     }
-    text.push('\n');
 }
 
 fn line(text: &mut String, column: &Column) {
@@ -241,6 +245,7 @@ mod tests {
         assert!(long_help("lifetimes").contains("AGE>= "));
         assert!(long_help("drops").contains("netprobe drops --stack"));
         assert!(long_help("connects").contains("SUM(LATENCY) the sum of their `latency_ns`"));
+        assert!(long_help("connects").contains("\n  UNANSWERED  unanswered "));
     }
 
     #[test]

@@ -85,6 +85,9 @@ const RIGHT: &[(&str, &str)] = &[
         "(!Destination 10.0.0.1/32 | Destination 0-79,81-65535)",
     ),
     ("dst ::1", "Destination ::1/128"),
+    ("dst ::1:beef", "Destination ::1:beef/128"),
+    ("dst fe80::2:1/128", "Destination fe80::2:1/128"),
+    ("dst [::1:80]", "Destination ::1:80/128"),
     ("dst [::1]:80", "(Destination ::1/128 & Destination 80-80)"),
     (
         "dst [fe80::]/10:80",
@@ -214,7 +217,17 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("src [::/129]", "from 0 to 128", "129"),
     ("src [::1", "bracket is not closed", "["),
     ("src [::1]x", "after the bracket", "[::1]x"),
-    ("src fe80:::1", "no IPv6 address", "fe80:::1"),
+    ("src fe80:::x", "no IPv6 address", "fe80:::x"),
+    (
+        "src fe80::1:80",
+        "write `[fe80::1:80]` or `[fe80::1]:80`",
+        "fe80::1:80",
+    ),
+    (
+        "src fe80::1:17901",
+        "write `[fe80::1]:17901`",
+        "fe80::1:17901",
+    ),
     ("src inet:::1", "not of the family", "inet:::1"),
     (
         "src example.com",

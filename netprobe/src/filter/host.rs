@@ -1,7 +1,7 @@
 //! The values of `src` and `dst`: an address or a prefix, a port or a range, as ss(8) writes them.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::Range,
 };
 
@@ -35,7 +35,7 @@ impl Host {
         let (address, port) = if family.is_some() && text.is_empty() {
             (0..0, None)
         } else {
-            split_host(text).map_err(shift)?
+            split_host(text, services).map_err(shift)?
         };
         let mut prefixes = match &text[address.clone()] {
             // As in iproute2 (`get_prefix`).
@@ -79,7 +79,10 @@ fn of_name(name: &str, services: &dyn Services) -> Vec<Prefix> {
 }
 
 /// Splits at the colon that separates the port, wherever colons of the address are.
-fn split_host(text: &str) -> Result<(Range<usize>, Option<Range<usize>>), Wrong> {
+fn split_host(
+    text: &str,
+    services: &dyn Services,
+) -> Result<(Range<usize>, Option<Range<usize>>), Wrong> {
     if text.is_empty() {
         return Err(("an address is missing here".into(), 0..0));
     }
@@ -94,13 +97,35 @@ fn split_host(text: &str) -> Result<(Range<usize>, Option<Range<usize>>), Wrong>
         match (slash, colons) {
             (Some(slash), _) => slash,
             // More than one: an IPv6 address without brackets, so all of it is.
-            (None, 2..) => return Ok((0..text.len(), None)),
+            (None, 2..) => {
+                let all = 0..text.len();
+                return match ambiguity(text, services) {
+                    Some(why) => Err((why, all)),
+                    None => Ok((all, None)),
+                };
+            }
             (None, _) => 0,
         }
     };
     Ok(match text[from..].find(':') {
         Some(colon) => (0..from + colon, Some(from + colon + 1..text.len())),
         None => (0..text.len(), None),
+    })
+}
+
+/// What to write instead of an IPv6 address without brackets that ends as if a port stood behind it: to ss(8) one does.
+fn ambiguity(text: &str, services: &dyn Services) -> Option<String> {
+    let is_address = |text: &str| text.parse::<Ipv6Addr>().is_ok();
+    let (address, port) = text.rsplit_once(':')?;
+    if !is_address(address) || parse_ports(port, services).is_err() {
+        return None;
+    }
+    Some(if is_address(text) {
+        format!(
+            "this is an address, but port {port} of {address} to ss(8): write `[{text}]` or `[{address}]:{port}`"
+        )
+    } else {
+        format!("a port after an IPv6 address needs brackets: write `[{address}]:{port}`")
     })
 }
 

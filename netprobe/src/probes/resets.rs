@@ -93,7 +93,11 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             "cause",
             "CAUSE",
             16,
-            "why, as far as socket and packet tell on any kernel",
+            "why, as far as socket and packet tell on any kernel: no-listener, no-connection (a packet of none), time-wait, \
+             unexpected-ack (not of the handshake), data-after-close (data came after the application closed), unread-data \
+             (it closed without reading all), linger-0 (it closed with SO_LINGER 0), disconnect (connect with AF_UNSPEC), \
+             listener-closed (before it accepted), timeout (keepalive or TCP_USER_TIMEOUT), orphan (the kernel gave up after \
+             the application closed), killed (as by ss -K), refused (by the peer)",
         ),
         Column::text(
             "reason",
@@ -208,6 +212,16 @@ fn code(code: u32, names: &mut dyn Names) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_cause_is_explained_where_the_column_is() {
+        let cause = SPEC.columns.iter().find(|column| column.name == "cause");
+        let about = cause.unwrap().about;
+        for name in (0..=u8::MAX).filter_map(Cause::name_of) {
+            assert!(about.contains(name), "{name}");
+        }
+    }
+
     use crate::probes::tests::asked;
     use netprobe_common::{header::Header, record::Plain};
 

@@ -5,7 +5,32 @@ use std::io::{self, Write};
 use serde_json::{Value as Json, json};
 
 use super::{duration, text::UNKNOWN};
-use crate::report::{ConnectView, Destination};
+use crate::report::{Column, ConnectView, Destination};
+
+/// What is told of each destination, beside its address and port.
+pub const COLUMNS: &[Column] = &[
+    Column::number("connects", "CONNECTS", 8, "connects that ended"),
+    Column::number("failed", "FAILED", 8, "those that were not established"),
+    Column::number(
+        "unanswered",
+        "UNANSWERED",
+        10,
+        "failed ones whose SYNs nobody answered until the kernel (ETIMEDOUT) or the application gave up",
+    ),
+    Column::number("syns_again", "SYNS-AGAIN", 10, "SYNs that were sent again"),
+    Column::number(
+        "worst_ns",
+        "WORST",
+        8,
+        "longest time from the call to the outcome",
+    ),
+    Column::number(
+        "netns",
+        "NETNS",
+        10,
+        "network namespace (inode number), if there are several",
+    ),
+];
 
 /// Widest bar of the histogram.
 const WIDTH: u64 = 40;
@@ -21,8 +46,8 @@ pub fn write(out: &mut dyn Write, view: &ConnectView) -> io::Result<()> {
     )?;
     for (errno, count) in &view.failed {
         let about = match errno.as_str() {
-            "ETIMEDOUT" => "  (nobody answered)",
-            "closed" => "  (the application did not wait)",
+            "ETIMEDOUT" => "  (the kernel gave up: nobody answered)",
+            "closed" => "  (the application gave up before an answer came)",
             _ => "",
         };
         writeln!(out, "  {count:>8}  {errno}{about}")?;
@@ -258,6 +283,30 @@ mod tests {
             json(&view)["destinations"][0]["worst_ns"],
             1_500_000_000_u64
         );
+    }
+
+    #[test]
+    fn columns_are_those_of_the_table_and_of_json() {
+        let view = ConnectView {
+            destinations: vec![Destination::default()],
+            has_many_netns: true,
+            ..ConnectView::default()
+        };
+        let mut out = Vec::new();
+        destinations(&mut out, &view).unwrap();
+        let table = String::from_utf8(out).unwrap();
+        let titles: Vec<_> = COLUMNS.iter().map(|column| column.title).collect();
+        let heading = table.lines().next().unwrap().split_whitespace();
+        assert_eq!(
+            heading.collect::<Vec<_>>(),
+            [&titles[..], &["DESTINATION"]].concat()
+        );
+        let json = json(&view);
+        let json = json["destinations"][0].as_object().unwrap();
+        let mut names: Vec<_> = COLUMNS.iter().map(|column| column.name).collect();
+        names.extend(["daddr", "dport"]);
+        names.sort_unstable();
+        assert_eq!(json.keys().collect::<Vec<_>>(), names);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value as Json, json};
 
+use super::connects;
 use crate::report::{Column, Layout, Type};
 
 /// The dialect that the schema is written in.
@@ -101,13 +102,32 @@ fn summary(totals: &[&str]) -> Json {
             "kind": { "const": "summary" },
             "schema": { "const": "netprobe.summary/1" },
             "elapsed_s": { "type": "number" },
-            "complete": { "type": "boolean" },
+            "complete": { "type": "boolean", "description": "whether every hook of the probe is attached, no event was lost, skipped or left out, \
+                every group that was asked for was told apart, and the kernel counted the same; stacks may be missing, see `counters`" },
             "probes": { "type": "array", "items": probe },
             "totals": { "type": "array", "items": total(totals) },
-            "connects": { "type": "object", "description": "what the connects add up to (of `connects`)" },
+            "connects": connects(),
             "reconciled": { "type": "array", "items": reconciled(), "description": "where the kernel counts the same: without filter, or of one namespace" },
         },
         "required": ["kind", "schema", "elapsed_s", "complete", "probes", "totals"],
+    })
+}
+
+/// What a run of `connects` adds up to.
+fn connects() -> Json {
+    let of_destination = connects::COLUMNS.iter();
+    let of_destination: Map<String, Json> = of_destination
+        .map(|column| (column.name.to_owned(), property(column)))
+        .collect();
+    json!({
+        "type": "object",
+        "description": "what the connects add up to (of `connects`)",
+        "properties": {
+            "destinations": {
+                "type": "array",
+                "items": { "type": "object", "properties": of_destination },
+            },
+        },
     })
 }
 

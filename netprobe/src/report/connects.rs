@@ -7,7 +7,7 @@ use std::net::IpAddr;
 pub struct ConnectView {
     /// Connects that were established.
     pub established: u64,
-    /// Those that were not, by errno, or `closed` if the application did not wait.
+    /// Those that were not, by errno, or `closed` if the application closed before an answer came.
     pub failed: Vec<(String, u64)>,
     /// Whether these are all that there were, and not only those that were shown.
     pub are_all: bool,
@@ -39,7 +39,7 @@ pub struct Destination {
     pub connects: u64,
     /// Those that were not established.
     pub failed: u64,
-    /// Those that nobody answered (ETIMEDOUT).
+    /// Those that nobody answered until the kernel (ETIMEDOUT) or the application gave up.
     pub unanswered: u64,
     /// SYNs that were sent again.
     pub sent_again: u64,

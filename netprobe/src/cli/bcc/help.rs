@@ -40,7 +40,7 @@ Columns:
   STATE        TCP state of the socket
   SEQ          with -s: sequence number of the segment
   COMM         with -x: name of the process
-  CAUSE        with -x: rto, fast, tlp, syn or synack
+  CAUSE        with -x: rto, fast, tlp, syn, syn-ack, or other (without loss)
   TRY          with -x: how many times it has been sent again
   SEGS         with -x: segments that went out
   ERR          with -x: why none did

@@ -72,6 +72,20 @@ struct Events {
     options: Options,
 }
 
+impl Events {
+    /// The state, and the sequence number if it is wanted, as bcc writes them; of one width where more follows.
+    fn state(&self, state: &str, sequence: &str) -> String {
+        let options = &self.options;
+        let (text, width) = if options.sequence {
+            (format!(" {state:<12} {sequence}"), 24)
+        } else {
+            (format!(" {state}"), 13)
+        };
+        let width = if options.extended { width } else { 0 };
+        format!("{text:<width$}")
+    }
+}
+
 impl Format for Events {
     fn begin(&mut self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "Tracing retransmits ... Hit Ctrl-C to end")?;
@@ -80,11 +94,7 @@ impl Format for Events {
             "{:<8} {:<7} {:<2} {:<20} {:1}> {:<20}",
             "TIME", "PID", "IP", "LADDR:LPORT", "T", "RADDR:RPORT"
         )?;
-        if self.options.sequence {
-            write!(out, " {:<12} {:<10}", "STATE", "SEQ")?;
-        } else {
-            write!(out, " {:<4}", "STATE")?;
-        }
+        write!(out, "{}", self.state("STATE", "SEQ       "))?;
         if self.options.extended {
             write!(out, " COMM             CAUSE   TRY SEGS ERR")?;
         }
@@ -115,12 +125,9 @@ impl Format for Events {
             },
             fields.end(row, "daddr", "dport"),
         )?;
-        let state = fields.state(row, "state");
-        if self.options.sequence {
-            write!(out, " {state:<12} {}", fields.number(row, "seq"))?;
-        } else {
-            write!(out, " {state}")?;
-        }
+        let sequence = fields.number(row, "seq").to_string();
+        let state = self.state(&fields.state(row, "state"), &sequence);
+        write!(out, "{state}")?;
         if self.options.extended {
             write!(
                 out,
@@ -218,6 +225,21 @@ mod tests {
         let mut out = Vec::new();
         format.row(&mut out, &row).unwrap();
         (format.shows(&row), String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn with_x_the_headings_stand_above_what_they_name() {
+        for letters in ["-x", "-x -s"] {
+            let line =
+                <Line<Options>>::parse_from(["tcpretrans"].into_iter().chain(letters.split(' ')));
+            let mut format = line.options.tool().format;
+            let mut out = Vec::new();
+            format.begin(&mut out).unwrap();
+            let head = String::from_utf8(out).unwrap();
+            let head = head.lines().nth(1).unwrap();
+            let (_, row) = shown(letters, &Value::Word("EBUSY"));
+            assert_eq!(head.find("ERR"), row.find("EBUSY"), "{head}\n{row}");
+        }
     }
 
     #[test]
