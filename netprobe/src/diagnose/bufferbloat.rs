@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use super::{
     finding::{finding, host},
     sizing::{median, millis},
-    window::{Netns, Window, ratio},
+    window::{Netns, Window, ratio, ss_dst},
 };
 use crate::{
     observe::{
@@ -80,8 +80,9 @@ pub(super) fn delayed(id: &'static str, window: &Window, netns: &Netns) -> Optio
             .hits(hits)
             .command(
                 format!(
-                    "find who fills it: {}ss -tin dst {address} (large unacked, cwnd); {:.1} Mbit/s leave this namespace",
+                    "find who fills it: {}ss -tin {} (large unacked, cwnd); {:.1} Mbit/s leave this namespace",
                     netns.enter(),
+                    ss_dst(**address),
                     sent_mbits(window, netns)
                 ),
                 "none",

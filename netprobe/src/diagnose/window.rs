@@ -407,6 +407,14 @@ fn is_plain(character: char) -> bool {
     character.is_ascii_alphanumeric() || "._-".contains(character)
 }
 
+/// What ss(8) shows the connections to an address by; the colons of IPv6 it would take for a port, and a shell the brackets.
+pub fn ss_dst(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => format!("dst {address}"),
+        IpAddr::V6(address) => format!("'dst [{address}]'"),
+    }
+}
+
 /// An address and port as people write them.
 pub fn endpoint(address: IpAddr, port: u16) -> String {
     std::net::SocketAddr::new(address, port).to_string()
@@ -415,6 +423,12 @@ pub fn endpoint(address: IpAddr, port: u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ss_is_told_where_an_address_of_ipv6_ends() {
+        assert_eq!(ss_dst([10, 0, 0, 1].into()), "dst 10.0.0.1");
+        assert_eq!(ss_dst("fd79:2::2".parse().unwrap()), "'dst [fd79:2::2]'");
+    }
 
     fn netns(before: &[(&'static str, i64)], after: &[(&'static str, i64)]) -> Netns {
         let snapshot = |counters: &[(&'static str, i64)]| Snapshot {

@@ -12,7 +12,7 @@ use super::super::{
     places::End,
     ports::{Place, Range, connects, reuses},
     sizing::{PERSIST, seconds_left, spoken},
-    window::{Gap, Window, endpoint, ratio},
+    window::{Gap, Window, endpoint, ratio, ss_dst},
 };
 use crate::{
     observe::diag::{Destination, Ports},
@@ -408,9 +408,10 @@ impl Place<'_> {
         found.application(
             format!(
                 "have fewer connections open at once: {} to {} are; limit the pool, or find what does not close them \
-                 ({enter}ss -tnp dst {remote} dport = :{port})",
+                 ({enter}ss -tnp {} dport = :{port})",
                 self.ports.open,
-                endpoint(remote, port)
+                endpoint(remote, port),
+                ss_dst(remote)
             ),
             &[],
             "with a smaller pool requests wait for a connection",
