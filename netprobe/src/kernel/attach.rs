@@ -8,7 +8,7 @@ use aya::{
     programs::{Program, ProgramError, fentry::FEntryLink, kprobe::KProbeLink},
 };
 
-use super::sampler;
+use super::{privileges, sampler};
 use crate::probes::{Attach, Hook, Via};
 
 /// What became of one hook of a probe.
@@ -95,7 +95,7 @@ impl Ways {
     }
 
     /// EPERM for a trampoline, from a kernel that takes typed tracepoints, is about the kernel
-    /// and not about our privileges.
+    /// and not about our privileges. A breakpoint is a perf event, which may need more of them.
     fn learn(&mut self, via: Via, error: &anyhow::Error) {
         let refused = error.chain().any(|cause| {
             cause
@@ -105,7 +105,20 @@ impl Ways {
         if refused && matches!(via, Via::Fentry | Via::Fexit) {
             self.trampolines = Some("this kernel refuses fentry and fexit".to_owned());
         }
+        if is_of_perf_events(error) && privileges::is_refused(error) {
+            self.breakpoints = Some(privileges::why_no_perf_events());
+        }
     }
+}
+
+/// Whether perf_event_open(2) failed.
+fn is_of_perf_events(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let of_program = cause.downcast_ref::<ProgramError>();
+        of_program.is_some_and(
+            |error| matches!(error, ProgramError::SyscallError(error) if error.call == "perf_event_open"),
+        )
+    })
 }
 
 /// Tries the ways of `hook` in order and keeps the first that works.
@@ -306,4 +319,37 @@ fn explain(error: ProgramError) -> anyhow::Error {
         return anyhow::Error::new(io_error).context(verdict);
     }
     anyhow::Error::new(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    #[test]
+    fn a_breakpoint_that_is_refused_is_told_with_what_it_needs_and_not_tried_again() {
+        let failed = |call, errno| {
+            let io_error = io::Error::from_raw_os_error(errno);
+            let error = ProgramError::SyscallError(SyscallError { call, io_error });
+            anyhow::Error::new(error).context("attach")
+        };
+        for (call, errno, is_told) in [
+            ("perf_event_open", libc::EACCES, true),
+            ("perf_event_open", libc::ENOENT, false),
+            ("bpf_prog_load", libc::EACCES, false),
+        ] {
+            let mut ways = Ways {
+                trampolines: None,
+                breakpoints: None,
+            };
+            ways.learn(Via::Kprobe, &failed(call, errno));
+            let why = ways.refuses(Via::Kretprobe);
+            let is_so = why.is_some_and(|why| why.contains("perf_event"));
+            assert_eq!(is_so, is_told, "{call} {errno}");
+            assert_eq!(ways.refuses(Via::Fentry), None);
+        }
+    }
 }

@@ -251,6 +251,27 @@ pub fn explain(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
+/// Why the kernel does not let us sample, or watch functions by breakpoint: we would not be here without `CAP_PERFMON`.
+pub(super) fn why_no_perf_events() -> String {
+    let paranoid = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok();
+    let paranoid = paranoid.and_then(|text| text.trim().parse().ok());
+    refuses_perf_events(paranoid, has(Capability::CAP_SYS_ADMIN))
+}
+
+fn refuses_perf_events(paranoid: Option<i32>, is_admin: bool) -> String {
+    match paranoid {
+        // Of Debian, Ubuntu and Android: upstream the setting ends at 2.
+        Some(level @ 3..) if !is_admin => format!(
+            "kernel.perf_event_paranoid is {level}: this kernel lets only CAP_SYS_ADMIN sample, and watch functions by \
+             kprobe: run it as root, or set it to 2"
+        ),
+        _ => {
+            "perf_event_open is refused here: by seccomp, as in containers, or by a security module"
+                .to_owned()
+        }
+    }
+}
+
 /// `PROC_USER_INIT_INO`.
 const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
 
@@ -317,6 +338,17 @@ pub fn lift_memlock() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_paranoid_kernel_is_named_only_where_it_is_the_reason() {
+        let refused = refuses_perf_events(Some(3), false);
+        assert!(refused.contains("perf_event_paranoid is 3"), "{refused}");
+        assert!(refused.contains("CAP_SYS_ADMIN"), "{refused}");
+        for (paranoid, is_admin) in [(Some(2), false), (Some(3), true)] {
+            let other = refuses_perf_events(paranoid, is_admin);
+            assert!(!other.contains("paranoid"), "{other}");
+        }
+    }
 
     #[test]
     fn where_there_is_no_proc_it_is_named() {
