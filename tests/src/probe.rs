@@ -347,9 +347,12 @@ pub fn open_connections(netns: &Netns, arguments: &[&str]) -> Vec<Event> {
     assert!(output.status.success(), "{complaint}");
     let lines = output.stdout.split(|byte| *byte == b'\n');
     let lines = lines.filter(|line| !line.is_empty());
-    lines
-        .map(|line| serde_json::from_slice(line).expect("an object per line"))
-        .collect()
+    let read = |line| serde_json::from_slice(line).expect("an object per line");
+    let lines = lines.map(read).collect::<Vec<Value>>();
+    let (summary, events) = lines.split_last().expect("a summary last");
+    assert_eq!(summary["complete"], true, "{summary}");
+    let event = |line: &Value| Event::deserialize(line).expect("an event");
+    events.iter().map(event).collect()
 }
 
 /// Standard output is read at once, so that a slow test is not a slow reader.

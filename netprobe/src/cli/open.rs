@@ -1,23 +1,31 @@
 //! `netprobe lifetimes --open`: connections that are open now, also those from before us.
 
-use std::{io::Write, process::ExitCode, time::Duration};
+use std::{
+    io::Write,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
+use caps::Capability;
+use netprobe_common::counters::Counters;
 
 use super::{absent, filter, stream};
 use crate::{
     filter::{
         Error, Expression, Origin, Predicate, check_columns, contradiction, matcher::Matcher,
     },
+    kernel::privileges,
     observe::{
         cgroups::{self, Paths},
         clock::{now_ns, unix_ns},
+        namespaces,
         owners::{Holder, Owners},
         seniority::{self, Numbers},
         sockets::{self, OpenConnection},
     },
     probes,
-    report::{Column, Layout, Row, Value},
+    report::{Column, Hook, Layout, Probe, Row, Summary, Value},
 };
 
 pub(super) const LAYOUT: Layout = Layout {
@@ -68,8 +76,13 @@ pub(super) const LAYOUT: Layout = Layout {
 /// Lists them, the longest open first if that is wanted.
 pub(super) fn run(options: &stream::Options, is_longest: bool) -> Result<ExitCode> {
     let matcher = matcher(options.filter())?;
-    let (mut connections, refused) = sockets::open_connections()?;
-    for error in refused {
+    let began = Instant::now();
+    let netns = options.filter().netns()?;
+    let (mut connections, mut refused) = sockets::open_connections(netns)?;
+    if netns.is_none() {
+        refused.extend(hidden_namespaces());
+    }
+    for error in &refused {
         log::warn!("not seen: {error:#}");
     }
     if is_longest {
@@ -95,11 +108,57 @@ pub(super) fn run(options: &stream::Options, is_longest: bool) -> Result<ExitCod
             listed.push(connection);
         }
     }
+    let counted = (connections.len(), listed.len());
+    format.end(&mut out, &summarize(began.elapsed(), &refused, counted))?;
     out.flush()?;
     if is_longest {
         explain_order(&listed);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// That there may be network namespaces of which nobody knows, for want of a capability.
+pub(super) fn hidden_namespaces() -> Option<anyhow::Error> {
+    let lacking = privileges::lacking(&[Capability::CAP_SYS_PTRACE])?;
+    let hidden = "network namespaces of processes that may not be looked at";
+    namespaces::are_hidden().then(|| anyhow!("{hidden}: this needs {lacking}"))
+}
+
+/// What was asked, and which namespaces did not answer: of `counted` connections, all and those that were wanted.
+fn summarize(
+    elapsed: Duration,
+    refused: &[anyhow::Error],
+    (found, listed): (usize, usize),
+) -> Summary {
+    let hook = |state| Hook {
+        sees: "connections that are open",
+        required: false,
+        state,
+    };
+    let refused = refused.iter().map(|error| hook(Err(format!("{error:#}"))));
+    let probe = Probe {
+        name: LAYOUT.kind,
+        about: "connections that are open now",
+        weight: "connections",
+        hooks: [hook(Ok("sock_diag"))].into_iter().chain(refused).collect(),
+        counters: Counters {
+            fired: found as u64,
+            delivered: found as u64,
+            ..Counters::ZERO
+        },
+        decode_errors: 0,
+        filtered_user: (found - listed) as u64,
+        unwritten: 0,
+        missed: None,
+    };
+    Summary {
+        elapsed,
+        probes: vec![probe],
+        totals: Vec::new(),
+        cost: None,
+        connects: None,
+        reconciled: Vec::new(),
+    }
 }
 
 /// The filter; all of it is tested here.
@@ -227,6 +286,21 @@ fn nanos(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_without_some_namespace_is_not_complete() {
+        let summary = |refused: &[anyhow::Error]| summarize(Duration::ZERO, refused, (5, 3));
+        assert!(summary(&[]).is_complete());
+        let refused = anyhow::anyhow!("enter network namespace 7");
+        let summary = summary(&[refused]);
+        assert!(!summary.is_complete());
+        let [probe] = &summary.probes[..] else {
+            panic!("one list is one probe");
+        };
+        assert_eq!((probe.state(), probe.shown()), ("partial", 3));
+        assert_eq!(probe.counters.unexplained(), 0);
+    }
+
     use std::{
         net::{TcpListener, TcpStream},
         os::fd::OwnedFd,
@@ -260,7 +334,7 @@ mod tests {
     fn a_shared_socket_is_listed_under_the_holder_that_is_asked_for() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (connections, _refused) = match sockets::open_connections() {
+        let (connections, _refused) = match sockets::open_connections(None) {
             Ok(found) => found,
             Err(error) => {
                 println!("SKIP this kernel does not list sockets: {error:#}");

@@ -14,7 +14,8 @@ use crate::{probes::PROBES, render::schema};
 pub(super) fn run() -> Result<ExitCode> {
     let probes = PROBES.iter().map(|spec| stream::layout(spec));
     let layouts: Vec<_> = probes.chain([open::LAYOUT]).collect();
-    let names: Vec<&str> = PROBES.iter().map(|spec| spec.name()).collect();
+    let names = PROBES.iter().map(|spec| spec.name());
+    let names: Vec<&str> = names.chain([open::LAYOUT.kind]).collect();
     let schema = schema::of_lines(&layouts, &names);
     print(|out| {
         serde_json::to_writer_pretty(&mut *out, &schema).map_err(io::Error::from)?;

@@ -74,10 +74,12 @@ pub struct Traffic {
 }
 
 /// The open connections of every namespace, and the namespaces that could not be asked.
-pub fn open_connections() -> Result<(Vec<OpenConnection>, Vec<anyhow::Error>)> {
+pub fn open_connections(netns: Option<u32>) -> Result<(Vec<OpenConnection>, Vec<anyhow::Error>)> {
+    let mut namespaces = namespaces::all()?;
+    namespaces.retain(|namespace| netns.is_none_or(|wanted| wanted == namespace.inode));
     // One list, one namespace after the other: lists to be put together would take the memory twice.
     let connections = Mutex::new(Vec::new());
-    let asked = namespaces::in_each(&namespaces::all()?, |namespace| {
+    let asked = namespaces::in_each(&namespaces, |namespace| {
         let mut connections = connections.lock().unwrap_or_else(PoisonError::into_inner);
         add_of_this_thread(namespace.inode, &mut connections)
     })?;

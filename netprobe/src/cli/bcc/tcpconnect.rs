@@ -165,7 +165,7 @@ impl Format for Connects {
         }
         self.asked = Instant::now();
         let fields = self.fields;
-        let (connections, _refused) = sockets::open_connections().unwrap_or_default();
+        let (connections, _refused) = sockets::open_connections(None).unwrap_or_default();
         let ports: HashMap<u64, u16> = connections
             .iter()
             .map(|connection| (connection.ino, connection.local.1))

@@ -18,7 +18,7 @@ use jiff::Zoned;
 use netprobe_common::header::Kind;
 
 use super::{
-    super::{Global, check, output::Output, signals::Stop, stream},
+    super::{Global, check, open, output::Output, signals::Stop, stream},
     Common, RING_KIB,
     meter::{Meter, Spent},
 };
@@ -108,7 +108,10 @@ async fn watch(global: &Global, options: &Options) -> Result<ExitCode> {
     )?;
     out.flush()?;
     let (mut session, mut top) = start(global, options)?;
-    top.snapshot()?;
+    let hidden = top.netns.is_none().then(open::hidden_namespaces).flatten();
+    for error in top.snapshot()?.into_iter().chain(hidden) {
+        log::warn!("not seen: {error:#}");
+    }
     top.meter.forget_spent();
     log::info!("ready: watching connections, Ctrl-C to stop");
 
@@ -124,7 +127,7 @@ async fn watch(global: &Global, options: &Options) -> Result<ExitCode> {
             session.detach();
             top.drain()?;
         }
-        top.snapshot()?;
+        let _refused_as_before = top.snapshot()?;
         show(&mut out, options, &top.meter.take_spent())?;
         left = left.map(|left| left - 1);
     }
@@ -195,16 +198,17 @@ impl Top<'_> {
         }
     }
 
-    /// Takes in the counts of open connections.
-    fn snapshot(&mut self) -> Result<()> {
+    /// Takes in the counts of open connections; says which namespaces could not be asked.
+    fn snapshot(&mut self) -> Result<Vec<anyhow::Error>> {
         self.drain()?;
-        let (connections, _refused) = sockets::open_connections().context("list connections")?;
+        let listed = sockets::open_connections(self.netns);
+        let (connections, refused) = listed.context("list connections")?;
         let wants_v4 = !self.options.common.ipv6;
         let wants_v6 = !self.options.common.ipv4;
         for connection in &connections {
             let is_v4 = connection.family == "ipv4";
             let is_wanted = if is_v4 { wants_v4 } else { wants_v6 };
-            if is_wanted && self.netns.is_none_or(|netns| netns == connection.netns) {
+            if is_wanted {
                 let owners = &mut self.owners;
                 let pid = self.options.pid;
                 self.meter.open(
@@ -222,7 +226,7 @@ impl Top<'_> {
             }
         }
         self.meter.end_snapshot();
-        Ok(())
+        Ok(refused)
     }
 }
 
