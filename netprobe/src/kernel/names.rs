@@ -75,6 +75,11 @@ impl LiveNames {
         self.listeners.refresh(&mut self.owners);
     }
 
+    /// Learns which control groups there are by now, where that is asked at the end only.
+    pub fn refresh_cgroups(&mut self) {
+        self.cgroups.look();
+    }
+
     /// Shows the frames of stacks as `function+0xoffset`.
     #[must_use]
     pub fn with_offsets(self, shows_offsets: bool) -> Self {
@@ -177,7 +182,7 @@ impl Names for LiveNames {
 
     fn cgroup(&mut self, owner: &Owner) -> Value {
         let path = if owner.cgroup != 0 {
-            self.cgroups.of(owner.cgroup)
+            Some(self.cgroups.name(owner.cgroup))
         } else if self.has_socket_cgroups {
             None
         } else {

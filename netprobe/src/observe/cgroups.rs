@@ -83,7 +83,12 @@ impl Paths {
     /// How long it is not looked again for one that was not there.
     const HOLDS: Duration = Duration::from_secs(1);
 
-    /// The path of a group; its id in words if it has none.
+    /// The path of a group; its id in words if nobody knows it, as of one that has ended.
+    pub fn name(&mut self, id: u64) -> Arc<str> {
+        self.of(id).unwrap_or_else(|| Arc::from(format!("id {id}")))
+    }
+
+    /// The path of a group, if it has one.
     pub fn of(&mut self, id: u64) -> Option<Arc<str>> {
         if let Some(path) = self.paths.get(&id) {
             return Some(Arc::clone(path));
@@ -95,7 +100,8 @@ impl Paths {
         self.paths.get(&id).map(Arc::clone)
     }
 
-    fn look(&mut self) {
+    /// Learns those that are there now.
+    pub fn look(&mut self) {
         // A machine that makes a group per job would fill the memory in the end.
         if self.paths.len() > MOST {
             self.paths.clear();
@@ -178,6 +184,18 @@ mod tests {
         ] {
             assert_eq!(is_within(path, root), expected, "{path} in {root}");
         }
+    }
+
+    #[test]
+    fn groups_that_nobody_knows_are_told_apart_and_those_that_have_ended_keep_their_paths() {
+        let path: Arc<str> = Arc::from("/ended");
+        let mut paths = Paths {
+            paths: [(u64::MAX, Arc::clone(&path))].into(),
+            looked: None,
+        };
+        paths.look();
+        assert_eq!(paths.name(u64::MAX), path);
+        assert_eq!(&*paths.name(u64::MAX - 1), "id 18446744073709551614");
     }
 
     #[test]

@@ -348,7 +348,7 @@ pub(crate) const CGROUP: Column = Column::text(
     "cgroup",
     "CGROUP",
     30,
-    "control group (version 2) of the socket, such as a container or service",
+    "control group (version 2) of the socket, such as a container or service; `id N` where nobody knows its path",
 )
 .wide();
 

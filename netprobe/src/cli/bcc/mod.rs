@@ -161,8 +161,7 @@ impl Tool {
             request: stream::base_request(global, spec, RING_KIB, self.has_stacks),
             plan: self.filter.plan(spec)?,
             duration: self.duration,
-            // bcc's tools leave nothing out.
-            max_overhead: 1.0,
+            max_overhead: NO_LIMIT,
             shows_offsets: true,
             format: self.format,
             out: Output::open(None)?,
@@ -172,6 +171,9 @@ impl Tool {
         Ok(ExitCode::SUCCESS)
     }
 }
+
+/// What they may cost, as a share of the machine: bcc's tools leave nothing out.
+const NO_LIMIT: f64 = 1.0;
 
 /// Room for events, in KiB.
 const RING_KIB: u32 = 4096;

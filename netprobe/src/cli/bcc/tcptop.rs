@@ -19,13 +19,13 @@ use netprobe_common::header::Kind;
 
 use super::{
     super::{Global, check, open, output::Output, signals::Stop, stream},
-    Common, RING_KIB,
+    Common, NO_LIMIT, RING_KIB,
     meter::{Meter, Spent},
 };
 use crate::{
     capture::live::LiveRing,
     decode,
-    kernel::{names::LiveNames, privileges, session::Session},
+    kernel::{keeper::Keeper, names::LiveNames, privileges, session::Session},
     observe::{clock::now_ns, owners::Owners, sockets},
     probes,
     report::{Row, Summary},
@@ -107,7 +107,7 @@ async fn watch(global: &Global, options: &Options) -> Result<ExitCode> {
         options.interval
     )?;
     out.flush()?;
-    let (mut session, mut top) = start(global, options)?;
+    let (session, mut top) = start(global, options)?;
     let hidden = top.netns.is_none().then(open::hidden_namespaces).flatten();
     for error in top.snapshot()?.into_iter().chain(hidden) {
         log::warn!("not seen: {error:#}");
@@ -117,23 +117,29 @@ async fn watch(global: &Global, options: &Options) -> Result<ExitCode> {
 
     let started = Instant::now();
     let over = options.common.duration.map(|duration| started + duration);
+    let keeper = Keeper::start(session, NO_LIMIT, over);
+    let interval = Duration::from_secs(options.interval.into());
+    let mut pace = Pace::new(started, interval);
     let mut left = options.count;
     let mut is_over = false;
     while left != Some(0) && !is_over {
-        let next = Instant::now() + Duration::from_secs(options.interval.into());
+        let next = pace.next(Instant::now());
         let end = over.map_or(next, |over| over.min(next));
         is_over = top.until(&mut stop, end).await? || Some(end) == over;
-        if is_over {
-            session.detach();
-            top.drain()?;
+        if !is_over {
+            let _refused_as_before = top.snapshot()?;
+            show(&mut out, options, &top.meter.take_spent())?;
+            left = left.map(|left| left - 1);
         }
+    }
+    let (mut session, cost) = keeper.finish()?;
+    let missed = session.detach();
+    if is_over {
         let _refused_as_before = top.snapshot()?;
         show(&mut out, options, &top.meter.take_spent())?;
-        left = left.map(|left| left - 1);
     }
-    let missed = session.detach();
     let summary = Summary {
-        cost: None,
+        cost: Some(cost),
         elapsed: started.elapsed(),
         probes: check::probes(&session, top.decode_errors, &missed)?,
         totals: Vec::new(),
@@ -142,6 +148,38 @@ async fn watch(global: &Global, options: &Options) -> Result<ExitCode> {
     };
     stream::account(&summary, global);
     Ok(ExitCode::SUCCESS)
+}
+
+/// When intervals end: to list connections makes none longer, unless it takes longer than one.
+struct Pace {
+    due: Instant,
+    interval: Duration,
+    has_told: bool,
+}
+
+impl Pace {
+    const fn new(began: Instant, interval: Duration) -> Self {
+        Self {
+            due: began,
+            interval,
+            has_told: false,
+        }
+    }
+
+    /// The end of the interval that comes after the last one, of which the connections were listed by `now`.
+    fn next(&mut self, now: Instant) -> Instant {
+        self.due += self.interval;
+        if self.due < now {
+            if !self.has_told {
+                self.has_told = true;
+                let listed = now.duration_since(self.due) + self.interval;
+                let seconds = listed.as_secs_f64();
+                log::warn!("intervals get longer: to list all connections takes {seconds:.1} s");
+            }
+            self.due = now;
+        }
+        self.due
+    }
 }
 
 fn start<'a>(global: &Global, options: &'a Options) -> Result<(Session, Top<'a>)> {
@@ -300,4 +338,26 @@ fn block(
         writeln!(out)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn to_list_connections_makes_no_interval_longer_unless_it_takes_longer_than_one() {
+        let (began, ms) = (Instant::now(), Duration::from_millis);
+        let mut pace = Pace::new(began, ms(1000));
+        for (listed_ms, end_ms) in [
+            (0, 1000),
+            (1400, 2000),
+            (2300, 3000),
+            (4200, 4200),
+            (4500, 5200),
+        ] {
+            let end = pace.next(began + ms(listed_ms));
+            assert_eq!(end, began + ms(end_ms), "{listed_ms}");
+        }
+        assert!(pace.has_told);
+    }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use netprobe_common::counters::{BY_PROCESS, BY_STACK, Count, CountKey, GroupKey};
+use netprobe_common::counters::{BY_CGROUP, BY_PROCESS, BY_STACK, Count, CountKey, GroupKey};
 
 use super::{
     super::{
@@ -49,7 +49,7 @@ const COARSE: u32 = 1024;
 /// Groups that are shown unless it is said.
 const TOP: usize = 20;
 
-/// How often it is looked who listens, where processes are told apart.
+/// How often it is looked who listens, and which control groups there are, where these are told apart.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// A run that counts.
@@ -211,17 +211,20 @@ impl Board<'_> {
             .options
             .interval
             .map(|interval| self.shown_at + interval);
-        let asks_owners = self.by.bits() & BY_PROCESS != 0;
+        let has_names = self.by.bits() & (BY_PROCESS | BY_CGROUP) != 0;
         let mut purse = Purse::new(self.options.max_overhead);
+        let mut not_before = Instant::now();
         loop {
-            let look = asks_owners.then(|| Instant::now() + LOOK);
+            let look = has_names.then(|| not_before.max(Instant::now() + LOOK));
             tokio::select! {
                 biased;
                 () = stop.wait() => return Ok(()),
                 () = at(deadline) => return Ok(()),
                 () = at(next) => {}
                 () = at(look) => {
-                    self.names.refresh_listeners();
+                    let begin = thread_cpu();
+                    self.look();
+                    not_before = purse.spend(thread_cpu().saturating_sub(begin));
                     continue;
                 }
             }
@@ -229,7 +232,7 @@ impl Board<'_> {
             let reading = self.read()?;
             self.show(&reading)?;
             self.shown = reading;
-            let not_before = purse.spend(thread_cpu().saturating_sub(begin));
+            not_before = purse.spend(thread_cpu().saturating_sub(begin));
             next = next.zip(self.options.interval).map(|(due, interval)| {
                 let next = after(due, interval, not_before.max(Instant::now()));
                 if next > Instant::now() + interval * 2 && !purse.has_told {
@@ -241,6 +244,16 @@ impl Board<'_> {
                 }
                 next
             });
+        }
+    }
+
+    /// Learns names that may be gone at the end.
+    fn look(&mut self) {
+        if self.by.bits() & BY_PROCESS != 0 {
+            self.names.refresh_listeners();
+        }
+        if self.by.bits() & BY_CGROUP != 0 {
+            self.names.refresh_cgroups();
         }
     }
 
