@@ -280,16 +280,6 @@ fn onto_full_disk(arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn a_closed_standard_output_is_told() {
-    let output = Command::new("sh")
-        .args(["-c", r#"exec "$0" schema >&-"#])
-        .arg(binary())
-        .output()
-        .expect("run sh");
-    assert_complaint(&output, 1, "write standard output: it is closed");
-}
-
-#[test]
 fn a_full_disk_is_told_in_the_same_words_by_everything() {
     let cases: [(&[&str], bool); 11] = [
         (&["--version"], false),

@@ -1,11 +1,10 @@
 //! Plain bytes to and from the kernel: wire structs as map keys and values, and what it says of
-//! its objects and of what this program was started with.
+//! its objects.
 
 use std::{
     fs::File,
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-    sync::atomic::{AtomicBool, Ordering},
 };
 
 use memmap2::{Mmap, MmapMut};
@@ -18,25 +17,6 @@ pub struct Wire<T>(pub T);
 
 // SAFETY: `Plain` promises that `T` has no padding and no invalid bit patterns.
 unsafe impl<T: Plain> aya::Pod for Wire<T> {}
-
-static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
-
-/// Whether there was no standard output when the program was started: from then on Rust has /dev/null in its place.
-pub fn stdout_was_closed() -> bool {
-    STDOUT_WAS_CLOSED.load(Ordering::Relaxed)
-}
-
-/// Runs before Rust's own start.
-extern "C" fn look_at_stdout() {
-    let flags = rustix::io::fcntl_getfd(rustix::stdio::stdout());
-    STDOUT_WAS_CLOSED.store(flags.is_err(), Ordering::Relaxed);
-}
-
-// SAFETY: the section holds functions that the C library calls once before `main`; this one asks the kernel, and needs
-// nothing that is started later.
-#[unsafe(link_section = ".init_array")]
-#[used]
-static AT_START: extern "C" fn() = look_at_stdout;
 
 /// A file that only this process has, as memory.
 pub(super) fn map_private(file: &File) -> io::Result<MmapMut> {
