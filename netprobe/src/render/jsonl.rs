@@ -128,7 +128,7 @@ pub fn summary(out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
         "complete": summary.is_complete(),
         "probes": summary.probes.iter().map(probe_with_counters).collect::<Vec<_>>(),
         "totals": summary.totals.iter().map(total).collect::<Vec<_>>(),
-        "cost": summary.cost.as_ref().filter(|cost| cost.is_known()).map(cost),
+        "cost": summary.cost.as_ref().map(cost),
     });
     if !summary.reconciled.is_empty() {
         object["reconciled"] = summary.reconciled.iter().map(reconciled).collect();

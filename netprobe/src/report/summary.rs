@@ -119,14 +119,6 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// So short a run tells nothing: CPU time comes in ticks, and most of it is to begin and to end.
-    const TOO_SHORT: Duration = Duration::from_millis(100);
-
-    /// Whether the run was long enough to tell.
-    pub fn is_known(&self) -> bool {
-        self.elapsed >= Self::TOO_SHORT
-    }
-
     /// All of it that is known, in percent.
     pub fn percent(&self) -> f64 {
         self.process_percent + self.kernel_percent.unwrap_or(0.0)
