@@ -285,13 +285,19 @@ fn nanos(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        net::{TcpListener, TcpStream},
+        os::fd::OwnedFd,
+        process::{Command, Stdio},
+    };
+
     use super::*;
 
     #[test]
     fn a_list_without_some_namespace_is_not_complete() {
         let summary = |refused: &[anyhow::Error]| summarize(Duration::ZERO, refused, (5, 3));
         assert!(summary(&[]).is_complete());
-        let refused = anyhow::anyhow!("enter network namespace 7");
+        let refused = anyhow!("enter network namespace 7");
         let summary = summary(&[refused]);
         assert!(!summary.is_complete());
         let [probe] = &summary.probes[..] else {
@@ -300,12 +306,6 @@ mod tests {
         assert_eq!((probe.state(), probe.shown()), ("partial", 3));
         assert_eq!(probe.counters.unexplained(), 0);
     }
-
-    use std::{
-        net::{TcpListener, TcpStream},
-        os::fd::OwnedFd,
-        process::{Command, Stdio},
-    };
 
     #[test]
     fn states_that_are_not_listed_are_refused() {

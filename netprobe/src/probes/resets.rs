@@ -212,6 +212,8 @@ fn code(code: u32, names: &mut dyn Names) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probes::tests::asked;
+    use netprobe_common::{header::Header, record::Plain};
 
     #[test]
     fn every_cause_is_explained_where_the_column_is() {
@@ -221,9 +223,6 @@ mod tests {
             assert!(about.contains(name), "{name}");
         }
     }
-
-    use crate::probes::tests::asked;
-    use netprobe_common::{header::Header, record::Plain};
 
     #[test]
     fn a_reset_that_nobody_has_any_more_is_of_who_listened_when_its_connection_came() {

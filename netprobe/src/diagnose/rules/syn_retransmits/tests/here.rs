@@ -101,19 +101,11 @@ fn what_nobody_waits_for_and_what_comes_twice_is_not_lost() {
 /// has the first of these addresses; another one has the other.
 fn dropped_between(addresses: [[u8; 4]; 2], location: &'static str) -> String {
     let mut window = quiet();
-    let syn = [
-        ("reason", Value::Word("NOT_SPECIFIED")),
+    let more = [
         ("location", Value::Text(location.into())),
         ("state", Value::Word("SYN-SENT")),
-        ("flags", Value::TcpFlags(2)),
-        ("iface", Value::Word("eth1")),
-        ("saddr", Value::Ip([10, 0, 0, 1].into())),
-        ("sport", Value::Unsigned(41_000)),
-        ("daddr", Value::Ip([10, 0, 0, 2].into())),
-        ("dport", Value::Unsigned(5432)),
     ];
-    window.event("drops", 12, &syn);
-    window.total("drops", 12, &[("reason", Value::Word("NOT_SPECIFIED"))]);
+    dropped_as(&mut window, 12, "NOT_SPECIFIED", &more);
     window.relocate(77);
     for (inode, address) in [77, 78].into_iter().zip(addresses) {
         let mut other = quiet().namespaces.remove(0);
@@ -157,18 +149,8 @@ fn dropped_by_router(
     fail: fn(&mut Window),
 ) -> Finding {
     let mut window = quiet();
-    let syn = [
-        ("reason", Value::Word(reason)),
-        ("location", Value::Text(location.into())),
-        ("flags", Value::TcpFlags(2)),
-        ("iface", Value::Word("eth1")),
-        ("saddr", Value::Ip([10, 0, 0, 1].into())),
-        ("sport", Value::Unsigned(41_000)),
-        ("daddr", Value::Ip([10, 0, 0, 2].into())),
-        ("dport", Value::Unsigned(5432)),
-    ];
-    window.event("drops", 12, &syn);
-    window.total("drops", 12, &[("reason", Value::Word(reason))]);
+    let location = ("location", Value::Text(location.into()));
+    dropped_as(&mut window, 12, reason, &[location]);
     window.relocate(77);
     let mut router = quiet().namespaces.remove(0);
     router.inode = 77;

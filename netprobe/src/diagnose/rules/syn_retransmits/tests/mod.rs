@@ -69,6 +69,16 @@ fn sent_again(window: &mut Window, times: usize, to: &str) {
 
 /// 10.0.0.1's SYNs to 10.0.0.2:5432 are dropped for a reason.
 fn dropped(window: &mut Window, times: usize, reason: &'static str) {
+    dropped_as(window, times, reason, &[]);
+}
+
+/// As [`dropped`], with more that is known of each.
+fn dropped_as(
+    window: &mut Window,
+    times: usize,
+    reason: &'static str,
+    more: &[(&'static str, Value)],
+) {
     let syn = [
         ("reason", Value::Word(reason)),
         ("flags", Value::TcpFlags(2)),
@@ -78,7 +88,7 @@ fn dropped(window: &mut Window, times: usize, reason: &'static str) {
         ("daddr", Value::Ip([10, 0, 0, 2].into())),
         ("dport", Value::Unsigned(5432)),
     ];
-    window.event("drops", times, &syn);
+    window.event("drops", times, &[&syn, more].concat());
     window.total("drops", times as u64, &[("reason", Value::Word(reason))]);
 }
 
