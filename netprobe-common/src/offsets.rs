@@ -93,6 +93,8 @@ fields! {
     TcpBytesAcked = Member("tcp_sock.bytes_acked");
     TcpSndUna = Member("tcp_sock.snd_una");
     TcpSndNxt = Member("tcp_sock.snd_nxt");
+    TcpRcvNxt = Member("tcp_sock.rcv_nxt");
+    TcpCopiedSeq = Member("tcp_sock.copied_seq");
     TcpSegsOut = Member("tcp_sock.segs_out");
     TcpSegsIn = Member("tcp_sock.segs_in");
     SkbSk = Member("sk_buff.sk");
@@ -106,6 +108,8 @@ fields! {
     DstDev = Member("dst_entry.dev");
     SkbIif = Member("sk_buff.skb_iif");
     SkbTcpSeq = Nested("sk_buff.cb", "tcp_skb_cb.seq");
+    SkbTcpEndSeq = Nested("sk_buff.cb", "tcp_skb_cb.end_seq");
+    SkbTcpFlags = Nested("sk_buff.cb", "tcp_skb_cb.tcp_flags");
     SkbTcpGsoSegs = Nested("sk_buff.cb", "tcp_skb_cb.tcp_gso_segs");
     SkbTcpTwIsn = Nested("sk_buff.cb", "tcp_skb_cb.tcp_tw_isn");
     DevIfindex = Member("net_device.ifindex");

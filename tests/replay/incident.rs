@@ -322,6 +322,7 @@ fn resets() -> Vec<Vec<u8>> {
         header: header::<Reset>(15),
         flow: flow4(),
         idle_ns: NO_IDLE,
+        lastrcv_ns: NO_IDLE,
         reason: 4,
         stack: NO_STACK,
         direction: Direction::Sent as u8,
@@ -333,6 +334,7 @@ fn resets() -> Vec<Vec<u8>> {
         owner: owner(b"java"),
         age_ns: 7_200_000_000_000,
         idle_ns: 3_600_000_000_000,
+        lastrcv_ns: 3_600_000_000_000,
         reason: resets::NO_REASON,
         direction: Direction::Received as u8,
         cause: resets::Cause::Unknown as u8,
@@ -342,6 +344,8 @@ fn resets() -> Vec<Vec<u8>> {
     let unread = Reset {
         flow: flow_mapped(),
         idle_ns: 0,
+        lastrcv_ns: 2_000_000_000,
+        data: 512,
         direction: Direction::Sent as u8,
         cause: resets::Cause::UnreadData as u8,
         ..after_idle_time

@@ -18,6 +18,8 @@ record! {
         /// Since data was last sent or received, or (of received resets) since the peer was last
         /// heard of, in nanoseconds; [`NO_IDLE`] is unknown.
         pub idle_ns: u64,
+        /// Since data was last received, in nanoseconds (`lastrcv` of ss(8)); [`NO_IDLE`] is unknown.
+        pub lastrcv_ns: u64,
         /// `enum sk_rst_reason`, raw; [`NO_REASON`] where this kernel gives none.
         pub reason: u32,
         /// Stack id in the stack map, or [`super::NO_STACK`].
@@ -29,14 +31,16 @@ record! {
         /// TCP state of the socket before the reset; 0 where there was none.
         pub state: u8,
         /// Reserved, zero.
-        pub reserved: [u8; 5],
+        pub reserved: u8,
+        /// Bytes of data in the packet that it answers; where it answers none, those that the application has not read.
+        pub data: u32,
     }
 }
 
 /// `reason` on kernels whose `tcp_send_reset` tracepoint carries none.
 pub const NO_REASON: u32 = u32::MAX;
 
-/// `idle_ns` where no socket keeps the time.
+/// `idle_ns` and `lastrcv_ns` where no socket keeps the time.
 pub const NO_IDLE: u64 = u64::MAX;
 
 /// Who sent it.
@@ -69,7 +73,7 @@ pub enum Cause {
     NoListener = 1,
     /// A packet came that belongs to no connection (any more).
     NoConnection = 2,
-    /// A packet came for a connection in TIME_WAIT, with data or after its end.
+    /// A packet without data came for a connection in TIME_WAIT.
     TimeWait = 3,
     /// An ACK came that does not belong to the handshake.
     UnexpectedAck = 4,

@@ -26,13 +26,14 @@ use crate::{
     owners, packet,
     probes::arguments::argument,
     sock::{
-        AF_INET, AF_INET6, SOCK_DEAD, SOCK_LINGER, Sock, TCP_CLOSE, TCP_LISTEN, TCP_NEW_SYN_RECV,
-        TCP_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT,
+        AF_INET, AF_INET6, SOCK_DEAD, SOCK_DONE, SOCK_LINGER, Sock, TCP_CLOSE, TCP_LISTEN,
+        TCP_NEW_SYN_RECV, TCP_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT,
     },
 };
 
 const ECONNABORTED: i32 = -103;
 /// TCP header flags.
+const FIN: u8 = 1;
 const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
@@ -157,6 +158,11 @@ fn try_sent(
         cause,
         state,
         reason,
+        data: if skb == 0 {
+            unread(sock)
+        } else {
+            payload(Typed, skb)
+        },
     };
     report(ctx, Some(sock), &flow, &end)
 }
@@ -175,6 +181,7 @@ fn try_received(ctx: &BtfTracePointContext, sock: Sock<Typed>) -> Result<(), Fil
         },
         state,
         reason: NO_REASON,
+        data: 0,
     };
     report(ctx, Some(sock), &flow, &end)
 }
@@ -217,7 +224,10 @@ fn try_answer<L: Load, C: StackIdContext>(
         let device: u64 = load.field(skb, Field::SkbDev);
         filter::netns(load, load.field(device, Field::DevNet))
     };
+    let data = payload(load, skb);
     let cause = match state {
+        // Of those that the application has closed as well, most wait for the peer's FIN here.
+        TCP_TIME_WAIT if data > 0 => Cause::DataAfterClose,
         TCP_TIME_WAIT => Cause::TimeWait,
         TCP_NEW_SYN_RECV => Cause::UnexpectedAck,
         _ if tcp.flags & (SYN | ACK) == SYN => Cause::NoListener,
@@ -228,6 +238,7 @@ fn try_answer<L: Load, C: StackIdContext>(
         cause,
         state,
         reason,
+        data,
     };
     report::<L, C>(ctx, None, &flow, &end)
 }
@@ -245,6 +256,26 @@ struct End {
     cause: Cause,
     state: u8,
     reason: u32,
+    data: u32,
+}
+
+/// Bytes of data that have come and that the application has not read. A FIN takes a sequence number as well.
+#[inline(always)]
+fn unread(sock: Sock<Typed>) -> u32 {
+    let next: u32 = sock.tcp_field(Field::TcpRcvNxt);
+    let read: u32 = sock.tcp_field(Field::TcpCopiedSeq);
+    let fin = u32::from(sock.flags() & SOCK_DONE != 0);
+    next.wrapping_sub(read).saturating_sub(fin)
+}
+
+/// Bytes of data in a packet that came, as TCP has noted its sequence numbers, of which SYN and FIN take one each.
+#[inline(always)]
+fn payload<L: Load>(load: L, skb: u64) -> u32 {
+    let first: u32 = load.field(skb, Field::SkbTcpSeq);
+    let end: u32 = load.field(skb, Field::SkbTcpEndSeq);
+    let flags: u8 = load.field(skb, Field::SkbTcpFlags);
+    let marks = u32::from(flags & FIN != 0) + u32::from(flags & SYN != 0);
+    end.wrapping_sub(first).wrapping_sub(marks)
 }
 
 /// The state before the socket was closed, which comes before the RST; 0 if it is forgotten.
@@ -334,17 +365,23 @@ fn report<L: Load, C: StackIdContext>(
     publish::<Reset, _>(ctx, &sighting, |record, stack| {
         record.flow = *flow;
         record.idle_ns = NO_IDLE;
+        record.lastrcv_ns = NO_IDLE;
         if let Some(sock) = sock {
             owners::of(sock, &mut record.owner);
             record.age_ns = lives::age_ns(lives::of(sock.address).as_deref());
             if end.state != TCP_LISTEN && end.state != TCP_SYN_SENT {
                 record.idle_ns = idle_ns(sock, end.direction);
+                record.lastrcv_ns = match sock.tcp_field(Field::IcskLastReceived) {
+                    0 => NO_IDLE,
+                    at => since(at),
+                };
             }
         }
         record.reason = end.reason;
         record.direction = end.direction as u8;
         record.cause = end.cause as u8;
         record.state = end.state;
+        record.data = end.data;
         record.stack = stack;
     });
     Ok(())

@@ -183,9 +183,8 @@ pub(super) fn counted(window: &Window, netns: &Netns, port: u16) -> u64 {
     without_cause.map(|total| total.events).sum()
 }
 
-/// Whether too few of the resets of services at a port were looked at to say what the others were like.
-pub(super) fn is_unseen(window: &Window, netns: &Netns, port: u16) -> bool {
-    let counted = counted(window, netns, port);
+/// How many of those were looked at, whatever their connections did.
+pub(super) fn looked_at(window: &Window, netns: &Netns, port: u16) -> u64 {
     let received = window.events.within("resets", netns.inode).filter(|event| {
         event.is("direction", "received")
             && event.value("cause") == &Value::Unknown
@@ -193,7 +192,13 @@ pub(super) fn is_unseen(window: &Window, netns: &Netns, port: u16) -> bool {
                 .map(|end| event.small(end))
                 .contains(&Some(port))
     });
-    let seen = received.count() as u64;
+    received.count() as u64
+}
+
+/// Whether too few of the resets of services at a port were looked at to say what the others were like.
+pub(super) fn is_unseen(window: &Window, netns: &Netns, port: u16) -> bool {
+    let counted = counted(window, netns, port);
+    let seen = looked_at(window, netns, port);
     seen < ENOUGH && seen * 2 < counted && counted - seen >= LEAST as u64
 }
 

@@ -93,7 +93,7 @@ pub static SPEC: ProbeSpec = ProbeSpec {
             "cause",
             "CAUSE",
             16,
-            "why, as far as socket and packet tell on any kernel: no-listener, no-connection (a packet of none), time-wait, \
+            "why, as far as socket and packet tell on any kernel: no-listener, no-connection (a packet of none), time-wait (no data), \
              unexpected-ack (not of the handshake), data-after-close (data came after the application closed), unread-data \
              (it closed without reading all), linger-0 (it closed with SO_LINGER 0), disconnect (connect with AF_UNSPEC), \
              listener-closed (before it accepted), timeout (keepalive or TCP_USER_TIMEOUT), orphan (the kernel gave up after \
@@ -120,6 +120,20 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         Column::number("netns", "NETNS", 10, "network namespace (inode number)").wide(),
         CGROUP,
         Column::text("family", "FAMILY", 11, "ipv4, ipv6 or ipv4-mapped").hidden(),
+        Column::number(
+            "lastrcv_ns",
+            "LASTRCV",
+            7,
+            "since data was last received, as in ss(8)",
+        )
+        .hidden(),
+        Column::number(
+            "data",
+            "DATA",
+            6,
+            "bytes of data in the packet that it answers, or that the application had not read",
+        )
+        .hidden(),
         Column::number("ino", "INODE", 8, "inode number of the socket").hidden(),
         Column::text(
             "stack",
@@ -166,18 +180,25 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
         tcp_state(reset.state),
         cause(reset.cause),
         code(reset.reason, names),
-        match reset.idle_ns {
-            NO_IDLE => Value::Unknown,
-            idle => Value::Unsigned(idle),
-        },
+        since(reset.idle_ns),
         Value::nonzero(reset.age_ns),
         Value::nonzero(reset.flow.netns),
         cgroup(&reset.owner, names),
         family(&reset.flow),
+        since(reset.lastrcv_ns),
+        Value::nonzero(reset.data),
         ino,
         names.stack(reset.stack),
     ]);
     Ok(())
+}
+
+/// A time that is not always known.
+fn since(ns: u64) -> Value {
+    match ns {
+        NO_IDLE => Value::Unknown,
+        ns => Value::Unsigned(ns),
+    }
 }
 
 fn cause(raw: u8) -> Value {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     super::super::{
-        events::{Owner, port_of},
+        events::{Event, Owner, port_of},
         finding::{finding, somewhere},
         places::{self, End},
         window::{Netns, Window, endpoint},
@@ -97,26 +97,30 @@ fn counted(window: &Window, netns: &Netns, port: u16) -> u64 {
     CAUSES.into_iter().map(count).sum()
 }
 
-/// How many different ends had connections to a port of this machine that were reset.
+/// How many different ends had connections to a port of this machine that were reset. What belongs to no connection and
+/// has no data may be a scan, or an answer to a forged address.
 fn clients(window: &Window, netns: &Netns, port: u16) -> usize {
-    let remotes: BTreeSet<End> = sent(window, netns, port)
+    let sent = sent(window, netns, port)
+        .filter(|reset| !reset.is("cause", "no-connection") || reset.number("data") > Some(0));
+    let remotes: BTreeSet<End> = sent
+        .filter_map(places::ends)
         .map(|(_, remote)| remote)
         .collect();
     remotes.len()
 }
 
-/// Both ends of the connections to a port whose resets were sent, as far as they were seen.
+/// The resets that were sent for connections to a port, as far as they were seen.
 fn sent<'a>(
     window: &'a Window,
     netns: &Netns,
     port: u16,
-) -> impl Iterator<Item = (End, End)> + use<'a> {
+) -> impl Iterator<Item = &'a Event> + use<'a> {
     let resets = window.events.within("resets", netns.inode);
-    let sent = resets.filter(|event| {
-        event.is("direction", "sent") && CAUSES.iter().any(|cause| event.is("cause", cause))
-    });
-    sent.filter_map(places::ends)
-        .filter(move |(local, _)| local.1 == port)
+    resets.filter(move |event| {
+        event.is("direction", "sent")
+            && CAUSES.iter().any(|cause| event.is("cause", cause))
+            && event.small("sport") == Some(port)
+    })
 }
 
 /// A finding for each, with how many resets it is of.
@@ -197,8 +201,8 @@ fn describe(
     (port, ended): (u16, &Ended<'_>),
     reset: &Reset,
 ) -> Finding {
-    let ends: Vec<(End, End)> = sent(window, netns, port).collect();
-    let local: BTreeSet<End> = ends.iter().map(|(local, _)| *local).collect();
+    let ends = sent(window, netns, port).filter_map(places::ends);
+    let local: BTreeSet<End> = ends.map(|(local, _)| local).collect();
     let holder = ended.listener.and_then(|listener| {
         let mut holders = window.processes_before.holders(listener.ino);
         holders.next()

@@ -8,8 +8,9 @@ use super::{
     },
     LEAST,
     closed_early::CAUSES,
+    harmless::is_farewell,
 };
-use crate::report::diagnosis::Finding;
+use crate::{diagnose::events::Event, report::diagnosis::Finding};
 
 /// Who pauses for less is still talking.
 const QUIET_NS: u64 = 500_000_000;
@@ -25,20 +26,31 @@ struct Pauses {
 }
 
 impl Pauses {
-    /// Of the connections at a port that were closed early, where most had been quiet, and data came only then.
+    /// Of the connections at a port that were closed early, where most had been quiet, and data came only then. A
+    /// service that says farewell when it closes (TLS) has not been without data, but without requests.
     fn of(window: &Window, netns: &Netns, port: u16) -> Option<Self> {
-        let resets = window.events.within("resets", netns.inode).filter(|reset| {
-            reset.small("sport") == Some(port)
-                && CAUSES.iter().any(|cause| reset.is("cause", cause))
-        });
-        let mut quiet = Vec::new();
-        let mut all = 0;
-        for reset in resets {
-            all += 1;
-            let idle_ns = reset.number("idle_ns");
-            let idle_ns = idle_ns.filter(|idle_ns| *idle_ns >= QUIET_NS);
-            quiet.extend(idle_ns.filter(|_| reset.is("cause", "data-after-close")));
-        }
+        let requests: Vec<&Event> = window
+            .events
+            .within("resets", netns.inode)
+            .filter(|reset| {
+                reset.small("sport") == Some(port)
+                    && CAUSES.iter().any(|cause| reset.is("cause", cause))
+                    && !is_farewell(reset)
+            })
+            .collect();
+        let since = |name| Self::since(&requests, name);
+        since("idle_ns").or_else(|| since("lastrcv_ns").filter(Self::are_alike))
+    }
+
+    /// Of these resets, by the time that is called so.
+    fn since(resets: &[&Event], name: &str) -> Option<Self> {
+        let known = resets.iter().filter(|reset| reset.number(name).is_some());
+        let all = known.count();
+        let late = resets
+            .iter()
+            .filter(|reset| reset.is("cause", "data-after-close"));
+        let quiet = late.filter_map(|reset| reset.number(name));
+        let mut quiet: Vec<u64> = quiet.filter(|ns| *ns >= QUIET_NS).collect();
         if (quiet.len() as u64) < LEAST || quiet.len() * 2 < all {
             return None;
         }
@@ -87,7 +99,7 @@ pub(super) fn told(window: &Window, netns: &Netns, found: Finding, port: u16) ->
     };
     let mut found = found.measured(
         format!(
-            "{} of those that were looked at had been without data for {}, in the middle {:.1} s",
+            "{} of those that were looked at had been without a request for {}, in the middle {:.1} s",
             pauses.seen,
             pauses.words(),
             pauses.median_s
@@ -97,7 +109,7 @@ pub(super) fn told(window: &Window, netns: &Netns, found: Finding, port: u16) ->
         "resets",
     );
     found.summary = format!(
-        "{}; they had been without data for {}: {timeout}, which the next request of its clients crosses on its way",
+        "{}; they had been without a request for {}: {timeout}, which the next request of its clients crosses on its way",
         found.summary,
         pauses.words()
     );

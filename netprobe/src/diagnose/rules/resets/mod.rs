@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 mod closed_early;
 mod ended;
+mod harmless;
 mod idle_timeout;
 mod refusals;
 mod scan;
@@ -45,7 +46,7 @@ pub(super) static RULE: Rule = Rule {
                      is only noted. It is critical where a destination that is asked more often than health checks do (8 times a \
                      second) refuses every connect, and where a service closes a third of its connections or more as soon as it has accepted \
                      them, unread. What clients of a service that ended meanwhile, or was restarted, send on their \
-                     open connections is only noted. A firewall is named only where one of this machine was seen to drop the SYNs.",
+                     open connections is only noted. So are those of the last words of a protocol (close_notify of TLS, QUIT), recognised by the length of the                      data, that are said to an end that has closed already, and of health checks that close as soon as they are                      connected. A firewall is named only where one of this machine was seen to drop the SYNs.",
         fixes: &[
             (
                 "received in use: look at the peer (its log, netprobe resets there), and at a proxy in between",
@@ -172,13 +173,18 @@ fn check(window: &Window) -> Verdict {
         window.watched_required("resets")?;
         let opened = netns.grown("Tcp.ActiveOpens")? + netns.grown("Tcp.PassiveOpens")?;
         let ended = ended::services(window, netns);
+        let mut harmless = harmless::at_services(window, netns);
+        harmless.retain(|port, _| !ended.contains_key(port));
         let mut found = ended::check(window, netns, &ended, opened);
+        found.extend(harmless::check(window, netns, &harmless));
         let mut early = Vec::new();
         for (cause, is_bad, meaning) in CAUSES {
+            let is_told = |port: u16| {
+                ended::CAUSES.contains(cause) && ended.contains_key(&port)
+                    || harmless::explain(cause) && harmless.contains_key(&port)
+            };
             let mut services = weighed(window, netns, cause, (opened, *is_bad));
-            if ended::CAUSES.contains(cause) {
-                services.retain(|(port, _)| !port.is_some_and(|port| ended.contains_key(&port)));
-            }
+            services.retain(|(port, _)| !port.is_some_and(is_told));
             if *cause == "refused" {
                 let refusals = services.into_iter().map(|(port, reset)| {
                     let finding = if port.is_none() && scan::is_scan(window, netns) {
@@ -191,7 +197,7 @@ fn check(window: &Window) -> Verdict {
                 found.extend(refusals);
             } else if let Some((port, reset)) = worst(services) {
                 let mut hits = self::services(window, netns, cause);
-                hits.retain(|hit| !hit.port.is_some_and(|port| ended.contains_key(&port)));
+                hits.retain(|hit| !hit.port.is_some_and(is_told));
                 hits.sort_by_key(|hit| port.is_some() && hit.port != port);
                 let finding = describe(window, netns, (cause, meaning, hits), (port, &reset));
                 if closed_early::CAUSES.contains(cause) {

@@ -662,8 +662,7 @@ fn an_idle_timeout_that_the_next_request_crosses_is_cured_in_the_pool() {
     };
     let alike: [u64; 20] = std::array::from_fn(|place| 1004 + 4 * place as u64);
     let (summary, fix) = told("data-after-close", alike);
-    let said =
-        "had closed; they had been without data for 1.0 to 1.1 s: an idle timeout of 1.0 s there";
+    let said = "had closed; they had been without a request for 1.0 to 1.1 s: an idle timeout of 1.0 s there";
     assert!(summary.contains(said), "{summary}");
     assert!(
         fix.contains("pool give up idle connections well before 1.0 s"),

@@ -29,9 +29,10 @@ pub(super) fn check(window: &Window, netns: &Netns, opened: u64) -> Vec<(u64, Fi
             return None;
         }
         let (seen, of) = (received.seen() as u64, seen_at_port[&end.1] as u64);
-        // The events are a sample of what was counted.
-        let counted = received::counted(window, netns, end.1).max(of);
-        let count = counted * seen / of;
+        // The events are a sample of what was counted, of connections in whatever state.
+        let all = received::looked_at(window, netns, end.1).max(of);
+        let counted = received::counted(window, netns, end.1).max(all);
+        let count = counted * seen / all;
         if ended::tells_of(window, netns, *end, count) {
             return None;
         }
