@@ -93,6 +93,8 @@ fields! {
     TcpBytesAcked = Member("tcp_sock.bytes_acked");
     TcpSndUna = Member("tcp_sock.snd_una");
     TcpSndNxt = Member("tcp_sock.snd_nxt");
+    TcpRackTime = Member("tcp_sock.rack.mstamp");
+    TcpWriteSeq = Member("tcp_sock.write_seq");
     TcpRcvNxt = Member("tcp_sock.rcv_nxt");
     TcpCopiedSeq = Member("tcp_sock.copied_seq");
     TcpSegsOut = Member("tcp_sock.segs_out");

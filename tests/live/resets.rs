@@ -164,6 +164,7 @@ fn closing_with_unread_data_equals_abort_on_close() {
         for event in run.with("cause", "unread-data") {
             assert_at_server(event, &cable, family);
             assert_reason(event, "TCP_ABORT_ON_CLOSE");
+            assert_eq!(number(event, "data"), 10, "never read");
             assert_eq!(text(event, "state"), "ESTAB");
             assert_eq!(number(event, "pid"), u64::from(std::process::id()));
         }
@@ -213,6 +214,7 @@ fn packets_for_closed_connections_equal_out_rsts() {
     }
     let cable = Cable::new();
     let probe = Probe::of(&cable.server, "resets");
+    let at_client = Probe::of(&cable.client, "resets");
     for (family, listener) in listeners(&cable) {
         for _ in 0..TIMES {
             let (mut near, far) = family.pair(&cable.client, &listener);
@@ -227,11 +229,17 @@ fn packets_for_closed_connections_equal_out_rsts() {
     let run = probe.stop();
     assert_sent(&run, &cable.server);
     for (family, run) in by_family(&run) {
-        let answered = run.count("cause", "time-wait") + run.count("cause", "data-after-close");
+        let answered = run.count("cause", "data-after-close");
         assert_eq!(answered, TIMES, "{family:?}: {:#?}", run.events);
         for event in run.all() {
             assert_at_server(event, &cable, family);
+            assert_eq!(number(event, "data"), 8, "too late");
         }
+    }
+    let received = at_client.stop();
+    assert_eq!(received.count("state", "CLOSE-WAIT"), 3 * TIMES);
+    for event in received.all() {
+        assert_eq!(number(event, "data"), 8, "it is lost");
     }
 }
 

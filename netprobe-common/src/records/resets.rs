@@ -20,6 +20,8 @@ record! {
         pub idle_ns: u64,
         /// Since data was last received, in nanoseconds (`lastrcv` of ss(8)); [`NO_IDLE`] is unknown.
         pub lastrcv_ns: u64,
+        /// Since the latest data of ours that was acknowledged had been sent, in nanoseconds (`tcp_sock.rack.mstamp`); [`NO_IDLE`] is unknown.
+        pub acked_ns: u64,
         /// `enum sk_rst_reason`, raw; [`NO_REASON`] where this kernel gives none.
         pub reason: u32,
         /// Stack id in the stack map, or [`super::NO_STACK`].
@@ -32,7 +34,8 @@ record! {
         pub state: u8,
         /// Reserved, zero.
         pub reserved: u8,
-        /// Bytes of data in the packet that it answers; where it answers none, those that the application has not read.
+        /// Bytes of data that are lost: of the packet that it answers, those that the application has not read where it answers
+        /// none, and of received resets those that were written and not acknowledged.
         pub data: u32,
     }
 }
@@ -40,7 +43,7 @@ record! {
 /// `reason` on kernels whose `tcp_send_reset` tracepoint carries none.
 pub const NO_REASON: u32 = u32::MAX;
 
-/// `idle_ns` and `lastrcv_ns` where no socket keeps the time.
+/// `idle_ns`, `lastrcv_ns` and `acked_ns` where no socket keeps the time.
 pub const NO_IDLE: u64 = u64::MAX;
 
 /// Who sent it.

@@ -20,14 +20,15 @@ use netprobe_common::{
 
 use crate::{
     cgroups,
-    emit::{Filtered, Sighting, account, publish, since},
+    emit::{Filtered, Sighting, account, now, publish, since},
     filter, lives,
     load::{Load, Probed, Typed, has},
     owners, packet,
     probes::arguments::argument,
     sock::{
-        AF_INET, AF_INET6, SOCK_DEAD, SOCK_DONE, SOCK_LINGER, Sock, TCP_CLOSE, TCP_LISTEN,
-        TCP_NEW_SYN_RECV, TCP_SYN_RECV, TCP_SYN_SENT, TCP_TIME_WAIT,
+        AF_INET, AF_INET6, SOCK_DEAD, SOCK_DONE, SOCK_LINGER, Sock, TCP_CLOSE, TCP_CLOSING,
+        TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_LISTEN, TCP_NEW_SYN_RECV, TCP_SYN_RECV, TCP_SYN_SENT,
+        TCP_TIME_WAIT,
     },
 };
 
@@ -181,7 +182,7 @@ fn try_received(ctx: &BtfTracePointContext, sock: Sock<Typed>) -> Result<(), Fil
         },
         state,
         reason: NO_REASON,
-        data: 0,
+        data: unacknowledged(sock, state),
     };
     report(ctx, Some(sock), &flow, &end)
 }
@@ -266,6 +267,19 @@ fn unread(sock: Sock<Typed>) -> u32 {
     let read: u32 = sock.tcp_field(Field::TcpCopiedSeq);
     let fin = u32::from(sock.flags() & SOCK_DONE != 0);
     next.wrapping_sub(read).saturating_sub(fin)
+}
+
+/// Bytes of data that were written and that the peer has not acknowledged. A FIN takes a sequence number as well.
+#[inline(always)]
+fn unacknowledged(sock: Sock<Typed>, state: u8) -> u32 {
+    let written: u32 = sock.tcp_field(Field::TcpWriteSeq);
+    let acknowledged: u32 = sock.tcp_field(Field::TcpSndUna);
+    let bytes = written.wrapping_sub(acknowledged);
+    match state {
+        TCP_SYN_SENT | TCP_SYN_RECV => 0,
+        TCP_FIN_WAIT1 | TCP_CLOSING | TCP_LAST_ACK => bytes.saturating_sub(1),
+        _ => bytes,
+    }
 }
 
 /// Bytes of data in a packet that came, as TCP has noted its sequence numbers, of which SYN and FIN take one each.
@@ -366,6 +380,7 @@ fn report<L: Load, C: StackIdContext>(
         record.flow = *flow;
         record.idle_ns = NO_IDLE;
         record.lastrcv_ns = NO_IDLE;
+        record.acked_ns = NO_IDLE;
         if let Some(sock) = sock {
             owners::of(sock, &mut record.owner);
             record.age_ns = lives::age_ns(lives::of(sock.address).as_deref());
@@ -374,6 +389,10 @@ fn report<L: Load, C: StackIdContext>(
                 record.lastrcv_ns = match sock.tcp_field(Field::IcskLastReceived) {
                     0 => NO_IDLE,
                     at => since(at),
+                };
+                record.acked_ns = match sock.tcp_field::<u64>(Field::TcpRackTime) {
+                    0 => NO_IDLE,
+                    at_us => now().saturating_sub(at_us * 1000),
                 };
             }
         }

@@ -7,6 +7,7 @@ mod causality;
 mod cpu_time;
 mod dropped;
 pub mod events;
+mod farewells;
 mod fifo;
 mod finding;
 mod halted;

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::{
     dropped,
     events::{Event, Owner, port_of, value_of},
+    farewells::is_farewell,
     places::{self, End},
     window::{Gap, Netns, Window},
 };
@@ -39,6 +40,10 @@ pub(super) struct Received {
     pub(super) quiet_ns: Vec<u64>,
     /// Times since the peer had closed in order, of connections that were written to all the same, in nanoseconds.
     pub(super) closed_ns: Vec<u64>,
+    /// How many connections the peer closed while something was on its way to it.
+    pub(super) crossed: usize,
+    /// How long these had been without a request when the peer closed, in nanoseconds.
+    pub(super) pauses_ns: Vec<u64>,
     /// How many connections were busy.
     pub(super) busy: usize,
     /// How old connections were, where their opening was seen, in nanoseconds.
@@ -127,8 +132,8 @@ pub(super) fn by_service(window: &Window, netns: &Netns) -> BTreeMap<End, Receiv
     let known = known_peers(window);
     let mut services = BTreeMap::<End, Received>::new();
     for event in window.events.within("resets", netns.inode) {
-        let is_stale = is_of_closed(event);
-        let is_told = is_stale || is_of_established(event);
+        let (is_stale, is_crossed) = (is_of_closed(event), is_of_closing(event));
+        let is_told = is_stale || is_crossed || is_of_established(event);
         let Some((local, remote)) = places::ends(event).filter(|_| is_told) else {
             continue;
         };
@@ -137,7 +142,7 @@ pub(super) fn by_service(window: &Window, netns: &Netns) -> BTreeMap<End, Receiv
             continue;
         }
         let peer = known.get(&(remote, local));
-        if peer == Some(&None) && !is_stale {
+        if peer == Some(&None) && !is_stale && !is_crossed {
             continue;
         }
         let received = services.entry(remote).or_default();
@@ -146,6 +151,14 @@ pub(super) fn by_service(window: &Window, netns: &Netns) -> BTreeMap<End, Receiv
         }
         if is_stale {
             received.closed_ns.extend(event.number("idle_ns"));
+            continue;
+        }
+        if is_crossed {
+            received.crossed += 1;
+            let times = event.number("acked_ns").zip(event.number("idle_ns"));
+            received
+                .pauses_ns
+                .extend(times.map(|(acked, idle)| acked.saturating_sub(idle)));
             continue;
         }
         received.peers.extend(peer.cloned().flatten());
@@ -158,11 +171,20 @@ pub(super) fn by_service(window: &Window, netns: &Netns) -> BTreeMap<End, Receiv
     services
 }
 
-/// Whether the peer had closed in order long before.
+/// Whether the peer had closed in order long before, and was written to.
 fn is_of_closed(event: &Event) -> bool {
-    event.is("direction", "received")
-        && event.is("state", "CLOSE-WAIT")
-        && event.number("idle_ns") >= Some(CLOSED_NS)
+    is_lost(event) && event.is("state", "CLOSE-WAIT") && event.number("idle_ns") >= Some(CLOSED_NS)
+}
+
+/// Whether the peer closed in order while something was on its way to it; this end may have closed since, too.
+fn is_of_closing(event: &Event) -> bool {
+    let has_closed = ["CLOSE-WAIT", "LAST-ACK"].map(|state| event.is("state", state));
+    is_lost(event) && has_closed.contains(&true) && event.number("idle_ns") < Some(CLOSED_NS)
+}
+
+/// Whether more than a farewell was lost with a reset that was received.
+fn is_lost(event: &Event) -> bool {
+    event.is("direction", "received") && event.number("data") > Some(0) && !is_farewell(event)
 }
 
 /// In CLOSE-WAIT the peer had closed in order before: an answer that came too late.

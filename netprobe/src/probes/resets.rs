@@ -128,10 +128,17 @@ pub static SPEC: ProbeSpec = ProbeSpec {
         )
         .hidden(),
         Column::number(
+            "acked_ns",
+            "ACKED",
+            7,
+            "since the latest data that the peer acknowledged had been sent",
+        )
+        .hidden(),
+        Column::number(
             "data",
             "DATA",
             6,
-            "bytes of data in the packet that it answers, or that the application had not read",
+            "bytes of data that are lost: of the packet that it answers, or that were not read; received: that were not acknowledged",
         )
         .hidden(),
         Column::number("ino", "INODE", 8, "inode number of the socket").hidden(),
@@ -186,6 +193,7 @@ fn decode(bytes: &[u8], names: &mut dyn Names, values: &mut Vec<Value>) -> Resul
         cgroup(&reset.owner, names),
         family(&reset.flow),
         since(reset.lastrcv_ns),
+        since(reset.acked_ns),
         Value::nonzero(reset.data),
         ino,
         names.stack(reset.stack),

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{
     super::super::{
-        events::{Event, port_of},
+        events::port_of,
+        farewells::is_farewell,
         finding::{finding, somewhere},
         places::{self, End},
         window::{Netns, Window, ratio},
@@ -20,11 +21,6 @@ const CAUSES: [&str; 2] = ["data-after-close", "unread-data"];
 /// What comes after such a reset belongs to no connection any more.
 const FOLLOWING: [&str; 2] = ["time-wait", "unexpected-ack"];
 
-/// Bytes of a TLS record with the alert close_notify: of TLS 1.3 (RFC 8446; the JDK pads it), of 1.2 with AEAD ciphers (RFC
-/// 5288, RFC 7905), and with CBC of SHA-1, SHA-256 and SHA-384, in both orders of encryption and MAC (RFC 7366).
-const CLOSE_NOTIFY: [u64; 8] = [24, 40, 31, 23, 53, 57, 69, 85];
-/// QUIT of Redis, SMTP and FTP, COM_QUIT of MySQL, Terminate of PostgreSQL, unbind of LDAP: no request is so short.
-const QUIT: std::ops::RangeInclusive<u64> = 5..=7;
 /// Who waits for longer before it gives up wanted an answer.
 const CHECK_NS: u64 = 1_000_000_000;
 
@@ -72,12 +68,6 @@ fn checks(window: &Window, netns: &Netns) -> HashSet<(End, End)> {
             && end.number("duration_ns").is_some_and(|ns| ns <= CHECK_NS)
     });
     silent.filter_map(places::ends).collect()
-}
-
-/// Whether the data that a reset answers is as long as a farewell.
-pub(super) fn is_farewell(reset: &Event) -> bool {
-    let data = reset.number("data");
-    data.is_some_and(|bytes| CLOSE_NOTIFY.contains(&bytes) || QUIT.contains(&bytes))
 }
 
 impl Harmless {

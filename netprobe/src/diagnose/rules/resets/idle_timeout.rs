@@ -3,12 +3,12 @@
 
 use super::{
     super::super::{
+        farewells::is_farewell,
         sizing::median,
         window::{Netns, Window},
     },
     LEAST,
     closed_early::CAUSES,
-    harmless::is_farewell,
 };
 use crate::{diagnose::events::Event, report::diagnosis::Finding};
 
@@ -18,7 +18,7 @@ const QUIET_NS: u64 = 500_000_000;
 const SPREAD: f64 = 0.5;
 
 /// How long connections of a service had been without data when it closed them.
-struct Pauses {
+pub(super) struct Pauses {
     seen: usize,
     first_s: f64,
     median_s: f64,
@@ -49,8 +49,12 @@ impl Pauses {
         let late = resets
             .iter()
             .filter(|reset| reset.is("cause", "data-after-close"));
-        let quiet = late.filter_map(|reset| reset.number(name));
-        let mut quiet: Vec<u64> = quiet.filter(|ns| *ns >= QUIET_NS).collect();
+        Self::among(late.filter_map(|reset| reset.number(name)), all)
+    }
+
+    /// Of these times in nanoseconds, if most of `all` connections had been quiet.
+    pub(super) fn among(times: impl Iterator<Item = u64>, all: usize) -> Option<Self> {
+        let mut quiet: Vec<u64> = times.filter(|ns| *ns >= QUIET_NS).collect();
         if (quiet.len() as u64) < LEAST || quiet.len() * 2 < all {
             return None;
         }
@@ -72,13 +76,23 @@ impl Pauses {
         self.last_s - self.first_s <= self.first_s * SPREAD
     }
 
-    fn words(&self) -> String {
-        let [first, last] = [self.first_s, self.last_s].map(|s| format!("{s:.1}"));
-        if first == last {
-            return format!("{first} s");
-        }
-        format!("{first} to {last} s")
+    /// The timeout in seconds, if it is one.
+    pub(super) fn timeout_s(&self) -> Option<f64> {
+        self.are_alike().then_some(self.first_s)
     }
+
+    pub(super) fn words(&self) -> String {
+        span(self.first_s, self.last_s)
+    }
+}
+
+/// From the shortest to the longest of some times in seconds, in words.
+pub(super) fn span(first_s: f64, last_s: f64) -> String {
+    let [first, last] = [first_s, last_s].map(|s| format!("{s:.1}"));
+    if first == last {
+        return format!("{first} s");
+    }
+    format!("{first} to {last} s")
 }
 
 /// Says of resets at a listener that an idle timeout of it is why, and what helps then, if so.
@@ -86,16 +100,15 @@ pub(super) fn told(window: &Window, netns: &Netns, found: Finding, port: u16) ->
     let Some(pauses) = Pauses::of(window, netns, port) else {
         return found;
     };
-    let (timeout, sooner) = if pauses.are_alike() {
-        (
-            format!("an idle timeout of {:.1} s there", pauses.first_s),
-            format!("well before {:.1} s", pauses.first_s),
-        )
-    } else {
-        (
+    let (timeout, sooner) = match pauses.timeout_s() {
+        Some(s) => (
+            format!("an idle timeout of {s:.1} s there"),
+            format!("well before {s:.1} s"),
+        ),
+        None => (
             "it ends connections that are idle".to_owned(),
             "sooner than the service does".to_owned(),
-        )
+        ),
     };
     let mut found = found.measured(
         format!(

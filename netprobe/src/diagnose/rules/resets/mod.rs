@@ -40,13 +40,15 @@ pub(super) static RULE: Rule = Rule {
                      to ports that nobody listens at are only noted, as is what is below one in twenty of the connections of \
                      a service: some clients of any service leave early. Resets that established connections received, \
                      although they were in use, are told by destination, whatever the peer sent them for; so are those of connections that the \
-                     peer had closed in order half a second before or more, and that were written to all the same. Where most of \
+                     peer had closed in order, and that were written to all the same: while it closed, or long after. Where most of \
                      those that a service here closed had been without data for half a second or more, it is its idle timeout. What is refused at one \
                      address while the same process gets through at another of the same machine (localhost as ::1 and 127.0.0.1) \
                      is only noted. It is critical where a destination that is asked more often than health checks do (8 times a \
                      second) refuses every connect, and where a service closes a third of its connections or more as soon as it has accepted \
                      them, unread. What clients of a service that ended meanwhile, or was restarted, send on their \
-                     open connections is only noted. So are those of the last words of a protocol (close_notify of TLS, QUIT), recognised by the length of the                      data, that are said to an end that has closed already, and of health checks that close as soon as they are                      connected. A firewall is named only where one of this machine was seen to drop the SYNs.",
+                     open connections is only noted. So are those of the last words of a protocol (close_notify of TLS, QUIT), \
+                     recognised by the length of the data, that are said to an end that has closed already, and of health checks that \
+                     close as soon as they are connected. A firewall is named only where one of this machine was seen to drop the SYNs.",
         fixes: &[
             (
                 "received in use: look at the peer (its log, netprobe resets there), and at a proxy in between",

@@ -1,4 +1,5 @@
-//! Connections that the peer had closed in order, and that were used all the same: a pool that does not look.
+//! Connections that the peer had closed in order, or closed just then, and that were used all the same: a pool that does
+//! not look, or that keeps them for as long as the service does.
 
 use super::{
     super::super::{
@@ -8,6 +9,7 @@ use super::{
         window::{Netns, Window, endpoint},
     },
     RULE, Reset, ended,
+    idle_timeout::{Pauses, span},
 };
 use crate::report::diagnosis::{Confidence, Finding};
 
@@ -16,13 +18,11 @@ pub(super) fn check(window: &Window, netns: &Netns, opened: u64) -> Vec<(u64, Fi
     let services = received::by_service(window, netns);
     let stale = services
         .into_iter()
-        .filter(|(_, received)| received.closed_ns.len() >= LEAST)
+        .filter(|(_, received)| used(received) >= LEAST)
         // A service that is gone does not end idle connections.
-        .filter(|(end, received)| {
-            !ended::tells_of(window, netns, *end, received.closed_ns.len() as u64)
-        });
+        .filter(|(end, received)| !ended::tells_of(window, netns, *end, used(received) as u64));
     let found = stale.filter_map(|(end, received)| {
-        let count = received.closed_ns.len() as u64;
+        let count = used(&received) as u64;
         let connections = places::connections(window, netns, end.1);
         let connections = if connections == 0 {
             opened
@@ -35,6 +35,52 @@ pub(super) fn check(window: &Window, netns: &Netns, opened: u64) -> Vec<(u64, Fi
     found.collect()
 }
 
+/// How many were used after their end.
+fn used(received: &Received) -> usize {
+    received.closed_ns.len() + received.crossed
+}
+
+/// When the service closed the connections, why they were used, and what they have to be given up sooner than.
+fn words(received: &mut Received, service: &str) -> [String; 3] {
+    received.closed_ns.sort_unstable();
+    let times = &received.closed_ns;
+    let sooner = format!("sooner than {service} does (its configuration says when)");
+    if times.len() >= received.crossed {
+        #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+        let [first, last] = [times[0], times[times.len() - 1]].map(|ns| ns as f64 / 1e9);
+        return [
+            format!("that {service} had closed {} before", span(first, last)),
+            "its pool keeps connections that the service ends when they are idle".to_owned(),
+            sooner,
+        ];
+    }
+    let closed = format!("while {service} closed them");
+    let pauses = Pauses::among(received.pauses_ns.iter().copied(), received.crossed);
+    match pauses.map(|pauses| (pauses.words(), pauses.timeout_s())) {
+        Some((quiet, Some(s))) => [
+            closed,
+            format!(
+                "they had been without a request for {quiet}: an idle timeout of {s:.1} s there, which the next request crosses on \
+                 its way"
+            ),
+            format!("well before {s:.1} s"),
+        ],
+        Some((quiet, None)) => [
+            closed,
+            format!(
+                "they had been without a request for {quiet}: it ends connections that are idle, and the next request crosses that on \
+                 its way"
+            ),
+            sooner,
+        ],
+        None => [
+            closed,
+            "it ends connections that are in use (a limit of requests or of time for each, or a restart)".to_owned(),
+            sooner,
+        ],
+    }
+}
+
 fn describe(
     window: &Window,
     netns: &Netns,
@@ -42,22 +88,18 @@ fn describe(
     mut received: Received,
     reset: &Reset,
 ) -> Finding {
-    received.closed_ns.sort_unstable();
-    let times = &received.closed_ns;
-    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
-    let [first, last] = [times[0], times[times.len() - 1]].map(|ns| ns as f64 / 1e9);
+    let service = endpoint(address, port);
+    let [closed, why, sooner] = words(&mut received, &service);
     let (pid, comm) = received.owner.unwrap_or_default();
     let whose = comm
         .as_ref()
         .map_or_else(|| "a client".to_owned(), ToString::to_string);
-    let service = endpoint(address, port);
     let found = finding(
         RULE.id,
         reset.severity,
         Confidence::High,
         format!(
-            "{whose}{} wrote to {} connections that {service} had closed {first:.1} to {last:.1} s before, and was reset, in \
-             {:.0} s: its pool keeps connections that the service ends when they are idle",
+            "{whose}{} wrote to {} connections {closed}, and was reset, in {:.0} s: {why}",
             netns.place(),
             reset.count,
             window.seconds
@@ -65,7 +107,7 @@ fn describe(
     )
     .counted(
         format!(
-            "{} resets received after the peer's FIN: {:.0} % of the connections",
+            "{} resets received after the peer's FIN, with data that it did not acknowledge: {:.0} % of the connections",
             reset.count,
             reset.share * 100.0
         ),
@@ -78,8 +120,8 @@ fn describe(
         .hits(pid.map(|pid| process(Some(pid), comm, Some(netns.inode))))
         .application(
             format!(
-                "have the pool give up idle connections sooner than {service} does (its configuration says when), or test them \
-                 before use and try again on another"
+                "have the pool give up idle connections {sooner}, or test them before use, and try again on another what may be sent \
+                 twice"
             ),
             &[],
             "more new connections",

@@ -390,39 +390,68 @@ fn every_cause_of_the_probe_is_known_here() {
     }
 }
 
+/// Resets that a client of 10.0.0.2:5432 received after the end, so long after that, with so many bytes lost.
+fn used_after_close(state: &'static str, data: u64, idle_ns: u64, acked_ns: u64) -> Window {
+    let mut window = quiet();
+    lives(&mut window, 5432, "reset", 30);
+    let reset = [
+        ("direction", Value::Word("received")),
+        ("state", Value::Word(state)),
+        ("saddr", Value::Ip([10, 0, 0, 1].into())),
+        ("sport", Value::Unsigned(41_000)),
+        ("daddr", Value::Ip([10, 0, 0, 2].into())),
+        ("dport", Value::Unsigned(5432)),
+        ("comm", Value::Word("pool")),
+        ("idle_ns", Value::Unsigned(idle_ns)),
+        ("acked_ns", Value::Unsigned(acked_ns)),
+        ("data", Value::nonzero(data)),
+    ];
+    window.event("resets", 20, &reset);
+    window
+}
+
 #[test]
 fn connections_that_are_used_after_their_end_are_a_warning_that_names_the_client() {
-    let told = |idle_ns: u64| {
-        let mut window = quiet();
-        lives(&mut window, 5432, "reset", 30);
-        let reset = [
-            ("direction", Value::Word("received")),
-            ("state", Value::Word("CLOSE-WAIT")),
-            ("saddr", Value::Ip([10, 0, 0, 1].into())),
-            ("sport", Value::Unsigned(41_000)),
-            ("daddr", Value::Ip([10, 0, 0, 2].into())),
-            ("dport", Value::Unsigned(5432)),
-            ("comm", Value::Word("pool")),
-            ("idle_ns", Value::Unsigned(idle_ns)),
-        ];
-        window.event("resets", 20, &reset);
-        window.findings()
-    };
-    let findings = told(1_020_000_000);
+    let told = |data, idle_ns| used_after_close("CLOSE-WAIT", data, idle_ns, idle_ns).findings();
+    let findings = told(400, 1_020_000_000);
     assert_eq!(findings.len(), 1);
     assert_eq!(
         (findings[0].id, findings[0].severity),
         ("resets", Severity::Warning)
     );
+    let said = "pool wrote to 20 connections that 10.0.0.2:5432 had closed 1.0 s before";
     let summary = &findings[0].summary;
-    assert!(
-        summary.starts_with(
-            "pool wrote to 20 connections that 10.0.0.2:5432 had closed 1.0 to 1.0 s before"
-        ),
-        "{summary}"
-    );
-    // A request that crosses the end.
-    assert!(told(20_000_000).is_empty());
+    assert!(summary.starts_with(said), "{summary}");
+    // It said its farewell, or nothing at all: keepalive was answered.
+    assert!(told(24, 1_020_000_000).is_empty());
+    assert!(told(0, 1_020_000_000).is_empty());
+}
+
+#[test]
+fn requests_that_cross_the_end_are_told_where_the_client_is_with_the_timeout() {
+    let told = |state, data, acked_ns| {
+        let window = used_after_close(state, data, 20_000_000, acked_ns);
+        window.findings().first().map(|found| {
+            assert_eq!(found.severity, Severity::Warning);
+            (found.summary.clone(), found.fixes[0].text.clone())
+        })
+    };
+    for state in ["CLOSE-WAIT", "LAST-ACK"] {
+        let (summary, fix) = told(state, 61, 2_020_000_000).unwrap();
+        for words in [
+            "pool wrote to 20 connections while 10.0.0.2:5432 closed them",
+            "without a request for 2.0 s: an idle timeout of 2.0 s there",
+        ] {
+            assert!(summary.contains(words), "{summary}");
+        }
+        assert!(fix.contains("well before 2.0 s"), "{fix}");
+        assert!(told(state, 24, 2_020_000_000).is_none());
+    }
+    // They had been in use until then.
+    let (summary, _) = told("CLOSE-WAIT", 61, 30_000_000).unwrap();
+    assert!(summary.contains("connections that are in use"), "{summary}");
+    // A client that had closed by itself.
+    assert!(told("FIN-WAIT-2", 61, 30_000_000).is_none());
 }
 
 #[test]
@@ -536,6 +565,7 @@ fn used_after_end(window: &mut Window) {
                 ("direction", Value::Word("received")),
                 ("state", Value::Word("CLOSE-WAIT")),
                 ("idle_ns", Value::Unsigned(2_000_000_000)),
+                ("data", Value::Unsigned(400)),
                 ("comm", Value::Text("pool".into())),
                 ("pid", Value::Unsigned(7)),
             ]);
@@ -715,4 +745,162 @@ fn a_client_that_ends_is_a_note_and_one_that_goes_on_closing_early_a_warning() {
     on_and_on.event("resets", 1, &reset(7));
     on_and_on.events.date_last("resets", 3_000_000_000);
     assert_eq!(told(&on_and_on).severity, Severity::Warning);
+}
+
+/// Resets that a service at 10.0.0.1:8443 sent, of so many bytes of data each.
+fn sent_of(window: &mut Window, cause: &'static str, data: &[u64]) {
+    window.listen(8443, 100, &[0; 10]);
+    caused(window, cause, 8443, data.len() as u64);
+    for (port, bytes) in (41_000..).zip(data) {
+        let reset = [
+            ("cause", Value::Word(cause)),
+            ("direction", Value::Word("sent")),
+            ("saddr", Value::Ip([10, 0, 0, 1].into())),
+            ("sport", Value::Unsigned(8443)),
+            ("daddr", Value::Ip([10, 0, 0, 2].into())),
+            ("dport", Value::Unsigned(port)),
+            ("data", Value::nonzero(*bytes)),
+            ("lastrcv_ns", Value::Unsigned(2_010_000_000)),
+        ];
+        window.event("resets", 1, &reset);
+    }
+    window.grow(&[("Tcp.PassiveOpens", 100)]);
+}
+
+#[test]
+fn farewells_that_come_after_the_end_are_a_note() {
+    let told = |cause, data: &[u64]| {
+        let mut window = quiet();
+        sent_of(&mut window, cause, data);
+        let found = window.findings();
+        assert_eq!(found.len(), 1, "{found:?}");
+        (found[0].severity, found[0].summary.clone())
+    };
+    for cause in ["data-after-close", "unread-data"] {
+        for bytes in [24, 31, 6] {
+            let (severity, summary) = told(cause, &[bytes; 30]);
+            assert_eq!(severity, Severity::Info, "{summary}");
+            assert!(summary.contains("are harmless: one end said its farewell"));
+        }
+        assert_eq!(told(cause, &[61; 30]).0, Severity::Warning);
+        // Requests beside them count.
+        assert_eq!(
+            told(cause, &[[24; 30], [61; 30]].concat()).0,
+            Severity::Warning
+        );
+        assert_eq!(
+            told(cause, &[&[24; 30][..], &[61; 3]].concat()).0,
+            Severity::Info
+        );
+    }
+    // What comes of it is not told on its own.
+    let mut window = quiet();
+    sent_of(&mut window, "data-after-close", &[24; 30]);
+    caused(&mut window, "time-wait", 8443, 40);
+    assert_eq!(window.findings().len(), 1);
+}
+
+#[test]
+fn clients_that_close_as_soon_as_they_are_connected_are_health_checks() {
+    let told = |lasted_ns: u64, bytes_sent: u64| {
+        let mut window = quiet();
+        window.listen(3306, 100, &[0; 10]);
+        caused(&mut window, "data-after-close", 3306, 30);
+        for port in 41_000..41_030 {
+            let ends = [
+                ("saddr", Value::Ip([10, 0, 0, 2].into())),
+                ("sport", Value::Unsigned(port)),
+                ("daddr", Value::Ip([10, 0, 0, 1].into())),
+                ("dport", Value::Unsigned(3306)),
+            ];
+            let with = |more: [(&'static str, Value); 3]| [ends.to_vec(), more.to_vec()].concat();
+            let reset = with([
+                ("cause", Value::Word("data-after-close")),
+                ("direction", Value::Word("sent")),
+                ("data", Value::Unsigned(78)),
+            ]);
+            window.event("resets", 1, &reset);
+            let life = with([
+                ("role", Value::Word("client")),
+                ("bytes_sent", Value::Unsigned(bytes_sent)),
+                ("duration_ns", Value::Unsigned(lasted_ns)),
+            ]);
+            window.event("lifetimes", 1, &life);
+        }
+        window.grow(&[("Tcp.ActiveOpens", 100)]);
+        let found = window.findings().remove(0);
+        (found.severity, found.summary)
+    };
+    let (severity, summary) = told(300_000, 0);
+    assert_eq!(severity, Severity::Info, "{summary}");
+    assert!(summary.contains("as health checks do"), "{summary}");
+    // It waited for the answer, or had asked for something.
+    assert_eq!(told(5_000_000_000, 0).0, Severity::Warning);
+    assert_eq!(told(300_000, 100).0, Severity::Warning);
+}
+
+#[test]
+fn an_idle_timeout_of_a_service_that_says_farewell_is_known_by_its_last_request() {
+    let mut window = quiet();
+    sent_of(&mut window, "data-after-close", &[61; 30]);
+    let found = &window.findings()[0];
+    let said = "an idle timeout of 2.0 s there";
+    assert!(found.summary.contains(said), "{}", found.summary);
+}
+
+#[test]
+fn resets_of_connections_in_use_are_a_part_of_those_that_were_looked_at() {
+    let mut window = quiet();
+    received(&mut window, ([10, 0, 0, 2], 8000), 1);
+    window.total(
+        "resets",
+        179,
+        &[
+            ("direction", Value::Word("received")),
+            ("service_port", Value::Unsigned(8000)),
+        ],
+    );
+    let other = [
+        ("direction", Value::Word("received")),
+        ("state", Value::Word("FIN-WAIT-2")),
+        ("saddr", Value::Ip([10, 0, 0, 1].into())),
+        ("sport", Value::Unsigned(41_000)),
+        ("daddr", Value::Ip([10, 0, 0, 2].into())),
+        ("dport", Value::Unsigned(8000)),
+    ];
+    window.event("resets", 59, &other);
+    lives(&mut window, 8000, "reset", 180);
+    assert!(window.ids().is_empty());
+}
+
+#[test]
+fn packets_of_no_connection_that_say_nothing_tell_of_no_service() {
+    let told = |data: u64| {
+        let mut window = quiet();
+        let group = [
+            ("direction", Value::Word("sent")),
+            ("cause", Value::Word("no-connection")),
+            ("service_port", Value::Unsigned(9500)),
+        ];
+        window.total("resets", 60, &group);
+        for port in 41_000..41_060 {
+            let reset = [
+                ("cause", Value::Word("no-connection")),
+                ("direction", Value::Word("sent")),
+                ("saddr", Value::Ip([10, 0, 0, 1].into())),
+                ("sport", Value::Unsigned(9500)),
+                ("daddr", Value::Ip([10, 0, 0, 2].into())),
+                ("dport", Value::Unsigned(port)),
+                ("data", Value::nonzero(data)),
+            ];
+            window.event("resets", 1, &reset);
+        }
+        window.netns().before.sockets = Some(window.sockets().clone());
+        window.findings().remove(0).summary
+    };
+    let gone = "is gone, and nobody listens there";
+    assert!(told(400).contains(gone));
+    let scanned = told(0);
+    assert!(!scanned.contains(gone), "{scanned}");
+    assert!(scanned.contains("belong to no connection"), "{scanned}");
 }
