@@ -19,6 +19,7 @@ mod ports;
 mod received;
 mod rules;
 mod sizing;
+mod slow_requests;
 mod stalled;
 mod syn_backlog;
 mod tiers;

@@ -9,6 +9,7 @@ use super::{
     halted::{self, Halt},
     overflow::{self, Overflow},
     sizing::several,
+    slow_requests,
     window::{Netns, Window},
     zero_window,
 };
@@ -69,6 +70,9 @@ impl Workers<'_> {
         let found = match clients {
             Some(clients) if zero_window::holds(clients, clients.held) => {
                 zero_window::advise(found, clients)
+            }
+            Some(clients) if slow_requests::holds(clients, clients.held) => {
+                slow_requests::advise(found, clients)
             }
             _ => found,
         };

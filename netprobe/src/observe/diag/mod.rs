@@ -148,6 +148,8 @@ pub struct Clients {
     pub silent: Vec<Silent>,
     /// Accepted ones whose client takes no more of what it is sent.
     pub zero_window: ZeroWindow,
+    /// Accepted ones whose request is on its way for long.
+    pub slow_requests: SlowRequests,
     /// Closed by the client, but not by the application.
     pub close_wait: u32,
     /// Closed here first, and waiting.
@@ -174,6 +176,33 @@ impl ZeroWindow {
             self.connections += 1;
             self.longest_ms = self.longest_ms.max(since_ms);
             self.bytes += u64::from(socket.send_queue);
+        }
+    }
+}
+
+/// Connections over which less than a request came in [`QUIET_MS`] or more, though something comes: nothing was sent since.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlowRequests {
+    /// How many.
+    pub connections: u32,
+    /// The longest time since anything was sent over one, or it was made, in milliseconds.
+    pub longest_ms: u32,
+    /// The most bytes that came over one in all.
+    pub most_bytes: u64,
+    /// By client address, up to a bound.
+    pub clients: BTreeMap<IpAddr, u32>,
+}
+
+impl SlowRequests {
+    fn add(&mut self, socket: &Socket) {
+        let Some(info) = socket.info.filter(Info::is_slow_request) else {
+            return;
+        };
+        self.connections += 1;
+        self.longest_ms = self.longest_ms.max(info.since_sent_ms);
+        self.most_bytes = self.most_bytes.max(info.bytes_received);
+        if self.clients.len() < LARGEST {
+            *self.clients.entry(socket.remote).or_default() += 1;
         }
     }
 }
@@ -369,6 +398,7 @@ impl SocketTable {
             ESTABLISHED => {
                 clients.established += 1;
                 clients.quietest_ms = clients.quietest_ms.max(idle_ms);
+                clients.slow_requests.add(socket);
                 if idle_ms >= QUIET_MS {
                     clients.quiet += 1;
                     if clients.quiet_clients.len() < LARGEST {

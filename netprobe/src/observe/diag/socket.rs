@@ -6,7 +6,8 @@ use anyhow::Result;
 
 use super::super::netlink::{self, attributes, u32_at};
 use super::{
-    CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT_1, LAST_ACK, LISTEN, PERSIST, RETRANSMIT, SENDING,
+    CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT_1, LAST_ACK, LISTEN, PERSIST, QUIET_MS, RETRANSMIT,
+    SENDING,
 };
 
 const NETLINK_SOCK_DIAG: isize = 4;
@@ -15,6 +16,8 @@ const TCPDIAG_GETSOCK: u16 = 18;
 const AF_INET: u8 = 2;
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_SKV6ONLY: u16 = 11;
+/// What the headers of a request have at most, with a TLS handshake before them: web servers allow for 8 KiB.
+const SMALL: u64 = 8 << 10;
 /// Length of `struct inet_diag_msg`, after which attributes begin.
 const MESSAGE: usize = 72;
 
@@ -158,6 +161,12 @@ impl Info {
         self.bytes_received > 0 && (self.since_received_ms < self.since_sent_ms || is_first)
     }
 
+    /// Whether all that ever came is less than a request may be, the last of it not long ago, and nothing was sent for long.
+    pub(super) const fn is_slow_request(&self) -> bool {
+        let is_small = self.bytes_received > 0 && self.bytes_received <= SMALL;
+        is_small && self.since_sent_ms >= QUIET_MS && self.since_received_ms < QUIET_MS
+    }
+
     /// Whether the peer has acknowledged data; the first byte is that of the SYN.
     pub(super) const fn has_arrived(&self) -> bool {
         self.bytes_acked > 1
@@ -278,6 +287,38 @@ mod tests {
                 in_flight: 1,
                 ..info
             }),
+        }
+    }
+
+    #[test]
+    fn a_slow_request_is_little_that_still_comes_and_had_no_answer() {
+        let slow = Info {
+            bytes_received: 27,
+            since_sent_ms: 12_000,
+            since_received_ms: 900,
+            ..unanswered().info.unwrap()
+        };
+        assert!(slow.is_slow_request());
+        for other in [
+            // Nothing comes any more; an upload; answered a moment ago; nothing ever came.
+            Info {
+                since_received_ms: 11_000,
+                ..slow
+            },
+            Info {
+                bytes_received: 1 << 20,
+                ..slow
+            },
+            Info {
+                since_sent_ms: 900,
+                ..slow
+            },
+            Info {
+                bytes_received: 0,
+                ..slow
+            },
+        ] {
+            assert!(!other.is_slow_request(), "{other:?}");
         }
     }
 

@@ -9,6 +9,7 @@ use super::super::{
     finding::{finding, host},
     in_each, overflow,
     sizing::{counted, waiting},
+    slow_requests,
     window::{Netns, Queue, Window, ratio},
     zero_window,
 };
@@ -29,7 +30,8 @@ pub(super) static RULE: Rule = Rule {
                 workers for (Tomcat, many pools of threads) leaves the requests of the others in the receive queues of \
                 their sockets (tcp_data_queue()), where nobody reads them.",
         recognised: "Connections wait in a listener's queue for 3 s or more, or it is always full, while at least half of \
-                     those that were accepted carried no data for ten seconds. Or what three clients or more have sent over accepted \
+                     those that were accepted carried no data for ten seconds, or brought no more than 8 KiB in all and had no answer for as long \
+                     (slow loris). Or what three clients or more have sent over accepted \
                      connections was not read for 3 s or more (Recv-Q of ss -tn): a warning if these are as many as those \
                      that were served meanwhile, else a note; so is it where three requests or more had waited for a second or more at four of five \
                      looks, one each second, if fewer are served at once. Or at a look, one each second, three clients or more had waited \
@@ -39,6 +41,11 @@ pub(super) static RULE: Rule = Rule {
             (
                 "shorter keep-alive and read timeouts",
                 "clients connect more often",
+            ),
+            (
+                "a limit for how long a whole request may take (client_header_timeout, RequestReadTimeout, timeout http-request), and \
+                 for the connections of one address, where requests come byte by byte",
+                "clients with a bad uplink are cut off",
             ),
             (
                 "a limit for how long a send may take (send_timeout, SO_SNDTIMEO, TCP_USER_TIMEOUT), where clients do not read what \
@@ -66,7 +73,11 @@ fn check(window: &Window) -> Verdict {
             let waits = is_full || accepting::of(window, netns, queue).waits_long;
             let quiet = clients.quiet_since_accepted();
             let is_quiet = quiet > 0 && ratio(quiet.into(), clients.established.into()) >= 0.5;
-            (waits && is_quiet).then(|| describe(window, netns, queue, clients))
+            if waits && is_quiet {
+                return Some(describe(window, netns, queue, clients));
+            }
+            let is_slow = slow_requests::holds(clients, clients.held);
+            (waits && is_slow).then(|| describe_slow(window, netns, queue, clients))
         });
         Ok(held
             .chain(unread::of(window, netns))
@@ -117,6 +128,36 @@ fn describe(window: &Window, netns: &Netns, queue: &Queue, clients: &Clients) ->
             "clients connect more often",
         )
     };
+    see_which(found)
+}
+
+fn describe_slow(window: &Window, netns: &Netns, queue: &Queue, clients: &Clients) -> Finding {
+    let port = queue.listener.port;
+    let slow = clients.slow_requests.connections;
+    let words = slow_requests::words(clients);
+    let found = finding(
+        RULE.id,
+        Severity::Warning,
+        Confidence::Medium,
+        format!(
+            "{slow} of {} at port {port}{} brought {words} (slow loris, or clients with a bad uplink), while {} in the queue",
+            counted(clients.held.into(), "accepted connection"),
+            netns.place(),
+            waiting(queue.listener.queue)
+        ),
+    )
+    .counted(
+        format!("{slow} of {} accepted connections brought {words}", clients.held),
+        slow.into(),
+        "connections",
+        "sock_diag tcp_info",
+    )
+    .hits([window.affected_listener(netns, &queue.listener)])
+    .hits(slow_requests::hits(netns, clients));
+    see_which(slow_requests::advise(found, clients))
+}
+
+fn see_which(found: Finding) -> Finding {
     found.command(
         "see which they are: netprobe lifetimes --open --longest",
         "none",
@@ -128,7 +169,7 @@ mod tests {
     use super::*;
     use crate::{
         diagnose::fixtures::quiet,
-        observe::diag::{Silent, ZeroWindow},
+        observe::diag::{Silent, SlowRequests, ZeroWindow},
     };
 
     #[test]
@@ -168,6 +209,35 @@ mod tests {
             let said = "3 connections that it holds wait for clients that do not read what it sends (window closed for 18 s, ";
             assert!(found.fixes[0].text.starts_with(said), "{:?}", found.fixes);
         }
+    }
+
+    #[test]
+    fn requests_that_come_byte_by_byte_hold_the_workers() {
+        let mut window = quiet();
+        window.listen(9000, 100, &[61; 10]);
+        window.waiting(9000, 10, 51);
+        window.serving(9000, 3, 0);
+        let clients = window.sockets().clients.get_mut(&9000).unwrap();
+        clients.established = 3;
+        clients.slow_requests = SlowRequests {
+            connections: 3,
+            longest_ms: 24_000,
+            most_bytes: 40,
+            clients: [([10, 0, 0, 9].into(), 3)].into(),
+        };
+        let findings = window.findings();
+        let found = findings.iter().find(|found| found.id == RULE.id).unwrap();
+        let said = "3 of 3 accepted connections at port 9000 brought no more than 40 bytes each in up to 24 s, and no answer";
+        assert!(found.summary.starts_with(said), "{}", found.summary);
+        assert_eq!(found.affected[1].name, "10.0.0.9");
+        let first = findings
+            .iter()
+            .find(|found| found.id == "application-not-accepting");
+        let advice = &first.unwrap().fixes[0].text;
+        assert!(advice.contains("client_header_timeout"), "{advice}");
+        let clients = window.sockets().clients.get_mut(&9000).unwrap();
+        clients.slow_requests.connections = 1;
+        assert!(!window.ids().contains(&RULE.id));
     }
 
     #[test]
