@@ -19,6 +19,7 @@ pub const WANTED: &[&str] = &[
     "Tcp.EstabResets",
     "Tcp.CurrEstab",
     "Tcp.InSegs",
+    "Tcp.InCsumErrors",
     "Tcp.OutSegs",
     "Tcp.RetransSegs",
     "Tcp.OutRsts",

@@ -1,5 +1,7 @@
 //! Packets are lost on the way from the wire to TCP: in the ring of a device, or in the backlog of
-//! a CPU.
+//! a CPU; or they arrive damaged.
+
+mod checksums;
 
 use super::super::{
     Explanation, Rule, Verdict,
@@ -26,7 +28,8 @@ pub(super) static RULE: Rule = Rule {
                 (softnet_stat, CPU_BACKLOG). net_rx_action() stops after netdev_budget packets (time_squeeze), \
                 which delays but loses nothing.",
         recognised: "softnet_stat counted drops on a CPU, or a device counted packets that it missed. rx_dropped \
-                     alone is no sign: it also counts packets that nobody wanted.",
+                     alone is no sign: it also counts packets that nobody wanted. Or one TCP segment of a thousand or more had a wrong \
+                     checksum (tcp_v4_rcv(), Tcp.InCsumErrors).",
         fixes: &[
             (
                 "spread the load: more queues (RSS), RPS to other CPUs",
@@ -39,6 +42,10 @@ pub(super) static RULE: Rule = Rule {
             (
                 "raise the ring: ethtool -G DEV rx N",
                 "the link is down for a moment",
+            ),
+            (
+                "damaged: find the device that offloads checksums wrongly (ethtool -K DEVICE tx off at the sender)",
+                "none",
             ),
         ],
     },
@@ -59,6 +66,7 @@ fn check(window: &Window) -> Verdict {
                 found.extend(device(window, netns, (name, before, after)));
             }
         }
+        found.extend(checksums::damaged(window, netns).ok().flatten());
     }
     if found.is_empty() {
         Verdict::Ok
