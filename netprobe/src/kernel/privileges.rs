@@ -287,7 +287,7 @@ fn counts_as_locked(release: &str) -> bool {
 }
 
 /// What is still needed once the programs are attached.
-const KEPT: [Capability; 7] = [
+const KEPT: [Capability; 8] = [
     // Maps are read and written, and programs attached to modules that are loaded later.
     Capability::CAP_BPF,
     Capability::CAP_PERFMON,
@@ -300,20 +300,46 @@ const KEPT: [Capability; 7] = [
     Capability::CAP_SYSLOG,
     // Sockets of all users.
     Capability::CAP_NET_ADMIN,
+    // The symbol worker opens what others have mapped, and then needs no CAP_SYS_ADMIN for it.
+    Capability::CAP_CHECKPOINT_RESTORE,
 ];
 
-/// Gives up every other capability, for this thread and those that it starts from here on: whoever
-/// takes us over through hostile input gets no more than we need.
+/// What opens the files of other processes: through `/proc/PID/map_files` and `/proc/PID/root`, whoever owns them.
+pub const READS_FILES: [Capability; 2] =
+    [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
+
+/// Gives up every capability that is not needed once the programs are attached, for this thread and those, and the
+/// processes, that it starts from here on: whoever takes us over through hostile input gets no more than we need.
 pub fn reduce() {
-    if let Err(error) = try_reduce() {
+    reduce_to(&KEPT);
+}
+
+/// The same for who only reads what other processes have mapped.
+pub fn reduce_to_reading() {
+    let opens_mapped = if has(Capability::CAP_CHECKPOINT_RESTORE) {
+        Capability::CAP_CHECKPOINT_RESTORE
+    } else {
+        Capability::CAP_SYS_ADMIN
+    };
+    let [sees, reads] = READS_FILES;
+    reduce_to(&[sees, reads, opens_mapped]);
+}
+
+/// The same for a thread that only waits.
+pub fn reduce_to_nothing() {
+    reduce_to(&[]);
+}
+
+fn reduce_to(needed: &[Capability]) {
+    if let Err(error) = try_reduce(needed) {
         log::debug!("privileges stay as they are: {error}");
     }
 }
 
-fn try_reduce() -> Result<(), caps::errors::CapsError> {
+fn try_reduce(needed: &[Capability]) -> Result<(), caps::errors::CapsError> {
     let permitted = caps::read(None, CapSet::Permitted)?;
     let kept = permitted
-        .intersection(&KEPT.into_iter().collect())
+        .intersection(&needed.iter().copied().collect())
         .copied()
         .collect();
     caps::set(None, CapSet::Effective, &kept)?;
@@ -355,6 +381,24 @@ mod tests {
         assert!(check_proc(Path::new("/proc/self/stat")).is_ok());
         let said = check_proc(Path::new("/nowhere/stat")).unwrap_err();
         assert!(said.to_string().contains("mount -t proc"));
+    }
+
+    #[test]
+    fn who_reads_mapped_files_keeps_nothing_else() {
+        let all = [CapSet::Permitted, CapSet::Effective];
+        let kept = thread::spawn(move || {
+            reduce_to_reading();
+            assert!(rustix::thread::no_new_privs().unwrap());
+            all.map(|set| caps::read(None, set).unwrap())
+        });
+        let mut may_keep = caps::CapsHashSet::from(READS_FILES);
+        may_keep.insert(Capability::CAP_CHECKPOINT_RESTORE);
+        if !has(Capability::CAP_CHECKPOINT_RESTORE) {
+            may_keep.insert(Capability::CAP_SYS_ADMIN);
+        }
+        for kept in kept.join().unwrap() {
+            assert!(kept.is_subset(&may_keep), "{kept:?}");
+        }
     }
 
     #[test]
