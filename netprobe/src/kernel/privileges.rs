@@ -8,6 +8,10 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use aya::{
+    programs::ProgramType,
+    sys::{BpfHelper, is_helper_supported},
+};
 use caps::{CapSet, Capability};
 use rustix::{
     io::Errno,
@@ -219,14 +223,35 @@ fn check_btf() -> Result<(), CannotRun> {
 }
 
 fn check_lockdown() -> Result<(), CannotRun> {
-    let state = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
-    if state.contains("[confidentiality]") {
+    let state = fs::read_to_string("/sys/kernel/security/lockdown");
+    if is_confidential(state.ok().as_deref(), may_read_memory) {
         return Err(CannotRun::new(
             "kernel lockdown is in confidentiality mode, in which BPF may not read kernel memory: \
              boot with lockdown=integrity or none",
         ));
     }
     Ok(())
+}
+
+/// Whether lockdown forbids programs to read memory of the kernel: by its state, or where securityfs is not mounted, as in
+/// containers, by what the kernel says to a program that does.
+fn is_confidential(state: Option<&str>, may_read: impl FnOnce() -> Option<bool>) -> bool {
+    match state {
+        Some(state) => state.contains("[confidentiality]"),
+        None => may_read() == Some(false),
+    }
+}
+
+/// Whether the kernel lets programs read its memory, as all do from 5.5 on that are not locked down; `None` if nobody can
+/// say, because it lets us load no program at all.
+fn may_read_memory() -> Option<bool> {
+    let may = |helper| {
+        let answer = is_helper_supported(ProgramType::RawTracePoint, helper);
+        let answer = answer.inspect_err(|error| log::debug!("ask for {helper:?}: {error}"));
+        answer.ok()
+    };
+    may(BpfHelper::BPF_FUNC_ktime_get_ns).filter(|may_load| *may_load)?;
+    may(BpfHelper::BPF_FUNC_probe_read_kernel)
 }
 
 /// Adds the reason to an error if the kernel refused to make a map.
@@ -399,6 +424,24 @@ mod tests {
         for kept in kept.join().unwrap() {
             assert!(kept.is_subset(&may_keep), "{kept:?}");
         }
+    }
+
+    #[test]
+    fn lockdown_is_recognised_where_its_state_is_not_mounted() {
+        let never = || panic!("its state is known");
+        assert!(is_confidential(
+            Some("none integrity [confidentiality]\n"),
+            never
+        ));
+        assert!(!is_confidential(
+            Some("none [integrity] confidentiality\n"),
+            never
+        ));
+        assert!(is_confidential(None, || Some(false)));
+        assert!(!is_confidential(None, || Some(true)));
+        assert!(!is_confidential(None, || None));
+        // No machine that runs tests is locked down so far.
+        assert_ne!(may_read_memory(), Some(false));
     }
 
     #[test]
