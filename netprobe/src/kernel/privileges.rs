@@ -254,26 +254,38 @@ fn may_read_memory() -> Option<bool> {
     may(BpfHelper::BPF_FUNC_probe_read_kernel)
 }
 
-/// Adds the reason to an error if the kernel refused to make a map.
+/// The reason instead of an error if the kernel refused to make a map: whichever of our maps it was tells nobody anything.
 pub fn explain(error: anyhow::Error) -> anyhow::Error {
-    if !is_refused(&error) {
-        return error;
+    explain_by(error, why_no_maps)
+}
+
+fn explain_by(error: anyhow::Error, why: impl FnOnce() -> Option<CannotRun>) -> anyhow::Error {
+    match is_refused(&error).then(why).flatten() {
+        Some(why) => {
+            log::debug!("{error:#}");
+            why.into()
+        }
+        None => error,
     }
+}
+
+/// Why the kernel lets us make no maps, where that can be known.
+fn why_no_maps() -> Option<CannotRun> {
     let namespace = fs::metadata("/proc/self/ns/user").map(|data| data.ino());
     if namespace.is_ok_and(|inode| inode != INITIAL_USER_NAMESPACE) {
-        return error.context(CannotRun::new(
+        return Some(CannotRun::new(
             "this is a user namespace (a rootless container, unshare -U), in which CAP_BPF counts for nothing: run it \
              outside, as root of the host",
         ));
     }
-    match getrlimit(Resource::Memlock).current {
-        Some(limit) if counts_as_locked(&release()) => error.context(CannotRun::new(format!(
+    let limit = getrlimit(Resource::Memlock).current?;
+    counts_as_locked(&release()).then(|| {
+        CannotRun::new(format!(
             "this kernel counts BPF maps as locked memory, of which the limit allows {} KiB \
              (memlock): run `ulimit -l unlimited` first, or with CAP_SYS_RESOURCE",
             limit >> 10
-        ))),
-        _ => error,
-    }
+        ))
+    })
 }
 
 /// Why the kernel does not let us sample, or watch functions by breakpoint: we would not be here without `CAP_PERFMON`.
@@ -442,6 +454,23 @@ mod tests {
         assert!(!is_confidential(None, || None));
         // No machine that runs tests is locked down so far.
         assert_ne!(may_read_memory(), Some(false));
+    }
+
+    #[test]
+    fn why_there_are_no_maps_is_told_without_their_names() {
+        let refused = || {
+            let error: anyhow::Error = io::Error::from(io::ErrorKind::PermissionDenied).into();
+            error.context("create the map `SENT`")
+        };
+        let told = explain_by(refused(), || Some(CannotRun::new("a limit")));
+        assert!(told.is::<CannotRun>());
+        assert_eq!(format!("{told:#}"), "a limit");
+        let told = format!("{:#}", explain_by(refused(), || None));
+        assert!(told.contains("`SENT`"), "{told}");
+        let other = explain_by(anyhow::anyhow!("no memory"), || {
+            panic!("it was not refused")
+        });
+        assert_eq!(other.to_string(), "no memory");
     }
 
     #[test]
