@@ -365,31 +365,59 @@ fn what_is_left_out_to_keep_the_cost_low_is_announced_and_counted() {
     );
 }
 
+/// Whether every thread of the process has only these capabilities, and can get no others.
+fn keeps_only(process: u32, kept: u64) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
+    tasks.into_iter().all(|task| {
+        let path = task.expect("a thread").path().join("status");
+        // One that has ended has nothing left to give up.
+        let Ok(status) = std::fs::read_to_string(path) else {
+            return true;
+        };
+        let number = |field: &str, radix| {
+            let mut lines = status.lines().filter_map(|line| line.split_once(":\t"));
+            let (_, value) = lines.find(|(name, _)| *name == field).expect(field);
+            u64::from_str_radix(value, radix).expect("a number")
+        };
+        let exceeds = |set| number(set, 16) & !kept != 0;
+        !exceeds("CapPrm") && !exceeds("CapEff") && number("NoNewPrivs", 10) == 1
+    })
+}
+
 #[test]
 fn privileges_that_are_not_needed_any_more_are_given_up() {
     if !has_hooks("drops", &[]) {
         return;
     }
-    // BPF, PERFMON, SYS_ADMIN, SYS_PTRACE, DAC_READ_SEARCH, SYSLOG, NET_ADMIN; see capability.h.
-    let kept: u64 = [39, 38, 21, 19, 2, 34, 12].map(|bit| 1 << bit).iter().sum();
-    let probe = Probe::start(&["drops", "--json"]);
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", probe.id())).expect("its threads");
-    let paths: Vec<_> = tasks
-        .map(|task| task.expect("a thread").path().join("status"))
-        .collect();
-    wait_until("every thread has given up what it does not need", || {
-        paths.iter().all(|path| {
-            // One that has ended has nothing left to give up.
-            let Ok(status) = std::fs::read_to_string(path) else {
-                return true;
-            };
-            let mut lines = status.lines().filter_map(|line| line.split_once(":\t"));
-            let mut has = |set: &str| {
-                let (_, bits) = lines.find(|(name, _)| *name == set).expect("a set");
-                u64::from_str_radix(bits, 16).expect("a set of bits")
-            };
-            has("CapPrm") & !kept == 0 && has("CapEff") & !kept == 0
-        })
-    });
-    probe.stop();
+    let bits = |bits: &[u32]| bits.iter().map(|bit| 1_u64 << bit).sum::<u64>();
+    // BPF, PERFMON, SYS_ADMIN, SYS_PTRACE, DAC_READ_SEARCH, SYSLOG, NET_ADMIN, CHECKPOINT_RESTORE; see capability.h.
+    let kept = bits(&[39, 38, 21, 19, 2, 34, 12, 40]);
+    // SYS_PTRACE, DAC_READ_SEARCH, CHECKPOINT_RESTORE.
+    let of_worker = bits(&[19, 2, 40]);
+    let minute = ["--duration", "60s"];
+    for (arguments, has_worker) in [
+        (["drops", "--json"], false),
+        (["diagnose", "--json"], false),
+        (["flame", "drops"], false),
+        (["flame", "cpu"], true),
+    ] {
+        let is_flame = arguments[0] == "flame";
+        let folded: &[&str] = if is_flame { &["--folded"] } else { &[] };
+        let probe = Probe::start(&[&arguments, &minute[..], folded].concat());
+        let what = format!("{arguments:?} has given up what it does not need");
+        wait_until(&what, || keeps_only(probe.id(), kept));
+        if has_worker {
+            let children = format!("/proc/{}/task", probe.id());
+            wait_until("its worker has given up more", || {
+                let tasks = std::fs::read_dir(&children).expect("its threads");
+                let of_task = |task: io::Result<std::fs::DirEntry>| {
+                    std::fs::read_to_string(task.ok()?.path().join("children")).ok()
+                };
+                let all: String = tasks.filter_map(of_task).collect();
+                let worker = all.split_whitespace().next().map(str::parse);
+                worker.is_some_and(|worker| keeps_only(worker.expect("an id"), of_worker))
+            });
+        }
+        probe.kill();
+    }
 }

@@ -52,7 +52,12 @@ fn check(options: &Options) -> Result<ExitCode> {
     privileges::lift_memlock();
     let request = Request {
         probes: PROBES.to_vec(),
-        config: Config::zeroed(),
+        // As commands ask for them: of what is not asked for the kernel checks, and refuses, nothing.
+        config: Config {
+            detail: 1,
+            count: 1,
+            ..Config::zeroed()
+        },
         sizes: Sizes::NONE,
         windowed: Some(&probes::connects::CANDIDATES),
     };

@@ -4,6 +4,8 @@ use std::{io, panic, thread};
 
 use rustix::process::{Resource, getrlimit};
 
+use crate::kernel::privileges;
+
 /// Bytes that are enough for everything here, several times over.
 const ENOUGH: u64 = 1 << 20;
 /// Bytes that the first thread may have as a rule.
@@ -20,8 +22,11 @@ fn with_limit<T: Send>(limit: Option<u64>, work: impl FnOnce() -> T + Send) -> i
     }
     thread::scope(|scope| {
         let roomy = thread::Builder::new().stack_size(USUAL);
-        let done = roomy.spawn_scoped(scope, work)?.join();
-        Ok(done.unwrap_or_else(|panicked| panic::resume_unwind(panicked)))
+        let worker = roomy.spawn_scoped(scope, work)?;
+        privileges::reduce_to_nothing();
+        Ok(worker
+            .join()
+            .unwrap_or_else(|panicked| panic::resume_unwind(panicked)))
     })
 }
 

@@ -191,7 +191,7 @@ impl Meter {
         }
         let what = announcement(level, session.config());
         if level < before {
-            log::warn!("showing events costs less by now: {what}");
+            log::warn!("it costs less by now: {what}");
             return;
         }
         log::warn!(
@@ -319,7 +319,9 @@ fn index(level: u32) -> Option<usize> {
 
 fn announcement(level: u32, config: &Config) -> &'static str {
     match level {
-        0 => "everything is shown again",
+        0 if config.detail != 0 => "everything is shown again",
+        0 if config.by != 0 => "everything is told apart again",
+        0 => "stacks are taken again",
         2 if config.sparse != 0 => {
             "a few events of each kind are looked at from now on, all are counted"
         }
@@ -342,6 +344,22 @@ fn announcement(level: u32, config: &Config) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netprobe_common::{counters::BY_FLOW, record::Plain as _};
+
+    #[test]
+    fn only_what_is_shown_is_shown_again() {
+        let announced = |detail, by| {
+            let config = Config {
+                detail,
+                by,
+                ..Config::zeroed()
+            };
+            announcement(0, &config)
+        };
+        assert_eq!(announced(1, 0), "everything is shown again");
+        assert_eq!(announced(0, BY_FLOW), "everything is told apart again");
+        assert_eq!(announced(0, 0), "stacks are taken again");
+    }
 
     #[test]
     fn children_are_counted_whatever_our_name_is() {

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Result, anyhow};
 
-use super::{cost::Meter, privileges, session::Session, windows};
+use super::{cost::Meter, session::Session, windows};
 use crate::{observe::clock, report::Cost};
 
 /// So long after its end nobody has come for the session.
@@ -46,16 +46,14 @@ pub struct Keeper {
 
 impl Keeper {
     /// Hands the session to the thread. What netprobe costs is kept below `limit`, a share of the
-    /// machine, if the programs were told that they are governed. From here on this process has
-    /// only the privileges that it still needs. Soon after `ends` it takes the programs out, if nobody has come for them:
-    /// then the output waits for its reader.
+    /// machine, if the programs were told that they are governed. Soon after `ends` it takes the programs out, if nobody
+    /// has come for them: then the output waits for its reader.
     pub fn start(session: Session, limit: f64, ends: Option<Instant>) -> Self {
         Self::start_with(session, limit, ends, Saving::default())
     }
 
     /// As [`Keeper::start`], and lets others know when it saves.
     pub fn start_with(session: Session, limit: f64, ends: Option<Instant>, saving: Saving) -> Self {
-        privileges::reduce();
         let (stop, stopped) = mpsc::channel();
         let thread = thread::spawn(move || keep(session, &stopped, (limit, ends), &saving));
         Self { stop, thread }

@@ -8,6 +8,10 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use aya::{
+    programs::ProgramType,
+    sys::{BpfHelper, is_helper_supported},
+};
 use caps::{CapSet, Capability};
 use rustix::{
     io::Errno,
@@ -219,8 +223,8 @@ fn check_btf() -> Result<(), CannotRun> {
 }
 
 fn check_lockdown() -> Result<(), CannotRun> {
-    let state = fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
-    if state.contains("[confidentiality]") {
+    let state = fs::read_to_string("/sys/kernel/security/lockdown");
+    if is_confidential(state.ok().as_deref(), may_read_memory) {
         return Err(CannotRun::new(
             "kernel lockdown is in confidentiality mode, in which BPF may not read kernel memory: \
              boot with lockdown=integrity or none",
@@ -229,26 +233,59 @@ fn check_lockdown() -> Result<(), CannotRun> {
     Ok(())
 }
 
-/// Adds the reason to an error if the kernel refused to make a map.
-pub fn explain(error: anyhow::Error) -> anyhow::Error {
-    if !is_refused(&error) {
-        return error;
+/// Whether lockdown forbids programs to read memory of the kernel: by its state, or where securityfs is not mounted, as in
+/// containers, by what the kernel says to a program that does.
+fn is_confidential(state: Option<&str>, may_read: impl FnOnce() -> Option<bool>) -> bool {
+    match state {
+        Some(state) => state.contains("[confidentiality]"),
+        None => may_read() == Some(false),
     }
+}
+
+/// Whether the kernel lets programs read its memory, as all do from 5.5 on that are not locked down; `None` if nobody can
+/// say, because it lets us load no program at all.
+fn may_read_memory() -> Option<bool> {
+    let may = |helper| {
+        let answer = is_helper_supported(ProgramType::RawTracePoint, helper);
+        let answer = answer.inspect_err(|error| log::debug!("ask for {helper:?}: {error}"));
+        answer.ok()
+    };
+    may(BpfHelper::BPF_FUNC_ktime_get_ns).filter(|may_load| *may_load)?;
+    may(BpfHelper::BPF_FUNC_probe_read_kernel)
+}
+
+/// The reason instead of an error if the kernel refused to make a map: whichever of our maps it was tells nobody anything.
+pub fn explain(error: anyhow::Error) -> anyhow::Error {
+    explain_by(error, why_no_maps)
+}
+
+fn explain_by(error: anyhow::Error, why: impl FnOnce() -> Option<CannotRun>) -> anyhow::Error {
+    match is_refused(&error).then(why).flatten() {
+        Some(why) => {
+            log::debug!("{error:#}");
+            why.into()
+        }
+        None => error,
+    }
+}
+
+/// Why the kernel lets us make no maps, where that can be known.
+fn why_no_maps() -> Option<CannotRun> {
     let namespace = fs::metadata("/proc/self/ns/user").map(|data| data.ino());
     if namespace.is_ok_and(|inode| inode != INITIAL_USER_NAMESPACE) {
-        return error.context(CannotRun::new(
+        return Some(CannotRun::new(
             "this is a user namespace (a rootless container, unshare -U), in which CAP_BPF counts for nothing: run it \
              outside, as root of the host",
         ));
     }
-    match getrlimit(Resource::Memlock).current {
-        Some(limit) if counts_as_locked(&release()) => error.context(CannotRun::new(format!(
+    let limit = getrlimit(Resource::Memlock).current?;
+    counts_as_locked(&release()).then(|| {
+        CannotRun::new(format!(
             "this kernel counts BPF maps as locked memory, of which the limit allows {} KiB \
              (memlock): run `ulimit -l unlimited` first, or with CAP_SYS_RESOURCE",
             limit >> 10
-        ))),
-        _ => error,
-    }
+        ))
+    })
 }
 
 /// Why the kernel does not let us sample, or watch functions by breakpoint: we would not be here without `CAP_PERFMON`.
@@ -287,7 +324,7 @@ fn counts_as_locked(release: &str) -> bool {
 }
 
 /// What is still needed once the programs are attached.
-const KEPT: [Capability; 7] = [
+const KEPT: [Capability; 8] = [
     // Maps are read and written, and programs attached to modules that are loaded later.
     Capability::CAP_BPF,
     Capability::CAP_PERFMON,
@@ -300,20 +337,46 @@ const KEPT: [Capability; 7] = [
     Capability::CAP_SYSLOG,
     // Sockets of all users.
     Capability::CAP_NET_ADMIN,
+    // The symbol worker opens what others have mapped, and then needs no CAP_SYS_ADMIN for it.
+    Capability::CAP_CHECKPOINT_RESTORE,
 ];
 
-/// Gives up every other capability, for this thread and those that it starts from here on: whoever
-/// takes us over through hostile input gets no more than we need.
+/// What opens the files of other processes: through `/proc/PID/map_files` and `/proc/PID/root`, whoever owns them.
+pub const READS_FILES: [Capability; 2] =
+    [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
+
+/// Gives up every capability that is not needed once the programs are attached, for this thread and those, and the
+/// processes, that it starts from here on: whoever takes us over through hostile input gets no more than we need.
 pub fn reduce() {
-    if let Err(error) = try_reduce() {
+    reduce_to(&KEPT);
+}
+
+/// The same for who only reads what other processes have mapped.
+pub fn reduce_to_reading() {
+    let opens_mapped = if has(Capability::CAP_CHECKPOINT_RESTORE) {
+        Capability::CAP_CHECKPOINT_RESTORE
+    } else {
+        Capability::CAP_SYS_ADMIN
+    };
+    let [sees, reads] = READS_FILES;
+    reduce_to(&[sees, reads, opens_mapped]);
+}
+
+/// The same for a thread that only waits.
+pub fn reduce_to_nothing() {
+    reduce_to(&[]);
+}
+
+fn reduce_to(needed: &[Capability]) {
+    if let Err(error) = try_reduce(needed) {
         log::debug!("privileges stay as they are: {error}");
     }
 }
 
-fn try_reduce() -> Result<(), caps::errors::CapsError> {
+fn try_reduce(needed: &[Capability]) -> Result<(), caps::errors::CapsError> {
     let permitted = caps::read(None, CapSet::Permitted)?;
     let kept = permitted
-        .intersection(&KEPT.into_iter().collect())
+        .intersection(&needed.iter().copied().collect())
         .copied()
         .collect();
     caps::set(None, CapSet::Effective, &kept)?;
@@ -355,6 +418,59 @@ mod tests {
         assert!(check_proc(Path::new("/proc/self/stat")).is_ok());
         let said = check_proc(Path::new("/nowhere/stat")).unwrap_err();
         assert!(said.to_string().contains("mount -t proc"));
+    }
+
+    #[test]
+    fn who_reads_mapped_files_keeps_nothing_else() {
+        let all = [CapSet::Permitted, CapSet::Effective];
+        let kept = thread::spawn(move || {
+            reduce_to_reading();
+            assert!(rustix::thread::no_new_privs().unwrap());
+            all.map(|set| caps::read(None, set).unwrap())
+        });
+        let mut may_keep = caps::CapsHashSet::from(READS_FILES);
+        may_keep.insert(Capability::CAP_CHECKPOINT_RESTORE);
+        if !has(Capability::CAP_CHECKPOINT_RESTORE) {
+            may_keep.insert(Capability::CAP_SYS_ADMIN);
+        }
+        for kept in kept.join().unwrap() {
+            assert!(kept.is_subset(&may_keep), "{kept:?}");
+        }
+    }
+
+    #[test]
+    fn lockdown_is_recognised_where_its_state_is_not_mounted() {
+        let never = || panic!("its state is known");
+        assert!(is_confidential(
+            Some("none integrity [confidentiality]\n"),
+            never
+        ));
+        assert!(!is_confidential(
+            Some("none [integrity] confidentiality\n"),
+            never
+        ));
+        assert!(is_confidential(None, || Some(false)));
+        assert!(!is_confidential(None, || Some(true)));
+        assert!(!is_confidential(None, || None));
+        // No machine that runs tests is locked down so far.
+        assert_ne!(may_read_memory(), Some(false));
+    }
+
+    #[test]
+    fn why_there_are_no_maps_is_told_without_their_names() {
+        let refused = || {
+            let error: anyhow::Error = io::Error::from(io::ErrorKind::PermissionDenied).into();
+            error.context("create the map `SENT`")
+        };
+        let told = explain_by(refused(), || Some(CannotRun::new("a limit")));
+        assert!(told.is::<CannotRun>());
+        assert_eq!(format!("{told:#}"), "a limit");
+        let told = format!("{:#}", explain_by(refused(), || None));
+        assert!(told.contains("`SENT`"), "{told}");
+        let other = explain_by(anyhow::anyhow!("no memory"), || {
+            panic!("it was not refused")
+        });
+        assert_eq!(other.to_string(), "no memory");
     }
 
     #[test]

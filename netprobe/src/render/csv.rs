@@ -1,9 +1,11 @@
 //! Events as comma-separated values (RFC 4180): one line of column names, then one per event.
+//!
+//! The last column is empty, but in the last line where the file lacks events: that has their number there, and nothing else.
 
 use std::io::{self, Write};
 
 use super::{format::Format, text, time::Clock};
-use crate::report::{Column, Layout, Row, Value};
+use crate::report::{Column, Layout, Row, Summary, Value};
 
 /// Writes CSV, line by line.
 #[derive(Debug)]
@@ -35,7 +37,7 @@ impl Format for Csv {
             self.line.push(',');
             self.line.push_str(column.name);
         }
-        writeln!(out, "{}", self.line)
+        writeln!(out, "{},not_shown", self.line)
     }
 
     fn row(&mut self, out: &mut dyn Write, row: &Row) -> io::Result<()> {
@@ -51,7 +53,14 @@ impl Format for Csv {
                 push_quoted(&mut self.line, &self.cell);
             }
         }
-        writeln!(out, "{}", self.line)
+        writeln!(out, "{},", self.line)
+    }
+
+    fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
+        match summary.not_shown() {
+            0 => Ok(()),
+            count => writeln!(out, "{},{count}", ",".repeat(self.columns.len())),
+        }
     }
 }
 
@@ -74,6 +83,33 @@ fn push_quoted(line: &mut String, cell: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{render::time::Style, report::lacking};
+
+    #[test]
+    fn what_is_missing_is_a_last_line_with_as_many_fields() {
+        const LAYOUT: Layout = Layout {
+            kind: "sample",
+            columns: &[
+                Column::text("comm", "COMM", 9, ""),
+                Column::number("dport", "RPORT", 5, ""),
+            ],
+        };
+        let written = |events| {
+            let mut csv = Csv::new(LAYOUT, &[0, 1], Clock::new(Style::Monotonic));
+            let row = Row {
+                values: vec![Value::Word("nginx"), Value::Unsigned(443)],
+                ..Row::default()
+            };
+            let mut out = Vec::new();
+            csv.begin(&mut out).unwrap();
+            csv.row(&mut out, &row).unwrap();
+            csv.end(&mut out, &lacking(events)).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let all = "time,comm,dport,not_shown\n0.000000,nginx,443,\n";
+        assert_eq!(written(0), all);
+        assert_eq!(written(656_409), format!("{all},,,656409\n"));
+    }
 
     #[test]
     fn fields_stay_fields() {

@@ -1,5 +1,6 @@
 //! Dropped packets as pcapng, for Wireshark and tshark: the headers, and why and where the packet
-//! was dropped as its comment. One interface of raw IP with times in nanoseconds.
+//! was dropped as its comment. One interface of raw IP with times in nanoseconds. Its statistics come last: how many
+//! packets the file lacks.
 //!
 //! Format: draft-ietf-opsawg-pcapng, little endian.
 
@@ -11,10 +12,13 @@ use crate::report::{Layout, Row};
 /// Kinds of blocks and options.
 const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
+const STATISTICS: u32 = 5;
 const PACKET: u32 = 6;
 const COMMENT: u16 = 1;
 const SECTION_APPLICATION: u16 = 4;
 const INTERFACE_RESOLUTION: u16 = 9;
+const PACKETS_RECEIVED: u16 = 4;
+const PACKETS_DROPPED: u16 = 5;
 /// `LINKTYPE_RAW`: packets begin with their IPv4 or IPv6 header.
 const RAW: u16 = 101;
 /// Times are in 10^-9 seconds.
@@ -45,13 +49,12 @@ pub fn packet(out: &mut dyn Write, layout: Layout, row: &Row) -> io::Result<()> 
     if row.packet.is_empty() {
         return Ok(());
     }
-    let at = row.unix_ns.cast_unsigned();
     let captured = u32::try_from(row.packet.len()).unwrap_or(0);
     let original = original_length(&row.packet).max(captured);
     let mut body = Vec::new();
     body.extend([0; 4]);
-    let [high, low] = [at >> 32, at & 0xffff_ffff].map(|half| u32::try_from(half).unwrap_or(0));
-    for number in [high, low, captured, original] {
+    time(&mut body, row.unix_ns);
+    for number in [captured, original] {
         body.extend(number.to_le_bytes());
     }
     body.extend(&row.packet);
@@ -59,6 +62,25 @@ pub fn packet(out: &mut dyn Write, layout: Layout, row: &Row) -> io::Result<()> 
     option(&mut body, COMMENT, comment(layout, row).as_bytes());
     option(&mut body, 0, &[]);
     block(out, PACKET, &body)
+}
+
+/// Writes what comes after the last packet: at which time there were how many that the file has or lacks.
+pub fn end(out: &mut dyn Write, unix_ns: i64, has: u64, lacks: u64) -> io::Result<()> {
+    let mut body = Vec::new();
+    body.extend([0; 4]);
+    time(&mut body, unix_ns);
+    option(&mut body, PACKETS_RECEIVED, &(has + lacks).to_le_bytes());
+    option(&mut body, PACKETS_DROPPED, &lacks.to_le_bytes());
+    option(&mut body, 0, &[]);
+    block(out, STATISTICS, &body)
+}
+
+/// Half a time after the other, the high one first.
+fn time(out: &mut Vec<u8>, unix_ns: i64) {
+    let at = unix_ns.cast_unsigned();
+    for half in [at >> 32, at & 0xffff_ffff] {
+        out.extend(u32::try_from(half).unwrap_or(0).to_le_bytes());
+    }
 }
 
 /// Bytes of the whole packet, as its own header says.
@@ -158,9 +180,16 @@ mod tests {
         begin(&mut out).unwrap();
         packet(&mut out, LAYOUT, &row).unwrap();
         packet(&mut out, LAYOUT, &Row::default()).unwrap();
+        end(&mut out, 0x1_0000_0003, 1, 0x200).unwrap();
         let found = blocks(&out);
         let kinds: Vec<u32> = found.iter().map(|(kind, _)| *kind).collect();
-        assert_eq!(kinds, [SECTION, INTERFACE, PACKET]);
+        assert_eq!(kinds, [SECTION, INTERFACE, PACKET, STATISTICS]);
+        let statistics = [
+            [0, 0, 0, 0, 1, 0, 0, 0, 3, 0, 0, 0],
+            [4, 0, 8, 0, 1, 2, 0, 0, 0, 0, 0, 0],
+            [5, 0, 8, 0, 0, 2, 0, 0, 0, 0, 0, 0],
+        ];
+        assert_eq!(found[3].1, [&statistics.concat()[..], &[0; 4]].concat());
         let body = found[2].1;
         let words: Vec<u32> = body[..20]
             .chunks(4)

@@ -153,8 +153,8 @@ fn namespaces(count: u64) -> String {
 /// the error tells.
 pub fn losses(summary: &Summary) -> impl Iterator<Item = String> {
     let lossy = |probe: &&Probe| {
-        let lost = probe.lost() - probe.unwritten + probe.missed.unwrap_or(0);
-        lost > 0 || probe.counters.unexplained() != 0
+        let not_shown = probe.not_shown() - probe.unwritten;
+        not_shown > 0 || probe.counters.unexplained() != 0
     };
     let probes = summary.probes.iter().filter(lossy);
     probes.map(|probe| format!("{}: {}", probe.name, account(probe)))
@@ -229,6 +229,7 @@ fn account(probe: &Probe) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::lacking;
 
     #[test]
     fn a_total_that_the_kernel_does_not_share_is_said() {
@@ -275,6 +276,13 @@ mod tests {
             "2 of 2 SYNs answered with a cookie seen (TcpExt.TCPReqQFullDoCookies); not compared in 1 network namespace \
              with net.ipv4.tcp_syncookies=2, where it counts every SYN"
         );
+    }
+
+    #[test]
+    fn whoever_wants_to_hear_only_of_losses_hears_of_what_is_left_out() {
+        assert_eq!(losses(&lacking(0)).count(), 0);
+        let told: Vec<String> = losses(&lacking(7)).collect();
+        assert_eq!(told, ["drops: 1 shown, 7 not shown (budget)"]);
     }
 
     #[test]

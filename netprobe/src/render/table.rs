@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{duration, format::Format, text, time::Clock};
-use crate::report::{Align, Column, Layout, Row, Shown, Value};
+use crate::report::{Align, Column, Layout, Row, Shown, Summary, Value};
 
 /// Writes a table, line by line.
 #[derive(Debug)]
@@ -145,6 +145,17 @@ impl Format for Table {
         }
         Ok(())
     }
+
+    /// Who reads a table in a file has not seen what stood on standard error.
+    fn end(&mut self, out: &mut dyn Write, summary: &Summary) -> io::Result<()> {
+        match summary.not_shown() {
+            0 => Ok(()),
+            count => writeln!(
+                out,
+                "... {count} more events are not shown: lost, or left out to keep to --max-overhead"
+            ),
+        }
+    }
 }
 
 fn pad(line: &mut String, cell: &str, column: &Column, more: usize) {
@@ -167,7 +178,7 @@ fn pad(line: &mut String, cell: &str, column: &Column, more: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::render::time::Style;
+    use crate::{render::time::Style, report::lacking};
 
     const LAYOUT: Layout = Layout {
         kind: "sample",
@@ -188,6 +199,18 @@ mod tests {
         assert_eq!(of(Some(52), &[]), [0, 1, 2]);
         assert_eq!(of(Some(52), &["netns"]), [0, 1, 3]);
         assert_eq!(of(Some(63), &["netns"]), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_table_without_all_events_says_so() {
+        let end = |events| {
+            let mut table = Table::new(LAYOUT, &[0, 1], Clock::new(Style::OfDay));
+            let mut out = Vec::new();
+            table.end(&mut out, &lacking(events)).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(end(0), "");
+        assert!(end(42).starts_with("... 42 more events are not shown"));
     }
 
     #[test]

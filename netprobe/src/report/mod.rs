@@ -16,3 +16,6 @@ pub use self::{
     totals::{Group, Interval, Named, Total},
     values::{Value, name_bytes},
 };
+
+#[cfg(test)]
+pub(crate) use self::summary::lacking;

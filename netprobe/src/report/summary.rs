@@ -87,11 +87,14 @@ impl Probe {
     /// Whether all that it sees was watched, and nothing was lost or left out.
     pub fn is_complete(&self) -> bool {
         self.state() == "attached"
-            && self.lost() == 0
-            && self.counters.sampled_out == 0
+            && self.not_shown() == 0
             && self.counters.map_full == 0
             && self.counters.unexplained() == 0
-            && self.missed.unwrap_or(0) == 0
+    }
+
+    /// Events that the output lacks: lost or left out, and firings that the kernel skipped, which may have been some.
+    pub fn not_shown(&self) -> u64 {
+        self.lost() + self.counters.sampled_out + self.missed.unwrap_or(0)
     }
 
     /// Events that were seen but whose detail was not delivered.
@@ -182,11 +185,63 @@ impl Summary {
             })
     }
 
+    /// Events that the output lacks.
+    pub fn not_shown(&self) -> u64 {
+        self.probes.iter().map(Probe::not_shown).sum()
+    }
+
     /// Whether everything asked for was watched, and nothing was lost or left out.
     pub fn is_complete(&self) -> bool {
         let tells_groups_apart = self.cost.is_none_or(|cost| cost.reduced[3].is_zero());
         tells_groups_apart
             && self.reconciled.iter().all(Reconciled::agrees)
             && self.probes.iter().all(Probe::is_complete)
+    }
+}
+
+/// The end of a run whose output lacks so many events.
+#[cfg(test)]
+pub(crate) fn lacking(events: u64) -> Summary {
+    let probe = Probe {
+        name: "drops",
+        about: "",
+        weight: "bytes",
+        hooks: Vec::new(),
+        counters: Counters {
+            fired: events + 1,
+            delivered: 1,
+            sampled_out: events,
+            ..Counters::ZERO
+        },
+        decode_errors: 0,
+        filtered_user: 0,
+        unwritten: 0,
+        missed: None,
+    };
+    Summary {
+        elapsed: Duration::from_secs(1),
+        probes: vec![probe],
+        totals: Vec::new(),
+        cost: None,
+        connects: None,
+        reconciled: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_lost_left_out_or_skipped_is_not_shown() {
+        assert!(lacking(0).is_complete());
+        let mut summary = lacking(7);
+        assert!(summary.is_explained() && !summary.is_complete());
+        assert_eq!(summary.not_shown(), 7);
+        let probe = &mut summary.probes[0];
+        probe.counters.reserve_failed = 20;
+        probe.missed = Some(300);
+        probe.decode_errors = 4000;
+        assert_eq!(summary.not_shown(), 4327);
     }
 }

@@ -1,6 +1,6 @@
 //! The symbol worker: reads requests, answers them, and ends with its parent.
 //!
-//! It limits itself: memory, processor time, open files. Whatever it trips over costs names, never
+//! It limits itself: memory, processor time, open files, capabilities. Whatever it trips over costs names, never
 //! the run.
 
 use std::{
@@ -23,6 +23,7 @@ use super::{
     table_store::TableStore,
     unwind::{Code, CopiedStack, INSTRUCTION_POINTER, Unwound, unwind},
 };
+use crate::kernel::privileges;
 
 /// Bytes of private memory; mapped files do not count.
 const MEMORY_BYTES: u64 = 96 << 20;
@@ -120,6 +121,7 @@ fn limit() -> Result<()> {
         };
         setrlimit(resource, limit).context("limit the worker")?;
     }
+    privileges::reduce_to_reading();
     Ok(())
 }
 

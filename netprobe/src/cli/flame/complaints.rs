@@ -3,7 +3,6 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use caps::Capability;
 use netprobe_common::samples::STACK_DEPTH;
 
 use super::{
@@ -51,12 +50,9 @@ fn percent(weight: u64, all: u64) -> u64 {
     u64::try_from(percent).unwrap_or(u64::MAX)
 }
 
-/// What opens the files of other processes: through `/proc/PID/map_files` and `/proc/PID/root`, whoever owns them.
-const READS_FILES: [Capability; 2] = [Capability::CAP_SYS_PTRACE, Capability::CAP_DAC_READ_SEARCH];
-
 /// Why frames have no names.
 pub(super) fn of_names(nameless: &Nameless) -> Vec<String> {
-    let lacking = privileges::lacking(&READS_FILES);
+    let lacking = privileges::lacking(&privileges::READS_FILES);
     names_lines(nameless.larger(), lacking.as_deref())
 }
 
@@ -141,7 +137,7 @@ pub(super) fn of_cut(cut: &Share, most: CutIn, copying: Copying) -> Option<Strin
             "in musl, which has neither names nor unwind tables: of threads nothing is missing but their start; where it calls \
              back, as qsort does, the caller is",
         ),
-        CutIn::Unread => why_unread(privileges::lacking(&READS_FILES).as_deref()),
+        CutIn::Unread => why_unread(privileges::lacking(&privileges::READS_FILES).as_deref()),
         CutIn::Other => why_cut(copying),
     };
     let not_copied = match copying.not_copied {

@@ -122,8 +122,12 @@ pub(super) fn must_be_readable(output: &Path, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Keeps the stacks where there may be room, so that they are not lost with their file, and adds where that is.
+/// Keeps the stacks, if there are any, where there may be room, so that they are not lost with their file, and adds where
+/// that is.
 fn keep(error: anyhow::Error, flame: &Flame) -> anyhow::Error {
+    if flame.stacks.is_empty() {
+        return error;
+    }
     let path = env::temp_dir().join(format!("netprobe-{}.folded", process::id()));
     let kept = create(&path).and_then(|file| {
         let mut out = BufWriter::new(file);
@@ -196,5 +200,42 @@ impl<'a> Output<'a> {
             log::info!("wrote {}", output.display());
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::report::{Folded, Profile};
+
+    #[test]
+    fn only_stacks_that_there_are_are_kept() {
+        let flame = |stacks| Flame {
+            title: String::new(),
+            subtitle: String::new(),
+            unit: "samples",
+            palette: Palette::Hot,
+            profile: Profile {
+                name: "samples",
+                unit: "count",
+                elapsed: Duration::ZERO,
+                unix_ns: 0,
+                period_ns: 0,
+            },
+            stacks,
+        };
+        let full = || anyhow!("no room");
+        assert_eq!(keep(full(), &flame(Vec::new())).to_string(), "no room");
+        let stack = Folded {
+            frames: vec!["main".into()],
+            weight: 3,
+        };
+        let told = keep(full(), &flame(vec![stack])).to_string();
+        let (_, kept) = told.split_once("kept in ").unwrap();
+        let (kept, _) = kept.split_once(' ').unwrap();
+        assert_eq!(fs::read_to_string(kept).unwrap(), "main 3\n");
+        fs::remove_file(kept).unwrap();
     }
 }

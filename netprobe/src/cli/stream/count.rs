@@ -232,14 +232,15 @@ impl Board<'_> {
             let reading = self.read()?;
             self.show(&reading)?;
             self.shown = reading;
-            not_before = purse.spend(thread_cpu().saturating_sub(begin));
+            let spent = thread_cpu().saturating_sub(begin);
+            not_before = purse.spend(spent);
             next = next.zip(self.options.interval).map(|(due, interval)| {
                 let next = after(due, interval, not_before.max(Instant::now()));
                 if next > Instant::now() + interval * 2 && !purse.has_told {
                     purse.has_told = true;
-                    let groups = self.shown.counts.len() + self.shown.groups.len();
                     log::warn!(
-                        "intervals get longer: to read {groups} groups each time costs more than --max-overhead allows"
+                        "intervals get longer: to read and show the totals takes {:.1} ms of CPU time, and --max-overhead allows less",
+                        spent.as_secs_f64() * 1e3
                     );
                 }
                 next

@@ -9,8 +9,9 @@ use anyhow::Result;
 
 use super::super::output::Output;
 use crate::{
+    observe::clock::unix_ns,
     render::pcapng,
-    report::{Layout, Row},
+    report::{Layout, Probe, Row, Summary},
 };
 
 /// Writes packets to a file. An event is shown once its packet is there.
@@ -32,6 +33,13 @@ impl Pcap {
         pcapng::packet(&mut self.file, self.layout, row)?;
         self.file.end_record();
         Ok(())
+    }
+
+    /// Writes what comes after the last packet.
+    pub(super) fn end(&mut self, summary: &Summary) -> io::Result<()> {
+        let shown = summary.probes.iter().map(Probe::shown).sum();
+        pcapng::end(&mut self.file, unix_ns(), shown, summary.not_shown())?;
+        self.file.flush()
     }
 
     /// Whether so much waits that it is to be written.

@@ -149,6 +149,9 @@ impl Screen {
 
     /// Writes what comes after the last event.
     pub(super) fn end(&mut self, summary: &Summary) -> Result<()> {
+        if let Some(packets) = &mut self.packets {
+            packets.end(summary)?;
+        }
         self.format.end(&mut self.out, summary)?;
         Ok(self.out.flush()?)
     }

@@ -30,7 +30,7 @@ use super::{
     load::{self},
     netns, offsets,
     pod::Wire,
-    privileges::CannotRun,
+    privileges::{self, CannotRun},
     reset_reasons::{self, ResetReasons},
 };
 use crate::{
@@ -81,7 +81,8 @@ struct Detached {
 
 impl Session {
     /// Loads the object and attaches what the request names; what this kernel lacks is kept as
-    /// a reason, not an error.
+    /// a reason, not an error. From here on this thread has only the privileges that are still needed, and so have those
+    /// that it starts.
     pub fn start(request: &Request) -> Result<Self> {
         Self::start_with(request, |_reasons, _has_socket_cgroups| Ok(request.config))
     }
@@ -149,6 +150,7 @@ impl Session {
         session.windowed = request.windowed.map(|hook| session.prepare(hook));
         // The types are only needed to load; they are most of our memory.
         session.btf = None;
+        privileges::reduce();
         Ok(session)
     }
 
