@@ -304,11 +304,14 @@ impl SocketTable {
             self.pausing += u64::from(is_long && pauses && info.bytes_acked >= MUCH);
         }
         if let Some(info) = socket.unanswered()
-            && info.backed_off >= IN_VAIN
-            && let Some(bytes) = socket.waiting_bytes()
             && let Some(path) = bounded(&mut self.paths, socket.remote, Path::default())
         {
-            path.add_stuck(bytes, info);
+            path.add_waiting(info);
+            if info.backed_off >= IN_VAIN
+                && let Some(bytes) = socket.waiting_bytes()
+            {
+                path.add_stuck(bytes);
+            }
         }
         if socket.is_held_up() && socket.ino != 0 && self.held_up.len() < LARGEST {
             self.held_up.push(socket.ino.into());

@@ -44,6 +44,10 @@ pub struct Path {
     pub data_segments: u64,
     /// Since the peer was last heard of over a connection that has brought it data, in milliseconds; `None` where none has.
     pub unheard_ms: Option<u32>,
+    /// Connections with data that was sent again after a timeout and waits for its acknowledgement.
+    pub waiting: u32,
+    /// How long ago the first of that data was sent for the first time, in milliseconds.
+    pub waiting_ms: u32,
 }
 
 impl Path {
@@ -79,9 +83,22 @@ impl Path {
         }
     }
 
-    /// Adds what a connection has sent in vain, and what of it arrived before.
-    pub(super) fn add_stuck(&mut self, bytes: u32, info: Info) {
+    /// Adds a connection with data that was sent again after a timeout, and what of it arrived before.
+    pub(super) fn add_waiting(&mut self, info: Info) {
         self.add_arrived(info);
+        let first_ms = u32::try_from(info.sent_first_ms()).unwrap_or(u32::MAX);
+        self.waiting += 1;
+        self.waiting_ms = self.waiting_ms.max(first_ms);
+    }
+
+    /// Whether data waits for its acknowledgement, and nothing was heard of the peer since it was sent for the first time.
+    pub fn is_unheard(&self) -> bool {
+        let is_since = |ms| ms >= self.waiting_ms;
+        self.waiting > 0 && self.unheard_ms.is_none_or(is_since)
+    }
+
+    /// Adds what a connection has sent in vain.
+    pub(super) fn add_stuck(&mut self, bytes: u32) {
         if self.stuck_bytes.len() < LONGEST {
             self.stuck_bytes.push(bytes);
         }
@@ -196,5 +213,31 @@ mod tests {
         };
         assert_eq!(unheard(&[(0, 9), (1, 10)]), None);
         assert_eq!(unheard(&[(2, 700), (900, 40), (1, 10)]), Some(40));
+    }
+
+    #[test]
+    fn a_peer_is_unheard_since_the_first_of_what_it_does_not_acknowledge() {
+        // The fourth attempt after timeouts of 200, 400 and 800 ms, 100 ms ago.
+        let waiting = Info {
+            rto_us: 1_600_000,
+            backed_off: 3,
+            doubled: 3,
+            since_sent_ms: 100,
+            bytes_acked: 900,
+            unheard_ms: 4000,
+            ..far()
+        };
+        let mut path = Path::default();
+        assert!(!path.is_unheard());
+        path.add_waiting(waiting);
+        path.add_stuck(100);
+        assert_eq!((path.waiting, path.waiting_ms), (1, 1500));
+        assert!(path.is_unheard());
+        path.add(Info {
+            bytes_acked: 900,
+            unheard_ms: 1400,
+            ..far()
+        });
+        assert!(!path.is_unheard());
     }
 }

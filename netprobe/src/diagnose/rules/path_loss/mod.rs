@@ -1,12 +1,16 @@
 //! Segments are lost between this machine and a peer.
 
 mod cut;
+mod gone;
 mod here;
 mod one;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use self::{cut::Cut, here::Here};
+use self::{cut::Cut, gone::Gone, here::Here, one::scaled};
 use super::super::{
     Explanation, Rule, Verdict,
     bufferbloat::delayed,
@@ -37,7 +41,9 @@ pub(super) static RULE: Rule = Rule {
                      accept queue did not take its clients is told with that listener. The peer or the path is said to be gone only where the same segments go out three times and more, and no other \
                      connection with the peer goes well. Otherwise it is what single connections send; an MTU is to blame only \
                      where the segments that wait (sock_diag) are larger than those that arrive. It is critical where three connections \
-                     or more with a destination send in vain, and nothing was heard of it for 3 s over any that ever brought it data. A \
+                     or more with a destination send in vain, and nothing was heard of it for 3 s over any that ever brought it data. \
+                     Peers that acknowledge nothing any more have gone, a note, where more go on or each fell silent at a \
+                     time of its own. A \
                      median round-trip time of three times its own minimum or more says that a queue on the path is full \
                      (bufferbloat); without that it is clean loss. A link of the namespaces that are hit which went down in the window is \
                      named (carrier_down_count). A queue that loses nothing is told by active connections with ten \
@@ -98,7 +104,8 @@ fn check(window: &Window) -> Verdict {
         if counted < LEAST {
             return Ok(delayed(RULE.id, window, netns).into_iter().collect());
         }
-        let all = Loss::of(window, netns, (counted, needless, sent));
+        let gone = Gone::of(window, netns);
+        let all = Loss::of((window, netns), &gone, (counted, needless, sent));
         let mut told = Loss::to_each(window, netns, needless);
         let lost: u64 = told.iter().map(|one| one.lost).sum();
         // Most of what is lost is lost there, and what goes well elsewhere says nothing of it.
@@ -106,17 +113,30 @@ fn check(window: &Window) -> Verdict {
             told = vec![all];
             told.retain(Loss::is_much);
         }
-        if told.is_empty() {
-            return Ok(delayed(RULE.id, window, netns).into_iter().collect());
+        let found: Vec<Finding> = told
+            .iter()
+            .map(|loss| describe(window, netns, loss, &gone))
+            .collect();
+        if found.is_empty() {
+            let delayed = delayed(RULE.id, window, netns);
+            let gone = gone.describe(window, netns);
+            return Ok(delayed.into_iter().chain(gone).collect());
         }
-        let found = told.iter().map(|loss| describe(window, netns, loss));
-        Ok(found.collect())
+        Ok(found)
     })
 }
 
 impl Loss {
     fn percent(&self) -> f64 {
         ratio(self.lost, self.sent) * 100.0
+    }
+
+    /// Whether a segment that was sent again belongs to it.
+    fn is_of(&self, event: &Event, gone: &Gone<'_>) -> bool {
+        self.address.map_or_else(
+            || !gone.has_missed(event),
+            |only| event.ip("daddr") == Some(only),
+        )
     }
 
     fn is_much(&self) -> bool {
@@ -135,6 +155,11 @@ impl Loss {
             tlp,
         } = *self;
         let percent = self.percent();
+        let of = if address.is_some() {
+            ""
+        } else {
+            " of the namespace"
+        };
         let found = if needless == 0 {
             found
         } else {
@@ -147,7 +172,7 @@ impl Loss {
         };
         found
             .measured(
-                format!("{lost} of {sent} segments sent again, {percent:.1} %"),
+                format!("{lost} of {sent} segments{of} sent again, {percent:.1} %"),
                 percent,
                 "percent",
                 if address.is_some() {
@@ -167,26 +192,36 @@ impl Loss {
     /// The two counters lie in two files, read one after the other, so their difference may be
     /// handshakes only; and what stays within the machine crosses no path. Both are told by the
     /// events, where they are seen.
-    fn of(window: &Window, netns: &Netns, (counted, needless, sent): (u64, u64, u64)) -> Self {
+    fn of(
+        (window, netns): (&Window, &Netns),
+        gone: &Gone<'_>,
+        (counted, needless, sent): (u64, u64, u64),
+    ) -> Self {
         let inode = netns.inode.to_string();
-        let [rto, fast, tlp, other] = DATA.map(|cause| {
+        let refusing = overflow::refusing(window);
+        let events = window.events.within("retransmits", netns.inode);
+        let events: Vec<&Event> = events.filter(|event| is_data(event)).collect();
+        let is_lost = |event: &Event| is_away(netns, event, &refusing) && !gone.has_missed(event);
+        let lost_of = |count: u64, is_meant: &dyn Fn(&Event) -> bool| {
+            let meant = events.iter().filter(|event| is_meant(event));
+            let lost = meant.clone().filter(|event| is_lost(event)).count() as u64;
+            (count * lost)
+                .checked_div(meant.count() as u64)
+                .unwrap_or(count)
+        };
+        let counts = DATA.map(|cause| {
             let group = [("cause", cause), ("netns", inode.as_str())];
-            window.events.count("retransmits", &group)
+            (cause, window.events.count("retransmits", &group))
         });
-        let seen = rto + fast + tlp + other;
+        let seen: u64 = counts.iter().map(|(_, count)| count).sum();
         let lost = if window.watched_required("retransmits").is_ok() {
             counted.min(seen)
         } else {
             counted
         };
-        let events = window.events.within("retransmits", netns.inode);
-        let refusing = overflow::refusing(window);
-        let (mut away, mut all) = (0_u64, 0_u64);
-        for event in events.filter(|event| is_data(event)) {
-            all += 1;
-            away += u64::from(is_away(netns, event, &refusing));
-        }
-        let lost = (lost * away).checked_div(all).unwrap_or(lost);
+        let lost = lost_of(lost, &|_| true);
+        let [rto, fast, tlp, _] =
+            counts.map(|(cause, count)| lost_of(count, &|event| event.is("cause", cause)));
         Self {
             address: None,
             lost,
@@ -225,12 +260,18 @@ fn is_refused(event: &Event, refusing: &[&Queue]) -> bool {
     })
 }
 
-fn peers(window: &Window, netns: &Netns) -> Vec<((IpAddr, u16), Peer)> {
+/// Whom what was lost was sent to, the worst first.
+fn peers(
+    (window, netns): (&Window, &Netns),
+    loss: &Loss,
+    gone: &Gone<'_>,
+) -> Vec<((IpAddr, u16), Peer)> {
     let mut peers = BTreeMap::<(IpAddr, u16), Peer>::new();
     let refusing = overflow::refusing(window);
     for event in window.events.within("retransmits", netns.inode) {
         let end = event.ip("daddr").zip(event.small::<u16>("dport"));
-        let Some(end) = end.filter(|_| is_data(event) && is_away(netns, event, &refusing)) else {
+        let is_lost = is_data(event) && is_away(netns, event, &refusing);
+        let Some(end) = end.filter(|_| is_lost && loss.is_of(event, gone)) else {
             continue;
         };
         let peer = peers.entry(end).or_default();
@@ -244,10 +285,9 @@ fn peers(window: &Window, netns: &Netns) -> Vec<((IpAddr, u16), Peer)> {
     peers
 }
 
-fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
+fn describe(window: &Window, netns: &Netns, loss: &Loss, gone: &Gone<'_>) -> Finding {
     let fast = loss.fast;
-    let mut peers = peers(window, netns);
-    peers.retain(|((address, _), _)| loss.address.is_none_or(|only| *address == only));
+    let peers = peers((window, netns), loss, gone);
     let worst = peers.first();
     let address = worst.map(|((address, _), _)| *address);
     let cut = Cut::of(window, netns, loss, &peers);
@@ -268,7 +308,7 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
     } else {
         Confidence::Medium
     };
-    let summary = summary((window, netns), loss, address, cut.is_some());
+    let summary = summary((window, netns), loss, &peers, cut.is_some());
     let found = finding(RULE.id, severity, confidence, format!("{summary}{kind}"));
     let found = match cut {
         Some(cut) => cut.add(found),
@@ -276,7 +316,11 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
     };
     let found = loss.add(found);
     let found = match worst {
-        Some(((address, _), peer)) => round_trips(found, netns, *address, peer),
+        Some(((address, _), peer)) if fast > 0 || !is_in_vain(&peers) => {
+            round_trips(found, netns, *address, peer)
+        }
+        // Where nothing is acknowledged, nothing is known of queues.
+        Some(_) => found,
         None => found.hits([somewhere(netns)]),
     };
     let hits = destinations(netns, &peers);
@@ -302,27 +346,39 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
         )
 }
 
-/// What is lost on the way to an address, and how much.
+/// What is lost on the way to whom, and how much.
 fn summary(
     (window, netns): (&Window, &Netns),
     loss: &Loss,
-    address: Option<IpAddr>,
+    peers: &[((IpAddr, u16), Peer)],
     is_cut: bool,
 ) -> String {
     let place = netns.place();
-    let to = address.map_or(String::new(), |address| format!(" to {address}"));
+    let hosts: BTreeSet<IpAddr> = peers.iter().map(|((address, _), _)| *address).collect();
+    let to = match (hosts.first(), hosts.len()) {
+        (Some(address), 1) => format!(" to {address}"),
+        (_, 0) => String::new(),
+        (_, count) => format!(" to {count} hosts"),
+    };
     let what = if is_cut {
         format!("no data that is sent{to}{place} arrives")
     } else {
         format!("the path{to}{place} loses packets")
     };
     let of = if loss.address.is_some() {
-        " of those to it"
+        "those to it"
     } else {
-        ""
+        "all that was sent"
     };
+    let most = peers.first().filter(|_| hosts.len() > 1);
+    let most = most.map_or(String::new(), |((worst, _), _)| {
+        let to_it = peers.iter().filter(|((address, _), _)| address == worst);
+        let total: u32 = to_it.map(|(_, peer)| peer.total).sum();
+        let total = scaled(total.into(), window.events.weight("retransmits"));
+        format!(", {total} of them to {worst}")
+    });
     format!(
-        "{what}: {} segments ({:.1} %{of}) were sent again in {:.0} s",
+        "{what}: {} segments ({:.1} % of {of}) were sent again in {:.0} s{most}",
         loss.lost,
         loss.percent(),
         window.seconds
