@@ -15,7 +15,7 @@ mod socket;
 mod unread;
 
 pub use late::{LATE_MS, Late, late};
-pub use path::{LOCAL_US, Path, SWOLLEN};
+pub use path::{LOCAL_US, Path, SWOLLEN, TRAIN};
 #[cfg(any(test, fuzzing))]
 pub(crate) use socket::parse;
 use socket::{Info, Socket, visit};

@@ -13,7 +13,9 @@ pub const LOCAL_US: u32 = 1000;
 /// Less than this may be acknowledgements that the peer delays (40 ms, TCP_DELACK_MIN).
 const DELAYED_US: u32 = 50_000;
 /// So many segments in flight are acknowledged at once, two by two.
-const TRAIN: u32 = 10;
+pub const TRAIN: u32 = 10;
+/// A request is fewer segments.
+const SEVERAL: u32 = 3;
 
 /// Segments up to this many bytes pass everywhere: the smallest MTU that is worth a thought (576, RFC 1122).
 const SMALL_BYTES: u32 = 576;
@@ -31,6 +33,10 @@ pub struct Path {
     /// Of the swollen ones, those with many segments in flight: they fill a queue, and none of their
     /// acknowledgements is delayed by the peer for want of data.
     pub filling: u32,
+    /// Segments in flight, of the active ones that have several in flight and wait after no timeout: bulk, where they are many.
+    pub in_flight: u32,
+    /// Bytes that all connections have sent so far and that were acknowledged.
+    pub arrived_bytes: u64,
     /// Smoothed round-trip times in microseconds, up to a bound.
     pub srtts_us: Vec<u32>,
     /// The smallest round-trip time that was ever measured, in microseconds; 0 is unknown.
@@ -54,6 +60,7 @@ impl Path {
     pub(super) fn add(&mut self, info: Info) {
         self.connections += 1;
         self.data_segments += u64::from(info.data_segments);
+        self.arrived_bytes += info.bytes_acked;
         if self.srtts_us.len() < LONGEST {
             self.srtts_us.push(info.srtt_us);
         }
@@ -69,9 +76,13 @@ impl Path {
             && info.min_rtt_us >= LOCAL_US
             && info.srtt_us / SWOLLEN >= info.min_rtt_us
             && info.srtt_us - info.min_rtt_us >= DELAYED_US;
+        let is_sending = is_active && info.backed_off == 0;
         self.active += u32::from(is_active);
         self.swollen += u32::from(is_swollen);
-        self.filling += u32::from(is_swollen && info.in_flight >= TRAIN && info.backed_off == 0);
+        self.filling += u32::from(is_swollen && is_sending && info.in_flight >= TRAIN);
+        if is_sending && info.in_flight >= SEVERAL {
+            self.in_flight += info.in_flight;
+        }
     }
 
     fn add_arrived(&mut self, info: Info) {

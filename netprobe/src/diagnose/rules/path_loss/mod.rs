@@ -4,13 +4,14 @@ mod cut;
 mod gone;
 mod here;
 mod one;
+mod queue;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
-use self::{cut::Cut, gone::Gone, here::Here, one::scaled};
+use self::{cut::Cut, gone::Gone, here::Here, one::scaled, queue::RoundTrips};
 use super::super::{
     Explanation, Rule, Verdict,
     bufferbloat::delayed,
@@ -18,14 +19,10 @@ use super::super::{
     events::Event,
     finding::{finding, host, somewhere},
     in_each, overflow,
-    sizing::{median, millis},
     stalled::{DATA, LATE, is_data},
     window::{Netns, Queue, Window, ratio},
 };
-use crate::{
-    observe::diag::{LOCAL_US, SWOLLEN},
-    report::diagnosis::{Affected, Confidence, Finding, Severity},
-};
+use crate::report::diagnosis::{Affected, Confidence, Finding, Severity};
 
 pub(super) static RULE: Rule = Rule {
     id: "path-loss",
@@ -45,8 +42,9 @@ pub(super) static RULE: Rule = Rule {
                      Peers that acknowledge nothing any more have gone, a note, where more go on or each fell silent at a \
                      time of its own. A \
                      median round-trip time of three times its own minimum or more says that a queue on the path is full \
-                     (bufferbloat); without that it is clean loss. A link of the namespaces that are hit which went down in the window is \
-                     named (carrier_down_count). A queue that loses nothing is told by active connections with ten \
+                     (bufferbloat), and so does one that has nearly doubled (1.7 times, 5 ms more) where ten \
+                     segments or more are in flight to fill it; below 1.2 times it is clean loss, in between not known. A link of the \
+                     namespaces that are hit which went down in the window is named (carrier_down_count). A queue that loses nothing is told by active connections with ten \
                      segments or more in flight, whose round trip takes three times its minimum and 50 ms more, at the \
                      beginning of the window and at its end; a note, unless half of the active connections suffer.",
         fixes: &[
@@ -294,9 +292,17 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss, gone: &Gone<'_>) -> Fin
     let large = address.and_then(|address| too_large_bytes(netns, address));
     let others = address.map_or(0, |address| others(window, netns, address));
     let here = address.and_then(|address| Here::of(window, netns, address));
-    let kind = match &here {
-        Some(here) => here.words(),
-        None => kind(fast, &peers, (others, large), cut.is_some()),
+    // Where nothing is acknowledged, nothing is known of queues.
+    let answered = worst.filter(|_| fast > 0 || !is_in_vain(&peers));
+    let trips =
+        answered.and_then(|((address, _), peer)| RoundTrips::of(window, netns, *address, peer));
+    let filled = trips
+        .as_ref()
+        .filter(|trips| trips.is_filled() && is_most(&peers, trips.address));
+    let kind = match (&here, filled) {
+        (Some(here), _) => here.words(),
+        (None, Some(trips)) => trips.words(),
+        (None, None) => kind(fast, &peers, (others, large), cut.is_some()),
     };
     let severity = if cut.is_some() {
         Severity::Critical
@@ -315,17 +321,18 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss, gone: &Gone<'_>) -> Fin
         None => found,
     };
     let found = loss.add(found);
-    let found = match worst {
-        Some(((address, _), peer)) if fast > 0 || !is_in_vain(&peers) => {
-            round_trips(found, netns, *address, peer)
-        }
-        // Where nothing is acknowledged, nothing is known of queues.
-        Some(_) => found,
-        None => found.hits([somewhere(netns)]),
+    let found = match &trips {
+        Some(trips) => trips.add(found),
+        None => found,
     };
+    let nobody = worst.is_none().then(|| somewhere(netns));
+    let found = found.hits(nobody);
     let hits = destinations(netns, &peers);
     if let Some(here) = here {
         return here.add(found.hits(hits), netns);
+    }
+    if let Some(trips) = filled {
+        return trips.relieve(found.hits(hits));
     }
     let found = match (address, large) {
         (Some(address), Some(_)) if is_of_single_ones(fast, &peers, others) => {
@@ -333,17 +340,20 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss, gone: &Gone<'_>) -> Fin
         }
         _ => found,
     };
-    found
-        .hits(hits)
-        .command(
-            if dropped::are_segments_dropped(window) {
-                "rule out the firewall of this machine first, which drops segments too (firewall-drops); then look at the \
-                 path: mtr, and the counters of the devices on it"
-            } else {
-                "look at the path: mtr, and the counters of the devices on it; no setting of this machine loses these packets"
-            },
-            "none",
-        )
+    look(found.hits(hits), window)
+}
+
+/// Where to look for what loses them.
+fn look(found: Finding, window: &Window) -> Finding {
+    found.command(
+        if dropped::are_segments_dropped(window) {
+            "rule out the firewall of this machine first, which drops segments too (firewall-drops); then look at the \
+             path: mtr, and the counters of the devices on it"
+        } else {
+            "look at the path: mtr, and the counters of the devices on it; no setting of this machine loses these packets"
+        },
+        "none",
+    )
 }
 
 /// What is lost on the way to whom, and how much.
@@ -422,6 +432,15 @@ fn kind(
     }
 }
 
+/// Whether half of what is lost, or more, is lost on the way to one address.
+fn is_most(peers: &[((IpAddr, u16), Peer)], address: IpAddr) -> bool {
+    let sum = |is_meant: &dyn Fn(IpAddr) -> bool| -> u32 {
+        let meant = peers.iter().filter(|((to, _), _)| is_meant(*to));
+        meant.map(|(_, peer)| peer.total).sum()
+    };
+    sum(&|to| to == address) * 2 >= sum(&|_| true)
+}
+
 /// Whether the same segments go out again and again.
 fn is_in_vain(peers: &[((IpAddr, u16), Peer)]) -> bool {
     let sum = |part: fn(&Peer) -> u32| -> u32 { peers.iter().map(|(_, peer)| part(peer)).sum() };
@@ -484,35 +503,6 @@ fn destinations(netns: &Netns, peers: &[((IpAddr, u16), Peer)]) -> Vec<Affected>
             _ => hit,
         });
     hits.collect()
-}
-
-/// Whether the loss comes with a full queue on the path. Half of the round-trip times lie below the
-/// one that counts: single ones contain timeouts.
-fn round_trips(found: Finding, netns: &Netns, address: IpAddr, peer: &Peer) -> Finding {
-    let sockets = netns.after.sockets.as_ref();
-    let path = sockets.and_then(|sockets| sockets.paths.get(&address));
-    let Some(path) = path.filter(|path| path.min_rtt_us > 0) else {
-        return found;
-    };
-    let Some(srtt) = median(&peer.srtt_us).or_else(|| median(&path.srtts_us).map(u64::from)) else {
-        return found;
-    };
-    let swell = ratio(srtt, path.min_rtt_us.into());
-    let verdict = if swell >= f64::from(SWOLLEN) && path.min_rtt_us >= LOCAL_US {
-        "a queue on the path is full (bufferbloat)"
-    } else {
-        "no queue builds up: clean loss"
-    };
-    found.measured(
-        format!(
-            "round trip {:.1} ms, at best {:.1} ms: {verdict}",
-            millis(srtt),
-            millis(path.min_rtt_us.into())
-        ),
-        swell,
-        "times",
-        "tcp_info srtt (median), min_rtt",
-    )
 }
 
 #[cfg(test)]
