@@ -18,7 +18,7 @@ use super::super::{
     dropped,
     events::Event,
     finding::{finding, host, somewhere},
-    in_each, overflow,
+    in_each, links, overflow,
     stalled::{DATA, LATE, is_data},
     window::{Netns, Queue, Window, ratio},
 };
@@ -39,14 +39,14 @@ pub(super) static RULE: Rule = Rule {
                      connection with the peer goes well. Otherwise it is what single connections send; an MTU is to blame only \
                      where the segments that wait (sock_diag) are larger than those that arrive. It is critical where three connections \
                      or more with a destination send in vain, and nothing was heard of it for 3 s over any that ever brought it data. \
-                     Peers that acknowledge nothing any more have gone, a note, where more go on or each fell silent at a \
-                     time of its own. A \
-                     median round-trip time of three times its own minimum or more says that a queue on the path is full \
-                     (bufferbloat), and so does one that has nearly doubled (1.7 times, 5 ms more) where ten \
-                     segments or more are in flight to fill it; below 1.2 times it is clean loss, in between not known. A link of the \
-                     namespaces that are hit which went down in the window is named (carrier_down_count). A queue that loses nothing is told by active connections with ten \
-                     segments or more in flight, whose round trip takes three times its minimum and 50 ms more, at the \
-                     beginning of the window and at its end; a note, unless half of the active connections suffer.",
+                     Peers that acknowledge nothing any more have gone, a note, where more go on or each fell silent at a time \
+                     of its own. A median round-trip time of three times its own minimum or more says that a queue on the path \
+                     is full (bufferbloat), and so does one that has nearly doubled (1.7 times, 5 ms more) where ten segments \
+                     or more are in flight to fill it; below 1.2 times it is clean loss, in between not known. A link of the \
+                     namespaces that are hit which went down in the window is named (carrier_down_count), and one that carries \
+                     packets is found on its own. A queue that loses nothing is told by active connections with ten segments or \
+                     more in flight, whose round trip takes three times its minimum and 50 ms more, at the beginning of the \
+                     window and at its end; a note, unless half of the active connections suffer.",
         fixes: &[
             (
                 "look at the path: mtr, the interface counters of the devices on it",
@@ -91,6 +91,21 @@ struct Loss {
 }
 
 fn check(window: &Window) -> Verdict {
+    let verdict = lost_segments(window);
+    let mut found = match &verdict {
+        Verdict::Found(found) => found.clone(),
+        _ => Vec::new(),
+    };
+    match links::lost(RULE.id, window, &found) {
+        Some(lost) => {
+            found.insert(0, lost);
+            Verdict::Found(found)
+        }
+        None => verdict,
+    }
+}
+
+fn lost_segments(window: &Window) -> Verdict {
     in_each(window, |netns| {
         let again = netns.grown("Tcp.RetransSegs")?;
         let handshakes = netns.grown("TcpExt.TCPSynRetrans")?;
