@@ -123,9 +123,12 @@ impl<'a> Gone<'a> {
             (Some(port), 1) => format!(" of port {port}"),
             _ => String::new(),
         };
-        let more = match gone.len() - 1 {
-            0 => String::new(),
-            more => format!(" and {more} more"),
+        let (more, fate) = match gone.len() - 1 {
+            0 => (String::new(), "this peer has gone, as phones do"),
+            more => (
+                format!(" and {more} more"),
+                "these peers have gone, as phones do",
+            ),
         };
         let silent = gone
             .iter()
@@ -137,8 +140,7 @@ impl<'a> Gone<'a> {
             ""
         };
         Some(format!(
-            "{connections}{of_port}{} with {first}{more} had nothing acknowledged for up to {longest:.0} s{meanwhile}: these \
-             peers have gone, as phones do",
+            "{connections}{of_port}{} with {first}{more} had nothing acknowledged for up to {longest:.0} s{meanwhile}: {fate}",
             netns.place()
         ))
     }
