@@ -1,8 +1,9 @@
 //! Links of this machine that went down in the window: what was on its way there was lost.
 
-use crate::report::diagnosis::{Finding, Severity};
+use crate::report::diagnosis::{Confidence, Finding, Severity};
 
 use super::{
+    finding::{finding, named},
     sizing::counted,
     window::{Netns, Window},
 };
@@ -11,18 +12,58 @@ use super::{
 const LOSSES: [&str; 2] = ["path-loss", "syn-retransmits"];
 /// Most that are named.
 const MOST: usize = 3;
+/// A link over which less went in the window, but for what its two ends say by themselves when it is up again, is not in use.
+const LEAST_PACKETS: u64 = 50;
 
 /// A link that went down.
 struct Down<'a> {
     netns: &'a Netns,
     name: &'a str,
     times: u32,
+    /// Packets in the window, both ways.
+    packets: u64,
+    is_without_link: bool,
+}
+
+/// Links in use that went down, but for those of namespaces of which losses are told anyhow.
+pub(super) fn lost(id: &'static str, window: &Window, told: &[Finding]) -> Option<Finding> {
+    let is_told = |netns: &Netns| {
+        let told = told.iter().filter(|found| found.severity > Severity::Info);
+        let mut hit = told.flat_map(|found| &found.affected);
+        hit.any(|hit| hit.netns == Some(netns.inode))
+    };
+    let untold = window.namespaces.iter().filter(|netns| !is_told(netns));
+    let downs = untold.flat_map(downs_of);
+    let mut downs: Vec<Down<'_>> = downs.filter(|down| down.packets >= LEAST_PACKETS).collect();
+    downs.sort_by_key(|down| std::cmp::Reverse(down.times));
+    downs.truncate(MOST);
+    let names = downs.iter().map(|down| {
+        let now = if down.is_without_link {
+            ", and is down now"
+        } else {
+            ""
+        };
+        let times = counted(down.times.into(), "time");
+        format!("{}{} {times}{now}", down.name, down.netns.place())
+    });
+    let names: Vec<String> = names.collect();
+    let summary = format!(
+        "links that are in use went down in {:.0} s: {}; what is sent meanwhile is lost, or comes late",
+        window.seconds,
+        names.join("; ")
+    );
+    let hits = downs
+        .iter()
+        .map(|down| named("interface", down.name, Some(down.netns.inode)));
+    let found = finding(id, Severity::Warning, Confidence::High, summary).hits(hits);
+    (!downs.is_empty()).then(|| evidence(found, &downs))
 }
 
 /// Tells of losses that links of the same namespaces went down.
 pub(super) fn told(findings: Vec<Finding>, window: &Window) -> Vec<Finding> {
     let told = findings.into_iter().map(|finding| {
-        if !LOSSES.contains(&finding.id) || finding.severity == Severity::Info {
+        let is_of_links = finding.affected.iter().any(|hit| hit.kind == "interface");
+        if !LOSSES.contains(&finding.id) || finding.severity == Severity::Info || is_of_links {
             return finding;
         }
         let is_hit = |netns: &&Netns| {
@@ -47,14 +88,22 @@ fn downs_of(netns: &Netns) -> impl Iterator<Item = Down<'_>> {
     after.filter_map(|(name, after)| {
         let before = netns.before.interfaces.get(name)?;
         let times = after.link_downs.checked_sub(before.link_downs)?;
-        (times > 0).then_some(Down { netns, name, times })
+        let packets = after.rx_packets.saturating_sub(before.rx_packets)
+            + after.tx_packets.saturating_sub(before.tx_packets);
+        (times > 0).then_some(Down {
+            netns,
+            name,
+            times,
+            packets,
+            is_without_link: after.is_without_link,
+        })
     })
 }
 
 fn add(mut finding: Finding, downs: &[Down<'_>]) -> Finding {
-    let Some(first) = downs.first() else {
+    if downs.is_empty() {
         return finding;
-    };
+    }
     let names = downs
         .iter()
         .map(|down| format!("{}{}", down.name, down.netns.place()));
@@ -65,6 +114,14 @@ fn add(mut finding: Finding, downs: &[Down<'_>]) -> Finding {
         finding.summary,
         names.join(", ")
     );
+    evidence(finding, downs)
+}
+
+/// Adds how often they went down, and where to look.
+fn evidence(mut finding: Finding, downs: &[Down<'_>]) -> Finding {
+    let Some(first) = downs.first() else {
+        return finding;
+    };
     for down in downs {
         let (name, times) = (down.name, counted(down.times.into(), "time"));
         let place = down.netns.place();
@@ -76,15 +133,68 @@ fn add(mut finding: Finding, downs: &[Down<'_>]) -> Finding {
         );
     }
     let (enter, name) = (first.netns.enter(), first.name);
-    let look = format!("`{enter}ip -s link show dev {name}`, ethtool, dmesg, the switch's port");
-    finding = finding.command(format!("look at the link: {look}"), "none");
+    let look = format!(
+        "`{enter}ip -s link show dev {name}`, ethtool, dmesg, the switch's port; `{enter}ip -ts monitor link` tells for how \
+         long it is down"
+    );
+    let mut finding = finding.command(format!("look at the link: {look}"), "none");
     finding.fixes.rotate_right(1);
     finding
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::{diagnose::fixtures::quiet, observe::interfaces::Interface};
+    use crate::{
+        diagnose::fixtures::quiet,
+        observe::interfaces::Interface,
+        report::{Value, diagnosis::Severity},
+    };
+
+    #[test]
+    fn a_link_in_use_that_went_down_is_told_on_its_own() {
+        let window = |packets, is_without_link| {
+            let mut window = quiet();
+            let link = |link_downs, rx_packets| Interface {
+                rx_packets,
+                link_downs,
+                is_without_link,
+                ..Interface::default()
+            };
+            let netns = window.netns();
+            netns
+                .before
+                .interfaces
+                .insert("eth0".to_owned(), link(3, 0));
+            netns
+                .after
+                .interfaces
+                .insert("eth0".to_owned(), link(6, packets));
+            window
+        };
+        let finding = &window(1000, false).findings()[0];
+        assert_eq!(
+            (finding.id, finding.severity),
+            ("path-loss", Severity::Warning)
+        );
+        let said = "links that are in use went down in 10 s: eth0 3 times; what is sent meanwhile is lost, or comes late";
+        assert_eq!(finding.summary, said);
+        assert_eq!(finding.affected[0].name, "eth0");
+        let finding = &window(1000, true).findings()[0];
+        assert!(finding.summary.contains("eth0 3 times, and is down now;"));
+        assert_eq!(window(20, false).findings(), []);
+        // What follows from it.
+        let mut window = window(1000, false);
+        window.grow(&[("TcpExt.TCPSynRetrans", 12), ("Tcp.ActiveOpens", 100)]);
+        window.total("retransmits", 12, &[("cause", Value::Word("syn"))]);
+        let again = [
+            ("cause", Value::Word("syn")),
+            ("daddr", Value::Ip([10, 0, 0, 2].into())),
+            ("dport", Value::Unsigned(5432)),
+        ];
+        window.event("retransmits", 12, &again);
+        let told = [("path-loss", None), ("syn-retransmits", Some("path-loss"))];
+        assert_eq!(window.told(), told);
+    }
 
     #[test]
     fn a_link_that_went_down_is_told_with_what_was_lost_meanwhile() {

@@ -332,6 +332,17 @@ impl Window {
         }
     }
 
+    /// When it ended, in nanoseconds of the monotonic clock.
+    pub fn ended_ns(&self) -> u64 {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a time of some seconds"
+        )]
+        let lasted_ns = (self.seconds * 1e9) as u64;
+        self.began_ns.saturating_add(lasted_ns)
+    }
+
     /// The namespace with this inode number, if it was watched.
     pub fn namespace(&self, inode: u32) -> Option<&Netns> {
         let mut namespaces = self.namespaces.iter();

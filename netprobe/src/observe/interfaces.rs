@@ -14,6 +14,10 @@ const NETLINK_ROUTE: isize = 0;
 const RTM_GETLINK: u16 = 18;
 const RTM_GETQDISC: u16 = 38;
 const RTM_GETADDR: u16 = 22;
+/// Somebody has taken the interface up.
+const IFF_UP: u32 = 1;
+/// It has a link.
+const IFF_LOWER_UP: u32 = 1 << 16;
 /// Most addresses that are remembered.
 const ADDRESSES: usize = 4096;
 
@@ -36,6 +40,8 @@ pub struct Interface {
     pub tx_dropped: u64,
     /// How often its link went down (`carrier_down_count`); of bridges, which lose it with their last port, 0.
     pub link_downs: u32,
+    /// Whether its link is down now, though nobody has taken the interface down.
+    pub is_without_link: bool,
 }
 
 /// A queueing discipline.
@@ -64,6 +70,7 @@ pub fn of_this_thread() -> BTreeMap<String, Interface> {
         if let Some(mut interface) = link.statistics.and_then(statistics64) {
             if link.kind != "bridge" {
                 interface.link_downs = link.downs;
+                interface.is_without_link = link.flags & (IFF_UP | IFF_LOWER_UP) == IFF_UP;
             }
             found.insert(link.name, interface);
         }
@@ -113,6 +120,7 @@ fn address(message: &[u8]) -> Option<IpAddr> {
 #[derive(Default)]
 struct Link<'a> {
     index: u32,
+    flags: u32,
     name: String,
     /// `struct rtnl_link_stats64`.
     statistics: Option<&'a [u8]>,
@@ -126,6 +134,7 @@ impl<'a> Link<'a> {
     fn of(message: &'a [u8]) -> Option<Self> {
         let mut link = Self {
             index: u32_at(message, 4)?,
+            flags: u32_at(message, 8)?,
             ..Self::default()
         };
         for (attribute, value) in attributes(message.get(16..)?) {
@@ -169,7 +178,7 @@ pub(crate) fn statistics64(bytes: &[u8]) -> Option<Interface> {
         tx_dropped: at(7)?,
         // rx_over_errors, rx_fifo_errors and rx_missed_errors
         rx_missed: at(11)?.saturating_add(at(14)?).saturating_add(at(15)?),
-        link_downs: 0,
+        ..Interface::default()
     })
 }
 
@@ -191,7 +200,7 @@ pub(crate) fn parse(text: &str) -> BTreeMap<String, Interface> {
                 tx_bytes: at(8)?,
                 tx_packets: at(9)?,
                 tx_dropped: at(11)?,
-                link_downs: 0,
+                ..Interface::default()
             },
         ))
     });

@@ -330,7 +330,8 @@ fn is_in(service: &Affected, cause: &Finding, window: &Window) -> bool {
     places.any(|hit| is_local(address, hit.netns, service.netns, window))
 }
 
-/// Whether a handshake with a service goes the way on which segments are lost: to the same host, or the other way round.
+/// Whether a handshake with a service goes the way on which segments are lost: to the same host, or the other way round, or
+/// by a link of either end that went down.
 fn is_on_path(cause: &Finding, hit: &Affected, window: &Window) -> bool {
     cause.affected.iter().any(|lost| {
         let is_same =
@@ -338,7 +339,12 @@ fn is_on_path(cause: &Finding, hit: &Affected, window: &Window) -> bool {
         let is_back = lost.address.zip(hit.address).is_some_and(|(to, service)| {
             is_own(to, hit.netns, window) && is_own(service, lost.netns, window)
         });
-        is_same || is_back
+        let is_at_link = lost.kind == "interface"
+            && (lost.netns == hit.netns
+                || hit
+                    .address
+                    .is_some_and(|service| is_own(service, lost.netns, window)));
+        is_same || is_back || is_at_link
     })
 }
 

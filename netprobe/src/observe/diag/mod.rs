@@ -15,7 +15,7 @@ mod socket;
 mod unread;
 
 pub use late::{LATE_MS, Late, late};
-pub use path::{LOCAL_US, Path, SWOLLEN};
+pub use path::{LOCAL_US, Path, SWOLLEN, TRAIN};
 #[cfg(any(test, fuzzing))]
 pub(crate) use socket::parse;
 use socket::{Info, Socket, visit};
@@ -333,11 +333,14 @@ impl SocketTable {
             self.pausing += u64::from(is_long && pauses && info.bytes_acked >= MUCH);
         }
         if let Some(info) = socket.unanswered()
-            && info.backed_off >= IN_VAIN
-            && let Some(bytes) = socket.waiting_bytes()
             && let Some(path) = bounded(&mut self.paths, socket.remote, Path::default())
         {
-            path.add_stuck(bytes, info);
+            path.add_waiting(info);
+            if info.backed_off >= IN_VAIN
+                && let Some(bytes) = socket.waiting_bytes()
+            {
+                path.add_stuck(bytes);
+            }
         }
         if socket.is_held_up() && socket.ino != 0 && self.held_up.len() < LARGEST {
             self.held_up.push(socket.ino.into());

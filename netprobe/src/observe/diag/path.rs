@@ -13,7 +13,9 @@ pub const LOCAL_US: u32 = 1000;
 /// Less than this may be acknowledgements that the peer delays (40 ms, TCP_DELACK_MIN).
 const DELAYED_US: u32 = 50_000;
 /// So many segments in flight are acknowledged at once, two by two.
-const TRAIN: u32 = 10;
+pub const TRAIN: u32 = 10;
+/// A request is fewer segments.
+const SEVERAL: u32 = 3;
 
 /// Segments up to this many bytes pass everywhere: the smallest MTU that is worth a thought (576, RFC 1122).
 const SMALL_BYTES: u32 = 576;
@@ -31,6 +33,10 @@ pub struct Path {
     /// Of the swollen ones, those with many segments in flight: they fill a queue, and none of their
     /// acknowledgements is delayed by the peer for want of data.
     pub filling: u32,
+    /// Segments in flight, of the active ones that have several in flight and wait after no timeout: bulk, where they are many.
+    pub in_flight: u32,
+    /// Bytes that all connections have sent so far and that were acknowledged.
+    pub arrived_bytes: u64,
     /// Smoothed round-trip times in microseconds, up to a bound.
     pub srtts_us: Vec<u32>,
     /// The smallest round-trip time that was ever measured, in microseconds; 0 is unknown.
@@ -44,12 +50,17 @@ pub struct Path {
     pub data_segments: u64,
     /// Since the peer was last heard of over a connection that has brought it data, in milliseconds; `None` where none has.
     pub unheard_ms: Option<u32>,
+    /// Connections with data that was sent again after a timeout and waits for its acknowledgement.
+    pub waiting: u32,
+    /// How long ago the first of that data was sent for the first time, in milliseconds.
+    pub waiting_ms: u32,
 }
 
 impl Path {
     pub(super) fn add(&mut self, info: Info) {
         self.connections += 1;
         self.data_segments += u64::from(info.data_segments);
+        self.arrived_bytes += info.bytes_acked;
         if self.srtts_us.len() < LONGEST {
             self.srtts_us.push(info.srtt_us);
         }
@@ -65,9 +76,13 @@ impl Path {
             && info.min_rtt_us >= LOCAL_US
             && info.srtt_us / SWOLLEN >= info.min_rtt_us
             && info.srtt_us - info.min_rtt_us >= DELAYED_US;
+        let is_sending = is_active && info.backed_off == 0;
         self.active += u32::from(is_active);
         self.swollen += u32::from(is_swollen);
-        self.filling += u32::from(is_swollen && info.in_flight >= TRAIN && info.backed_off == 0);
+        self.filling += u32::from(is_swollen && is_sending && info.in_flight >= TRAIN);
+        if is_sending && info.in_flight >= SEVERAL {
+            self.in_flight += info.in_flight;
+        }
     }
 
     fn add_arrived(&mut self, info: Info) {
@@ -79,9 +94,22 @@ impl Path {
         }
     }
 
-    /// Adds what a connection has sent in vain, and what of it arrived before.
-    pub(super) fn add_stuck(&mut self, bytes: u32, info: Info) {
+    /// Adds a connection with data that was sent again after a timeout, and what of it arrived before.
+    pub(super) fn add_waiting(&mut self, info: Info) {
         self.add_arrived(info);
+        let first_ms = u32::try_from(info.sent_first_ms()).unwrap_or(u32::MAX);
+        self.waiting += 1;
+        self.waiting_ms = self.waiting_ms.max(first_ms);
+    }
+
+    /// Whether data waits for its acknowledgement, and nothing was heard of the peer since it was sent for the first time.
+    pub fn is_unheard(&self) -> bool {
+        let is_since = |ms| ms >= self.waiting_ms;
+        self.waiting > 0 && self.unheard_ms.is_none_or(is_since)
+    }
+
+    /// Adds what a connection has sent in vain.
+    pub(super) fn add_stuck(&mut self, bytes: u32) {
         if self.stuck_bytes.len() < LONGEST {
             self.stuck_bytes.push(bytes);
         }
@@ -196,5 +224,31 @@ mod tests {
         };
         assert_eq!(unheard(&[(0, 9), (1, 10)]), None);
         assert_eq!(unheard(&[(2, 700), (900, 40), (1, 10)]), Some(40));
+    }
+
+    #[test]
+    fn a_peer_is_unheard_since_the_first_of_what_it_does_not_acknowledge() {
+        // The fourth attempt after timeouts of 200, 400 and 800 ms, 100 ms ago.
+        let waiting = Info {
+            rto_us: 1_600_000,
+            backed_off: 3,
+            doubled: 3,
+            since_sent_ms: 100,
+            bytes_acked: 900,
+            unheard_ms: 4000,
+            ..far()
+        };
+        let mut path = Path::default();
+        assert!(!path.is_unheard());
+        path.add_waiting(waiting);
+        path.add_stuck(100);
+        assert_eq!((path.waiting, path.waiting_ms), (1, 1500));
+        assert!(path.is_unheard());
+        path.add(Info {
+            bytes_acked: 900,
+            unheard_ms: 1400,
+            ..far()
+        });
+        assert!(!path.is_unheard());
     }
 }

@@ -142,7 +142,7 @@ pub(super) struct Info {
 impl Info {
     /// How long ago what the peer does not acknowledge was sent for the first time: each timeout was twice as long as the
     /// one before, and the last attempt is known.
-    fn sent_first_ms(&self) -> u64 {
+    pub(super) fn sent_first_ms(&self) -> u64 {
         let now = u64::from(self.rto_us);
         let first = now.checked_shr(self.doubled.into()).unwrap_or(0);
         (now - first) / 1000 + u64::from(self.since_sent_ms)

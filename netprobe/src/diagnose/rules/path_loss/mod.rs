@@ -1,27 +1,28 @@
 //! Segments are lost between this machine and a peer.
 
 mod cut;
+mod gone;
 mod here;
 mod one;
+mod queue;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use self::{cut::Cut, here::Here};
+use self::{cut::Cut, gone::Gone, here::Here, one::scaled, queue::RoundTrips};
 use super::super::{
     Explanation, Rule, Verdict,
     bufferbloat::delayed,
     dropped,
     events::Event,
     finding::{finding, host, somewhere},
-    in_each, overflow,
-    sizing::{median, millis},
+    in_each, links, overflow,
     stalled::{DATA, LATE, is_data},
     window::{Netns, Queue, Window, ratio},
 };
-use crate::{
-    observe::diag::{LOCAL_US, SWOLLEN},
-    report::diagnosis::{Affected, Confidence, Finding, Severity},
-};
+use crate::report::diagnosis::{Affected, Confidence, Finding, Severity};
 
 pub(super) static RULE: Rule = Rule {
     id: "path-loss",
@@ -37,12 +38,15 @@ pub(super) static RULE: Rule = Rule {
                      accept queue did not take its clients is told with that listener. The peer or the path is said to be gone only where the same segments go out three times and more, and no other \
                      connection with the peer goes well. Otherwise it is what single connections send; an MTU is to blame only \
                      where the segments that wait (sock_diag) are larger than those that arrive. It is critical where three connections \
-                     or more with a destination send in vain, and nothing was heard of it for 3 s over any that ever brought it data. A \
-                     median round-trip time of three times its own minimum or more says that a queue on the path is full \
-                     (bufferbloat); without that it is clean loss. A link of the namespaces that are hit which went down in the window is \
-                     named (carrier_down_count). A queue that loses nothing is told by active connections with ten \
-                     segments or more in flight, whose round trip takes three times its minimum and 50 ms more, at the \
-                     beginning of the window and at its end; a note, unless half of the active connections suffer.",
+                     or more with a destination send in vain, and nothing was heard of it for 3 s over any that ever brought it data. \
+                     Peers that acknowledge nothing any more have gone, a note, where more go on or each fell silent at a time \
+                     of its own. A median round-trip time of three times its own minimum or more says that a queue on the path \
+                     is full (bufferbloat), and so does one that has nearly doubled (1.7 times, 5 ms more) where ten segments \
+                     or more are in flight to fill it; below 1.2 times it is clean loss, in between not known. A link of the \
+                     namespaces that are hit which went down in the window is named (carrier_down_count), and one that carries \
+                     packets is found on its own. A queue that loses nothing is told by active connections with ten segments or \
+                     more in flight, whose round trip takes three times its minimum and 50 ms more, at the beginning of the \
+                     window and at its end; a note, unless half of the active connections suffer.",
         fixes: &[
             (
                 "look at the path: mtr, the interface counters of the devices on it",
@@ -87,6 +91,21 @@ struct Loss {
 }
 
 fn check(window: &Window) -> Verdict {
+    let verdict = lost_segments(window);
+    let mut found = match &verdict {
+        Verdict::Found(found) => found.clone(),
+        _ => Vec::new(),
+    };
+    match links::lost(RULE.id, window, &found) {
+        Some(lost) => {
+            found.insert(0, lost);
+            Verdict::Found(found)
+        }
+        None => verdict,
+    }
+}
+
+fn lost_segments(window: &Window) -> Verdict {
     in_each(window, |netns| {
         let again = netns.grown("Tcp.RetransSegs")?;
         let handshakes = netns.grown("TcpExt.TCPSynRetrans")?;
@@ -98,7 +117,8 @@ fn check(window: &Window) -> Verdict {
         if counted < LEAST {
             return Ok(delayed(RULE.id, window, netns).into_iter().collect());
         }
-        let all = Loss::of(window, netns, (counted, needless, sent));
+        let gone = Gone::of(window, netns);
+        let all = Loss::of((window, netns), &gone, (counted, needless, sent));
         let mut told = Loss::to_each(window, netns, needless);
         let lost: u64 = told.iter().map(|one| one.lost).sum();
         // Most of what is lost is lost there, and what goes well elsewhere says nothing of it.
@@ -106,17 +126,30 @@ fn check(window: &Window) -> Verdict {
             told = vec![all];
             told.retain(Loss::is_much);
         }
-        if told.is_empty() {
-            return Ok(delayed(RULE.id, window, netns).into_iter().collect());
+        let found: Vec<Finding> = told
+            .iter()
+            .map(|loss| describe(window, netns, loss, &gone))
+            .collect();
+        if found.is_empty() {
+            let delayed = delayed(RULE.id, window, netns);
+            let gone = gone.describe(window, netns);
+            return Ok(delayed.into_iter().chain(gone).collect());
         }
-        let found = told.iter().map(|loss| describe(window, netns, loss));
-        Ok(found.collect())
+        Ok(found)
     })
 }
 
 impl Loss {
     fn percent(&self) -> f64 {
         ratio(self.lost, self.sent) * 100.0
+    }
+
+    /// Whether a segment that was sent again belongs to it.
+    fn is_of(&self, event: &Event, gone: &Gone<'_>) -> bool {
+        self.address.map_or_else(
+            || !gone.has_missed(event),
+            |only| event.ip("daddr") == Some(only),
+        )
     }
 
     fn is_much(&self) -> bool {
@@ -135,6 +168,11 @@ impl Loss {
             tlp,
         } = *self;
         let percent = self.percent();
+        let of = if address.is_some() {
+            ""
+        } else {
+            " of the namespace"
+        };
         let found = if needless == 0 {
             found
         } else {
@@ -147,7 +185,7 @@ impl Loss {
         };
         found
             .measured(
-                format!("{lost} of {sent} segments sent again, {percent:.1} %"),
+                format!("{lost} of {sent} segments{of} sent again, {percent:.1} %"),
                 percent,
                 "percent",
                 if address.is_some() {
@@ -167,26 +205,36 @@ impl Loss {
     /// The two counters lie in two files, read one after the other, so their difference may be
     /// handshakes only; and what stays within the machine crosses no path. Both are told by the
     /// events, where they are seen.
-    fn of(window: &Window, netns: &Netns, (counted, needless, sent): (u64, u64, u64)) -> Self {
+    fn of(
+        (window, netns): (&Window, &Netns),
+        gone: &Gone<'_>,
+        (counted, needless, sent): (u64, u64, u64),
+    ) -> Self {
         let inode = netns.inode.to_string();
-        let [rto, fast, tlp, other] = DATA.map(|cause| {
+        let refusing = overflow::refusing(window);
+        let events = window.events.within("retransmits", netns.inode);
+        let events: Vec<&Event> = events.filter(|event| is_data(event)).collect();
+        let is_lost = |event: &Event| is_away(netns, event, &refusing) && !gone.has_missed(event);
+        let lost_of = |count: u64, is_meant: &dyn Fn(&Event) -> bool| {
+            let meant = events.iter().filter(|event| is_meant(event));
+            let lost = meant.clone().filter(|event| is_lost(event)).count() as u64;
+            (count * lost)
+                .checked_div(meant.count() as u64)
+                .unwrap_or(count)
+        };
+        let counts = DATA.map(|cause| {
             let group = [("cause", cause), ("netns", inode.as_str())];
-            window.events.count("retransmits", &group)
+            (cause, window.events.count("retransmits", &group))
         });
-        let seen = rto + fast + tlp + other;
+        let seen: u64 = counts.iter().map(|(_, count)| count).sum();
         let lost = if window.watched_required("retransmits").is_ok() {
             counted.min(seen)
         } else {
             counted
         };
-        let events = window.events.within("retransmits", netns.inode);
-        let refusing = overflow::refusing(window);
-        let (mut away, mut all) = (0_u64, 0_u64);
-        for event in events.filter(|event| is_data(event)) {
-            all += 1;
-            away += u64::from(is_away(netns, event, &refusing));
-        }
-        let lost = (lost * away).checked_div(all).unwrap_or(lost);
+        let lost = lost_of(lost, &|_| true);
+        let [rto, fast, tlp, _] =
+            counts.map(|(cause, count)| lost_of(count, &|event| event.is("cause", cause)));
         Self {
             address: None,
             lost,
@@ -225,12 +273,18 @@ fn is_refused(event: &Event, refusing: &[&Queue]) -> bool {
     })
 }
 
-fn peers(window: &Window, netns: &Netns) -> Vec<((IpAddr, u16), Peer)> {
+/// Whom what was lost was sent to, the worst first.
+fn peers(
+    (window, netns): (&Window, &Netns),
+    loss: &Loss,
+    gone: &Gone<'_>,
+) -> Vec<((IpAddr, u16), Peer)> {
     let mut peers = BTreeMap::<(IpAddr, u16), Peer>::new();
     let refusing = overflow::refusing(window);
     for event in window.events.within("retransmits", netns.inode) {
         let end = event.ip("daddr").zip(event.small::<u16>("dport"));
-        let Some(end) = end.filter(|_| is_data(event) && is_away(netns, event, &refusing)) else {
+        let is_lost = is_data(event) && is_away(netns, event, &refusing);
+        let Some(end) = end.filter(|_| is_lost && loss.is_of(event, gone)) else {
             continue;
         };
         let peer = peers.entry(end).or_default();
@@ -244,19 +298,26 @@ fn peers(window: &Window, netns: &Netns) -> Vec<((IpAddr, u16), Peer)> {
     peers
 }
 
-fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
+fn describe(window: &Window, netns: &Netns, loss: &Loss, gone: &Gone<'_>) -> Finding {
     let fast = loss.fast;
-    let mut peers = peers(window, netns);
-    peers.retain(|((address, _), _)| loss.address.is_none_or(|only| *address == only));
+    let peers = peers((window, netns), loss, gone);
     let worst = peers.first();
     let address = worst.map(|((address, _), _)| *address);
     let cut = Cut::of(window, netns, loss, &peers);
     let large = address.and_then(|address| too_large_bytes(netns, address));
     let others = address.map_or(0, |address| others(window, netns, address));
     let here = address.and_then(|address| Here::of(window, netns, address));
-    let kind = match &here {
-        Some(here) => here.words(),
-        None => kind(fast, &peers, (others, large), cut.is_some()),
+    // Where nothing is acknowledged, nothing is known of queues.
+    let answered = worst.filter(|_| fast > 0 || !is_in_vain(&peers));
+    let trips =
+        answered.and_then(|((address, _), peer)| RoundTrips::of(window, netns, *address, peer));
+    let filled = trips
+        .as_ref()
+        .filter(|trips| trips.is_filled() && is_most(&peers, trips.address));
+    let kind = match (&here, filled) {
+        (Some(here), _) => here.words(),
+        (None, Some(trips)) => trips.words(),
+        (None, None) => kind(fast, &peers, (others, large), cut.is_some()),
     };
     let severity = if cut.is_some() {
         Severity::Critical
@@ -268,20 +329,25 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
     } else {
         Confidence::Medium
     };
-    let summary = summary((window, netns), loss, address, cut.is_some());
+    let summary = summary((window, netns), loss, &peers, cut.is_some());
     let found = finding(RULE.id, severity, confidence, format!("{summary}{kind}"));
     let found = match cut {
         Some(cut) => cut.add(found),
         None => found,
     };
     let found = loss.add(found);
-    let found = match worst {
-        Some(((address, _), peer)) => round_trips(found, netns, *address, peer),
-        None => found.hits([somewhere(netns)]),
+    let found = match &trips {
+        Some(trips) => trips.add(found),
+        None => found,
     };
+    let nobody = worst.is_none().then(|| somewhere(netns));
+    let found = found.hits(nobody);
     let hits = destinations(netns, &peers);
     if let Some(here) = here {
         return here.add(found.hits(hits), netns);
+    }
+    if let Some(trips) = filled {
+        return trips.relieve(found.hits(hits));
     }
     let found = match (address, large) {
         (Some(address), Some(_)) if is_of_single_ones(fast, &peers, others) => {
@@ -289,40 +355,55 @@ fn describe(window: &Window, netns: &Netns, loss: &Loss) -> Finding {
         }
         _ => found,
     };
-    found
-        .hits(hits)
-        .command(
-            if dropped::are_segments_dropped(window) {
-                "rule out the firewall of this machine first, which drops segments too (firewall-drops); then look at the \
-                 path: mtr, and the counters of the devices on it"
-            } else {
-                "look at the path: mtr, and the counters of the devices on it; no setting of this machine loses these packets"
-            },
-            "none",
-        )
+    look(found.hits(hits), window)
 }
 
-/// What is lost on the way to an address, and how much.
+/// Where to look for what loses them.
+fn look(found: Finding, window: &Window) -> Finding {
+    found.command(
+        if dropped::are_segments_dropped(window) {
+            "rule out the firewall of this machine first, which drops segments too (firewall-drops); then look at the \
+             path: mtr, and the counters of the devices on it"
+        } else {
+            "look at the path: mtr, and the counters of the devices on it; no setting of this machine loses these packets"
+        },
+        "none",
+    )
+}
+
+/// What is lost on the way to whom, and how much.
 fn summary(
     (window, netns): (&Window, &Netns),
     loss: &Loss,
-    address: Option<IpAddr>,
+    peers: &[((IpAddr, u16), Peer)],
     is_cut: bool,
 ) -> String {
     let place = netns.place();
-    let to = address.map_or(String::new(), |address| format!(" to {address}"));
+    let hosts: BTreeSet<IpAddr> = peers.iter().map(|((address, _), _)| *address).collect();
+    let to = match (hosts.first(), hosts.len()) {
+        (Some(address), 1) => format!(" to {address}"),
+        (_, 0) => String::new(),
+        (_, count) => format!(" to {count} hosts"),
+    };
     let what = if is_cut {
         format!("no data that is sent{to}{place} arrives")
     } else {
         format!("the path{to}{place} loses packets")
     };
     let of = if loss.address.is_some() {
-        " of those to it"
+        "those to it"
     } else {
-        ""
+        "all that was sent"
     };
+    let most = peers.first().filter(|_| hosts.len() > 1);
+    let most = most.map_or(String::new(), |((worst, _), _)| {
+        let to_it = peers.iter().filter(|((address, _), _)| address == worst);
+        let total: u32 = to_it.map(|(_, peer)| peer.total).sum();
+        let total = scaled(total.into(), window.events.weight("retransmits"));
+        format!(", {total} of them to {worst}")
+    });
     format!(
-        "{what}: {} segments ({:.1} %{of}) were sent again in {:.0} s",
+        "{what}: {} segments ({:.1} % of {of}) were sent again in {:.0} s{most}",
         loss.lost,
         loss.percent(),
         window.seconds
@@ -364,6 +445,15 @@ fn kind(
     } else {
         "; few segments go out more than twice, so the path lives but drops".to_owned()
     }
+}
+
+/// Whether half of what is lost, or more, is lost on the way to one address.
+fn is_most(peers: &[((IpAddr, u16), Peer)], address: IpAddr) -> bool {
+    let sum = |is_meant: &dyn Fn(IpAddr) -> bool| -> u32 {
+        let meant = peers.iter().filter(|((to, _), _)| is_meant(*to));
+        meant.map(|(_, peer)| peer.total).sum()
+    };
+    sum(&|to| to == address) * 2 >= sum(&|_| true)
 }
 
 /// Whether the same segments go out again and again.
@@ -428,35 +518,6 @@ fn destinations(netns: &Netns, peers: &[((IpAddr, u16), Peer)]) -> Vec<Affected>
             _ => hit,
         });
     hits.collect()
-}
-
-/// Whether the loss comes with a full queue on the path. Half of the round-trip times lie below the
-/// one that counts: single ones contain timeouts.
-fn round_trips(found: Finding, netns: &Netns, address: IpAddr, peer: &Peer) -> Finding {
-    let sockets = netns.after.sockets.as_ref();
-    let path = sockets.and_then(|sockets| sockets.paths.get(&address));
-    let Some(path) = path.filter(|path| path.min_rtt_us > 0) else {
-        return found;
-    };
-    let Some(srtt) = median(&peer.srtt_us).or_else(|| median(&path.srtts_us).map(u64::from)) else {
-        return found;
-    };
-    let swell = ratio(srtt, path.min_rtt_us.into());
-    let verdict = if swell >= f64::from(SWOLLEN) && path.min_rtt_us >= LOCAL_US {
-        "a queue on the path is full (bufferbloat)"
-    } else {
-        "no queue builds up: clean loss"
-    };
-    found.measured(
-        format!(
-            "round trip {:.1} ms, at best {:.1} ms: {verdict}",
-            millis(srtt),
-            millis(path.min_rtt_us.into())
-        ),
-        swell,
-        "times",
-        "tcp_info srtt (median), min_rtt",
-    )
 }
 
 #[cfg(test)]

@@ -60,7 +60,7 @@ impl Loss {
     clippy::cast_precision_loss,
     reason = "an estimate"
 )]
-fn scaled(events: u64, weight: f64) -> u64 {
+pub(super) fn scaled(events: u64, weight: f64) -> u64 {
     (events as f64 * weight) as u64
 }
 

@@ -21,6 +21,8 @@ use crate::report::diagnosis::Affected;
 const SCATTERED: usize = 5;
 /// So many that do not answer are a few of those that were connected to.
 const FEW: f64 = 0.1;
+/// After so long the first SYN is sent again (1 s), by a timer that may be late.
+const FIRST_NS: u64 = 1_500_000_000;
 /// Handshakes that are under way when counters are read.
 const SLACK: u64 = 3;
 
@@ -243,16 +245,20 @@ impl<'a> Unanswered<'a> {
         Connects::of(window, self.netns, self.end()?)
     }
 
-    /// Whether a SYN to the silent destination was sent again twice in the window: then one of them was lost in it.
+    /// Whether a SYN to the silent destination was lost in the window: one that was sent again twice in it, or so late that
+    /// the attempt before was made in it, too.
     pub(super) fn is_lost_now(&self, window: &Window) -> bool {
         let again = window.events.within("retransmits", self.netns.inode);
         let again = again.filter(|event| event.is("cause", "syn"));
-        let mut locals = again.filter_map(|event| {
+        let mut again = again.filter_map(|event| {
             let (local, remote) = places::ends(event)?;
-            (Some(remote) == self.end()).then_some(local)
+            (Some(remote) == self.end()).then_some((local, event))
         });
         let mut seen = HashSet::new();
-        locals.any(|local| !seen.insert(local))
+        again.any(|(local, event)| {
+            let since_ns = event.at_ns.saturating_sub(window.began_ns);
+            !seen.insert(local) || since_ns > waited_ns(event)
+        })
     }
 
     /// Local ends of handshakes with the silent destination that went wrong.
@@ -358,6 +364,12 @@ pub(super) fn wanted(window: &Window, netns: &Netns, scans: &Scans, again: u64) 
         }
     }
     (again * rest).checked_div(all).unwrap_or(again)
+}
+
+/// How long ago the attempt before a SYN was made, at most: each waits twice as long as the one before.
+fn waited_ns(event: &Event) -> u64 {
+    let attempt = event.number("attempt").unwrap_or(1).clamp(1, 8);
+    FIRST_NS << (attempt - 1)
 }
 
 /// Who does not answer, the worst first: destinations of SYNs, or listeners whose clients are silent.

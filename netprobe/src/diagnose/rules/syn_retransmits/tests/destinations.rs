@@ -158,9 +158,24 @@ fn connects_of_before_the_window_do_not_count_against_who_answers_now() {
     let said = |window: Window| window.findings()[0].summary.clone();
     assert!(said(window.clone()).contains("only 20 of 23"));
     window.events.date("connects", 11_000_000_000);
-    let told = said(window);
+    let told = said(window.clone());
     assert!(told.contains("all 20 connects seen succeed"), "{told}");
     assert!(told.contains("before this window"), "{told}");
+    // The attempt before was made in it.
+    let ends = [
+        ("saddr", Value::Ip([10, 0, 0, 1].into())),
+        ("sport", Value::Unsigned(4712)),
+        ("daddr", Value::Ip([10, 0, 0, 2].into())),
+        ("dport", Value::Unsigned(5432)),
+    ];
+    let with = |name, word| [&ends[..], &[(name, Value::Word(word))]].concat();
+    window.event("connects", 1, &with("outcome", "established"));
+    window.event("retransmits", 1, &with("cause", "syn"));
+    let told = said(window.clone());
+    assert!(told.contains("before this window"), "{told}");
+    window.events.date_last("retransmits", 12_000_000_000);
+    let told = said(window);
+    assert!(!told.contains("before this window"), "{told}");
 }
 
 /// Beside 50,000 connections that went well, so many connects to an address that were given up after two SYNs again.
