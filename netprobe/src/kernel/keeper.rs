@@ -14,7 +14,12 @@ use std::{
 
 use anyhow::{Result, anyhow};
 
-use super::{cost::Meter, privileges, session::Session, windows};
+use super::{
+    cost::{LOOKS, Meter},
+    privileges,
+    session::Session,
+    windows,
+};
 use crate::{observe::clock, report::Cost};
 
 /// So long after its end nobody has come for the session.
@@ -89,15 +94,18 @@ fn keep(
             }
         }
         windows.open_if_due(&mut session, stopped);
-        let wait = windows.wait().min(meter.interval());
+        let wait = windows.wait().min(LOOKS);
         match stopped.recv_timeout(wait) {
             Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => return end(session, &meter),
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return end(session, meter),
         }
         if ends.is_some_and(|ends| ends.elapsed() >= FORGOTTEN) {
             session.detach();
             let _ended = stopped.recv();
-            return end(session, &meter);
+            return end(session, meter);
+        }
+        if !meter.is_due() {
+            continue;
         }
         losses.tell(&session);
         // Ends early when the run does.
@@ -108,8 +116,8 @@ fn keep(
     }
 }
 
-fn end(session: Session, meter: &Meter) -> (Session, Cost) {
-    let cost = meter.cost(session.all_counters().fired);
+fn end(session: Session, mut meter: Meter) -> (Session, Cost) {
+    let cost = meter.finish(&session);
     (session, cost)
 }
 
