@@ -16,7 +16,11 @@ use super::{
     session::Session,
 };
 use crate::{
-    observe::{clock::process_cpu, owners::scan_time, stat},
+    observe::{
+        clock::process_cpu,
+        owners::{scan_time, scans_put_off},
+        stat,
+    },
     report::Cost,
 };
 
@@ -63,9 +67,13 @@ pub struct Meter {
     /// When the last slice ended, and how long to pause after it while it is quiet.
     sliced: Instant,
     pause: Duration,
-    /// CPU time of looking for the owners of sockets, which no level avoids.
+    /// CPU time of looking for the owners of sockets until the run began, and until the cost was weighed last. No level
+    /// avoids it: that has a limit of its own.
+    scans_before: Duration,
     scans: Duration,
-    reduced: [Duration; 4],
+    /// How often that was put off until then.
+    put_off: u64,
+    reduced: [Duration; 5],
 }
 
 /// A moment, and the CPU time until then, of this process and of its children.
@@ -110,8 +118,10 @@ impl Meter {
             run_time: RunTime::default(),
             sliced: now.at,
             pause: INTERVAL,
+            scans_before: scan_time(),
             scans: scan_time(),
-            reduced: [Duration::ZERO; 4],
+            put_off: scans_put_off(),
+            reduced: [Duration::ZERO; 5],
         }
     }
 
@@ -204,6 +214,7 @@ impl Meter {
         if let Some(reduced) = index.and_then(|index| self.reduced.get_mut(index)) {
             *reduced += elapsed;
         }
+        self.note_owners(elapsed);
         let scans = scan_time();
         let scanned = scans.saturating_sub(self.scans).as_secs_f64() / elapsed.as_secs_f64();
         self.scans = scans;
@@ -235,6 +246,22 @@ impl Meter {
         );
     }
 
+    /// Takes note whether owners of sockets were looked for less often, and says so once.
+    fn note_owners(&mut self, elapsed: Duration) {
+        let put_off = scans_put_off();
+        if std::mem::replace(&mut self.put_off, put_off) == put_off {
+            return;
+        }
+        let [.., reduced] = &mut self.reduced;
+        if reduced.is_zero() {
+            log::warn!(
+                "owners of sockets are looked for less often, some may be missing: that costs more than \
+                 --max-overhead allows"
+            );
+        }
+        *reduced += elapsed;
+    }
+
     /// Whether so few events came since this was last asked that to leave some out would save nothing.
     fn has_few_events(&mut self, session: &Session, elapsed: Duration) -> bool {
         let before = std::mem::replace(&mut self.events, session.wanted_until_now());
@@ -247,8 +274,11 @@ impl Meter {
         let rest = self.look(session);
         self.run_time.add(rest);
         let in_kernel = self.run_time.total();
+        let elapsed = self.began.at.elapsed();
+        let owners = scan_time().saturating_sub(self.scans_before);
         Cost {
-            elapsed: self.began.at.elapsed(),
+            elapsed,
+            owners_percent: owners.as_secs_f64() / elapsed.as_secs_f64() / self.cpus * 100.0,
             process_percent: Mark::now().cpus_since(self.began) / self.cpus * 100.0,
             kernel_percent: in_kernel.map(|(cpus, _)| cpus / self.cpus * 100.0),
             ns_per_run: in_kernel.and_then(|(_, ns_per_run)| ns_per_run),

@@ -64,8 +64,9 @@ impl LiveNames {
     }
 
     /// Learns who holds the sockets that are there already, so that they are known when they are gone, and
-    /// which of them listen.
-    pub fn learn_owners(&mut self) {
+    /// which of them listen. Owners are looked for no more than `limit`, a share of the machine, allows.
+    pub fn learn_owners(&mut self, limit: f64) {
+        self.owners = Owners::default().limited(limit);
         self.owners.learn();
         self.listeners.learn();
     }

@@ -137,7 +137,7 @@ impl<'a> Counting<'a> {
         if let Some(books) = &mut books {
             books.read();
         }
-        board.names.learn_owners();
+        board.names.learn_owners(self.options.max_overhead);
         let started = Instant::now();
         board.shown_at = started;
         let deadline = self.options.duration.map(|duration| started + duration);
