@@ -13,6 +13,7 @@ use netprobe_common::config::{Config, LEVEL_ALL, LEVEL_RESTING};
 use super::{
     governor::{Governor, is_of_a_window},
     run_time::{RunTime, Slice, Stretch},
+    sampler,
     session::Session,
 };
 use crate::{
@@ -101,12 +102,11 @@ impl Mark {
 impl Meter {
     /// Begins to measure the cost of `session`; `limit` is a share of the machine.
     pub fn new(limit: f64, session: &Session) -> Self {
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let now = Mark::now();
         Self {
             governor: Governor::new(limit, session.config()),
             limit,
-            cpus: f64::from(u32::try_from(cpus).unwrap_or(u32::MAX)),
+            cpus: f64::from(sampler::online()),
             is_hasty: is_of_a_window(session.config()),
             began: now,
             last: now,
@@ -334,26 +334,41 @@ fn kernel_slice(session: &Session, pause: impl FnOnce(Duration)) -> Option<Slice
             return None;
         }
     };
-    let read = || Some((Instant::now(), session.run_time()?));
-    let count = || (Instant::now(), session.firings());
-    let (earlier, counted) = (read()?, count());
+    let read = || {
+        let began = Instant::now();
+        Some((
+            began,
+            session.run_time()?,
+            session.firings(),
+            Instant::now(),
+        ))
+    };
+    let earlier = read()?;
     pause(SLICE);
-    let (later, counted_later) = (read()?, count());
+    let later = read()?;
     drop(statistics);
-    // Each by its own time: on a machine under load, reading them may be far apart.
-    let since = |from: Instant, to: Instant| to.duration_since(from).as_secs_f64().max(1e-9);
-    let measured = since(earlier.0, later.0);
+    slice_between(earlier, later)
+}
+
+/// When reading began, how long the programs had run and how often, how often they had fired, and when reading ended.
+type Reading = (Instant, (Duration, u64), u64, Instant);
+
+/// What the programs used between two readings; `None` where this process was held up while it read, so that they do not
+/// belong together.
+fn slice_between(earlier: Reading, later: Reading) -> Option<Slice> {
+    let reading = earlier.3.duration_since(earlier.0) + later.3.duration_since(later.0);
+    let measured = later.3.duration_since(earlier.3);
+    if reading > measured / 2 {
+        return None;
+    }
+    let seconds = measured.as_secs_f64().max(1e-9);
     #[expect(clippy::cast_precision_loss, reason = "rates")]
-    let rate = |from: u64, to: u64, seconds: f64| to.saturating_sub(from) as f64 / seconds;
+    let rate = |from: u64, to: u64| to.saturating_sub(from) as f64 / seconds;
     Some(Slice {
-        at: later.0,
-        cpus: later.1.0.saturating_sub(earlier.1.0).as_secs_f64() / measured,
-        runs: rate(earlier.1.1, later.1.1, measured),
-        firings: rate(
-            counted.1,
-            counted_later.1,
-            since(counted.0, counted_later.0),
-        ),
+        at: later.3,
+        cpus: later.1.0.saturating_sub(earlier.1.0).as_secs_f64() / seconds,
+        runs: rate(earlier.1.1, later.1.1),
+        firings: rate(earlier.2, later.2),
     })
 }
 
@@ -386,6 +401,18 @@ fn announcement(level: u32, config: &Config) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slice_in_which_reading_was_held_up_tells_nothing() {
+        let begin = Instant::now();
+        let at = |ms| begin + Duration::from_millis(ms);
+        let earlier = (at(0), (Duration::ZERO, 0), 0, at(1));
+        let later = |ms| (at(21), (Duration::from_millis(2), 20_000), 10_000, at(ms));
+        let slice = slice_between(earlier, later(22)).unwrap();
+        assert!((slice.runs / slice.firings - 2.0).abs() < 0.01);
+        assert!((slice.cpus - 2.0 / 21.0).abs() < 0.001);
+        assert!(slice_between(earlier, later(117)).is_none());
+    }
 
     #[test]
     fn children_are_counted_whatever_our_name_is() {

@@ -16,7 +16,7 @@ use anyhow::{Result, anyhow};
 
 use super::{
     cost::{LOOKS, Meter},
-    privileges,
+    privileges, sampler,
     session::Session,
     windows,
 };
@@ -199,11 +199,10 @@ fn window(
     session.set_window(0)?;
     drop(links);
     let calls = session.candidate_calls()? - before;
-    let cpus = thread::available_parallelism().map_or(1, usize::from);
     Ok(windows::pause(
         calls,
         clock::thread_cpu().saturating_sub(began),
-        u32::try_from(cpus).unwrap_or(u32::MAX),
+        sampler::online(),
         limit,
     ))
 }

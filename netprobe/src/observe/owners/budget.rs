@@ -3,7 +3,6 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -44,14 +43,9 @@ impl Budget {
     const SHORTEST: Duration = Duration::from_millis(50);
     const LONGEST: Duration = Duration::from_secs(2);
 
-    /// Half of what all may cost, as a share of the machine.
-    pub(super) fn half_of(limit: f64) -> Self {
-        let cpus = thread::available_parallelism().map_or(1, usize::from);
-        let cpus = f64::from(u32::try_from(cpus).unwrap_or(u32::MAX));
-        Self::of_share((limit * cpus / 2.0).min(Self::MOST))
-    }
-
-    fn of_share(share: f64) -> Self {
+    /// Of this part of one CPU, if that is not more than they may take in any case.
+    pub(super) fn of_share(share: f64) -> Self {
+        let share = share.min(Self::MOST);
         Self {
             share,
             saved_s: share * Self::SAVINGS.as_secs_f64(),
@@ -162,14 +156,13 @@ mod tests {
     }
 
     #[test]
-    fn scans_take_half_of_what_all_may_cost() {
+    fn scans_take_what_they_may_but_never_more_than_others() {
         let second = Duration::from_secs(1);
         let cost = Duration::from_millis(300);
         let in_a_minute = |share| scans(Budget::of_share(share), cost, second * 60);
         assert_eq!(in_a_minute(0.02), 5);
         assert_eq!(in_a_minute(0.01), 2);
-        assert!(Budget::half_of(0.000_1).share < Budget::MOST);
-        assert!(Budget::half_of(1.0).share <= Budget::MOST);
+        assert_eq!(in_a_minute(1.0), 5);
     }
 
     #[test]

@@ -196,11 +196,11 @@ impl Owners {
         started_ns(&self.proc, pid)
     }
 
-    /// Looks for them no more than `limit`, a share of the machine that all may cost, allows.
+    /// Looks for them with no more than `share` of a CPU.
     #[must_use]
-    pub fn limited(self, limit: f64) -> Self {
+    pub fn limited(self, share: f64) -> Self {
         Self {
-            budget: Budget::half_of(limit),
+            budget: Budget::of_share(share),
             ..self
         }
     }
