@@ -113,10 +113,11 @@ fn totals_and_accounting_of_a_run_that_lost_some() {
         cost: Some(Cost {
             elapsed: Duration::from_millis(2500),
             process_percent: 0.25,
+            owners_percent: 0.05,
             kernel_percent: Some(0.5),
             ns_per_run: Some(58.4),
             limit_percent: 1.0,
-            reduced: [0, 1500, 0, 0].map(Duration::from_millis),
+            reduced: [0, 1500, 0, 0, 0].map(Duration::from_millis),
         }),
         connects: None,
         reconciled: Vec::new(),

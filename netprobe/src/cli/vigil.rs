@@ -30,6 +30,7 @@ use crate::{
         cost::cpu_until_now,
         keeper::{Keeper, Saving},
         names::LiveNames,
+        sampler,
         session::{Request, Session},
     },
     observe::{
@@ -211,8 +212,7 @@ impl Vigil {
         self.told_cpu = cpu_until_now;
         let diagnosis = Diagnosis {
             cost: Cost {
-                cpu_percent: spent.percent()
-                    * f64::from(u32::try_from(host.cpus).unwrap_or(u32::MAX)),
+                cpu_percent: spent.percent() * f64::from(host.cpus),
                 cpu_time,
                 rss_kib: largest_rss_kib(),
                 verdict: ended.elapsed(),
@@ -300,7 +300,7 @@ fn host() -> Host {
     Host {
         name: uname.nodename().to_string_lossy().into_owned(),
         kernel: crate::kernel::release(),
-        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        cpus: sampler::online(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What netprobe itself costs: its CPU time, and the run time of its programs. The kernel measures
-//! the latter only on request, which costs something too, so it is asked for in short slices.
+//! the latter only on request, which costs something too, so it is asked for in short slices, also soon after the
+//! firings, which are always counted, have jumped.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -11,14 +12,22 @@ use netprobe_common::config::{Config, LEVEL_ALL, LEVEL_RESTING};
 
 use super::{
     governor::{Governor, is_of_a_window},
+    run_time::{RunTime, Slice, Stretch},
+    sampler,
     session::Session,
 };
 use crate::{
-    observe::{clock::process_cpu, owners::scan_time, stat},
+    observe::{
+        clock::process_cpu,
+        owners::{scan_time, scans_put_off},
+        stat,
+    },
     report::Cost,
 };
 
-/// How often the cost is measured.
+/// How often to [measure](Meter::measure), which looks at the counters: a burst is seen while it lasts.
+pub const LOOKS: Duration = Duration::from_millis(100);
+/// How often the cost is weighed.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How often at first, and how long that is, where a window of seconds is to cost no more than it may: then what the
 /// programs cost decides alone, because to begin costs this process something too.
@@ -26,9 +35,10 @@ const FIRST_INTERVAL: Duration = Duration::from_millis(250);
 const FIRST: Duration = Duration::from_secs(2);
 /// How long the kernel measures each time.
 pub const SLICE: Duration = Duration::from_millis(20);
-/// So many intervals may pass without a slice while the programs cost nothing to speak of: to begin and to end
-/// one, the kernel patches its code, which stops all CPUs for a moment.
-const MOST_SKIPPED: u32 = 7;
+/// How long after one slice the next begins, however the firings jump, and at most while the programs cost nothing to speak
+/// of: to begin and to end one, the kernel patches its code, which stops all CPUs for a moment.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 /// A cost below this part of the limit is nothing to speak of.
 const QUIET: f64 = 0.1;
 
@@ -44,34 +54,27 @@ pub struct Meter {
     /// Whether little time is left to find the right level.
     is_hasty: bool,
     began: Mark,
+    /// When the cost was weighed last, and CPU seconds in the kernel until then.
     last: Mark,
+    last_in_kernel: f64,
+    /// Whether it was nothing to speak of then.
+    is_quiet: bool,
     /// Events until then that the filter wanted.
     events: u64,
-    slices: Slices,
-    /// The latest slice, which stands for the intervals that are skipped after it.
-    latest: Option<Slices>,
-    kernel: Weighed,
-    /// CPU time of looking for the owners of sockets, which no level avoids.
+    /// When the counters were looked at last, and the firings until then.
+    looked: Instant,
+    firings: u64,
+    run_time: RunTime,
+    /// When the last slice ended, and how long to pause after it while it is quiet.
+    sliced: Instant,
+    pause: Duration,
+    /// CPU time of looking for the owners of sockets until the run began, and until the cost was weighed last. No level
+    /// avoids it: that has a limit of its own.
+    scans_before: Duration,
     scans: Duration,
-    /// Intervals to skip after a slice, which grow while it is quiet, and how many are left.
-    skips: u32,
-    skips_left: u32,
-    reduced: [Duration; 4],
-}
-
-/// CPU seconds that slices stand for, and the time.
-#[derive(Clone, Copy, Debug, Default)]
-struct Weighed {
-    cpu_s: f64,
-    elapsed_s: f64,
-}
-
-/// Sums over the slices in which the kernel measured.
-#[derive(Clone, Copy, Debug, Default)]
-struct Slices {
-    measured: Duration,
-    run: Duration,
-    runs: u64,
+    /// How often that was put off until then.
+    put_off: u64,
+    reduced: [Duration; 5],
 }
 
 /// A moment, and the CPU time until then, of this process and of its children.
@@ -99,38 +102,32 @@ impl Mark {
 impl Meter {
     /// Begins to measure the cost of `session`; `limit` is a share of the machine.
     pub fn new(limit: f64, session: &Session) -> Self {
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let now = Mark::now();
         Self {
             governor: Governor::new(limit, session.config()),
             limit,
-            cpus: f64::from(u32::try_from(cpus).unwrap_or(u32::MAX)),
+            cpus: f64::from(sampler::online()),
             is_hasty: is_of_a_window(session.config()),
             began: now,
             last: now,
+            last_in_kernel: 0.0,
+            is_quiet: true,
             events: 0,
-            slices: Slices::default(),
-            latest: None,
-            kernel: Weighed::default(),
+            looked: now.at,
+            firings: session.firings(),
+            run_time: RunTime::default(),
+            sliced: now.at,
+            pause: INTERVAL,
+            scans_before: scan_time(),
             scans: scan_time(),
-            skips: 0,
-            skips_left: 0,
-            reduced: [Duration::ZERO; 4],
+            put_off: scans_put_off(),
+            reduced: [Duration::ZERO; 5],
         }
     }
 
     /// Whether it is time to measure again.
     pub fn is_due(&self) -> bool {
-        self.last.at.elapsed() >= self.interval()
-    }
-
-    /// How long to wait before measuring again.
-    pub fn interval(&self) -> Duration {
-        if self.is_first() {
-            FIRST_INTERVAL
-        } else {
-            INTERVAL
-        }
+        self.looked.elapsed() >= LOOKS
     }
 
     fn is_first(&self) -> bool {
@@ -142,35 +139,82 @@ impl Meter {
         self.governor.level() != LEVEL_ALL
     }
 
-    /// Lets the kernel measure while `pause` waits, and tells the programs what to leave out.
+    /// Looks at the counters, lets the kernel measure while `pause` waits if that is due, and now and then tells the programs
+    /// what to leave out.
     pub fn measure(&mut self, session: &mut Session, pause: impl FnOnce(Duration)) {
-        let is_quiet = Mark::now().cpus_since(self.last) / self.cpus < self.limit * QUIET;
-        let slice = if self.skips_left > 0 && is_quiet {
-            self.skips_left -= 1;
-            pause(SLICE);
-            self.latest
+        let stretch = self.look(session);
+        if self.is_slice_due(stretch) {
+            self.take_slice(session, pause);
+        }
+        self.run_time.add(stretch);
+        let interval = if self.is_first() {
+            FIRST_INTERVAL
         } else {
-            self.look(session, pause)
+            INTERVAL
         };
+        if self.last.at.elapsed() >= interval {
+            self.weigh(session);
+        }
+    }
+
+    /// What the programs have counted since the last look.
+    fn look(&mut self, session: &Session) -> Stretch {
+        let now = Instant::now();
+        let firings = session.firings();
+        let stretch = Stretch {
+            time: now.duration_since(self.looked),
+            firings: firings.saturating_sub(self.firings),
+        };
+        (self.looked, self.firings) = (now, firings);
+        stretch
+    }
+
+    fn is_slice_due(&self, stretch: Stretch) -> bool {
+        let pause = match (self.is_first(), self.is_quiet) {
+            (true, _) => FIRST_INTERVAL,
+            (false, true) => self.pause,
+            (false, false) => INTERVAL,
+        };
+        let since = self.sliced.elapsed();
+        let matters = self.limit * QUIET * self.cpus;
+        let is_in_doubt = || self.run_time.is_in_doubt(stretch, matters, self.looked);
+        since >= pause || (since >= SHORTEST_PAUSE && is_in_doubt())
+    }
+
+    /// Lets the kernel measure for a slice, and decides how long that is good for.
+    fn take_slice(&mut self, session: &Session, pause: impl FnOnce(Duration)) {
+        let slice = kernel_slice(session, pause);
+        self.sliced = Instant::now();
+        let is_quiet = slice.is_some_and(|slice| slice.cpus / self.cpus < self.limit * QUIET);
+        self.pause = if is_quiet {
+            (self.pause * 2).min(LONGEST_PAUSE)
+        } else {
+            INTERVAL
+        };
+        if let Some(slice) = slice {
+            self.run_time.measured(slice);
+        }
+    }
+
+    /// Weighs what all has cost since that was last done, and leaves out more or less.
+    fn weigh(&mut self, session: &mut Session) {
         let now = Mark::now();
         let elapsed = now.at.duration_since(self.last.at);
         let own = now.cpus_since(self.last) / self.cpus;
         self.last = now;
+        let until_now = self.run_time.cpu_seconds();
+        let before = std::mem::replace(&mut self.last_in_kernel, until_now);
+        let in_kernel = (until_now - before) / elapsed.as_secs_f64() / self.cpus;
+        self.is_quiet = own < self.limit * QUIET && in_kernel < self.limit * QUIET;
         // Without events there is nothing to leave out, however slow the machine.
-        let has_few_events = self.has_few_events(session, elapsed);
-        let is_idle = has_few_events || slice.is_some_and(|slice| slice.runs == 0);
-        let mut in_kernel = 0.0;
-        if let Some(slice) = slice {
-            self.kernel.cpu_s += slice.cpus() * elapsed.as_secs_f64();
-            self.kernel.elapsed_s += elapsed.as_secs_f64();
-            in_kernel = slice.cpus() / self.cpus;
-        }
+        let is_idle = self.has_few_events(session, elapsed);
         let before = self.governor.level();
         let times_blocks = session.config().sampling.times_blocks();
         let index = index(before).map(|index| if times_blocks { 0 } else { index });
         if let Some(reduced) = index.and_then(|index| self.reduced.get_mut(index)) {
             *reduced += elapsed;
         }
+        self.note_owners(elapsed);
         let scans = scan_time();
         let scanned = scans.saturating_sub(self.scans).as_secs_f64() / elapsed.as_secs_f64();
         self.scans = scans;
@@ -189,6 +233,7 @@ impl Meter {
             log::warn!("the cost cannot be limited: {error:#}");
             return;
         }
+        self.run_time.change(Instant::now());
         let what = announcement(level, session.config());
         if level < before {
             log::warn!("it costs less by now: {what}");
@@ -201,6 +246,22 @@ impl Meter {
         );
     }
 
+    /// Takes note whether owners of sockets were looked for less often, and says so once.
+    fn note_owners(&mut self, elapsed: Duration) {
+        let put_off = scans_put_off();
+        if std::mem::replace(&mut self.put_off, put_off) == put_off {
+            return;
+        }
+        let [.., reduced] = &mut self.reduced;
+        if reduced.is_zero() {
+            log::warn!(
+                "owners of sockets are looked for less often, some may be missing: that costs more than \
+                 --max-overhead allows"
+            );
+        }
+        *reduced += elapsed;
+    }
+
     /// Whether so few events came since this was last asked that to leave some out would save nothing.
     fn has_few_events(&mut self, session: &Session, elapsed: Duration) -> bool {
         let before = std::mem::replace(&mut self.events, session.wanted_until_now());
@@ -208,38 +269,19 @@ impl Meter {
         came * 1000 < elapsed.as_millis() * u128::from(FEW)
     }
 
-    /// Lets the kernel measure for a slice, and decides how long that is good for.
-    fn look(&mut self, session: &Session, pause: impl FnOnce(Duration)) -> Option<Slices> {
-        self.latest = kernel_slice(session, pause);
-        let is_quiet = |slice: Slices| slice.cpus() / self.cpus < self.limit * QUIET;
-        self.skips = if self.latest.is_some_and(is_quiet) {
-            (self.skips * 2 + 1).min(MOST_SKIPPED)
-        } else {
-            0
-        };
-        self.skips_left = self.skips;
-        if let Some(slice) = self.latest {
-            self.slices.measured += slice.measured;
-            self.slices.run += slice.run;
-            self.slices.runs += slice.runs;
-        }
-        self.latest
-    }
-
-    /// The cost of the run, in which the programs ran `fired` times at least.
-    pub fn cost(&self, fired: u64) -> Cost {
-        let slices = self.slices;
-        // Slices that saw no run say nothing of the runs between them.
-        let is_known = self.kernel.elapsed_s > 0.0 && (slices.runs > 0 || fired == 0);
-        let kernel_cpus = self.kernel.cpu_s / self.kernel.elapsed_s;
-        #[expect(clippy::cast_precision_loss, reason = "a mean")]
-        let ns_per_run =
-            (slices.runs > 0).then(|| slices.run.as_nanos() as f64 / slices.runs as f64);
+    /// The cost of the run, which ends now.
+    pub fn finish(&mut self, session: &Session) -> Cost {
+        let rest = self.look(session);
+        self.run_time.add(rest);
+        let in_kernel = self.run_time.total();
+        let elapsed = self.began.at.elapsed();
+        let owners = scan_time().saturating_sub(self.scans_before);
         Cost {
-            elapsed: self.began.at.elapsed(),
+            elapsed,
+            owners_percent: owners.as_secs_f64() / elapsed.as_secs_f64() / self.cpus * 100.0,
             process_percent: Mark::now().cpus_since(self.began) / self.cpus * 100.0,
-            kernel_percent: is_known.then(|| kernel_cpus / self.cpus * 100.0),
-            ns_per_run,
+            kernel_percent: in_kernel.map(|(cpus, _)| cpus / self.cpus * 100.0),
+            ns_per_run: in_kernel.and_then(|(_, ns_per_run)| ns_per_run),
             limit_percent: self.limit * 100.0,
             reduced: self.reduced,
         }
@@ -283,33 +325,50 @@ fn ticks(stat: &str, fields: [usize; 2]) -> u64 {
     times.into_iter().flatten().sum()
 }
 
-impl Slices {
-    /// CPUs that the programs used.
-    fn cpus(self) -> f64 {
-        self.run.as_secs_f64() / self.measured.as_secs_f64().max(1e-9)
-    }
-}
-
 /// What the programs used of one slice; `None` where the kernel does not tell us.
-fn kernel_slice(session: &Session, pause: impl FnOnce(Duration)) -> Option<Slices> {
+fn kernel_slice(session: &Session, pause: impl FnOnce(Duration)) -> Option<Slice> {
     let statistics = match enable_stats(Stats::RunTime) {
         Ok(statistics) => statistics,
         Err(error) => {
             log::debug!("run time is not measured: {error}");
-            pause(SLICE);
             return None;
         }
     };
-    let began = Instant::now();
-    let earlier = session.run_time()?;
+    let read = || {
+        let began = Instant::now();
+        Some((
+            began,
+            session.run_time()?,
+            session.firings(),
+            Instant::now(),
+        ))
+    };
+    let earlier = read()?;
     pause(SLICE);
-    let later = session.run_time()?;
-    let measured = began.elapsed();
+    let later = read()?;
     drop(statistics);
-    Some(Slices {
-        measured,
-        run: later.0.saturating_sub(earlier.0),
-        runs: later.1.saturating_sub(earlier.1),
+    slice_between(earlier, later)
+}
+
+/// When reading began, how long the programs had run and how often, how often they had fired, and when reading ended.
+type Reading = (Instant, (Duration, u64), u64, Instant);
+
+/// What the programs used between two readings; `None` where this process was held up while it read, so that they do not
+/// belong together.
+fn slice_between(earlier: Reading, later: Reading) -> Option<Slice> {
+    let reading = earlier.3.duration_since(earlier.0) + later.3.duration_since(later.0);
+    let measured = later.3.duration_since(earlier.3);
+    if reading > measured / 2 {
+        return None;
+    }
+    let seconds = measured.as_secs_f64().max(1e-9);
+    #[expect(clippy::cast_precision_loss, reason = "rates")]
+    let rate = |from: u64, to: u64| to.saturating_sub(from) as f64 / seconds;
+    Some(Slice {
+        at: later.3,
+        cpus: later.1.0.saturating_sub(earlier.1.0).as_secs_f64() / seconds,
+        runs: rate(earlier.1.1, later.1.1),
+        firings: rate(earlier.2, later.2),
     })
 }
 
@@ -359,6 +418,18 @@ mod tests {
         assert_eq!(announced(1, 0), "everything is shown again");
         assert_eq!(announced(0, BY_FLOW), "everything is told apart again");
         assert_eq!(announced(0, 0), "stacks are taken again");
+    }
+
+    #[test]
+    fn a_slice_in_which_reading_was_held_up_tells_nothing() {
+        let begin = Instant::now();
+        let at = |ms| begin + Duration::from_millis(ms);
+        let earlier = (at(0), (Duration::ZERO, 0), 0, at(1));
+        let later = |ms| (at(21), (Duration::from_millis(2), 20_000), 10_000, at(ms));
+        let slice = slice_between(earlier, later(22)).unwrap();
+        assert!((slice.runs / slice.firings - 2.0).abs() < 0.01);
+        assert!((slice.cpus - 2.0 / 21.0).abs() < 0.001);
+        assert!(slice_between(earlier, later(117)).is_none());
     }
 
     #[test]

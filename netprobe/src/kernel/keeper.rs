@@ -14,7 +14,12 @@ use std::{
 
 use anyhow::{Result, anyhow};
 
-use super::{cost::Meter, session::Session, windows};
+use super::{
+    cost::{LOOKS, Meter},
+    sampler,
+    session::Session,
+    windows,
+};
 use crate::{observe::clock, report::Cost};
 
 /// So long after its end nobody has come for the session.
@@ -87,15 +92,18 @@ fn keep(
             }
         }
         windows.open_if_due(&mut session, stopped);
-        let wait = windows.wait().min(meter.interval());
+        let wait = windows.wait().min(LOOKS);
         match stopped.recv_timeout(wait) {
             Err(RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => return end(session, &meter),
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return end(session, meter),
         }
         if ends.is_some_and(|ends| ends.elapsed() >= FORGOTTEN) {
             session.detach();
             let _ended = stopped.recv();
-            return end(session, &meter);
+            return end(session, meter);
+        }
+        if !meter.is_due() {
+            continue;
         }
         losses.tell(&session);
         // Ends early when the run does.
@@ -106,8 +114,8 @@ fn keep(
     }
 }
 
-fn end(session: Session, meter: &Meter) -> (Session, Cost) {
-    let cost = meter.cost(session.all_counters().fired);
+fn end(session: Session, mut meter: Meter) -> (Session, Cost) {
+    let cost = meter.finish(&session);
     (session, cost)
 }
 
@@ -189,11 +197,10 @@ fn window(
     session.set_window(0)?;
     drop(links);
     let calls = session.candidate_calls()? - before;
-    let cpus = thread::available_parallelism().map_or(1, usize::from);
     Ok(windows::pause(
         calls,
         clock::thread_cpu().saturating_sub(began),
-        u32::try_from(cpus).unwrap_or(u32::MAX),
+        sampler::online(),
         limit,
     ))
 }

@@ -22,6 +22,7 @@ pub mod own_frames;
 pub mod pod;
 pub mod privileges;
 pub mod reset_reasons;
+mod run_time;
 pub mod sampler;
 pub mod session;
 pub mod symbols;

@@ -9,6 +9,7 @@ use super::{
     drop_reasons::DropReasons,
     own_frames::without_own,
     reset_reasons::ResetReasons,
+    sampler,
     session::Session,
     symbols::{Symbol, Symbols},
 };
@@ -64,8 +65,10 @@ impl LiveNames {
     }
 
     /// Learns who holds the sockets that are there already, so that they are known when they are gone, and
-    /// which of them listen.
-    pub fn learn_owners(&mut self) {
+    /// which of them listen. Owners are looked for with half of `limit`, a share of the
+    /// machine.
+    pub fn learn_owners(&mut self, limit: f64) {
+        self.owners = Owners::default().limited(limit * f64::from(sampler::online()) / 2.0);
         self.owners.learn();
         self.listeners.learn();
     }

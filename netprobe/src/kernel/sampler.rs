@@ -24,9 +24,9 @@ use crate::probes::{Hook, Via};
 /// The program that takes samples.
 pub(super) const PROGRAM: &str = "cpu";
 
-/// How many CPUs are online now.
-pub fn online() -> usize {
-    online_cpus().map_or(1, |cpus| cpus.len())
+/// How many CPUs are online now, whatever a control group lets this process use of them.
+pub fn online() -> u32 {
+    online_cpus().map_or(1, |cpus| u32::try_from(cpus.len()).unwrap_or(u32::MAX))
 }
 
 /// Which CPUs are online now.

@@ -169,10 +169,11 @@ fn reconciled(reconciled: &Reconciled) -> Json {
 }
 
 fn cost(cost: &Cost) -> Json {
-    let [stacks, sampled, all, groups] = cost.reduced.map(|time| time.as_secs_f64());
+    let [stacks, sampled, all, groups, owners] = cost.reduced.map(|time| time.as_secs_f64());
     json!({
         "machine_percent": cost.percent(),
         "process_percent": cost.process_percent,
+        "owners_percent": cost.owners_percent,
         "kernel_percent": cost.kernel_percent,
         "ns_per_run": cost.ns_per_run,
         "limit_percent": cost.limit_percent,
@@ -180,6 +181,7 @@ fn cost(cost: &Cost) -> Json {
         "sampled_s": sampled,
         "without_events_s": all,
         "without_flows_s": groups,
+        "owners_put_off_s": owners,
     })
 }
 

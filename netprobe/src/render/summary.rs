@@ -177,6 +177,13 @@ pub fn price(cost: &Cost) -> String {
         (Some(_), None) => {}
         (None, _) => line.push_str(", run time in the kernel unknown"),
     }
+    if cost.owners_percent * 10.0 >= cost.limit_percent {
+        let _infallible = write!(
+            line,
+            ", {:.2} % to find owners of sockets",
+            cost.owners_percent
+        );
+    }
     if cost.percent() > cost.limit_percent && !is_short {
         let _infallible = write!(line, ", above the limit of {} %", cost.limit_percent);
     }
@@ -185,6 +192,7 @@ pub fn price(cost: &Cost) -> String {
         "one event of 61",
         "no events",
         "flows and owners not told apart",
+        "owners of sockets looked for less often",
     ];
     for (what, time) in what.iter().zip(cost.reduced) {
         if !time.is_zero() {
@@ -290,10 +298,11 @@ mod tests {
         let mut cost = Cost {
             elapsed: Duration::from_secs(5),
             process_percent: 4.0,
+            owners_percent: 0.04,
             kernel_percent: Some(0.03),
             ns_per_run: None,
             limit_percent: 0.5,
-            reduced: [Duration::ZERO; 4],
+            reduced: [Duration::ZERO; 5],
         };
         let told = price(&cost);
         assert!(told.ends_with(", above the limit of 0.5 %"), "{told}");
@@ -304,6 +313,24 @@ mod tests {
         assert_eq!(price(&cost), "cost 4.03 % of the machine for 20 ms");
         cost.kernel_percent = None;
         assert!(price(&cost).ends_with(" ms, run time in the kernel unknown"));
+    }
+
+    #[test]
+    fn what_it_costs_to_find_owners_is_said_where_it_is_much() {
+        let mut cost = Cost {
+            elapsed: Duration::from_secs(20),
+            process_percent: 1.3,
+            owners_percent: 1.1,
+            kernel_percent: Some(0.0),
+            limit_percent: 1.0,
+            ..Cost::default()
+        };
+        cost.reduced[4] = Duration::from_secs(12);
+        assert_eq!(
+            price(&cost),
+            "cost 1.30 % of the machine, 1.10 % to find owners of sockets, above the limit of 1 %; \
+             owners of sockets looked for less often for 12.0 s to keep to 1 %"
+        );
     }
 
     #[test]

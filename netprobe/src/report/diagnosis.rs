@@ -164,7 +164,7 @@ pub struct Host {
     /// Its kernel release.
     pub kernel: String,
     /// CPUs that it has online.
-    pub cpus: usize,
+    pub cpus: u32,
 }
 
 /// What netprobe itself took.

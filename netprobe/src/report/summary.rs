@@ -110,6 +110,8 @@ pub struct Cost {
     pub elapsed: Duration,
     /// CPU time of its own process, in percent.
     pub process_percent: f64,
+    /// Of that, looking for the owners of sockets, in percent.
+    pub owners_percent: f64,
     /// Run time of its programs in the kernel, in percent; unknown where the kernel did not say.
     pub kernel_percent: Option<f64>,
     /// Nanoseconds of one run of its programs; unknown where none ran while it was measured.
@@ -117,8 +119,8 @@ pub struct Cost {
     /// What it may cost, in percent.
     pub limit_percent: f64,
     /// How long stacks, part of the events, all events, and flows and owners in totals were left out to stay below
-    /// that.
-    pub reduced: [Duration; 4],
+    /// that, and owners of sockets looked for less often.
+    pub reduced: [Duration; 5],
 }
 
 impl Cost {

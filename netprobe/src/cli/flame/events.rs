@@ -23,7 +23,12 @@ use super::{
 use crate::{
     aggregate::stacks::Folder,
     filter::Error,
-    kernel::{cost::Meter, load::Sizes, names::LiveNames, session::Request},
+    kernel::{
+        cost::{LOOKS, Meter},
+        load::Sizes,
+        names::LiveNames,
+        session::Request,
+    },
     probes,
     render::{summary::price, text},
     report::{Flame, Palette},
@@ -70,7 +75,7 @@ pub(super) async fn collect(
     // While the programs are there to be named, whose frames are left out.
     names.learn_symbols();
     window
-        .wait(&mut stop, Duration::from_millis(500), |_is_due| {
+        .wait(&mut stop, LOOKS, |_is_due| {
             measure(&mut meter, &mut session);
             String::new()
         })
@@ -81,7 +86,7 @@ pub(super) async fn collect(
     let counts = session.stack_totals()?;
     let map_full = session.counters(probes::of(kind))?.map_full;
     let flame = fold(kind, &counts, &mut names, elapsed, map_full);
-    log::info!("{}", price(&meter.cost(session.all_counters().fired)));
+    log::info!("{}", price(&meter.finish(&session)));
     Ok(flame)
 }
 

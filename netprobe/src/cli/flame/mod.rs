@@ -240,7 +240,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .context("start the event loop")
 }
 
-/// Measures what the run costs, once a second; it holds the loop up for as long as the kernel measures.
+/// Measures what the run costs, if that is due; it holds the loop up for as long as the kernel measures.
 fn measure(meter: &mut Meter, session: &mut Session) {
     if meter.is_due() {
         meter.measure(session, std::thread::sleep);

@@ -27,7 +27,7 @@ pub(super) fn stacks(source: Source, duration: Duration) -> u32 {
             let seconds = duration.as_secs().saturating_add(1);
             hertz
                 .saturating_mul(seconds)
-                .saturating_mul(sampler::online() as u64)
+                .saturating_mul(u64::from(sampler::online()))
         }
         Source::Blocks { .. } => u64::from(MOST_STACKS),
     };
@@ -38,12 +38,12 @@ pub(super) fn stacks(source: Source, duration: Duration) -> u32 {
 
 /// Bytes that all CPUs together may copy per second.
 fn copied_per_second() -> u64 {
-    COPIED_PER_SECOND.max(COPIED_PER_CPU * sampler::online() as u64)
+    COPIED_PER_SECOND.max(COPIED_PER_CPU * u64::from(sampler::online()))
 }
 
 /// What a copied KiB costs the budget of a CPU.
 pub(super) fn copy_ns_per_kib() -> u32 {
-    let cpus = sampler::online() as u64;
+    let cpus = u64::from(sampler::online());
     u32::try_from(cpus * 1_000_000_000 / (copied_per_second() >> 10)).unwrap_or(u32::MAX)
 }
 

@@ -123,7 +123,7 @@ pub(super) async fn collect(global: &Global, mut run: Run) -> Result<Flame> {
         },
     );
     log::debug!("folded {:?} after the end", ended.elapsed());
-    log::info!("{}", price(&meter.cost(session.all_counters().fired)));
+    log::info!("{}", price(&meter.finish(&session)));
     Ok(flame)
 }
 

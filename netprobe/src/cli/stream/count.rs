@@ -2,7 +2,6 @@
 
 use std::{
     io::Write,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -31,6 +30,7 @@ use crate::{
         load,
         names::LiveNames,
         privileges::{self, CannotRun},
+        sampler,
         session::{Request, Session},
         totals::Tally,
     },
@@ -137,7 +137,7 @@ impl<'a> Counting<'a> {
         if let Some(books) = &mut books {
             books.read();
         }
-        board.names.learn_owners();
+        board.names.learn_owners(self.options.max_overhead);
         let started = Instant::now();
         board.shown_at = started;
         let deadline = self.options.duration.map(|duration| started + duration);
@@ -376,11 +376,10 @@ impl Purse {
     const ADVANCE: Duration = Duration::from_secs(10);
 
     fn new(share: f64) -> Self {
-        let cpus = thread::available_parallelism().map_or(1, usize::from);
         Self {
             began: Instant::now(),
             spent: Duration::ZERO,
-            cpus: f64::from(u32::try_from(cpus).unwrap_or(u32::MAX)) * share,
+            cpus: f64::from(sampler::online()) * share,
             has_told: false,
         }
     }

@@ -90,7 +90,7 @@ impl Watch {
         if let Some(books) = &mut books {
             books.read();
         }
-        screen.names.learn_owners();
+        screen.names.learn_owners(self.max_overhead);
 
         let started = Instant::now();
         let deadline = self.duration.map(|duration| started + duration);

@@ -76,9 +76,22 @@ impl Session {
 
     /// Events, samples and blocks until now that the filter wanted; what cannot be read is not among them.
     pub fn wanted_until_now(&self) -> u64 {
+        let (fired, filtered) = self.fired_and_filtered();
+        fired.saturating_sub(filtered)
+    }
+
+    /// As [`Session::wanted_until_now`], and what the filter did not want.
+    pub fn firings(&self) -> u64 {
+        self.fired_and_filtered().0
+    }
+
+    fn fired_and_filtered(&self) -> (u64, u64) {
         let counters = self.all_counters();
         let tally = task_stacks::tally(self).unwrap_or(samples::Tally::ZERO);
-        (counters.fired + tally.taken).saturating_sub(counters.filtered + tally.filtered)
+        (
+            counters.fired + tally.taken,
+            counters.filtered + tally.filtered,
+        )
     }
 
     /// The totals of `--count`, summed over CPUs.

@@ -5,9 +5,9 @@
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use self::{
@@ -17,7 +17,10 @@ use self::{
 
 use super::clock::{now_ns, thread_cpu};
 
-pub use self::scan::{Holder, scan_time, started_ns};
+pub use self::{
+    budget::scans_put_off,
+    scan::{Holder, scan_time, started_ns},
+};
 
 pub(super) use self::scan::measured;
 
@@ -39,11 +42,19 @@ pub struct Owners {
     newest_ns: u64,
     budget: Budget,
     /// The first scan, while events are shown already.
-    first: Option<JoinHandle<First>>,
+    first: Option<JoinHandle<Found>>,
 }
 
-/// When a scan began, the newest task by then, and what it found.
-type First = (u64, Option<u32>, HashMap<u64, Held>);
+/// What a scan of everything found.
+#[derive(Debug)]
+struct Found {
+    /// When it began, and the newest task by then.
+    begin_ns: u64,
+    newest: Option<u32>,
+    /// On a machine under load a scan takes longer, but no more of this.
+    cpu: Duration,
+    held: HashMap<u64, Held>,
+}
 
 impl Default for Owners {
     fn default() -> Self {
@@ -185,13 +196,21 @@ impl Owners {
         started_ns(&self.proc, pid)
     }
 
+    /// Looks for them with no more than `share` of a CPU.
+    #[must_use]
+    pub fn limited(self, share: f64) -> Self {
+        Self {
+            budget: Budget::of_share(share),
+            ..self
+        }
+    }
+
     /// Begins to look who holds which socket now. On a machine with very many descriptors that takes seconds,
     /// which only those wait for who ask before it is done.
     pub fn learn(&mut self) {
         let proc = self.proc.clone();
-        let scan = move || (now_ns(), newest(&proc), scan(&proc));
         let thread = thread::Builder::new().name("owners".to_owned());
-        match thread.spawn(scan) {
+        match thread.spawn(move || look(&proc)) {
             Ok(first) => self.first = Some(first),
             Err(error) => log::debug!("owners are not learnt: {error}"),
         }
@@ -200,14 +219,13 @@ impl Owners {
     fn finish_first_scan(&mut self) {
         if let Some(first) = self.first.take().and_then(|first| first.join().ok()) {
             self.keep(first);
+            self.budget.forgive();
         }
     }
 
     fn scan(&mut self) {
-        // On a machine under load a scan takes longer, but not more.
-        let (begin_ns, begin) = (now_ns(), thread_cpu());
-        self.keep((begin_ns, newest(&self.proc), scan(&self.proc)));
-        self.budget.spend(thread_cpu().saturating_sub(begin));
+        let found = look(&self.proc);
+        self.keep(found);
     }
 
     /// Whether it is known who held the socket then or later. A holder that has it no more makes room for
@@ -233,18 +251,30 @@ impl Owners {
 
     /// Adds to what is known: the kernel gives no two sockets the same inode number, so that those of
     /// processes that are gone stay right.
-    fn keep(&mut self, (begin_ns, newest, held): First) {
+    fn keep(&mut self, found: Found) {
         if self.held.len() > MOST {
             self.held.clear();
         }
         if self.held.is_empty() {
             // Not a second table beside the first, which may be large.
-            self.held = held;
+            self.held = found.held;
         } else {
-            self.held.extend(held);
+            self.held.extend(found.held);
         }
-        self.scanned_ns = begin_ns;
-        (self.newest, self.newest_ns) = (newest, begin_ns);
+        self.scanned_ns = found.begin_ns;
+        (self.newest, self.newest_ns) = (found.newest, found.begin_ns);
+        self.budget.scanned(found.cpu);
+    }
+}
+
+fn look(proc: &Path) -> Found {
+    let (begin_ns, begin) = (now_ns(), thread_cpu());
+    let (newest, held) = (newest(proc), scan(proc));
+    Found {
+        begin_ns,
+        newest,
+        cpu: thread_cpu().saturating_sub(begin),
+        held,
     }
 }
 
