@@ -9,11 +9,13 @@ use std::{
 
 use anyhow::Result;
 
+mod ages;
 mod late;
 mod path;
 mod socket;
 mod unread;
 
+pub use ages::Ages;
 pub use late::{LATE_MS, Late, late};
 pub use path::{LOCAL_US, Path, SWOLLEN};
 #[cfg(any(test, fuzzing))]
@@ -106,6 +108,8 @@ pub struct Ports {
     pub open: u32,
     /// Of all, those with an odd number: the kernel prefers even ones for `connect`.
     pub odd: u32,
+    /// When those in `TIME_WAIT` came there.
+    pub ages: Ages,
 }
 
 impl Ports {
@@ -398,6 +402,7 @@ impl SocketTable {
         ports.odd += u32::from(socket.local_port % 2);
         if socket.state == TIME_WAIT {
             ports.time_wait += 1;
+            ports.ages.add(socket.timer_ms);
         } else {
             ports.open += 1;
         }
