@@ -14,7 +14,7 @@ use super::super::{
     events::Event,
     finding::{finding, host, somewhere},
     in_each, overflow,
-    sizing::{median, millis},
+    sizing::{counted, median, millis},
     stalled::{DATA, LATE, is_data},
     window::{Netns, Queue, Window, ratio},
 };
@@ -157,7 +157,10 @@ impl Loss {
                 },
             )
             .counted(
-                format!("{fast} fast, {rto} after a timeout, {tlp} tail loss probes"),
+                format!(
+                    "{fast} fast, {rto} after a timeout, {}",
+                    counted(tlp, "tail loss probe")
+                ),
                 rto,
                 "retransmits",
                 "tcp_retransmit_skb",

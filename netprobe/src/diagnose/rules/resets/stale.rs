@@ -46,6 +46,12 @@ fn describe(
     let times = &received.closed_ns;
     #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
     let [first, last] = [times[0], times[times.len() - 1]].map(|ns| ns as f64 / 1e9);
+    let [first, last] = [first, last].map(|seconds| format!("{seconds:.1}"));
+    let closed = if first == last {
+        first
+    } else {
+        format!("{first} to {last}")
+    };
     let (pid, comm) = received.owner.unwrap_or_default();
     let whose = comm
         .as_ref()
@@ -56,7 +62,7 @@ fn describe(
         reset.severity,
         Confidence::High,
         format!(
-            "{whose}{} wrote to {} connections that {service} had closed {first:.1} to {last:.1} s before, and was reset, in \
+            "{whose}{} wrote to {} connections that {service} had closed {closed} s before, and was reset, in \
              {:.0} s: its pool keeps connections that the service ends when they are idle",
             netns.place(),
             reset.count,
