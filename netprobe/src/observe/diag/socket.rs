@@ -65,6 +65,11 @@ impl Socket {
         })
     }
 
+    /// Bytes in its queues.
+    pub(super) fn queued(&self) -> u64 {
+        u64::from(self.receive_queue) + u64::from(self.send_queue)
+    }
+
     /// Whether data waits until the peer takes more: its window is closed, or the path is full.
     pub(super) fn is_held_up(&self) -> bool {
         matches!(self.state, ESTABLISHED | CLOSE_WAIT)
