@@ -20,6 +20,7 @@ use crate::{
     },
     observe::{
         clock::thread_cpu,
+        memory,
         namespaces::{self, Namespace},
         processes::{self, Processes},
         snapshot::{self, Snapshot},
@@ -211,6 +212,7 @@ impl Watch {
         processes.learn_pollers(&waited_for(&after));
         name_processes(&mut seen, &processes);
         gaps.extend(unseen(&processes));
+        let page_bytes = rustix::param::page_size() as u64;
         let window = Window {
             seconds: elapsed.as_secs_f64(),
             namespaces: seen,
@@ -223,7 +225,8 @@ impl Watch {
             processes,
             files: processes::machine_files(),
             conntrack_entry_bytes: conntrack_entry_bytes(),
-            page_bytes: rustix::param::page_size() as u64,
+            buffer_pages: memory::buffer_pages(page_bytes),
+            page_bytes,
             ..Window::default()
         };
         Ok((window, gaps))

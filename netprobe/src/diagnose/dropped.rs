@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    clashes::{self, Clashes},
     events::Event,
     places::{self, End},
     window::{Netns, Window},
@@ -147,8 +148,10 @@ struct Client {
 pub(super) fn services(window: &Window, netns: &Netns) -> Vec<(End, Service)> {
     let mut found = BTreeMap::<End, (Service, BTreeMap<IpAddr, Client>)>::new();
     let scans = scans(window);
+    let has_clashes = Clashes::of(window, netns).is_ok_and(|clashes| clashes.is_some());
+    let is_clash = |event: &&Event| has_clashes && clashes::is_clash(netns, event);
     let events = window.events.within("drops", netns.inode);
-    let dropped = events.filter(|event| is_netfilter(|name| event.value(name)));
+    let dropped = events.filter(|event| is_netfilter(|name| event.value(name)) && !is_clash(event));
     for packet in dropped.filter_map(|event| packet(window, netns, event)) {
         let (service, clients) = found.entry(packet.service).or_default();
         service.hook = packet.hook;

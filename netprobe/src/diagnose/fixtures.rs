@@ -150,6 +150,7 @@ impl Window {
             time_wait,
             open,
             odd,
+            ..Ports::default()
         };
         self.sockets().ports.insert(destination, ports);
     }

@@ -4,6 +4,7 @@
 mod accepting;
 mod bufferbloat;
 mod causality;
+mod clashes;
 mod cpu_time;
 mod dropped;
 pub mod events;

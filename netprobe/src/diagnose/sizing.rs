@@ -78,10 +78,13 @@ pub(super) fn millis(micros: u64) -> f64 {
 /// A number of bytes as people say it.
 pub(super) fn bytes(count: u64) -> String {
     const MIB: u64 = 1 << 20;
-    if count >= MIB {
-        format!("{} MiB", count / MIB)
-    } else {
-        format!("{} KiB", count / 1024)
+    match count {
+        0..MIB => format!("{} KiB", count / 1024),
+        // A whole number would make two that differ the same.
+        _ if count < 10 * MIB && !count.is_multiple_of(MIB) => {
+            format!("{}.{} MiB", count / MIB, count % MIB * 10 / MIB)
+        }
+        _ => format!("{} MiB", count / MIB),
     }
 }
 
@@ -106,6 +109,19 @@ mod tests {
     fn times_are_said_in_the_unit_that_fits() {
         for (micros, expected) in [(400, "400 us"), (5600, "5.6 ms"), (603_901, "604 ms")] {
             assert_eq!(lasting(micros), expected);
+        }
+    }
+
+    #[test]
+    fn amounts_of_memory_that_differ_are_told_apart() {
+        for (pages, expected) in [
+            (100, "400 KiB"),
+            (256, "1 MiB"),
+            (450, "1.7 MiB"),
+            (517, "2.0 MiB"),
+            (20_424, "79 MiB"),
+        ] {
+            assert_eq!(bytes(pages * 4096), expected, "{pages}");
         }
     }
 

@@ -44,6 +44,8 @@ pub struct Window {
     pub files: Option<(u64, u64)>,
     /// Size of an entry of the conntrack table in bytes, where the kernel says it.
     pub conntrack_entry_bytes: Option<u64>,
+    /// Memory pages that buffers of the kernel may be taken from, where they can be counted.
+    pub buffer_pages: Option<u64>,
     /// Size of a memory page in bytes.
     pub page_bytes: u64,
     /// Events.

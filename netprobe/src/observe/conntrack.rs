@@ -4,7 +4,7 @@
 //! hash, so that is a fair sample.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{BufRead, BufReader},
     net::IpAddr,
@@ -64,6 +64,9 @@ pub struct Entries {
     pub services: BTreeMap<(Protocol, u16), u32>,
     /// By zone, where one is set.
     pub zones: BTreeMap<u16, u32>,
+    /// Ports that the source of TCP connections is translated to, by the address that it is translated to and the service,
+    /// as that knows itself.
+    pub translated: BTreeMap<(IpAddr, (IpAddr, u16)), BTreeSet<u16>>,
 }
 
 /// The table of the namespace that this thread is in; `None` where it cannot be read. One that `is_empty` is not looked
@@ -95,15 +98,13 @@ impl Entries {
         words.next();
         let mut state = protocol;
         let mut left_s = None::<u32>;
-        let (mut source, mut destination, mut port) = (None, None, 0);
+        let mut ways = Vec::<Way>::with_capacity(2);
         for word in words {
             match word.split_once('=') {
-                Some(("src", value)) if source.is_none() => source = value.parse().ok(),
-                Some(("dst", value)) if destination.is_none() => destination = value.parse().ok(),
-                Some(("dport", value)) if port == 0 => port = value.parse().unwrap_or(0),
                 Some(("zone", value)) => {
                     *self.zones.entry(value.parse().unwrap_or(0)).or_default() += 1;
                 }
+                Some((name, value)) => Way::read(&mut ways, name, value),
                 None if word == "[ASSURED]" && state == "udp" => state = UDP_STREAM,
                 None if left_s.is_none() && word.parse::<u32>().is_ok() => {
                     left_s = word.parse().ok();
@@ -114,7 +115,7 @@ impl Entries {
                 {
                     state = word;
                 }
-                _ => {}
+                None => {}
             }
         }
         self.sampled += 1;
@@ -124,25 +125,61 @@ impl Entries {
         if self.states.len() < 64 || self.states.contains_key(state) {
             *self.states.entry(state.to_owned()).or_default() += 1;
         }
-        let is_local = |to: &IpAddr| to.is_loopback() || source == Some(*to);
-        self.local += u32::from(destination.as_ref().is_some_and(is_local));
-        if let Some(source) = source.filter(|from| is_told(&self.sources, from)) {
+        self.add_ways(protocol, &ways);
+    }
+
+    fn add_ways(&mut self, protocol: &str, ways: &[Way]) {
+        let way = ways.first().copied().unwrap_or_default();
+        let is_local = |to: &IpAddr| to.is_loopback() || way.source == Some(*to);
+        self.local += u32::from(way.destination.as_ref().is_some_and(is_local));
+        if let Some(source) = way.source.filter(|from| is_told(&self.sources, from)) {
             *self.sources.entry(source).or_default() += 1;
         }
-        if let Some(destination) =
-            destination.filter(|to| is_told(&self.destinations, &(*to, port)))
-        {
-            *self.destinations.entry((destination, port)).or_default() += 1;
+        let destination = way.destination.map(|to| (to, way.dport));
+        if let Some(destination) = destination.filter(|to| is_told(&self.destinations, to)) {
+            *self.destinations.entry(destination).or_default() += 1;
         }
-        let service = Protocol::of(protocol).map(|protocol| (protocol, port));
+        let service = Protocol::of(protocol).map(|protocol| (protocol, way.dport));
         if let Some(service) = service.filter(|service| is_told(&self.services, service)) {
             *self.services.entry(service).or_default() += 1;
+        }
+        let back = ways.get(1).filter(|_| protocol == Protocol::Tcp.name());
+        let back = back.filter(|back| (back.destination, back.dport) != (way.source, way.sport));
+        let ends = back.and_then(|back| Some((back.destination?, (back.source?, back.sport))));
+        if let Some((back, ends)) = back.zip(ends.filter(|ends| is_told(&self.translated, ends))) {
+            self.translated.entry(ends).or_default().insert(back.dport);
+        }
+    }
+}
+
+/// The addresses and ports of an entry, one way.
+#[derive(Clone, Copy, Debug, Default)]
+struct Way {
+    source: Option<IpAddr>,
+    destination: Option<IpAddr>,
+    sport: u16,
+    dport: u16,
+}
+
+impl Way {
+    /// Takes in one more word of a line, which tells one way after the other, each from its source on.
+    fn read(ways: &mut Vec<Self>, name: &str, value: &str) {
+        if name == "src" {
+            ways.push(Self::default());
+        }
+        let Some(way) = ways.last_mut() else { return };
+        match name {
+            "src" => way.source = value.parse().ok(),
+            "dst" => way.destination = value.parse().ok(),
+            "sport" => way.sport = value.parse().unwrap_or(0),
+            "dport" => way.dport = value.parse().unwrap_or(0),
+            _ => {}
         }
     }
 }
 
 /// Whether one more is counted: of those that are told apart already each is.
-fn is_told<K: Ord>(counts: &BTreeMap<K, u32>, key: &K) -> bool {
+fn is_told<K: Ord, V>(counts: &BTreeMap<K, V>, key: &K) -> bool {
     counts.len() < ADDRESSES || counts.contains_key(key)
 }
 
@@ -184,5 +221,24 @@ mod tests {
              [ASSURED] mark=0 use=1",
         );
         assert_eq!((entries.states["udp"], entries.states[UDP_STREAM]), (1, 1));
+    }
+
+    #[test]
+    fn ports_that_sources_are_translated_to_are_told_by_service() {
+        let mut entries = Entries::default();
+        for (protocol, to) in [("tcp 6", 20_007), ("tcp 6", 20_008), ("udp 17", 20_009)] {
+            entries.add(&format!(
+                "ipv4 2 {protocol} 9 src=10.0.1.2 dst=10.0.9.9 sport=4000 dport=80 src=10.0.2.2 dst=10.0.2.1 sport=8080 \
+                 dport={to} [ASSURED] use=2"
+            ));
+        }
+        // Of one whose destination only is translated, the source is the same.
+        entries.add(
+            "ipv4 2 tcp 6 9 src=10.0.1.2 dst=10.0.9.9 sport=4001 dport=80 src=10.0.2.2 dst=10.0.1.2 sport=8080 dport=4001",
+        );
+        let [gateway, server]: [IpAddr; 2] = [[10, 0, 2, 1].into(), [10, 0, 2, 2].into()];
+        let expected = ((gateway, (server, 8080)), [20_007, 20_008].into());
+        assert_eq!(entries.translated, [expected].into());
+        assert_eq!(entries.destinations[&([10, 0, 9, 9].into(), 80)], 4);
     }
 }

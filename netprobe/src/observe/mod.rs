@@ -9,6 +9,7 @@ pub mod diag;
 pub mod hosts;
 pub mod interfaces;
 pub mod listeners;
+pub mod memory;
 pub mod namespaces;
 pub mod netlink;
 pub mod netns;

@@ -87,7 +87,12 @@ const FOLLOWS: &[(&str, &[&str])] = &[
     ),
     (
         "tcp-memory-pressure",
-        &["orphan-overflow", "resets", "path-loss"],
+        &[
+            "orphan-overflow",
+            "resets",
+            "path-loss",
+            "long-held-connections",
+        ],
     ),
     ("egress-queue-drops", &["path-loss", "syn-retransmits"]),
     ("orphan-overflow", &["path-loss", "resets"]),
@@ -116,6 +121,9 @@ const LOSSY: &[&str] = &["path-loss", "egress-queue-drops", "receive-path-drops"
 
 /// What goes wrong at a single service, too: where that is not known, it follows from nothing at another.
 const OF_SERVICES: &[&str] = &["syn-backlog-full"];
+
+/// What follows from a cause at the very service only that it names.
+const AT_THE_SAME: &[(&str, &str)] = &[("tcp-memory-pressure", "long-held-connections")];
 
 /// What stops nothing until it is critical: before, it is a forecast.
 const FORECASTS: &[&str] = &["conntrack-table-full", "fd-exhaustion"];
@@ -216,7 +224,8 @@ fn explains(cause: &Finding, (effect, hit): (&Finding, &Affected), scene: &Scene
     if ON_PATHS.contains(&cause.id) {
         return is_on_path(cause, hit, scene.window);
     }
-    let is_of_services = AT_SERVICES.contains(&cause.id) && services(cause).next().is_some();
+    let is_of_services = AT_SERVICES.contains(&cause.id) && services(cause).next().is_some()
+        || AT_THE_SAME.contains(&(cause.id, effect.id));
     is_at(cause, hit, scene)
         || !is_of_services && (meet(cause, effect) || is_in(hit, cause, scene.window))
 }

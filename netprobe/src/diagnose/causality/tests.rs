@@ -162,6 +162,15 @@ fn a_service_that_waits_in_connect_is_behind_what_is_first_wrong_with_that_desti
 }
 
 #[test]
+fn who_does_not_read_follows_from_memory_that_its_own_connections_hold() {
+    let short = ("tcp-memory-pressure", true, service(1, "0.0.0.0:7000"));
+    let unread = |end| ("long-held-connections", false, service(1, end));
+    let told = behind(&[short.clone(), unread("0.0.0.0:7000")]);
+    assert_eq!(told, Some("tcp-memory-pressure"));
+    assert_eq!(behind(&[short, unread("0.0.0.0:9000")]), None);
+}
+
+#[test]
 fn an_effect_with_another_service_beside_the_one_that_is_explained_stands_for_itself() {
     let full = finding(
         "accept-queue-overflow",

@@ -9,13 +9,17 @@ use std::{
 
 use anyhow::Result;
 
+mod ages;
 mod late;
 mod path;
+mod queued;
 mod socket;
 mod unread;
 
+pub use ages::Ages;
 pub use late::{LATE_MS, Late, late};
 pub use path::{LOCAL_US, Path, SWOLLEN, TRAIN};
+pub use queued::Queued;
 #[cfg(any(test, fuzzing))]
 pub(crate) use socket::parse;
 use socket::{Info, Socket, visit};
@@ -106,6 +110,8 @@ pub struct Ports {
     pub open: u32,
     /// Of all, those with an odd number: the kernel prefers even ones for `connect`.
     pub odd: u32,
+    /// When those in `TIME_WAIT` came there.
+    pub ages: Ages,
 }
 
 impl Ports {
@@ -281,6 +287,8 @@ pub struct SocketTable {
     pub pausing: u64,
     /// Inode numbers of sockets with data that waits until the peer takes more; up to a bound.
     pub held_up: Vec<u64>,
+    /// What waits in queues, by whether its connections were accepted here, and by port of the service.
+    pub queued: HashMap<(bool, u16), Queued>,
     /// Sockets that found the tables above full.
     pub untracked: u64,
 }
@@ -345,10 +353,25 @@ impl SocketTable {
         if socket.is_held_up() && socket.ino != 0 && self.held_up.len() < LARGEST {
             self.held_up.push(socket.ino.into());
         }
-        if served.contains(&socket.local_port) {
+        let is_served = served.contains(&socket.local_port);
+        self.add_queued(socket, is_served);
+        if is_served {
             self.add_client(socket);
         } else {
             self.add_ports(socket);
+        }
+    }
+
+    fn add_queued(&mut self, socket: &Socket, is_served: bool) {
+        let port = if is_served {
+            socket.local_port
+        } else {
+            socket.remote_port
+        };
+        if socket.queued() > 0
+            && let Some(queued) = bounded(&mut self.queued, (is_served, port), Queued::default())
+        {
+            queued.add(socket);
         }
     }
 
@@ -431,6 +454,7 @@ impl SocketTable {
         ports.odd += u32::from(socket.local_port % 2);
         if socket.state == TIME_WAIT {
             ports.time_wait += 1;
+            ports.ages.add(socket.timer_ms);
         } else {
             ports.open += 1;
         }

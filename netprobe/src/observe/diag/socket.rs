@@ -26,6 +26,8 @@ const MESSAGE: usize = 72;
 pub(crate) struct Socket {
     pub(super) state: u8,
     pub(super) timer: u8,
+    /// Until that timer fires, in milliseconds.
+    pub(super) timer_ms: u32,
     pub(super) local: IpAddr,
     pub(super) local_port: u16,
     pub(super) remote: IpAddr,
@@ -64,6 +66,11 @@ impl Socket {
             read: info.bytes_received.saturating_sub(bytes.into()),
             ms: info.since_received_ms,
         })
+    }
+
+    /// Bytes in its queues.
+    pub(super) fn queued(&self) -> u64 {
+        u64::from(self.receive_queue) + u64::from(self.send_queue)
     }
 
     /// Whether data waits until the peer takes more: its window is closed, or the path is full.
@@ -224,6 +231,7 @@ pub(crate) fn parse(message: &[u8]) -> Option<Socket> {
     Some(Socket {
         state: *message.get(1)?,
         timer: *message.get(2)?,
+        timer_ms: u32_at(message, 52)?,
         local_port: port(4)?,
         remote_port: port(6)?,
         local: address(8)?,
@@ -270,6 +278,7 @@ mod tests {
         Socket {
             state: ESTABLISHED,
             timer: 1,
+            timer_ms: 0,
             local: [10, 0, 0, 1].into(),
             local_port: 40_000,
             remote: [10, 0, 0, 2].into(),

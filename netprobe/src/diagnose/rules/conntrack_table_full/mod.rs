@@ -1,8 +1,9 @@
-//! The connection tracking table is full: packets that would begin a connection are dropped, while
-//! established connections go on.
+//! The connection tracking table is full, or address translation has no free port: packets that would begin a connection
+//! are dropped, while established connections go on.
 
 mod demand;
 mod flows;
+mod ports;
 
 use demand::Demand;
 use flows::{heaviest, untrack};
@@ -18,7 +19,7 @@ use crate::report::diagnosis::{Confidence, Finding, Severity};
 
 pub(super) static RULE: Rule = Rule {
     id: "conntrack-table-full",
-    title: "the connection tracking table is full",
+    title: "the connection tracking table is full, or address translation has no free port",
     check,
     explanation: Explanation {
         symptom: "New connections stall or die while established ones work; dmesg says \"nf_conntrack: table full, \
@@ -26,9 +27,15 @@ pub(super) static RULE: Rule = Rule {
         cause: "Each new flow needs an entry. __nf_conntrack_alloc() counts entries of the namespace; above \
                 nf_conntrack_max it tries early_drop() of unassured entries and otherwise returns -ENOMEM, upon which \
                 nf_conntrack_in() drops the packet and counts `drop`. TCP entries stay for nf_conntrack_tcp_timeout_* \
-                after their last packet: 120 s in TIME_WAIT, 5 days when established.",
+                after their last packet: 120 s in TIME_WAIT, 5 days when established. Translation of the source (SNAT, \
+                masquerade) needs a port that no other connection to the same destination has: where it finds none, \
+                __nf_conntrack_confirm() meets the other's entry, drops the packet, and counts `insert_failed` and `drop`.",
         recognised: "The conntrack probe saw allocations fail, or `drop` grew while the table was at its maximum. \
-                     Packets that a firewall rule drops leave `drop` alone and are firewall-drops.",
+                     Packets that a firewall rule drops leave `drop` alone and are firewall-drops. Without a free port: \
+                     `insert_failed` grew, and netfilter dropped SYNs whose source was translated already, the same ones again \
+                     and again (sequence number); which ports are taken /proc/net/nf_conntrack tells, where the kernel has \
+                     it. SYNs that are dropped once only met another in the race for the same port: a warning from one each second \
+                     on, and else a note.",
         fixes: &[
             (
                 "raise net.netfilter.nf_conntrack_max (initial namespace), and the hash size with it",
@@ -41,6 +48,11 @@ pub(super) static RULE: Rule = Rule {
             (
                 "do not track the heaviest flow: a raw rule with NOTRACK",
                 "rules by connection state and NAT do not work for it any more",
+            ),
+            (
+                "without free ports: a wider range of ports in the rule that translates, or more addresses (snat to \
+                 FIRST-LAST)",
+                "the other end sees those addresses",
             ),
         ],
     },
@@ -70,7 +82,7 @@ fn check(window: &Window) -> Verdict {
                     "the size of the conntrack table cannot be read".to_owned()
                 ))
             } else {
-                Ok(Vec::new())
+                Ok(ports::found(window, netns)?.into_iter().collect())
             };
         };
         let dropped = netns.grown_if_any(DROP);
@@ -83,7 +95,8 @@ fn check(window: &Window) -> Verdict {
         if is_full {
             dropped?;
         }
-        Ok(filling(window, netns, &table).into_iter().collect())
+        let found = [ports::found(window, netns)?, filling(window, netns, &table)];
+        Ok(found.into_iter().flatten().collect())
     })
 }
 

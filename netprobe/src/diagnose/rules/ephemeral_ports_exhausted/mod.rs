@@ -377,21 +377,36 @@ impl Place<'_> {
         )
     }
 
+    /// Connects per second that want a port of it, in numbers and in words. Who searches in vain is slow: there as many want
+    /// one as did before.
+    fn demand(&self) -> (f64, String) {
+        let (tried, whose) = connects(self.window, self.netns, self.service());
+        let rate = self.window.rate(tried);
+        let most = self.ports.ages.most_per_second();
+        if self.failures(&[]) > 0 && most > rate {
+            let known = "as many went into TIME_WAIT when most did";
+            return (most, format!("{most:.1} connects/s ({known})"));
+        }
+        (rate, format!("{rate:.1} connects/s{whose}"))
+    }
+
     /// For ports in TIME_WAIT: not to close what is needed again.
     fn keep_open(&self, found: Finding) -> Finding {
         if !self.is_share(self.ports.time_wait) {
             return found;
         }
-        let (connects, whose) = connects(self.window, self.netns, self.service());
-        let rate = self.window.rate(connects);
-        let needed = rate * 60.0;
+        let (rate, connects) = self.demand();
+        let (needed, usable) = (rate * TIME_WAIT_S, self.range.usable());
+        let time_wait = self.ports.time_wait;
+        let why = if needed > f64::from(usable) {
+            format!("{connects} x 60 s in TIME_WAIT = {needed:.0} ports, where {usable} exist")
+        } else {
+            format!("{time_wait} of {usable} ports are in TIME_WAIT, for 60 s each")
+        };
         found.application(
             format!(
-                "keep connections to {} open (keep-alive, a pool): {rate:.1} connects/s{whose} x 60 s in TIME_WAIT = \
-                 {needed:.0} ports, where {} exist; this frees up to {}",
+                "keep connections to {} open (keep-alive, a pool): {why}; this frees up to {time_wait}",
                 endpoint(self.destination.remote, self.destination.port),
-                self.range.usable(),
-                self.ports.time_wait
             ),
             &[("keepalive", "on".to_owned())],
             "the other side must allow as many open connections",

@@ -1,7 +1,7 @@
 //! How wide the range of local ports must be: new connections/s x (how long they are open + 60 s in TIME_WAIT).
 
 use super::super::super::{
-    ports::{Place, ROUND, Range, connects},
+    ports::{Place, ROUND, Range},
     sizing::{PERSIST, spoken},
 };
 use super::{HORIZON_S, SPARE, TIME_WAIT_S};
@@ -98,8 +98,8 @@ impl Place<'_> {
 
     fn needed(&self) -> Needed {
         let (open, time_wait) = (self.ports.open, self.ports.time_wait);
-        let (tried, whose) = connects(self.window, self.netns, self.service());
-        let rate = self.window.rate(tried);
+        let fails = self.failures(&[]) > 0;
+        let (rate, connects) = self.demand();
         // Those that were connected earlier may be more than those of the window.
         let waiting = if self.is_share(time_wait) {
             f64::from(time_wait).max(rate * TIME_WAIT_S)
@@ -107,7 +107,7 @@ impl Place<'_> {
             f64::from(time_wait)
         };
         let waiting_text = if waiting > f64::from(time_wait) {
-            format!("{rate:.1} connects/s{whose} x 60 s in TIME_WAIT + ")
+            format!("{connects} x 60 s in TIME_WAIT + ")
         } else if time_wait > 0 {
             format!("{time_wait} in TIME_WAIT + ")
         } else {
@@ -119,10 +119,16 @@ impl Place<'_> {
         else {
             let ports = waiting + f64::from(open);
             let unsure = known.filter(|lifetime| lifetime.is_at_least);
+            let is_lower = fails && ports <= f64::from(self.range.usable());
+            let or_more = if is_lower {
+                ", or more, as connects that fail are slow"
+            } else {
+                ""
+            };
             let arithmetic = match (waiting_text.as_str(), unsure) {
                 ("", Some(unsure)) => format!("{open} are open ({})", unsure.text),
                 ("", None) => format!("{open} are open"),
-                (waiting, _) => format!("{waiting}{open} open = {ports:.0}"),
+                (waiting, _) => format!("{waiting}{open} open = {ports:.0}{or_more}"),
             };
             return Needed { ports, arithmetic };
         };
@@ -132,14 +138,11 @@ impl Place<'_> {
         } else {
             ""
         };
-        let again = match self.failures(&[]) {
-            0 => "",
-            _ => " (each failed try too)",
-        };
+        let again = if fails { " (each failed try too)" } else { "" };
         Needed {
             ports,
             arithmetic: format!(
-                "{waiting_text}{rate:.1} connects/s{whose}{again} x {at_least}{:.1} s open ({}) = {at_least}{ports:.0}",
+                "{waiting_text}{connects}{again} x {at_least}{:.1} s open ({}) = {at_least}{ports:.0}",
                 lifetime.seconds, lifetime.text
             ),
         }

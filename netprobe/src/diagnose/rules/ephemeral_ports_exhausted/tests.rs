@@ -211,6 +211,7 @@ fn what_an_earlier_load_has_left_is_not_what_fails_now() {
         time_wait: 40,
         open: 1,
         odd: 20,
+        ..Ports::default()
     };
     window.sockets().ports.insert(now, ports);
     let group = [
@@ -357,4 +358,49 @@ fn connections_that_are_never_closed_are_not_told_that_the_range_is_wide_enough(
     assert_eq!(set, "20000 43999", "{text}");
     let said = "23000 more ports: at 39.0 more open connections each second that lasts 10 min: it gains time";
     assert!(text.contains(said), "{text}");
+}
+
+/// A client that wants 1,000 connects/s, of which the failing search for a port lets 322/s through, in this range.
+fn slowed(range: &str, ports: u32) -> Window {
+    let mut window = quiet();
+    window.set("net.ipv4.ip_local_port_range", range);
+    window.hold_ports(9000, ports, 0, 0);
+    let held = window.sockets().ports.values_mut().next().unwrap();
+    // All came within 28 s, and few since.
+    for number in 0..ports {
+        held.ages.add(40_000 - number * 28_000 / ports);
+    }
+    failing(&mut window, "EADDRNOTAVAIL");
+    let others = [("dport", Value::Unsigned(9000))];
+    window.total("connects", 3105, &others);
+    window
+}
+
+#[test]
+fn who_searches_for_a_port_in_vain_is_measured_by_what_came_before() {
+    let all = fixes(&slowed("32768 60999", 28_232));
+    let told =
+        "1008.3 connects/s (as many went into TIME_WAIT when most did) x 60 s in TIME_WAIT = 604";
+    assert!(all[0].contains(told), "{all:?}");
+    let mut widen = all.iter().filter(|fix| fix.starts_with("widen"));
+    let widen = widen.next().unwrap();
+    assert!(widen.contains("does not help alone"), "{widen}");
+    assert!(widen.contains("1024-65535"), "{widen}");
+}
+
+#[test]
+fn a_product_that_is_below_what_exists_is_no_reason() {
+    let mut window = slowed("32768 60999", 28_232);
+    let held = window.sockets().ports.values_mut().next().unwrap();
+    held.ages = crate::observe::diag::Ages::default();
+    let all = fixes(&window);
+    assert!(
+        !all[0].contains("19350") && !all[0].contains("connects/s"),
+        "{all:?}"
+    );
+    let told = "28232 of 28232 ports are in TIME_WAIT, for 60 s each";
+    assert!(all[0].contains(told), "{all:?}");
+    let mut widen = all.iter().filter(|fix| fix.starts_with("widen"));
+    let at_least = "= 28232, or more, as connects that fail are slow";
+    assert!(widen.next().unwrap().contains(at_least), "{all:?}");
 }

@@ -11,6 +11,7 @@ use past::Past;
 
 use super::super::{
     Explanation, Rule, Verdict,
+    clashes::Clashes,
     dropped::{self, Service},
     events::{port_of, value_of},
     finding::{finding, somewhere},
@@ -27,7 +28,8 @@ pub(super) static RULE: Rule = Rule {
     explanation: Explanation {
         symptom: "SYNs vanish on this machine; connections to one port or peer time out, others work.",
         cause: "A rule of nftables or iptables says drop: nf_hook_slow() frees the packet with reason NETFILTER_DROP. \
-                A full conntrack table drops at the same place, for another reason.",
+                A full conntrack table drops at the same place, for another reason, and so does address translation without a \
+                free port.",
         recognised: "Packets were dropped by netfilter, and not for want of a conntrack entry: the place of the drop says so \
                      (nft_do_chain, from 6.7 on), or there were more than allocations that failed (__nf_conntrack_alloc; \
                      without kprobes, than conntrack counts as `drop`). It is critical \
@@ -106,7 +108,7 @@ struct Drops {
     surely: u64,
     /// Where a hook said so: of a rule, or of conntrack.
     either: u64,
-    /// Those that conntrack had no entry for.
+    /// Those that conntrack had no entry or no port for.
     conntrack: u64,
 }
 
@@ -127,7 +129,8 @@ impl Drops {
             // Both programs count the same packets; the counter has those of other protocols, too.
             drops.conntrack = if window.watched_required("conntrack").is_ok() {
                 let tcp = [("netns", inode.as_str()), ("protocol", "tcp")];
-                window.events.count("conntrack", &tcp)
+                let clashes = Clashes::of(window, netns)?.map_or(0, |clashes| clashes.syns);
+                window.events.count("conntrack", &tcp) + clashes
             } else {
                 netns.grown_if_any("nf_conntrack.drop")?
             };

@@ -19,6 +19,7 @@ use super::super::{
     events::Event,
     finding::{finding, host, somewhere},
     in_each, links, overflow,
+    sizing::counted,
     stalled::{DATA, LATE, is_data},
     window::{Netns, Queue, Window, ratio},
 };
@@ -195,7 +196,10 @@ impl Loss {
                 },
             )
             .counted(
-                format!("{fast} fast, {rto} after a timeout, {tlp} tail loss probes"),
+                format!(
+                    "{fast} fast, {rto} after a timeout, {}",
+                    counted(tlp, "tail loss probe")
+                ),
                 rto,
                 "retransmits",
                 "tcp_retransmit_skb",

@@ -41,6 +41,20 @@ fn loss_names_the_destination_its_share_and_the_queue() {
 }
 
 #[test]
+fn one_probe_is_told_as_one() {
+    let mut window = lossy();
+    window.total("retransmits", 1, &[("cause", Value::Word("tlp"))]);
+    let found = window.findings().remove(0);
+    let mut evidence = found.evidence.iter();
+    let told = "300 fast, 0 after a timeout, 1 tail loss probe";
+    assert!(
+        evidence.any(|said| said.text == told),
+        "{:?}",
+        found.evidence
+    );
+}
+
+#[test]
 fn what_goes_well_elsewhere_does_not_hide_what_is_lost_to_one_destination() {
     let window = |sent: u64| {
         let mut window = lossy();

@@ -1,10 +1,14 @@
 //! TCP has taken all the memory that it may have: windows shrink and packets are dropped.
 
+mod holder;
+
+use holder::Holder;
+
 use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, named, somewhere},
     in_each,
-    sizing::{PERSIST, SPARED, bytes, roomy},
+    sizing::{PERSIST, bytes, counted},
     window::{Gap, Netns, Window, ratio},
 };
 use crate::report::diagnosis::{Confidence, Finding, Severity};
@@ -19,10 +23,13 @@ pub(super) static RULE: Rule = Rule {
                 tcp_enter_memory_pressure(), buffers no longer grow; above the third, packets are dropped (PROTO_MEM) and \
                 orphans are killed (tcp_check_oom).",
         recognised: "TCPMemoryPressures grew, or the memory in sockstat is above the second value of tcp_mem, or packets \
-                     were dropped with PROTO_MEM (TCPRcvQDrop).",
+                     were dropped with PROTO_MEM (TCPRcvQDrop). tcp_mem is lowered where it is below nine tenths of what \
+                     tcp_init_mem() sets: a sixteenth of the pages that buffers may be taken from, and 3/4 and 3/2 of it. The \
+                     service whose connections have half of all that was not read (Recv-Q), or else was not acknowledged \
+                     (Send-Q), and an eighth of the memory in use, is named with its process.",
         fixes: &[
             (
-                "raise net.ipv4.tcp_mem",
+                "put net.ipv4.tcp_mem back to what the kernel sets itself, or raise it",
                 "memory that the rest of the machine does not have",
             ),
             (
@@ -32,6 +39,9 @@ pub(super) static RULE: Rule = Rule {
         ],
     },
 };
+
+/// Below this share of what the kernel sets itself somebody has lowered it: what memory it counts can only be estimated.
+const LOWERED: f64 = 0.9;
 
 fn check(window: &Window) -> Verdict {
     in_each(window, |netns| {
@@ -111,17 +121,16 @@ fn describe(
     let (severity, confidence) = weight(entered, dropped);
     let [pressure, limit] = [1, 2].map(|place| limits.get(place).copied().unwrap_or(0));
     let pages = |count: u64| bytes(count * window.page_bytes);
-    #[expect(clippy::cast_precision_loss, reason = "a size")]
-    let wanted = roomy(used.max(limit) as f64);
-    finding(
+    let found = finding(
         RULE.id,
         severity,
         confidence,
         format!(
-            "TCP{} is short of memory: {} of {} are in use, {dropped} packets were dropped for it in {:.0} s",
-            netns.place(),
+            "TCP is short of memory on this machine: {} are in use, where {} are allowed, and {dropped} packets{} were dropped \
+             for it in {:.0} s",
             pages(used),
             pages(limit),
+            netns.place(),
             window.seconds
         ),
     )
@@ -137,96 +146,111 @@ fn describe(
         "/proc/net/sockstat mem, net.ipv4.tcp_mem",
     )
     .counted(
-        format!("TCP came under pressure {entered} times"),
+        format!("TCP came under pressure {}", counted(entered, "time")),
         entered,
         "times",
         "TcpExt.TCPMemoryPressures",
     )
     .counted(
-        format!("{dropped} packets dropped for want of memory"),
+        format!("{} dropped for want of memory", counted(dropped, "packet")),
         dropped,
         "packets",
         "kfree_skb PROTO_MEM, TcpExt.TCPRcvQDrop",
     )
+    .hits([named("table", "TCP memory", None)]);
     // Where nobody in particular was refused, it is everybody's.
-    .hits([if entered == 0 && dropped == 0 {
-        named("table", "TCP memory", None)
-    } else {
-        somewhere(netns)
-    }])
-    .sysctl(
-        format!(
-            "allow {} (of {used} pages now and {limit} allowed the more, {SPARED}); {PERSIST}",
-            pages(wanted)
-        ),
-        &[(
-            "net.ipv4.tcp_mem",
-            format!("{} {} {wanted}", wanted / 2, wanted / 4 * 3),
-        )],
-        "memory that the rest of the machine does not have",
-    )
-    .command(
+    let found = match (entered, dropped) {
+        (0, 0) => found,
+        _ => found.hits([somewhere(netns)]),
+    };
+    fixes(found, window, (used, limit))
+}
+
+fn fixes(found: Finding, window: &Window, (used, limit): (u64, u64)) -> Finding {
+    let holder = Holder::of(window, used);
+    let own = window.buffer_pages.map(Limits::of_kernel);
+    let lowered = own.filter(|own| ratio(limit, own.most) < LOWERED);
+    let found = match &holder {
+        Some(holder) => holder.shown(found),
+        None => found,
+    };
+    // Who does not read takes more memory as well.
+    let found = match (lowered, &holder) {
+        (Some(own), Some(holder)) => holder.advise(own.restore(found, window)),
+        (Some(own), None) => own.restore(found, window),
+        (None, Some(holder)) => raise(holder.advise(found), window, used.max(limit)),
+        (None, None) => raise(found, window, used.max(limit)),
+    };
+    if holder.is_some() {
+        return found;
+    }
+    found.command(
         "see whose it is: ss -tm shows the memory of each connection; a reader that does not read fills its buffer",
         "none",
     )
 }
 
-#[cfg(test)]
-mod tests {
-    use crate::{
-        diagnose::fixtures::quiet,
-        report::{
-            Value,
-            diagnosis::{Confidence, Severity},
-        },
-    };
+/// `tcp_mem`, in pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limits {
+    least: u64,
+    pressure: u64,
+    most: u64,
+    /// Pages of the machine that they are computed from.
+    buffer_pages: u64,
+}
 
-    #[test]
-    fn pressure_is_a_warning_and_drops_are_critical() {
-        let mut window = quiet();
-        window.grow(&[
-            ("TcpExt.TCPMemoryPressures", 1),
-            ("sockstat.TCP.mem", 160_000),
-        ]);
-        assert_eq!(window.findings()[0].severity, Severity::Warning);
-        // Above the last limit, but nobody is refused.
-        window.grow(&[
-            ("TcpExt.TCPMemoryPressures", -1),
-            ("sockstat.TCP.mem", 50_000),
-        ]);
-        let found = &window.findings()[0];
-        assert_eq!(
-            (found.severity, found.confidence),
-            (Severity::Warning, Confidence::Medium)
-        );
-        let said = "210000 pages (820 MiB) in use; pressure from 150000 (585 MiB), none beyond 200000 (781 MiB)";
-        assert_eq!(found.evidence[0].text, said);
-        // Where the drop does not tell the namespace, its counter does, unless there is memory.
-        window.grow(&[("TcpExt.TCPRcvQDrop", 9)]);
-        let found = &window.findings()[0];
-        assert_eq!(found.severity, Severity::Critical);
-        assert!(
-            found.summary.contains("9 packets were dropped"),
-            "{}",
-            found.summary
-        );
-        window.grow(&[("sockstat.TCP.mem", -150_000)]);
-        assert!(window.ids().is_empty());
-        window.grow(&[("TcpExt.TCPRcvQDrop", -9), ("sockstat.TCP.mem", 100_000)]);
-        window.total("drops", 4, &[("reason", Value::Word("PROTO_MEM"))]);
-        let findings = window.findings();
-        assert_eq!(
-            (findings[0].id, findings[0].severity),
-            ("tcp-memory-pressure", Severity::Critical)
-        );
-        assert_eq!(findings[0].fixes[0].set[0].1, "262144 393216 524288");
-        // It is that of all namespaces: told where packets were dropped.
-        let mut there = window.netns().clone();
-        (there.inode, there.is_initial) = (7, false);
-        window.namespaces.push(there);
-        window.relocate(7);
-        let places = window.findings();
-        let places: Vec<_> = places.iter().map(|found| found.affected[0].netns).collect();
-        assert_eq!(places, [Some(7)]);
+impl Limits {
+    /// What the kernel itself sets when it starts (`tcp_init_mem()`).
+    fn of_kernel(buffer_pages: u64) -> Self {
+        let pressure = (buffer_pages / 16).max(128);
+        let least = pressure / 4 * 3;
+        Self {
+            least,
+            pressure,
+            most: least * 2,
+            buffer_pages,
+        }
+    }
+
+    /// Sets them.
+    fn restore(self, found: Finding, window: &Window) -> Finding {
+        let Self {
+            least,
+            pressure,
+            most,
+            buffer_pages,
+        } = self;
+        found.sysctl(
+            format!(
+                "tcp_mem is lower than what the kernel sets itself: put that back, {} at most (about {buffer_pages} pages of this \
+                 machine / 16 = {pressure}, and 3/4 and 3/2 of it); {PERSIST}",
+                bytes(most * window.page_bytes)
+            ),
+            &[("net.ipv4.tcp_mem", format!("{least} {pressure} {most}"))],
+            "memory that the rest of the machine does not have",
+        )
     }
 }
+
+/// Twice as much, unless that is most of the machine.
+fn raise(found: Finding, window: &Window, present: u64) -> Finding {
+    let most = present * 2;
+    if window.buffer_pages.is_some_and(|pages| most > pages / 2) {
+        return found;
+    }
+    found.sysctl(
+        format!(
+            "allow twice as much, {}: no more than the limit can be in use, so how much is wanted shows only then; {PERSIST}",
+            bytes(most * window.page_bytes)
+        ),
+        &[(
+            "net.ipv4.tcp_mem",
+            format!("{} {} {most}", most / 2, most / 4 * 3),
+        )],
+        "memory that the rest of the machine does not have",
+    )
+}
+
+#[cfg(test)]
+mod tests;
