@@ -100,6 +100,10 @@ pub struct Standstill {
     pub all_ms: u64,
     /// For how long at its last stop so far.
     pub last_ms: u32,
+    /// Bytes that it had read by then.
+    pub read: u64,
+    /// Whether it read all the same, slowly: as one look differs from another of the same stop.
+    pub is_reading: bool,
 }
 
 impl Standstill {
@@ -111,6 +115,8 @@ impl Standstill {
             stops: 1,
             all_ms: still.longest_ms.into(),
             last_ms: still.longest_ms,
+            read: still.read,
+            is_reading: false,
         }
     }
 
@@ -120,11 +126,13 @@ impl Standstill {
         if is_same {
             let more = still.longest_ms.saturating_sub(self.last_ms);
             self.all_ms += u64::from(more);
+            // Connections that are gone take with them what was read over them.
+            self.is_reading |= still.read > self.read;
         } else {
             self.stops += 1;
             self.all_ms += u64::from(still.longest_ms);
         }
-        (self.at, self.last_ms) = (now, still.longest_ms);
+        (self.at, self.last_ms, self.read) = (now, still.longest_ms, still.read);
         if still.longest_ms >= self.still.longest_ms {
             self.still = still;
         }

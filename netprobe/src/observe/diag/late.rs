@@ -23,8 +23,10 @@ pub struct Late {
     pub connections: u32,
     /// The longest time since then, in milliseconds.
     pub longest_ms: u32,
-    /// Whether it stands still.
+    /// Whether it stands still, as far as one look can tell.
     pub is_still: bool,
+    /// Bytes that it has read so far over the connections that it holds.
+    pub read: u64,
 }
 
 impl Late {
@@ -61,6 +63,9 @@ fn add(services: &mut HashMap<u16, Late>, socket: &Socket) {
     };
     let has_read = socket.receive_queue == 0 && info.since_received_ms < LATE_MS;
     late.is_still &= !has_read && info.since_sent_ms >= LATE_MS;
+    late.read += info
+        .bytes_received
+        .saturating_sub(socket.unread_bytes().into());
     if let Some(waiting) = socket.unread()
         && waiting.bytes <= SMALL
         && waiting.ms >= LATE_MS

@@ -51,16 +51,18 @@ impl Socket {
             .map(|info| info.since_sent_ms)
     }
 
+    /// Bytes in its receive queue, in which a FIN takes a place as well.
+    pub(super) fn unread_bytes(&self) -> u32 {
+        let fin = u32::from(self.state == CLOSE_WAIT);
+        self.receive_queue.saturating_sub(fin)
+    }
+
     /// What has arrived, was not read by who accepted it, and after which he sent nothing: who sends serves, whether or not he
-    /// reads. A FIN takes a place of the queue as well.
+    /// reads.
     pub(super) fn unread(&self) -> Option<Waiting> {
-        let fin = match self.state {
-            ESTABLISHED => 0,
-            CLOSE_WAIT => 1,
-            _ => return None,
-        };
-        let info = self.info.filter(|_| self.ino != 0)?;
-        let bytes = self.receive_queue.saturating_sub(fin);
+        let is_open = matches!(self.state, ESTABLISHED | CLOSE_WAIT);
+        let info = self.info.filter(|_| is_open && self.ino != 0)?;
+        let bytes = self.unread_bytes();
         (bytes > 0 && info.since_sent_ms >= info.since_received_ms).then(|| Waiting {
             bytes,
             read: info.bytes_received.saturating_sub(bytes.into()),

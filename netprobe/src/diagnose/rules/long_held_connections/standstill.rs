@@ -22,7 +22,9 @@ const LOOKS_S: f64 = 1.0;
 
 /// The listeners of a namespace whose application stood still.
 pub(super) fn of(window: &Window, netns: &Netns) -> impl Iterator<Item = Finding> {
-    netns.standstills.values().filter_map(|standstill| {
+    let seen = netns.standstills.values();
+    let still = seen.filter(|standstill| !standstill.is_reading);
+    still.filter_map(|standstill| {
         let still = standstill.still;
         let queue = netns.queue(None, still.port)?;
         let is_pause = || {
@@ -127,6 +129,7 @@ mod tests {
             port: 6379,
             connections,
             longest_ms,
+            read: 900,
         };
         let netns = window.netns();
         netns.after.listed = Some(at + Duration::from_secs(4));
@@ -148,13 +151,11 @@ mod tests {
         assert!(with(2, 2700).findings().is_empty(), "a few clients");
     }
 
-    #[test]
-    fn who_stands_still_again_and_again_is_told_with_all_of_it() {
-        let mut window = with(50, 1200);
+    /// Later looks: after how long, how long it has stood still, and how much it has read.
+    fn see<const N: usize>(window: &mut Window, looks: [(u64, u32, u64); N]) {
         let netns = window.netns();
         let at = netns.standstills[&6379].at;
-        // It goes on, and is over; then there is another.
-        for (after_ms, longest_ms) in [(500, 1700), (3000, 1100)] {
+        for (after_ms, longest_ms, read) in looks {
             netns.add_glance(Glance {
                 at: at + Duration::from_millis(after_ms),
                 late: Some(vec![Late {
@@ -162,6 +163,7 @@ mod tests {
                     port: 6379,
                     connections: 50,
                     longest_ms,
+                    read,
                 }]),
                 listeners: Vec::new(),
                 conntrack_count: None,
@@ -169,10 +171,28 @@ mod tests {
                 listen_overflows: None,
             });
         }
+    }
+
+    #[test]
+    fn who_stands_still_again_and_again_is_told_with_all_of_it() {
+        let mut window = with(50, 1200);
+        // It goes on, and is over; then there is another.
+        see(&mut window, [(500, 1700, 900), (3000, 1100, 1800)]);
         let found = window.findings().remove(0);
         assert_eq!(found.severity, Severity::Warning);
         let said = "stood still 2 times, for at least 2.8 s in all and 1.7 s at a time: it read";
         assert!(found.summary.contains(said), "{}", found.summary);
+    }
+
+    #[test]
+    fn who_reads_a_little_now_and_then_does_not_stand_still() {
+        let mut window = with(50, 12_000);
+        see(&mut window, [(1000, 13_000, 950)]);
+        assert!(window.findings().is_empty());
+        // Clients that leave take with them what was read.
+        let mut window = with(50, 12_000);
+        see(&mut window, [(1000, 13_000, 850)]);
+        assert_eq!(window.findings().len(), 1);
     }
 
     #[test]

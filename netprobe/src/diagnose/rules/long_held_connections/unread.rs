@@ -362,6 +362,7 @@ mod tests {
                 connections: 24,
                 longest_ms: 2500,
                 is_still: false,
+                read: 0,
             };
             window.netns().late_looks = 8;
             window.netns().late.insert(8080, vec![late; looks]);
@@ -390,6 +391,7 @@ mod tests {
             connections: 24,
             longest_ms: 2500,
             is_still: true,
+            read: 0,
         };
         netns.late.insert(8080, vec![still; 36]);
         assert!(window.findings().is_empty());
