@@ -1,4 +1,4 @@
-//! Peers that have gone, as phones do: nothing that is sent to them is acknowledged any more, while others are heard of. What
+//! Clients that have gone, as phones do: nothing that is sent to them is acknowledged any more, while others are heard of. What
 //! goes out to them again and again is lost, but no path is to blame for it.
 
 use std::{
@@ -26,10 +26,12 @@ use crate::{
 
 /// Acknowledgements that were on their way when the first segment was lost.
 const ON_ITS_WAY_MS: u32 = 1000;
+/// So many do not leave at the same moment.
+const SEVERAL: usize = 3;
 /// Most of them that are named.
 const MOST: usize = 4;
 
-/// Peers that do not acknowledge anything any more.
+/// Clients that do not acknowledge anything any more.
 #[derive(Default)]
 pub(super) struct Gone<'a> {
     peers: BTreeMap<IpAddr, &'a Path>,
@@ -40,12 +42,16 @@ pub(super) struct Gone<'a> {
 }
 
 impl<'a> Gone<'a> {
-    /// Those of a namespace; none where all of its peers may have gone at once: then it is the way to them.
+    /// Those of a namespace; none where several, or most of what it talks to, may have gone at once: then it is the way to them.
     pub(super) fn of(window: &Window, netns: &'a Netns) -> Self {
         let Some(table) = &netns.after.sockets else {
             return Self::default();
         };
-        let unheard = table.paths.iter().filter(|(_, path)| path.is_unheard());
+        // Who opened connections to a peer misses it.
+        let opened: BTreeSet<IpAddr> = table.unanswered.keys().map(|(to, ..)| *to).collect();
+        let unheard = table.paths.iter();
+        let unheard =
+            unheard.filter(|(address, path)| path.is_unheard() && !opened.contains(*address));
         // Where other connections go well, it is not the peer that has gone.
         let peers: BTreeMap<IpAddr, &Path> = unheard
             .filter(|(address, _)| others(window, netns, **address) == 0)
@@ -57,7 +63,8 @@ impl<'a> Gone<'a> {
         let heard = heard.filter(|path| path.unheard_ms.is_some_and(|ms| ms < first_ms));
         let others = heard.map(|path| path.connections).sum();
         let waiting: u32 = peers.values().map(|path| path.waiting).sum();
-        if waiting >= others && may_have_gone_at_once(&peers, first_ms) {
+        let are_many = peers.len() >= SEVERAL || waiting >= others;
+        if are_many && may_have_gone_at_once(&peers, first_ms) {
             return Self::default();
         }
         Self {
