@@ -211,7 +211,9 @@ fn a_graph_that_the_disk_has_no_room_for_leaves_the_one_that_was_there() {
     }
     let folder = std::env::temp_dir().join(format!("np-full-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
+    // An empty graph would fit into the page of the old one.
     let script = "mount -t tmpfs -o size=64k none $1 && cd $1 && echo old >g.svg && head -c 60000 /dev/zero >rest
+        timeout 3 sh -c 'while :; do :; done' &
         \"$0\" flame cpu --duration 1s -o g.svg 2>&1; echo ended with $?; cat g.svg";
     let output = Command::new("unshare")
         .args(["-m", "sh", "-c", script])

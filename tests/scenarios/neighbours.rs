@@ -141,6 +141,45 @@ fn resets_after_silence_are_told_from_resets_in_use() {
 }
 
 #[test]
+fn requests_that_cross_the_end_are_told_from_farewells() {
+    if !skip::is_root() {
+        return;
+    }
+    let cable = Cable::new();
+    let listener = cable.server.run(|| Family::V4.listen(PORT, 128));
+    // What the client says just when the service has ended a connection that was idle.
+    let told = |last_words: &[u8]| {
+        let mut idle: Vec<(Socket, Socket)> = (0..20)
+            .map(|_| {
+                let (near, far) = Family::V4.pair(&cable.client, &listener);
+                near.send(b"request").expect("there is room to send");
+                wait_until("it is acknowledged", || {
+                    let mut byte = [std::mem::MaybeUninit::uninit(); 7];
+                    far.recv(&mut byte).is_ok_and(|length| length > 0)
+                });
+                (near, far)
+            })
+            .collect();
+        sleep(Duration::from_secs(1));
+        diagnose(&cable.client, || {
+            if let Some((near, far)) = idle.pop() {
+                drop(far);
+                near.send(last_words).expect("there is room to send");
+            }
+        })
+    };
+    let diagnosis = told(b"GET / HTTP/1.1\r\nHost: example\r\n\r\n");
+    let finding = first(&diagnosis, "resets", PORT);
+    let summary = finding["summary"].as_str().expect("a text");
+    for words in ["closed them, and was reset", "idle"] {
+        assert!(summary.contains(words), "{summary}");
+    }
+    // close_notify of TLS 1.3.
+    let diagnosis = told(&[23; 24]);
+    assert_eq!(ids(&diagnosis), Vec::<&str>::new(), "{diagnosis:#}");
+}
+
+#[test]
 fn load_within_limits_has_no_finding_above_info() {
     if !skip::is_root() {
         return;
