@@ -26,8 +26,9 @@ use crate::{
 
 /// Acknowledgements that were on their way when the first segment was lost.
 const ON_ITS_WAY_MS: u32 = 1000;
-/// So many do not leave at the same moment.
+/// So many do not leave at the same moment, if they are one of so many connections or more.
 const SEVERAL: usize = 3;
+const MANY: u32 = 10;
 /// Most of them that are named.
 const MOST: usize = 4;
 
@@ -63,7 +64,8 @@ impl<'a> Gone<'a> {
         let heard = heard.filter(|path| path.unheard_ms.is_some_and(|ms| ms < first_ms));
         let others = heard.map(|path| path.connections).sum();
         let waiting: u32 = peers.values().map(|path| path.waiting).sum();
-        let are_many = peers.len() >= SEVERAL || waiting >= others;
+        let are_several = peers.len() >= SEVERAL && waiting * MANY >= others;
+        let are_many = are_several || waiting >= others;
         if are_many && may_have_gone_at_once(&peers, first_ms) {
             return Self::default();
         }
