@@ -376,13 +376,18 @@ pub(super) fn is_private(address: IpAddr) -> bool {
     }
 }
 
+/// What a connect fails with whose SYN is answered by RST, by unreachable (ICMP type 3, `icmp_err_convert`), or by what ICMPv6
+/// says is prohibited.
+const REFUSALS: [&str; 4] = ["ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH", "EACCES"];
+
 /// Whether clients of this machine were refused there meanwhile.
 fn is_rejected(window: &Window, end: End) -> bool {
     let is_there = |event: &Event| places::ends(event).is_some_and(|(_, remote)| remote == end);
     let mut resets = window.events.of("resets").iter();
     let mut connects = window.events.of("connects").iter();
     resets.any(|event| event.is("cause", "refused") && is_there(event))
-        || connects.any(|event| event.is("errno", "ECONNREFUSED") && is_there(event))
+        || connects
+            .any(|event| REFUSALS.iter().any(|errno| event.is("errno", errno)) && is_there(event))
 }
 
 /// A process of this machine that wanted to go there.

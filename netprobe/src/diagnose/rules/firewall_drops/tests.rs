@@ -620,3 +620,24 @@ fn one_client_that_gets_through_does_not_speak_for_one_that_waits_longer_each_ti
     let found = &window.findings()[0];
     assert_eq!(found.severity, Severity::Critical, "{}", found.summary);
 }
+
+#[test]
+fn who_is_told_by_icmp_is_rejected_too() {
+    let mut window = quiet();
+    window.listen(6379, 128, &[0; 10]);
+    syns(&mut window, [10, 0, 0, 9], ([10, 0, 0, 1], 6379), 30);
+    let prohibited = [
+        ("errno", Value::Word("EHOSTUNREACH")),
+        ("saddr", Value::Ip([10, 0, 0, 9].into())),
+        ("sport", Value::Unsigned(40_000)),
+        ("daddr", Value::Ip([10, 0, 0, 1].into())),
+        ("dport", Value::Unsigned(6379)),
+    ];
+    window.event("connects", 30, &prohibited);
+    let findings = window.findings();
+    assert!(
+        findings[0].summary.contains("rejected 30 packets"),
+        "{}",
+        findings[0].summary
+    );
+}
