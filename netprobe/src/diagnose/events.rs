@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use super::ended::Ended;
 use crate::report::{Column, Row, Total, Value, name_bytes};
 
 /// Most events of a kind that are kept.
@@ -109,6 +110,7 @@ struct Sample {
 #[derive(Clone, Debug)]
 pub struct Events {
     samples: BTreeMap<&'static str, Sample>,
+    ended: Ended,
     /// Totals by group, counted in the kernel.
     pub totals: Vec<Total>,
     random: u64,
@@ -118,6 +120,7 @@ impl Default for Events {
     fn default() -> Self {
         Self {
             samples: BTreeMap::new(),
+            ended: Ended::default(),
             totals: Vec::new(),
             random: 0x9e37_79b9_7f4a_7c15,
         }
@@ -132,6 +135,9 @@ impl Events {
             at_ns: row.monotonic_ns,
             ..Event::new(columns, row.values.clone())
         };
+        if row.kind == "lifetimes" {
+            self.ended.add(&event(), random);
+        }
         let sample = self.samples.entry(row.kind).or_default();
         sample.seen += 1;
         if sample.kept.len() < SAMPLE {
@@ -189,9 +195,17 @@ impl Events {
         self.samples.remove(kind);
     }
 
+    /// Connections that ended, as far as they were seen.
+    pub(super) const fn ended(&self) -> &Ended {
+        &self.ended
+    }
+
     /// Adds an event as it is.
     #[cfg(test)]
     pub(super) fn keep(&mut self, kind: &'static str, event: Event) {
+        if kind == "lifetimes" {
+            self.ended.add(&event, 0);
+        }
         self.samples.entry(kind).or_default().kept.push(event);
     }
 

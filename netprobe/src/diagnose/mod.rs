@@ -7,6 +7,7 @@ mod causality;
 mod clashes;
 mod cpu_time;
 mod dropped;
+mod ended;
 pub mod events;
 mod farewells;
 mod fifo;

@@ -2,14 +2,14 @@
 //! an end that has closed already: HTTPS servers that close after each answer, or after some time without requests, see
 //! this all day. And a health check closes as soon as it is connected, when the greeting of the service comes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use super::{
     super::super::{
         events::port_of,
         farewells::is_farewell,
         finding::{finding, somewhere},
-        places::{self, End},
+        places,
         window::{Netns, Window, ratio},
     },
     LEAST, MUCH, RULE, Reset, services,
@@ -21,13 +21,10 @@ const CAUSES: [&str; 2] = ["data-after-close", "unread-data"];
 /// What comes after such a reset belongs to no connection any more.
 const FOLLOWING: [&str; 2] = ["time-wait", "unexpected-ack"];
 
-/// Who waits for longer before it gives up wanted an answer.
-const CHECK_NS: u64 = 1_000_000_000;
-
 /// Resets at a service that are harmless.
 pub(super) struct Harmless {
     count: u64,
-    /// How many were looked at.
+    /// How many were looked at, and are known for what they are.
     seen: usize,
     farewells: usize,
     checks: usize,
@@ -45,9 +42,8 @@ pub(super) fn at_services(window: &Window, netns: &Netns) -> BTreeMap<u16, Harml
             }
         }
     }
-    let checks = checks(window, netns);
     let harmless = ports.into_iter().filter_map(|(port, count)| {
-        let harmless = Harmless::of(window, netns, (port, count), &checks);
+        let harmless = Harmless::of(window, netns, (port, count));
         let connections = places::connections(window, netns, port).max(count);
         harmless.is_all(connections).then_some((port, harmless))
     });
@@ -59,24 +55,8 @@ pub(super) fn explain(cause: &str) -> bool {
     CAUSES.contains(&cause) || FOLLOWING.contains(&cause)
 }
 
-/// Connections from here that were closed soon, and nothing had been sent.
-fn checks(window: &Window, netns: &Netns) -> HashSet<(End, End)> {
-    let ends = window.events.within("lifetimes", netns.inode);
-    let silent = ends.filter(|end| {
-        end.is("role", "client")
-            && end.number("bytes_sent") == Some(0)
-            && end.number("duration_ns").is_some_and(|ns| ns <= CHECK_NS)
-    });
-    silent.filter_map(places::ends).collect()
-}
-
 impl Harmless {
-    fn of(
-        window: &Window,
-        netns: &Netns,
-        (port, count): (u16, u64),
-        checks: &HashSet<(End, End)>,
-    ) -> Self {
+    fn of(window: &Window, netns: &Netns, (port, count): (u16, u64)) -> Self {
         let resets = window.events.within("resets", netns.inode);
         let resets = resets.filter(|reset| {
             [reset.small("sport"), reset.small("dport")].contains(&Some(port))
@@ -88,13 +68,18 @@ impl Harmless {
             farewells: 0,
             checks: 0,
         };
+        let ended = window.events.ended();
+        let are_all = ended.are_all(window.events.count("lifetimes", &[]));
         for reset in resets {
-            harmless.seen += 1;
             if is_farewell(reset) {
+                harmless.seen += 1;
                 harmless.farewells += 1;
-            } else if places::ends(reset).is_some_and(|ends| checks.contains(&ends)) {
-                harmless.checks += 1;
+                continue;
             }
+            // Beside very many other connections it says nothing that the end of this one was not looked at.
+            let was_check = ended.was_check(reset);
+            harmless.seen += usize::from(was_check.is_some() || are_all);
+            harmless.checks += usize::from(was_check == Some(true));
         }
         harmless
     }
