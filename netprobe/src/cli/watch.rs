@@ -20,7 +20,7 @@ use crate::{
     },
     observe::{
         clock::thread_cpu,
-        memory,
+        descriptors, memory,
         namespaces::{self, Namespace},
         processes::{self, Processes},
         snapshot::{self, Snapshot},
@@ -104,6 +104,7 @@ impl Unread {
 /// What is looked at again and again.
 struct Glanced {
     softnet: softnet::Watch,
+    descriptors: descriptors::Watch,
     namespaces: Vec<Namespaced>,
 }
 
@@ -154,6 +155,7 @@ impl Watch {
         let (stop, stopped) = mpsc::channel();
         let glanced = Glanced {
             softnet: softnet::Watch::start(),
+            descriptors: descriptors::Watch::of(&processes),
             namespaces: watched,
         };
         let thread = thread::spawn(move || glance_until(glanced, &stopped, &saving));
@@ -212,7 +214,6 @@ impl Watch {
         processes.learn_pollers(&waited_for(&after));
         name_processes(&mut seen, &processes);
         gaps.extend(unseen(&processes));
-        let page_bytes = rustix::param::page_size() as u64;
         let window = Window {
             seconds: elapsed.as_secs_f64(),
             namespaces: seen,
@@ -221,16 +222,21 @@ impl Watch {
             unread: self.unread.why().filter(|_| !self.is_narrowed),
             machine: Some(machine),
             softnet: glanced.softnet.finish(),
+            peaks: glanced.descriptors.finish(),
             processes_before: self.processes,
             processes,
             files: processes::machine_files(),
             conntrack_entry_bytes: conntrack_entry_bytes(),
-            buffer_pages: memory::buffer_pages(page_bytes),
-            page_bytes,
+            buffer_pages: memory::buffer_pages(page_bytes()),
+            page_bytes: page_bytes(),
             ..Window::default()
         };
         Ok((window, gaps))
     }
+}
+
+fn page_bytes() -> u64 {
+    rustix::param::page_size() as u64
 }
 
 /// Finds a process in each namespace that has no name to enter it by.
@@ -342,14 +348,19 @@ fn glance_until(mut glanced: Glanced, stopped: &Receiver<()>, saving: &Saving) -
         // While the programs in the kernel must save, half of it.
         let saved = if saving.is_on() { 2 } else { 1 };
         let mut are_still = false;
+        let mut waited_at = HashSet::new();
         for namespaced in &mut glanced.namespaces {
             // One that has gone shows nothing more.
             if namespaces::enter(&namespaced.namespace).is_ok() {
                 let glance = snapshot::glance(looks_at_connections);
                 are_still |= glance.late.iter().flatten().any(|late| late.is_still);
+                let listeners = glance.listeners.iter();
+                let waited = listeners.filter(|listener| listener.queue > 0);
+                waited_at.extend(waited.map(|listener| listener.ino));
                 namespaced.glances.add_glance(glance);
             }
         }
+        glanced.descriptors.look(&waited_at);
         if looks_at_connections {
             let (share, least) = if are_still {
                 (STILL_SHARE, SHORTEST)

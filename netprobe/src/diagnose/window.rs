@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 use super::events::Events;
 use crate::{
     observe::{
+        descriptors::Peak,
         diag::{Late, Listener},
         processes::{Process, Processes},
         snapshot::{Glance, Snapshot},
@@ -40,6 +41,8 @@ pub struct Window {
     pub processes_before: Processes,
     /// Processes with sockets at the end.
     pub processes: Processes,
+    /// The most descriptors that processes had open while connections waited for them, by process id.
+    pub peaks: BTreeMap<u32, Peak>,
     /// Files that are open on the machine, and how many may be.
     pub files: Option<(u64, u64)>,
     /// Size of an entry of the conntrack table in bytes, where the kernel says it.

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod conntrack;
 pub mod counters;
 pub mod cpu_limits;
+pub mod descriptors;
 pub mod diag;
 pub mod hosts;
 pub mod interfaces;

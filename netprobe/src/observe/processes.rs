@@ -227,7 +227,7 @@ fn counted(pid: u32, path: &Path) -> Option<Process> {
 }
 
 /// How many descriptors there are: since Linux 6.2 the size of the folder, before that its entries.
-fn descriptors(folder: &Path) -> Option<u64> {
+pub(super) fn descriptors(folder: &Path) -> Option<u64> {
     let size = fs::metadata(folder).ok()?.len();
     if size > 0 {
         return Some(size);

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+mod past;
 mod turned_away;
 
 use super::super::{
@@ -28,7 +29,8 @@ pub(super) static RULE: Rule = Rule {
                 the connection, so the accept queue fills up behind it.",
         recognised: "A process that holds a listener has as many descriptors open as its limit allows. It is critical \
                      when connections wait in its queue meanwhile, or are closed unserved as soon as they are accepted (libuv keeps a \
-                     descriptor in reserve for that). From 90 % on it is a warning. Processes that hold \
+                     descriptor in reserve for that). While connections wait it is looked at again and again: where none was left for half a \
+                     second or more, and some are at the end, it is a warning. From 90 % on it is a warning. Processes that hold \
                      the same listeners, as preforked workers do, are one finding. From 70 % on it is one, too, where the number \
                      grows so that none is left within 10 min, and from 50 % on within 1 min. A process that only connects is \
                      weighed when it holds a TCP socket or was seen to connect: critical when it is at its limit from the \
@@ -69,7 +71,7 @@ const MOST_NAMED: usize = 8;
 fn check(window: &Window) -> Verdict {
     let mut found: Vec<Finding> = machine(window).into_iter().collect();
     for holders in services(window) {
-        found.extend(exhausted(window, &holders));
+        found.extend(past::check(window, &holders).or_else(|| exhausted(window, &holders)));
     }
     if !found.is_empty() {
         Verdict::Found(found)
@@ -112,7 +114,7 @@ fn services(window: &Window) -> Vec<Vec<&Process>> {
     for process in window.processes.by_pid.values() {
         let service = if !process.sockets.is_empty() {
             let is_near = ratio(process.fds, process.fd_limit) >= NEARLY;
-            (is_near || left_s(window, process).is_some())
+            (is_near || left_s(window, process).is_some() || past::peak(window, process).is_some())
                 .then(|| Service::Of(process.sockets.iter().copied().collect()))
         } else if (process.fds >= process.fd_limit || left_s(window, process).is_some())
             && connects(window, process)
@@ -171,10 +173,7 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
         None if is_client => home(window, holder).map_or(String::new(), Netns::place),
         None => String::new(),
     };
-    let who = match holders.len() {
-        1 => format!("{} (pid {})", holder.comm, holder.pid),
-        count => format!("{count} processes of {}", holder.comm),
-    };
+    let who = who(holders, holder);
     let is_stuck = holders.iter().any(|holder| is_stuck(window, holder));
     let severity = if is_full && queued > 0 || is_stuck || turned_away.is_some() {
         Severity::Critical
@@ -270,6 +269,14 @@ fn exhausted(window: &Window, holders: &[&Process]) -> Option<Finding> {
     let pids: Vec<u32> = holders.iter().map(|holder| holder.pid).collect();
     let is_growing = left_s(window, holder).is_some();
     Some(fixes(found, (holder, is_growing), &pids, queued))
+}
+
+/// The processes of a service, of which one is the worst.
+fn who(holders: &[&Process], worst: &Process) -> String {
+    match holders.len() {
+        1 => format!("{} (pid {})", worst.comm, worst.pid),
+        count => format!("{count} processes of {}", worst.comm),
+    }
 }
 
 /// A listener of a process.

@@ -1,9 +1,12 @@
+use std::time::Duration;
+
+use super::RULE;
 use crate::{
     diagnose::{
         fixtures::{NETNS, quiet},
         window::Window,
     },
-    observe::processes::Process,
+    observe::{descriptors::Peak, processes::Process},
     report::{Value, diagnosis::Severity},
 };
 
@@ -317,4 +320,38 @@ fn a_machine_without_files_is_found() {
     let mut window = quiet();
     window.files = Some((99_000, 100_000));
     assert_eq!(window.ids(), ["fd-exhaustion"]);
+}
+
+#[test]
+fn a_server_that_had_no_descriptors_left_for_some_seconds_is_told_after_it() {
+    let told = |most: u64, full_ms: u64, now: u64| {
+        let mut window = quiet();
+        window.listen(80, 128, &[0, 83, 60, 0]);
+        let server = window.processes.by_pid.get_mut(&100).unwrap();
+        (server.fds, server.fd_limit) = (now, 64);
+        let peak = Peak {
+            most,
+            full: Duration::from_millis(full_ms),
+        };
+        window.peaks.insert(100, peak);
+        window.findings().into_iter().next()
+    };
+    let found = told(64, 9500, 12).unwrap();
+    assert_eq!(
+        (found.id, found.severity),
+        ("fd-exhaustion", Severity::Warning)
+    );
+    let said = "had no file descriptors left for 9.5 s of 10 (64 of 64 were open, 12 are now); meanwhile up to 83 connections \
+                wait";
+    assert!(found.summary.contains(said), "{}", found.summary);
+    assert_eq!(found.fixes[0].set[0].1, "4096");
+    assert_ne!(told(64, 100, 12).map(|found| found.id), Some(RULE.id));
+    assert_ne!(told(60, 9500, 12).map(|found| found.id), Some(RULE.id));
+    // None is left now either.
+    let still = told(64, 9500, 64).unwrap();
+    assert!(
+        still.summary.contains("has no file descriptors left"),
+        "{}",
+        still.summary
+    );
 }
