@@ -35,6 +35,8 @@ pub(super) fn check(window: &Window, holders: &[&Process]) -> Option<Finding> {
     let in_want: Vec<_> = in_want.collect();
     let longest = in_want.iter().max_by_key(|(_, peak)| peak.full);
     let (holder, peak) = longest.filter(|_| in_want.len() == holders.len())?;
+    // One more for a moment, as a descriptor is given back late.
+    let most = peak.most.min(holder.fd_limit);
     let waiting = deepest(window, holder);
     let (place, queued) = waiting.map_or((String::new(), 0), |(netns, queue)| {
         let port = queue.listener.port;
@@ -47,24 +49,23 @@ pub(super) fn check(window: &Window, holders: &[&Process]) -> Option<Finding> {
         Severity::Warning,
         Confidence::High,
         format!(
-            "{who}{place} had no file descriptors left for {:.1} s of {:.0} ({} of {} were open, {} are now); meanwhile up to {}",
+            "{who}{place} had no file descriptors left for {:.1} s of {:.0} ({} of {} were open, {} are now); meanwhile up to {} waited to be accepted",
             peak.full.as_secs_f64(),
             window.seconds,
-            peak.most,
+            most,
             holder.fd_limit,
             holder.fds,
-            sizing::waiting(queued)
+            sizing::counted(queued.into(), "connection")
         ),
     )
     .counted(
         format!(
-            "{} descriptors of {} were open in pid {}, for {:.1} s",
-            peak.most,
+            "{most} descriptors of {} were open in pid {}, for {:.1} s",
             holder.fd_limit,
             holder.pid,
             peak.full.as_secs_f64()
         ),
-        peak.most,
+        most,
         "descriptors",
         "/proc/PID/fd, RLIMIT_NOFILE",
     )
@@ -84,7 +85,7 @@ pub(super) fn check(window: &Window, holders: &[&Process]) -> Option<Finding> {
             .map(|(other, _)| hit(other, told)),
     );
     let at_peak = Process {
-        fds: peak.most,
+        fds: most,
         ..(*holder).clone()
     };
     Some(fixes(found, (&at_peak, false), &pids, queued))

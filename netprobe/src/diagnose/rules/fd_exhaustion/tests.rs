@@ -342,7 +342,7 @@ fn a_server_that_had_no_descriptors_left_for_some_seconds_is_told_after_it() {
         ("fd-exhaustion", Severity::Warning)
     );
     let said = "had no file descriptors left for 9.5 s of 10 (64 of 64 were open, 12 are now); meanwhile up to 83 connections \
-                wait";
+                waited";
     assert!(found.summary.contains(said), "{}", found.summary);
     assert_eq!(found.fixes[0].set[0].1, "4096");
     assert_ne!(told(64, 100, 12).map(|found| found.id), Some(RULE.id));

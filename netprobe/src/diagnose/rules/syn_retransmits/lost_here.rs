@@ -134,6 +134,13 @@ impl<'a> LostHere<'a> {
         self.reason == "XDP" || self.reason.contains("xdp_")
     }
 
+    /// Whether it is for an address that is not there (`ip_error`, of a host that does not forward).
+    pub(super) fn is_misaddressed(&self) -> bool {
+        self.reason == "IP_INADDRERRORS"
+            || (self.reason.starts_with("ip_error")
+                && !self.netns.after.addresses.contains(&self.destination))
+    }
+
     /// Whether a filter did it that somebody has put there.
     pub(super) fn is_deliberate(&self) -> bool {
         const FILTERS: [&str; 5] = ["TC_", "SOCKET_FILTER", "BPF_", "XFRM_", "tcf_"];

@@ -38,7 +38,8 @@ pub(super) static RULE: Rule = Rule {
                      without that, too, where all connects to a destination fail with EHOSTUNREACH, ENETUNREACH, EACCES or EINVAL, or are given up by clients \
                      that wait for a quarter of a second or more, but not for the first SYN to be sent again. A namespace of this \
                      machine that was seen to drop the SYNs or SYN-ACKs (kfree_skb) is named, with the kernel's reason, also \
-                     where only the listener's is watched and the same clients try again and get through with none. Where \
+                     where only the listener's is watched and the same clients try again and get through with none, or where the SYNs are for an \
+                     address that it does not have. Where \
                      the listener is on this machine too and sends its SYN-ACKs again, that is one finding. A link of theirs that went down in the window is named (carrier_down_count). Listeners whose \
                      namespace has no route back (OutNoRoutes grew as ListenDrops did, and no queue was full) drop SYNs. Where connects that fail at once cannot be seen \
                      (without kprobes and fentry), a namespace is told in which more of them, or of other packets, found no route \

@@ -1,5 +1,5 @@
-//! Listeners whose clients' SYNs their own namespace drops before them, as it looks from there alone: no counter of handshakes
-//! tells, and the clients may be anywhere.
+//! Listeners whose clients' SYNs their own namespace drops before them, and addresses that it is sent SYNs for and does not have,
+//! as it looks from there alone: no counter of handshakes tells, and the clients may be anywhere.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,10 +24,10 @@ use crate::{
 /// So many connects that try again are no chance.
 const LEAST: usize = 3;
 
-/// A listener that SYNs do not get to.
+/// A listener that SYNs do not get to, or an address that is not there.
 pub(super) struct Unheard<'a> {
     netns: &'a Netns,
-    listener: &'a Listener,
+    listener: Option<&'a Listener>,
     pub(super) end: End,
     /// Who sends them, and gets through with none.
     clients: HashSet<IpAddr>,
@@ -64,19 +64,24 @@ impl<'a> Unheard<'a> {
         end: End,
         tries: &HashMap<End, u32>,
     ) -> Option<Self> {
-        let (home, listener) = places::listener(window, netns, end)?;
-        let heard = places::clients(window, netns, end.1);
+        let listener = places::listener(window, netns, end);
+        // Who gets through to the port does so at another address.
+        let heard = listener.map_or_else(HashSet::new, |_| places::clients(window, netns, end.1));
         let again = tries.iter().filter(|(_, tries)| **tries > 1);
         let again: Vec<IpAddr> = again
             .map(|(from, _)| from.0)
             .filter(|address| !heard.contains(address))
             .collect();
-        if home.inode != netns.inode || again.len() < LEAST {
+        let is_elsewhere = listener.is_some_and(|(home, _)| home.inode != netns.inode);
+        if is_elsewhere || again.len() < LEAST {
             return None;
         }
         let connects = again.len();
         let clients: HashSet<IpAddr> = again.into_iter().collect();
         let lost = LostHere::of(window, end, &clients)?;
+        if listener.is_none() && !lost.is_misaddressed() {
+            return None;
+        }
         let is_stranger = |client: &IpAddr| {
             !dropped::is_private(*client) && places::homes(window, netns, *client).is_empty()
         };
@@ -89,7 +94,7 @@ impl<'a> Unheard<'a> {
         }
         Some(Self {
             netns,
-            listener,
+            listener: listener.map(|(_, listener)| listener),
             end,
             clients,
             connects,
@@ -100,13 +105,19 @@ impl<'a> Unheard<'a> {
 
     /// A finding of its own, where no client of this machine tells of it.
     pub(super) fn describe(&self, window: &Window) -> Finding {
-        let severity = if self.is_heard {
+        // An address that is not here may be meant for another machine.
+        let is_meant =
+            self.listener.is_some() || places::at_port(self.netns, self.end.1).next().is_some();
+        let severity = if self.is_heard || !is_meant {
             Severity::Warning
         } else {
             Severity::Critical
         };
-        let listener = window.affected_listener(self.netns, self.listener);
-        let comm = listener
+        let hit = self.listener.map_or_else(
+            || Window::affected_destination(self.netns, self.end.0, self.end.1),
+            |listener| window.affected_listener(self.netns, listener),
+        );
+        let comm = hit
             .comm
             .as_ref()
             .map_or(String::new(), |comm| format!(" of {comm}"));
@@ -123,7 +134,7 @@ impl<'a> Unheard<'a> {
         };
         let summary = format!(
             "{}{comm}{} is not reached by {who}{others}: {} connects were seen to try again in {:.0} s{}",
-            listener.name,
+            hit.name,
             self.netns.place(),
             self.connects,
             window.seconds,
@@ -132,7 +143,7 @@ impl<'a> Unheard<'a> {
         let sources = self.clients.iter().take(MOST);
         let sources = sources.map(|client| host("source", *client, self.netns.inode));
         let found = finding(RULE.id, severity, Confidence::High, summary)
-            .hits([listener])
+            .hits([hit])
             .hits(sources);
         self.lost.add(found, window)
     }

@@ -278,6 +278,10 @@ fn dropped_before_the_listener(reason: &'static str, tries: u64) -> Window {
 }
 
 fn dropped_of(client: [u8; 4], reason: &'static str, tries: u64) -> Window {
+    dropped_for(client, [10, 0, 0, 1], reason, tries)
+}
+
+fn dropped_for(client: [u8; 4], service: [u8; 4], reason: &'static str, tries: u64) -> Window {
     let mut window = quiet();
     window.listen(8080, 128, &[0; 10]);
     for port in 0..4 {
@@ -285,7 +289,7 @@ fn dropped_of(client: [u8; 4], reason: &'static str, tries: u64) -> Window {
             let syn = [
                 ("saddr", Value::Ip(client.into())),
                 ("sport", Value::Unsigned(40_000 + port)),
-                ("daddr", Value::Ip([10, 0, 0, 1].into())),
+                ("daddr", Value::Ip(service.into())),
                 ("dport", Value::Unsigned(8080)),
                 ("flags", Value::TcpFlags(2)),
                 ("reason", Value::Text(reason.into())),
@@ -294,6 +298,31 @@ fn dropped_of(client: [u8; 4], reason: &'static str, tries: u64) -> Window {
         }
     }
     window
+}
+
+#[test]
+fn syns_for_an_address_that_a_server_does_not_have_are_told() {
+    let mut window = dropped_for([10, 0, 0, 9], [10, 0, 0, 77], "IP_INADDRERRORS", 2);
+    window.namespaces[0].after.addresses = [[10, 0, 0, 1].into()].into();
+    let found = window.findings().remove(0);
+    assert_eq!(
+        (found.id, found.severity),
+        ("syn-retransmits", Severity::Critical)
+    );
+    for said in [
+        "10.0.0.77:8080 is not reached by 10.0.0.9, nor by anybody else",
+        "for an address that it does not have",
+    ] {
+        assert!(found.summary.contains(said), "{}", found.summary);
+    }
+    // Nobody listens at that port here, and it may be meant for another machine.
+    window.namespaces[0].queues.clear();
+    window.namespaces[0].after.sockets = Some(Default::default());
+    assert_eq!(window.findings()[0].severity, Severity::Warning);
+    // What is dropped on its way for another reason is its sender's to find.
+    let mut window = dropped_for([10, 0, 0, 9], [10, 0, 0, 77], "XDP", 2);
+    window.namespaces[0].after.addresses = [[10, 0, 0, 1].into()].into();
+    assert!(window.findings().is_empty(), "{:#?}", window.findings());
 }
 
 #[test]
