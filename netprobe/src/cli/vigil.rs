@@ -213,6 +213,7 @@ impl Vigil {
         let diagnosis = Diagnosis {
             cost: Cost {
                 cpu_percent: spent.percent() * f64::from(host.cpus),
+                limit_percent: spent.limit_percent * f64::from(host.cpus),
                 cpu_time,
                 rss_kib: largest_rss_kib(),
                 verdict: ended.elapsed(),

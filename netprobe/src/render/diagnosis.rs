@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::{page::Page, text::harmless, time};
 use crate::report::{
     Probe,
-    diagnosis::{Affected, Checked, Diagnosis, Finding, Fix, Severity},
+    diagnosis::{Affected, Checked, Cost, Diagnosis, Finding, Fix, Severity},
 };
 
 /// Lines are no longer than this.
@@ -246,16 +246,28 @@ fn footer(out: &mut Page<'_>, diagnosis: &Diagnosis) -> io::Result<()> {
     };
     out.wrapped("netprobe: ",
         &format!(
-            "watched {:.1} s from {} on, {} network namespace{}; {lost}; took {:.2} % of a CPU, with start and verdict {:.2} s of CPU \
+            "watched {:.1} s from {} on, {} network namespace{}; {lost}; took {:.2} % of a CPU{}, with start and verdict {:.2} s of CPU \
              time, {} MiB; `netprobe explain ID` tells more",
             diagnosis.window.as_secs_f64(),
             time::of_day(diagnosis.started_unix_ns),
             diagnosis.namespaces,
             if diagnosis.namespaces == 1 { "" } else { "s" },
             diagnosis.cost.cpu_percent,
+            above(&diagnosis.cost),
             diagnosis.cost.cpu_time.as_secs_f64(),
             diagnosis.cost.rss_kib / 1024
         ),
+    )
+}
+
+/// What to say of a cost above its limit.
+fn above(cost: &Cost) -> String {
+    if cost.cpu_percent <= cost.limit_percent {
+        return String::new();
+    }
+    format!(
+        " (above the limit of {} %, see --max-overhead)",
+        (cost.limit_percent * 100.0).round() / 100.0
     )
 }
 
@@ -312,6 +324,18 @@ mod tests {
             .collect::<Vec<_>>()
             .join(" ");
         let told = "took 0.50 % of a CPU, with start and verdict 0.31 s of CPU time";
+        assert!(text.contains(told), "{text}");
+    }
+
+    #[test]
+    fn a_cost_above_the_limit_is_told() {
+        let mut diagnosis = sample();
+        diagnosis.cost.cpu_percent = 2.43;
+        let text = text(&diagnosis)
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        let told = "took 2.43 % of a CPU (above the limit of 2 %, see --max-overhead), with start";
         assert!(text.contains(told), "{text}");
     }
 

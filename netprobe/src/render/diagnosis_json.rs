@@ -47,6 +47,7 @@ fn object(diagnosis: &Diagnosis) -> Json {
         },
         "cost": {
             "cpu_percent": diagnosis.cost.cpu_percent,
+            "limit_percent": diagnosis.cost.limit_percent,
             "cpu_ms": u64::try_from(diagnosis.cost.cpu_time.as_millis()).unwrap_or(u64::MAX),
             "rss_kib": diagnosis.cost.rss_kib,
             "verdict_ms": diagnosis.cost.verdict.as_secs_f64() * 1000.0,

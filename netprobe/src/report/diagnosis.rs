@@ -172,6 +172,8 @@ pub struct Host {
 pub struct Cost {
     /// CPU time of netprobe in the window, in percent of one CPU.
     pub cpu_percent: f64,
+    /// What it may be, in percent of one CPU: `--max-overhead` is a share of the machine.
+    pub limit_percent: f64,
     /// CPU time of netprobe in all: also before the window, to look at everything once, and after it until the verdict.
     pub cpu_time: Duration,
     /// Its largest resident memory.
@@ -281,6 +283,7 @@ pub(crate) fn sample() -> Diagnosis {
         gaps: vec!["something".to_owned()],
         cost: Cost {
             cpu_percent: 0.5,
+            limit_percent: 2.0,
             cpu_time: Duration::from_millis(310),
             rss_kib: 1,
             verdict: Duration::ZERO,

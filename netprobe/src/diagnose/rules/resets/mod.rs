@@ -333,6 +333,19 @@ fn services(window: &Window, netns: &Netns, cause: &str) -> Vec<Affected> {
     hits.collect()
 }
 
+/// What the kernel says of resets with a cause.
+fn reasons(window: &Window, netns: &Netns, cause: &str) -> Vec<String> {
+    let inode = netns.inode.to_string();
+    let group = [("cause", cause), ("netns", inode.as_str())];
+    let groups = window.events.groups("resets", &group);
+    let reasons = groups.filter_map(|total| match value_of(total, "reason") {
+        Value::Text(reason) => Some(reason.to_string()),
+        _ => None,
+    });
+    let all: BTreeSet<_> = reasons.collect();
+    all.into_iter().take(3).collect()
+}
+
 fn describe(
     window: &Window,
     netns: &Netns,
@@ -340,25 +353,16 @@ fn describe(
     (port, reset): (Option<u16>, &Reset),
 ) -> Finding {
     let (count, severity) = (reset.count, reset.severity);
-    // Those of more ports than can be told apart are at no single one.
-    let worst = hits.first().filter(|_| port.is_some());
+    // What is told is of one port; those of more ports than can be told apart are at no single one.
+    hits.sort_by_key(|hit| hit.port != port);
+    let worst = hits
+        .first()
+        .filter(|hit| port.is_some() && hit.port == port);
     let place = worst.map_or(String::new(), |hit| format!(" ({} {})", hit.kind, hit.name));
     if hits.is_empty() {
         hits.push(somewhere(netns));
     }
-    let inode = netns.inode.to_string();
-    let group = [("cause", cause), ("netns", inode.as_str())];
-    let reasons: Vec<String> = window
-        .events
-        .groups("resets", &group)
-        .filter_map(|total| match value_of(total, "reason") {
-            Value::Text(reason) => Some(reason.to_string()),
-            _ => None,
-        })
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .take(3)
-        .collect();
+    let reasons = reasons(window, netns, cause);
     let beside = reset.beside_words();
     let found = finding(
         RULE.id,

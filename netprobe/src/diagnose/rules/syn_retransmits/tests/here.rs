@@ -1,6 +1,7 @@
 //! SYNs that this machine loses itself.
 
 use super::*;
+use crate::observe::diag::SocketTable;
 
 #[test]
 fn nobody_else_is_blamed_where_this_machine_drops_syns_or_was_not_seen() {
@@ -317,7 +318,7 @@ fn syns_for_an_address_that_a_server_does_not_have_are_told() {
     }
     // Nobody listens at that port here, and it may be meant for another machine.
     window.namespaces[0].queues.clear();
-    window.namespaces[0].after.sockets = Some(Default::default());
+    window.namespaces[0].after.sockets = Some(SocketTable::default());
     assert_eq!(window.findings()[0].severity, Severity::Warning);
     // What is dropped on its way for another reason is its sender's to find.
     let mut window = dropped_for([10, 0, 0, 9], [10, 0, 0, 77], "XDP", 2);
