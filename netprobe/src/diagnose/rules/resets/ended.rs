@@ -164,7 +164,7 @@ fn hit(window: &Window, local: &BTreeSet<End>) -> Vec<(Owner, End, u32)> {
 /// Who listened, where, what became of it, and whose connections were open.
 fn words(
     ended: &Ended<'_>,
-    holder: Option<&Process>,
+    (holder, is_reopened): (Option<&Process>, bool),
     (port, local): (u16, &BTreeSet<End>),
     clients: &[(Owner, End, u32)],
 ) -> [String; 4] {
@@ -176,7 +176,9 @@ fn words(
         || format!("port {port}"),
         |(address, port)| endpoint(*address, *port),
     );
-    let what = if ended.is_anew {
+    let what = if is_reopened {
+        "closed its listener and opened it again"
+    } else if ended.is_anew {
         "was replaced by another"
     } else if ended.listener.is_some() {
         "ended or closed its listener, and nobody listens there any more"
@@ -207,8 +209,10 @@ fn describe(
         let mut holders = window.processes_before.holders(listener.ino);
         holders.next()
     });
+    let mut now = places::at_port(netns, port).flat_map(|new| window.processes.holders(new.ino));
+    let is_reopened = holder.is_some_and(|holder| now.any(|now| now.pid == holder.pid));
     let clients = hit(window, &local);
-    let [who, place, what, whose] = words(ended, holder, (port, &local), &clients);
+    let [who, place, what, whose] = words(ended, (holder, is_reopened), (port, &local), &clients);
     let count = reset.count;
     let found = finding(
         RULE.id,

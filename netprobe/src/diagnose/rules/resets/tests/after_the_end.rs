@@ -140,6 +140,11 @@ fn a_service_that_ended_with_connections_open_is_a_note_that_names_it_and_its_cl
     let mut anew = window.clone();
     anew.sockets().listeners[0].ino += 1;
     told(&anew, &["was replaced by another"]);
+    // Or the same again.
+    let ino = anew.sockets().listeners[0].ino;
+    let server = anew.processes.by_pid.get_mut(&100).unwrap();
+    server.sockets.push(ino);
+    told(&anew, &["closed its listener and opened it again"]);
     window.sockets().listeners.clear();
     window.processes.by_pid.clear();
     told(&window, &[&[ended][..], &words].concat());
