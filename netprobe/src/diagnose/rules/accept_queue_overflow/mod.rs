@@ -328,7 +328,7 @@ fn fixes(found: Finding, netns: &Netns, overflow: &Overflow, pause: Option<Pause
             (limit + turned_away) as f64,
             format!(
                 "{limit} waiting + {}{turned_away} turned away before they are accepted",
-                if overflow.is_at_most { "at most " } else { "" }
+                if overflow.is_at_most { "about " } else { "" }
             ),
         ),
     };

@@ -106,7 +106,7 @@ fn the_size_is_that_of_a_pause_and_not_of_a_second() {
     };
     let (wanted, text) = said(&window);
     assert!(
-        text.contains("5 waiting + at most 97 turned away"),
+        text.contains("5 waiting + about 97 turned away"),
         "{text}"
     );
     assert_eq!(wanted, "256");
@@ -143,7 +143,7 @@ fn a_burst_needs_room_for_all_of_it_though_each_tries_again_later() {
     window.total("lifetimes", 500, &group);
     let fix = window.findings()[0].fixes.last().unwrap().clone();
     assert!(
-        fix.text.contains("16 waiting + at most 483"),
+        fix.text.contains("16 waiting + about 483"),
         "{}",
         fix.text
     );
