@@ -105,10 +105,7 @@ fn the_size_is_that_of_a_pause_and_not_of_a_second() {
         (fix.set[0].1.clone(), fix.text)
     };
     let (wanted, text) = said(&window);
-    assert!(
-        text.contains("5 waiting + about 97 turned away"),
-        "{text}"
-    );
+    assert!(text.contains("5 waiting + about 97 turned away"), "{text}");
     assert_eq!(wanted, "256");
     // The clients are of this machine: 4000 attempts among the 20,600.
     let group = [
@@ -142,11 +139,7 @@ fn a_burst_needs_room_for_all_of_it_though_each_tries_again_later() {
     ];
     window.total("lifetimes", 500, &group);
     let fix = window.findings()[0].fixes.last().unwrap().clone();
-    assert!(
-        fix.text.contains("16 waiting + about 483"),
-        "{}",
-        fix.text
-    );
+    assert!(fix.text.contains("16 waiting + about 483"), "{}", fix.text);
     assert_eq!(fix.set[0].1, "1024");
 }
 

@@ -340,12 +340,17 @@ fn where_to_raise(holder: &Process, wanted: u64) -> (String, &'static str) {
         );
         return (text, "-c");
     }
-    let unit = holder.unit.as_deref().unwrap_or("its unit");
+    let place = match &holder.unit {
+        Some(unit) => format!("set LimitNOFILE={wanted} in {unit}"),
+        None => format!(
+            "give it {wanted} where it is started (LimitNOFILE= of a unit, docker run --ulimit nofile={wanted}, ulimit -n)"
+        ),
+    };
     let lowered = holder
         .parent_fd_limit
         .filter(|parent| *parent > holder.fd_limit);
     let Some(parent) = lowered else {
-        return (format!("set LimitNOFILE={wanted} in {unit}"), "LimitNOFILE");
+        return (place, "LimitNOFILE");
     };
     let setting = match holder.comm.as_str() {
         "nginx" => "worker_rlimit_nofile",
@@ -353,7 +358,7 @@ fn where_to_raise(holder: &Process, wanted: u64) -> (String, &'static str) {
         _ => "RLIMIT_NOFILE",
     };
     let first = if parent < wanted {
-        format!("set LimitNOFILE={wanted} in {unit}, and then ")
+        format!("{place}, and then ")
     } else {
         String::new()
     };

@@ -199,7 +199,7 @@ fn a_limit_that_a_process_has_lowered_itself_is_not_raised_in_its_unit() {
     assert!(
         fix(&window)
             .text
-            .starts_with("set LimitNOFILE=4096 in its unit, and then")
+            .starts_with("give it 4096 where it is started (LimitNOFILE= of a unit, docker run --ulimit nofile=4096, ulimit -n), and then")
     );
 }
 
