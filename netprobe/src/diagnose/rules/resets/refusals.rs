@@ -300,6 +300,15 @@ fn is_outage(window: &Window, netns: &Netns, (address, port): End, refused: u64)
     kept_out * 2 > here && times(here) >= LEAST_OF_ALL && window.rate(times(kept_out)) >= REAL_USE
 }
 
+/// Whether some connects to an end succeed.
+fn do_some_succeed(window: &Window, end: Option<End>) -> bool {
+    let mut connects = window.events.of("connects").iter();
+    connects.any(|connect| {
+        let remote = connect.ip("daddr").zip(connect.small("dport"));
+        remote.is_some() && remote == end && connect.is("outcome", "established")
+    })
+}
+
 /// How bad it is, what is the matter, and what to do.
 #[expect(
     clippy::too_many_lines,
@@ -327,7 +336,13 @@ fn judged(
         ),
         Why::Elsewhere => (
             severity,
-            "nobody listens there, or a firewall rejects them: that end cannot be seen here".to_owned(),
+            if do_some_succeed(window, worst) {
+                "others get through: nobody listens there for moments (a restart), or one of several instances does not, or a \
+                 firewall rejects some; that end cannot be seen here"
+            } else {
+                "nobody listens there, or a firewall rejects them: that end cannot be seen here"
+            }
+            .to_owned(),
             "see at that end whether the service listens (ss -ltn), and whether a rule rejects, there or on the way \
              (nft list ruleset)"
                 .to_owned(),

@@ -584,3 +584,22 @@ fn resets_of_connections_in_use_are_a_part_of_those_that_were_looked_at() {
     lives(&mut window, 8000, "reset", 180);
     assert!(window.ids().is_empty());
 }
+
+#[test]
+fn who_is_away_for_moments_elsewhere_is_told_from_who_is_not_there() {
+    let service: IpAddr = [10, 9, 9, 9].into();
+    let mut window = quiet();
+    refused_of(&mut window, service, ("client", 7), 40);
+    window.grow(&[("Tcp.ActiveOpens", 100)]);
+    let summary = |window: &Window| window.findings()[0].summary.clone();
+    let said = "nobody listens there, or a firewall rejects them: that end cannot be seen here";
+    assert!(summary(&window).contains(said), "{}", summary(&window));
+    let through = [
+        ("outcome", Value::Word("established")),
+        ("daddr", Value::Ip(service)),
+        ("dport", Value::Unsigned(8090)),
+    ];
+    window.event("connects", 60, &through);
+    let said = "others get through: nobody listens there for moments (a restart)";
+    assert!(summary(&window).contains(said), "{}", summary(&window));
+}
