@@ -20,6 +20,7 @@ mod places;
 mod ports;
 mod received;
 mod rules;
+mod senders;
 mod sizing;
 mod slow_requests;
 mod stalled;

@@ -18,6 +18,8 @@ const RTM_GETADDR: u16 = 22;
 const IFF_UP: u32 = 1;
 /// It has a link.
 const IFF_LOWER_UP: u32 = 1 << 16;
+/// Both.
+const UP: u32 = IFF_UP | IFF_LOWER_UP;
 /// Most addresses that are remembered.
 const ADDRESSES: usize = 4096;
 
@@ -36,12 +38,44 @@ pub struct Interface {
     pub tx_bytes: u64,
     /// Packets sent.
     pub tx_packets: u64,
-    /// Not sent for want of room.
+    /// Not sent: it had no room for them, or whoever it hands them to did not take them. What a qdisc drops is not in it.
     pub tx_dropped: u64,
+    /// Packets that may wait in it (`txqueuelen`).
+    pub tx_queue_len: u32,
+    /// What it hands packets to.
+    pub output: Output,
     /// How often its link went down (`carrier_down_count`); of bridges, which lose it with their last port, 0.
     pub link_downs: u32,
     /// Whether its link is down now, though nobody has taken the interface down.
     pub is_without_link: bool,
+    /// Whether it is up and has a link.
+    pub is_up: bool,
+}
+
+/// What an interface hands packets to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Output {
+    /// A program, or a virtual machine: a queue that it reads.
+    Tun,
+    /// The other end of a pair.
+    Veth,
+    /// Hardware, or what looks like it.
+    Device,
+    /// Another interface, which counts itself what it drops; or not known.
+    #[default]
+    Other,
+}
+
+impl Output {
+    /// As the kind of the driver tells.
+    fn of(kind: &str) -> Self {
+        match kind {
+            "tun" => Self::Tun,
+            "veth" => Self::Veth,
+            "" => Self::Device,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// A queueing discipline.
@@ -68,9 +102,12 @@ pub fn of_this_thread() -> BTreeMap<String, Interface> {
     let mut found = BTreeMap::new();
     let listed = links(|link| {
         if let Some(mut interface) = link.statistics.and_then(statistics64) {
+            interface.tx_queue_len = link.queue_len;
+            interface.output = Output::of(&link.kind);
+            interface.is_up = link.flags & UP == UP;
             if link.kind != "bridge" {
                 interface.link_downs = link.downs;
-                interface.is_without_link = link.flags & (IFF_UP | IFF_LOWER_UP) == IFF_UP;
+                interface.is_without_link = link.flags & UP == IFF_UP;
             }
             found.insert(link.name, interface);
         }
@@ -127,6 +164,7 @@ struct Link<'a> {
     /// Its driver's kind, such as `veth`; of hardware nothing.
     kind: String,
     downs: u32,
+    queue_len: u32,
 }
 
 impl<'a> Link<'a> {
@@ -141,6 +179,8 @@ impl<'a> Link<'a> {
             match attribute {
                 // IFLA_IFNAME
                 3 => link.name = text(value),
+                // IFLA_TXQLEN
+                13 => link.queue_len = u32_at(value, 0)?,
                 // IFLA_LINKINFO, and in it IFLA_INFO_KIND
                 18 => {
                     let kind = attributes(value).find(|(attribute, _)| *attribute == 1);
@@ -297,6 +337,20 @@ mod tests {
         let lo = found["lo"];
         assert_eq!((lo.rx_bytes, lo.rx_dropped, lo.rx_missed), (10, 3, 4));
         assert_eq!((lo.tx_bytes, lo.tx_packets, lo.tx_dropped), (20, 5, 6));
+    }
+
+    #[test]
+    fn an_interface_is_told_by_its_flags_its_queue_and_what_it_hands_packets_to() {
+        let mut message = vec![0; 16];
+        message[8..12].copy_from_slice(&UP.to_ne_bytes());
+        message.extend([8, 0, 3, 0, b't', b'u', b'n', 0]);
+        message.extend([8, 0, 13, 0]);
+        message.extend(50_u32.to_ne_bytes());
+        message.extend([12, 0, 18, 0, 8, 0, 1, 0, b't', b'u', b'n', 0]);
+        let link = Link::of(&message).unwrap();
+        assert_eq!((link.flags & UP, link.queue_len), (UP, 50));
+        assert_eq!(Output::of(&link.kind), Output::Tun);
+        assert_eq!(Output::of("vlan"), Output::Other);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Whether a queue on the path is full where segments are lost, as the round trips tell, and who fills it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
 use super::{
     super::super::{
         events::Owner,
+        senders,
         sizing::{median, millis},
-        stalled::is_data,
         window::{Netns, Window, ratio},
     },
     Peer,
@@ -54,7 +54,7 @@ impl RoundTrips {
             least_us: path.min_rtt_us.into(),
             is_bulk: path.in_flight >= TRAIN,
             mbits: window.rate(grown) * 8.0 / 1e6,
-            owner: owner(window, netns, address),
+            owner: senders::owner(window, address, |event| event.netns() == Some(netns.inode)),
         })
     }
 
@@ -87,11 +87,7 @@ impl RoundTrips {
 
     /// What fills it.
     fn whose(&self) -> String {
-        match &self.owner {
-            (Some(pid), Some(comm)) => format!("{comm} (pid {pid})"),
-            (_, Some(comm)) => comm.clone(),
-            _ => "bulk from here".to_owned(),
-        }
+        senders::named(&self.owner).unwrap_or_else(|| "bulk from here".to_owned())
     }
 
     /// Adds them, and what they mean.
@@ -147,15 +143,4 @@ impl RoundTrips {
                 "none",
             )
     }
-}
-
-/// The process that had most sent to an address again.
-fn owner(window: &Window, netns: &Netns, address: IpAddr) -> Owner {
-    let mut owners = BTreeMap::<Owner, u32>::new();
-    let events = window.events.within("retransmits", netns.inode);
-    for event in events.filter(|event| is_data(event) && event.ip("daddr") == Some(address)) {
-        *owners.entry(event.owner()).or_default() += 1;
-    }
-    let most = owners.into_iter().max_by_key(|(_, count)| *count);
-    most.map(|(owner, _)| owner).unwrap_or_default()
 }

@@ -80,7 +80,7 @@ fn backlog(window: &Window) -> Option<Finding> {
         let cpus = window.softnet.iter();
         cpus.map(|cpu| grown(cpu, count)).sum::<u64>()
     };
-    let dropped = sum(|cpu| cpu.dropped);
+    let dropped = of_backlogs(window);
     if dropped == 0 {
         return None;
     }
@@ -119,6 +119,12 @@ fn backlog(window: &Window) -> Option<Finding> {
     )
     .hits([named("cpu", number.to_string(), None)]);
     Some(room(window, found, worst))
+}
+
+/// How many packets the backlogs of all CPUs dropped.
+pub(super) fn of_backlogs(window: &Window) -> u64 {
+    let cpus = window.softnet.iter();
+    cpus.map(|cpu| grown(cpu, |cpu| cpu.dropped)).sum()
 }
 
 /// By how much a counter of a CPU has grown. They wrap.

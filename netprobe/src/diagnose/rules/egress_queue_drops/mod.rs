@@ -1,4 +1,6 @@
-//! The queue in front of an interface is full: packets are dropped before they leave.
+//! The queue in front of an interface, or its own, is full: packets are dropped before they leave.
+
+mod device;
 
 use super::super::{
     Explanation, Rule, Verdict,
@@ -18,9 +20,12 @@ pub(super) static RULE: Rule = Rule {
     explanation: Explanation {
         symptom: "A link is saturated: throughput is flat, retransmits and latency grow, the receiver is not at fault.",
         cause: "__dev_queue_xmit() hands a packet to the queueing discipline of the interface, which drops it \
-                (QDISC_DROP) when it is full, or (fq_codel, codel) when packets wait too long in it.",
+                (QDISC_DROP) when it is full, or (fq_codel, codel) when packets wait too long in it. A tun interface has a queue of its own behind that \
+                (tun_net_xmit(), FULL_RING), which the program reads that made it; a veth that of its other end; a device its ring.",
         recognised: "The qdisc's own counter of drops grew by more than one packet in a thousand. netem is left out: it \
-                     imitates a path. Loss further on shows as path-loss without these drops.",
+                     imitates a path. Or tx_dropped of an interface that was up all the time grew by so much: of a tun, a veth (but for \
+                     what the backlogs of CPUs dropped) or a device; of others, such as vlan and vxlan, it counts what the interface \
+                     below drops. Fewer than 50 have to be seen as TCP (kfree_skb). Loss further on shows as path-loss without these drops.",
         fixes: &[
             (
                 "send less or get a faster link; shape at the bottleneck",
@@ -33,6 +38,10 @@ pub(super) static RULE: Rule = Rule {
             (
                 "fq or fq_codel instead of pfifo_fast: short queues, and one flow does not hurt the others",
                 "a change of qdisc empties the queue",
+            ),
+            (
+                "a tun: what makes its program faster (kernel WireGuard, OpenVPN DCO, more CPU, several queues)",
+                "none",
             ),
             (
                 "a longer queue (txqueuelen, limit)",
@@ -54,7 +63,7 @@ fn check(window: &Window) -> Verdict {
             })?;
             describe(window, netns, before, after)
         });
-        Ok(found.collect())
+        Ok(found.chain(device::all(window, netns)).collect())
     })
 }
 
