@@ -19,6 +19,7 @@ mod pause;
 mod places;
 mod ports;
 mod received;
+mod resent;
 mod rules;
 mod sizing;
 mod slow_requests;

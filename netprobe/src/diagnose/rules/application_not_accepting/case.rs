@@ -55,6 +55,14 @@ impl<'a> Case<'a> {
             .filter(|_| self.waits_for.is_none())
     }
 
+    /// The service to which packets are lost, if its processes wait for those most of the time.
+    pub(super) fn late(&self) -> Option<&Upstream<'a>> {
+        let upstream = self.upstream.as_ref();
+        upstream
+            .and_then(|upstream| upstream.late(self.window))
+            .filter(|_| self.waits_for.is_none() && self.silent().is_none())
+    }
+
     pub(super) const fn port(&self) -> u16 {
         self.queue.listener.port
     }
