@@ -2,6 +2,7 @@
 //! the order in which their findings must be read.
 
 mod accepting;
+mod attempts;
 mod bufferbloat;
 mod causality;
 mod clashes;

@@ -97,11 +97,11 @@ impl<'a> Case<'a> {
     pub(super) fn as_before(&self) -> Option<Before> {
         let accepted = self.accepting.accepted.filter(|accepted| *accepted > 0)?;
         let each = self.upstream.as_ref().and_then(Upstream::each);
-        let (arrivals, at_most) = self.workers().arrival_rate();
+        let (arrivals, about) = self.workers().arrival_rate();
         Some(Before {
             name: format!("port {} of {}", self.port(), self.comm()),
             arrivals,
-            at_most,
+            about,
             each: each.unwrap_or(1.0),
             opens: each.map_or(0.0, |each| self.window.rate(accepted) * each),
         })

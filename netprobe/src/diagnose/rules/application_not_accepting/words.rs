@@ -89,9 +89,9 @@ impl Case<'_> {
 
     /// How many connections it accepts each second, and how many come, turned away or not: as many as its fix counts with.
     fn pace(&self, accepted: f64) -> String {
-        let (arrivals, at_most) = self.workers().arrival_rate();
+        let (arrivals, about) = self.workers().arrival_rate();
         // What others pass on to it, or would, is told with them.
-        let is_own = at_most.is_empty() && self.before.is_empty();
+        let is_own = about.is_empty() && self.before.is_empty();
         let tenths = |rate: f64| (rate * 10.0).round();
         if is_own && tenths(arrivals) > tenths(accepted) {
             format!("accepts {accepted:.1} connections/s where {arrivals:.1} come")

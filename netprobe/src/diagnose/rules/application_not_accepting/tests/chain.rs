@@ -3,7 +3,7 @@
 use super::*;
 
 /// `web` at port 80 serves `held` connections at once and has one each open to `app` at port 9000, which serves two; 20/s
-/// come, and 5/s are served.
+/// come from this machine, and 5/s are served.
 fn two_tiers(held: u32) -> Window {
     let mut window = quiet();
     window.listen(80, 20, &[21; 10]);
@@ -14,6 +14,11 @@ fn two_tiers(held: u32) -> Window {
         ("listener_port", Value::Unsigned(80)),
     ];
     window.total("listeners", 150, &group);
+    let group = [
+        ("role", Value::Word("client")),
+        ("service_port", Value::Unsigned(80)),
+    ];
+    window.total("lifetimes", 200, &group);
     window.netns().after.addresses = [[10, 0, 0, 1].into()].into();
     window.listen(9000, 10, &[6; 10]);
     window.serving(9000, 2, 50);
