@@ -2,6 +2,7 @@
 //! the order in which their findings must be read.
 
 mod accepting;
+mod attempts;
 mod bufferbloat;
 mod causality;
 mod clashes;
@@ -19,6 +20,7 @@ mod pause;
 mod places;
 mod ports;
 mod received;
+mod resent;
 mod rules;
 mod senders;
 mod sizing;

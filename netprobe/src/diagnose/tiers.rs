@@ -10,7 +10,7 @@ use super::{
     accepting::{self, Accepting},
     events::Event,
     places::{self, End},
-    ports,
+    ports, resent,
     sizing::{counted, several, waiting},
     window::{Netns, Queue, Window, endpoint, ratio},
 };
@@ -18,6 +18,8 @@ use crate::{observe::diag::SocketTable, report::diagnosis::Affected};
 
 /// Most services that are looked at one behind the other.
 const MOST_TIERS: usize = 4;
+/// Processes that spend so much of their time with waiting until something is sent again need nothing else.
+const LATE: f64 = 0.5;
 /// The number of the state, as in include/net/tcp_states.h.
 const SYN_SENT: usize = 2;
 
@@ -36,6 +38,8 @@ pub(super) struct Upstream<'a> {
     trying: u32,
     /// Whether most connects to it that ended have succeeded.
     is_answering: bool,
+    /// For how long those that wait for it did so until what they had sent was sent again, in seconds, all of them together.
+    resent_s: f64,
     /// Connections to it that are begun for each that is accepted from its clients, where both are known.
     each: Option<f64>,
     /// Its listener, where that is watched.
@@ -86,6 +90,7 @@ impl<'a> Upstream<'a> {
             open: all - trying,
             trying,
             is_answering: is_answering(window, netns, end),
+            resent_s: resent::waited_s(window, netns, &pids(window, queue), end),
             each: connects
                 .zip(accepted)
                 .map(|(connects, accepted)| ratio(connects, accepted)),
@@ -99,7 +104,8 @@ impl<'a> Upstream<'a> {
 
     /// What it waits for itself, if it is not what all wait for.
     fn next(&self, window: &'a Window, tiers: usize) -> Option<Self> {
-        let (netns, queue) = self.listener.filter(|_| !self.is_goal() && tiers > 1)?;
+        let is_goal = self.is_goal() || self.is_late(window);
+        let (netns, queue) = self.listener.filter(|_| !is_goal && tiers > 1)?;
         let mut accepting = accepting::of(window, netns, queue);
         let held = accepting.served?;
         // Of those that wait for it, connections may be idle that are kept for later.
@@ -126,6 +132,18 @@ impl<'a> Upstream<'a> {
         is_waited_for && !self.is_answering && self.queue().is_none()
     }
 
+    /// Whether those that wait for it do so half of the time and more until what they sent is sent again: the way to it loses
+    /// packets.
+    fn is_late(&self, window: &Window) -> bool {
+        self.queue().is_none() && self.resent_s >= LATE * self.served_s(window)
+    }
+
+    /// The time of all that serve those connections, in seconds.
+    #[expect(clippy::cast_precision_loss, reason = "a few connections")]
+    fn served_s(&self, window: &Window) -> f64 {
+        self.served.max(1) as f64 * window.seconds
+    }
+
     /// Its listener, if somebody always waits in its queue.
     fn queue(&self) -> Option<(&'a Netns, &'a Queue)> {
         self.listener
@@ -140,6 +158,22 @@ impl<'a> Upstream<'a> {
     /// The one that takes no connection: this, or one behind it.
     pub(super) fn silent(&self) -> Option<&Self> {
         self.all().find(|tier| tier.is_silent())
+    }
+
+    /// The one to which packets are lost, so that who waits for it waits for them above all: this, or one behind it.
+    pub(super) fn late(&self, window: &Window) -> Option<&Self> {
+        self.all().find(|tier| tier.is_late(window))
+    }
+
+    /// For how long those that wait for it did so until what they had sent was sent again: in words, and in seconds.
+    pub(super) fn lateness(&self, window: &Window) -> (String, f64) {
+        let Self { resent_s, .. } = *self;
+        let text = format!(
+            "for at least {resent_s:.1} of {:.1} s of theirs, they waited until what they had sent to {} was sent again",
+            self.served_s(window),
+            self.name(window)
+        );
+        (text, resent_s)
     }
 
     /// Connections that come to the last one for each that is accepted by those who wait for the first, where it is known.
@@ -203,10 +237,15 @@ fn is_most(connections: u32, served: u64) -> bool {
     u64::from(connections) * 10 >= served * 8
 }
 
+/// The processes of a listener.
+fn pids(window: &Window, queue: &Queue) -> HashSet<u32> {
+    let holders = window.processes.holders(queue.listener.ino);
+    holders.map(|holder| holder.pid).collect()
+}
+
 /// What the processes of a listener connect to, whether they get through or not.
 fn ends(window: &Window, netns: &Netns, queue: &Queue) -> BTreeSet<End> {
-    let holders = window.processes.holders(queue.listener.ino);
-    let pids: HashSet<u32> = holders.map(|holder| holder.pid).collect();
+    let pids = pids(window, queue);
     let connects = window.events.within("connects", netns.inode);
     let again = window.events.within("retransmits", netns.inode);
     let again = again.filter(|event| event.is("cause", "syn"));

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{
     accepting::{self, Accepting},
+    attempts::{Attempts, SYNS},
     cpu_time::Lack,
     halted::{self, Halt},
     overflow::{self, Overflow},
@@ -23,6 +24,9 @@ use crate::{
 
 /// Of more workers.
 const RISK: &str = "each worker takes memory, and perhaps a connection of the database behind it";
+
+/// Of clients that are known by their attempts only: there are more if they give up sooner.
+const ABOUT: &str = "at least about ";
 
 /// Workers that are busy for a larger share of the time let a queue grow before them at every burst.
 pub(super) const BUSY: f64 = 0.8;
@@ -45,8 +49,8 @@ pub(super) struct Before {
     pub(super) name: String,
     /// Connections that come to it each second.
     pub(super) arrivals: f64,
-    /// What to say if some are counted more than once.
-    pub(super) at_most: &'static str,
+    /// What to say if that is an estimate.
+    pub(super) about: &'static str,
     /// Connections that it opens for each that it accepts.
     pub(super) each: f64,
     /// Connections that it opens each second now.
@@ -56,8 +60,8 @@ pub(super) struct Before {
 /// What comes each second, and how that is known.
 struct Arrivals {
     rate: f64,
-    /// What to say if some are counted more than once.
-    at_most: &'static str,
+    /// What to say if that is an estimate.
+    about: &'static str,
     text: String,
 }
 
@@ -121,12 +125,12 @@ impl Workers<'_> {
         acceptors.copied().collect()
     }
 
-    /// Connections that want to come each second, turned away or not, and what to say if some are counted more than once.
+    /// Connections that want to come each second, turned away or not, and what to say if that is an estimate.
     pub(super) fn arrival_rate(&self) -> (f64, &'static str) {
         let accepted = self.accepting.accepted.unwrap_or(0);
         let rates = self.accepting.busy.unwrap_or_default();
-        let Arrivals { rate, at_most, .. } = self.demand(accepted, rates);
-        (rate, at_most)
+        let Arrivals { rate, about, .. } = self.demand(accepted, rates);
+        (rate, about)
     }
 
     /// Little's law: connections served at once = arrivals/s x service time, and service time = connections served at once
@@ -279,8 +283,9 @@ impl Workers<'_> {
 
     /// What comes, and what would come if those that wait for it did not have to.
     fn demand(&self, accepted: u64, (came, taken): (f64, f64)) -> Arrivals {
-        let (arrivals, at_most) = self.arrivals(accepted);
+        let (arrivals, attempts) = self.arrivals(accepted);
         let own = self.window.rate(arrivals).max(came);
+        let about = attempts.map_or("", |_| ABOUT);
         let passed: f64 = self
             .before
             .iter()
@@ -292,16 +297,16 @@ impl Workers<'_> {
         let others = others.unwrap_or(0.0);
         let rate = passed + others;
         // Who tries again here is counted once by those that wait for it.
-        let least = if at_most.is_empty() { own } else { came };
+        let least = if about.is_empty() { own } else { came };
         if self.before.is_empty() || rate <= least {
             return Arrivals {
                 rate: own,
-                at_most,
-                text: format!("{at_most}{own:.1} arrivals/s"),
+                about,
+                text: format!("{about}{own:.1} arrivals/s{}", self.estimated(attempts)),
             };
         }
-        let mut known = self.before.iter().map(|before| before.at_most);
-        let passed_at_most = known.find(|at_most| !at_most.is_empty());
+        let mut known = self.before.iter().map(|before| before.about);
+        let passed_about = known.find(|about| !about.is_empty());
         let passed = self.before.iter().map(|before| {
             let each = if (before.each - 1.0).abs() < 0.05 {
                 String::new()
@@ -310,11 +315,11 @@ impl Workers<'_> {
             };
             let Before {
                 arrivals,
-                at_most,
+                about,
                 name,
                 ..
             } = before;
-            format!("{at_most}{arrivals:.1} arrivals/s at {name}{each}")
+            format!("{about}{arrivals:.1} arrivals/s at {name}{each}")
         });
         let mut terms: Vec<String> = passed.collect();
         if others > 0.0 {
@@ -326,33 +331,45 @@ impl Workers<'_> {
         };
         Arrivals {
             rate,
-            at_most: passed_at_most.unwrap_or(""),
+            about: passed_about.unwrap_or(""),
             text,
         }
     }
 
-    /// How many clients came, turned away or not, and what to say if some are counted more than once.
-    fn arrivals(&self, accepted: u64) -> (u64, &'static str) {
+    /// How many clients came, turned away or not; and by which attempts, where that is all that is known of them.
+    fn arrivals(&self, accepted: u64) -> (u64, Option<Attempts>) {
         let admitted = self.accepting.came.unwrap_or(accepted);
         let Some(overflow) = self.overflow else {
-            return (admitted, "");
+            return (admitted, None);
         };
         let most = admitted + overflow.clients.unwrap_or(overflow.refused);
         let local = accepting::local_attempts(self.window, self.netns, self.listener.port);
         // Who was let in came from this machine, so those who were not did as well.
         if local >= admitted {
-            return (local.min(most), "");
+            return (local.min(most), None);
         }
-        if overflow.clients.is_none() {
-            return (most, "at most (who tried again is counted again) ");
+        let later = overflow::let_in_later(self.window, self.netns, self.listener.port);
+        if let (Some(_), Some((later, all))) = (overflow.clients, later) {
+            return (most - (admitted * later / all).min(most - admitted), None);
         }
-        match overflow::let_in_later(self.window, self.netns, self.listener.port) {
-            Some((later, all)) => (most - (admitted * later / all).min(most - admitted), ""),
-            None => (
-                most,
-                "at most (who is turned away first and let in later counts twice) ",
-            ),
-        }
+        let attempts = Attempts {
+            let_in: admitted,
+            // Several full queues turn away as many each, as far as is known.
+            refused: overflow.refused / (overflow.others as u64 + 1),
+        };
+        (attempts.clients().min(most), Some(attempts))
+    }
+
+    /// How it is estimated how many clients make these attempts.
+    fn estimated(&self, attempts: Option<Attempts>) -> String {
+        attempts.map_or(String::new(), |attempts| {
+            format!(
+                " ({:.1} attempts/s / {:.1} of each client, as {:.0} % are turned away and it sends up to {SYNS} SYNs)",
+                self.window.rate(attempts.all()),
+                attempts.of_each(),
+                attempts.refused_share() * 100.0
+            )
+        })
     }
 }
 

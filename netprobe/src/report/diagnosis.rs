@@ -139,7 +139,8 @@ pub struct Finding {
     pub fixes: Vec<Fix>,
     /// The id of the finding that has to be fixed first, if this one hides behind another.
     pub behind: Option<&'static str>,
-    /// The destination that its processes wait for in `connect()`: what is wrong with that one comes first.
+    /// The destination that its processes wait for, in `connect()` or as the way there loses packets: what is wrong with that
+    /// one comes first.
     pub awaits: Option<Affected>,
     /// Destinations whose packets it was seen to stop, or is bound to: more than are named among those that are hit.
     pub stops: Vec<Affected>,

@@ -210,11 +210,7 @@ fn nearest<'a>(
     let all = causes.iter().copied();
     let mut all = all.filter(|cause| explains(cause, (effect, hit), scene));
     let first = all.next()?;
-    let follows = |cause: &Finding| {
-        let mut causes = FOLLOWS.iter();
-        causes.any(|(id, effects)| *id == first.id && effects.contains(&cause.id))
-    };
-    let is_nearer = |cause: &&Finding| is_at(cause, hit, scene) && !follows(cause);
+    let is_nearer = |cause: &&Finding| is_at(cause, hit, scene) && !follows(first.id, cause.id);
     let nearer = std::iter::once(first).chain(all).find(is_nearer);
     Some(nearer.unwrap_or(first))
 }
@@ -236,16 +232,30 @@ fn is_at(cause: &Finding, hit: &Affected, scene: &Scene<'_>) -> bool {
     hits.any(|service| is_same(service, hit, scene))
 }
 
-/// What is wrong with the destination that the processes of a service wait for: what stops connections to it first.
+/// What is wrong with the destination that the processes of a service wait for, or on the way there: what stops connections
+/// to it first, and does not follow from the rest.
 fn awaited(effect: &Finding, findings: &[Finding], scene: &Scene<'_>) -> Option<&'static str> {
     let destination = effect.awaits.as_ref()?;
     let is_of_it = |cause: &&Finding| {
+        let is_on_way =
+            ON_PATHS.contains(&cause.id) && is_on_path(cause, destination, scene.window);
         cause.id != effect.id
             && cause.severity >= Severity::Warning
-            && is_at(cause, destination, scene)
+            && (is_at(cause, destination, scene) || is_on_way)
     };
-    let causes = findings.iter().filter(is_of_it).map(|cause| cause.id);
-    causes.min_by_key(|id| rank(id))
+    let causes: Vec<&Finding> = findings.iter().filter(is_of_it).collect();
+    let is_first = |found: &&&Finding| {
+        let mut others = causes.iter();
+        !others.any(|cause| follows(cause.id, found.id) && may_explain(cause, found))
+    };
+    let first = causes.iter().filter(is_first).map(|cause| cause.id);
+    first.min_by_key(|id| rank(id))
+}
+
+/// Whether a finding follows from another, as a rule.
+fn follows(cause: &str, effect: &str) -> bool {
+    let mut causes = FOLLOWS.iter();
+    causes.any(|(id, effects)| *id == cause && effects.contains(&effect))
 }
 
 /// Whether a finding that may be the cause of another is bad enough for that.

@@ -162,6 +162,33 @@ fn a_service_that_waits_in_connect_is_behind_what_is_first_wrong_with_that_desti
 }
 
 #[test]
+fn a_service_whose_workers_wait_for_what_is_lost_is_behind_what_loses_it() {
+    let told = |awaited: &str, others: &[(&'static str, bool)]| {
+        let found = |id, is_critical, end| {
+            let severity = [Severity::Warning, Severity::Critical][usize::from(is_critical)];
+            finding(id, severity, Confidence::High, String::new()).hits([service(2, end)])
+        };
+        let mut waiting = found("application-not-accepting", true, "10.9.0.2:8081");
+        waiting.awaits = Some(service(2, awaited));
+        let others = others.iter();
+        let others = others.map(|(id, is_critical)| found(id, *is_critical, "10.9.0.1:9001"));
+        let mut findings: Vec<Finding> = std::iter::once(waiting).chain(others).collect();
+        order(&mut findings, &quiet());
+        let waiting = findings.iter().find(|found| found.awaits.is_some());
+        waiting.unwrap().behind
+    };
+    let (loss, late) = (("path-loss", false), ("syn-retransmits", false));
+    assert_eq!(told("10.9.0.1:9001", &[loss]), Some("path-loss"));
+    assert_eq!(told("10.9.0.1:9001", &[late, loss]), Some("path-loss"));
+    // The same way, and another.
+    assert_eq!(told("10.9.0.1:9002", &[loss]), Some("path-loss"));
+    assert_eq!(told("10.9.0.3:9001", &[loss]), None);
+    let rule = ("firewall-drops", true);
+    let all = [rule, late, loss];
+    assert_eq!(told("10.9.0.1:9001", &all), Some("firewall-drops"));
+}
+
+#[test]
 fn who_does_not_read_follows_from_memory_that_its_own_connections_hold() {
     let short = ("tcp-memory-pressure", true, service(1, "0.0.0.0:7000"));
     let unread = |end| ("long-held-connections", false, service(1, end));

@@ -55,6 +55,14 @@ impl<'a> Case<'a> {
             .filter(|_| self.waits_for.is_none())
     }
 
+    /// The service to which packets are lost, if its processes wait for those most of the time.
+    pub(super) fn late(&self) -> Option<&Upstream<'a>> {
+        let upstream = self.upstream.as_ref();
+        upstream
+            .and_then(|upstream| upstream.late(self.window))
+            .filter(|_| self.waits_for.is_none() && self.silent().is_none())
+    }
+
     pub(super) const fn port(&self) -> u16 {
         self.queue.listener.port
     }
@@ -89,11 +97,11 @@ impl<'a> Case<'a> {
     pub(super) fn as_before(&self) -> Option<Before> {
         let accepted = self.accepting.accepted.filter(|accepted| *accepted > 0)?;
         let each = self.upstream.as_ref().and_then(Upstream::each);
-        let (arrivals, at_most) = self.workers().arrival_rate();
+        let (arrivals, about) = self.workers().arrival_rate();
         Some(Before {
             name: format!("port {} of {}", self.port(), self.comm()),
             arrivals,
-            at_most,
+            about,
             each: each.unwrap_or(1.0),
             opens: each.map_or(0.0, |each| self.window.rate(accepted) * each),
         })

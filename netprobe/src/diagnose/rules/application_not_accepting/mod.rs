@@ -42,7 +42,8 @@ pub(super) static RULE: Rule = Rule {
                      a limit. Where nearly all that it serves have a connection of its own to a listener in whose queue \
                      somebody always waits, it waits for that one, which comes first; also where a proxy without a queue of its \
                      own is between the two. Where nearly all wait in connect() (SYN-SENT) for a destination, what is wrong with \
-                     that one comes first. Where its control group used up its CPU time in a fifth of the periods or more \
+                     that one comes first; so does what is wrong on the way to a destination where half of the time of its \
+                     workers passes until what they sent there is sent again. Where its control group used up its CPU time in a fifth of the periods or more \
                      (cpu.stat), or its first thread waits for a CPU most of the time (/proc/PID/schedstat), it lacks that and not \
                      workers.",
         fixes: &[

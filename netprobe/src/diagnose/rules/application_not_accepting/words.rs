@@ -35,7 +35,8 @@ impl Case<'_> {
         let listener = &self.queue.listener;
         let mut found = found.hits([self.window.affected_listener(self.netns, listener)]);
         found.behind = self.waits_for.map(|_| RULE.id);
-        found.awaits = self.silent().map(Upstream::destination);
+        let awaited = self.silent().or_else(|| self.late());
+        found.awaits = awaited.map(Upstream::destination);
         self.fixes(found)
     }
 
@@ -88,9 +89,9 @@ impl Case<'_> {
 
     /// How many connections it accepts each second, and how many come, turned away or not: as many as its fix counts with.
     fn pace(&self, accepted: f64) -> String {
-        let (arrivals, at_most) = self.workers().arrival_rate();
+        let (arrivals, about) = self.workers().arrival_rate();
         // What others pass on to it, or would, is told with them.
-        let is_own = at_most.is_empty() && self.before.is_empty();
+        let is_own = about.is_empty() && self.before.is_empty();
         let tenths = |rate: f64| (rate * 10.0).round();
         if is_own && tenths(arrivals) > tenths(accepted) {
             format!("accepts {accepted:.1} connections/s where {arrivals:.1} come")
@@ -131,6 +132,9 @@ impl Case<'_> {
         let awaited = match path {
             Some(path) if self.waits_for.is_some() => format!("; it waits for {path}"),
             Some(path) if self.silent().is_some() => format!("; it waits in connect() for {path}"),
+            Some(path) if self.late().is_some() => {
+                format!("; it waits for {path}, to which packets are lost")
+            }
             _ => String::new(),
         };
         format!("{waiting}{awaited}")
@@ -157,9 +161,13 @@ impl Case<'_> {
     fn waits(&self, found: Finding) -> Finding {
         let upstream = self.upstream.iter();
         let connections = upstream.flat_map(|upstream| upstream.connections(self.window));
-        connections.fold(found, |found, (text, count)| {
+        let found = connections.fold(found, |found, (text, count)| {
             found.counted(text, count, "connections", "sock_diag, connects")
-        })
+        });
+        match self.late().map(|late| late.lateness(self.window)) {
+            Some((text, seconds)) => found.measured(text, seconds, "s", "tcp_retransmit_skb"),
+            None => found,
+        }
     }
 
     /// When the queue is full, if it grows.
@@ -283,6 +291,14 @@ impl Case<'_> {
                 format!(
                     "first see to what it waits for in connect(), {path}: more workers here would only wait there as well; a \
                      shorter timeout of connect() has them fail sooner"
+                ),
+                "none",
+            );
+        }
+        if let (Some(path), Some(_)) = (&path, self.late()) {
+            return found.command(
+                format!(
+                    "mend the way to {path} first: its workers wait for it, so that more of them would only wait there as well"
                 ),
                 "none",
             );

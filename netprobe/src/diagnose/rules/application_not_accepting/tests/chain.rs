@@ -3,7 +3,7 @@
 use super::*;
 
 /// `web` at port 80 serves `held` connections at once and has one each open to `app` at port 9000, which serves two; 20/s
-/// come, and 5/s are served.
+/// come from this machine, and 5/s are served.
 fn two_tiers(held: u32) -> Window {
     let mut window = quiet();
     window.listen(80, 20, &[21; 10]);
@@ -14,6 +14,11 @@ fn two_tiers(held: u32) -> Window {
         ("listener_port", Value::Unsigned(80)),
     ];
     window.total("listeners", 150, &group);
+    let group = [
+        ("role", Value::Word("client")),
+        ("service_port", Value::Unsigned(80)),
+    ];
+    window.total("lifetimes", 200, &group);
     window.netns().after.addresses = [[10, 0, 0, 1].into()].into();
     window.listen(9000, 10, &[6; 10]);
     window.serving(9000, 2, 50);
@@ -322,6 +327,64 @@ fn a_destination_that_no_connect_to_has_ended_yet_is_known_by_its_syns() {
     window.grow(&[("TcpExt.TCPSynRetrans", 20)]);
     let behind = ("application-not-accepting", Some("syn-retransmits"));
     assert!(window.told().contains(&behind), "{:?}", window.told());
+}
+
+/// As [`dead_upstream`], but that answers, and so much that is sent to it is sent again in each of 10 s.
+fn lossy_upstream(timeouts: u64) -> Window {
+    let mut window = dead_upstream(2);
+    window.events.forget("connects");
+    let to = [
+        ("pid", Value::Unsigned(100)),
+        ("daddr", Value::Ip([10, 0, 0, 2].into())),
+        ("dport", Value::Unsigned(5432)),
+    ];
+    let established = [("outcome", Value::Word("established"))];
+    window.event("connects", 80, &[&to[..], &established].concat());
+    for number in 0..timeouts {
+        let again = [
+            ("sport", Value::Unsigned(40_000 + number)),
+            ("cause", Value::Word("syn")),
+            ("state", Value::Word("SYN-SENT")),
+        ];
+        window.event("retransmits", 1, &[&to[..], &again].concat());
+    }
+    let timeouts = timeouts.try_into().unwrap();
+    window.grow(&[("TcpExt.TCPSynRetrans", timeouts)]);
+    window
+}
+
+#[test]
+fn workers_that_wait_for_what_is_lost_stand_behind_what_loses_it() {
+    // 50 of the 80 s of eight workers.
+    let window = lossy_upstream(50);
+    assert_eq!(
+        window.told(),
+        [
+            ("syn-retransmits", None),
+            ("application-not-accepting", Some("syn-retransmits")),
+        ]
+    );
+    let found = &window.findings()[1];
+    let said = "; it waits for 10.0.0.2:5432, to which packets are lost";
+    assert!(found.summary.ends_with(said), "{}", found.summary);
+    assert!(found.fixes.iter().all(|fix| fix.set.is_empty()));
+    let first = &found.fixes[0].text;
+    assert!(
+        first.starts_with("mend the way to 10.0.0.2:5432 first: its workers wait for it"),
+        "{first}"
+    );
+    let mut evidence = found.evidence.iter();
+    let told = "for at least 50.0 of 80.0 s of theirs, they waited until what they had sent to 10.0.0.2:5432 was sent again";
+    assert!(evidence.any(|line| line.text == told), "{found:?}");
+    // They wait for something else, most of the time.
+    let window = lossy_upstream(30);
+    let findings = window.findings();
+    let found = findings
+        .iter()
+        .find(|found| found.id == "application-not-accepting");
+    let found = found.unwrap();
+    assert_eq!(found.behind, None);
+    assert!(!found.fixes[0].set.is_empty(), "{:?}", found.fixes);
 }
 
 #[test]
