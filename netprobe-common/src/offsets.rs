@@ -53,6 +53,8 @@ fields! {
     InetSport = Member("inet_sock.inet_sport");
     SkcFamily = Member("sock_common.skc_family");
     SkcState = Member("sock_common.skc_state");
+    SkcHash = Member("sock_common.skc_hash");
+    SkcNullsNode = Member("sock_common.skc_nulls_node");
     SkcNet = Member("sock_common.skc_net");
     SkcV6Daddr = Member("sock_common.skc_v6_daddr");
     SkcV6RcvSaddr = Member("sock_common.skc_v6_rcv_saddr");
@@ -121,6 +123,12 @@ fields! {
     NetCookie = Member("net.net_cookie");
     NetMaxSynBacklog = Member("net.ipv4.sysctl_max_syn_backlog");
     NetSyncookies = Member("net.ipv4.sysctl_tcp_syncookies");
+    NetHashinfo = Member("net.ipv4.tcp_death_row.hashinfo");
+    NetMaxTimeWait = Member("net.ipv4.tcp_death_row.sysctl_max_tw_buckets");
+    NetTimeWaitRefs = Member("net.ipv4.tcp_death_row.tw_refcount");
+    NetTimeWaitCount = Member("net.ipv4.tcp_death_row.tw_count");
+    HashinfoEhash = Member("inet_hashinfo.ehash");
+    HashinfoEhashMask = Member("inet_hashinfo.ehash_mask");
     TaskPid = Member("task_struct.pid");
     TaskFlags = Member("task_struct.flags");
     TaskGroupLeader = Member("task_struct.group_leader");

@@ -13,7 +13,7 @@ use netprobe_common::{
 use crate::{
     emit::{is_enough_remembered, is_sparse},
     load::{Load, Typed},
-    maps::{CONFIG, LIVES, add, counters, frozen, value},
+    maps::{CONFIG, GONE, LIVES, add, counters, frozen, value},
     owners::{caller, is_aborted},
     sock::{Sock, TCP_CLOSE, TCP_FIN_WAIT1, TCP_LAST_ACK, TCP_LISTEN, TCP_SYN_RECV, TCP_SYN_SENT},
     task,
@@ -34,6 +34,16 @@ record! {
         pub time_wait: u8,
         /// Reserved, zero.
         pub reserved: [u8; 2],
+    }
+}
+
+record! {
+    /// What was known of the connection whose socket was destroyed last.
+    pub struct Gone {
+        /// The socket's address.
+        pub sk: u64,
+        /// What was known.
+        pub life: Life,
     }
 }
 
@@ -86,6 +96,19 @@ pub(crate) fn of(sk: u64) -> Option<&'static mut Life> {
     value(LIVES.get_ptr_mut(sk))
 }
 
+/// What is known of `sock`, also where it has just been destroyed on this CPU: late data is answered with a RST only then.
+#[inline(always)]
+pub(crate) fn last<L: Load>(sock: Sock<L>) -> Option<&'static mut Life> {
+    if let Some(life) = of(sock.address) {
+        return Some(life);
+    }
+    let gone = value(GONE.get_ptr_mut(0))?;
+    if gone.sk != sock.address || !sock.is_dead() {
+        return None;
+    }
+    Some(&mut gone.life)
+}
+
 /// What is known of `sock`, an empty entry if it is nothing; `None` if there is no room.
 #[inline(always)]
 pub(crate) fn entry<L: Load>(kind: Kind, sock: Sock<L>) -> Option<&'static mut Life> {
@@ -100,7 +123,12 @@ pub(crate) fn entry<L: Load>(kind: Kind, sock: Sock<L>) -> Option<&'static mut L
 #[inline(always)]
 pub(crate) fn forget(kind: Kind, sk: u64) {
     // A lookup takes no lock.
-    if frozen(&CONFIG.lives_kept_by) == kind as u32 && of(sk).is_some() {
+    if frozen(&CONFIG.lives_kept_by) == kind as u32
+        && let Some(life) = of(sk)
+    {
+        if let Some(gone) = value(GONE.get_ptr_mut(0)) {
+            *gone = Gone { sk, life: *life };
+        }
         let _unknown = LIVES.remove(sk);
     }
 }

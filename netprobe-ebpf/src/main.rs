@@ -26,6 +26,8 @@ mod budget;
 #[cfg(target_arch = "bpf")]
 mod cgroups;
 #[cfg(target_arch = "bpf")]
+mod connections;
+#[cfg(target_arch = "bpf")]
 mod emit;
 #[cfg(target_arch = "bpf")]
 mod filter;

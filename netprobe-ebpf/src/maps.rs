@@ -19,7 +19,10 @@ use netprobe_common::{
     samples::Sampling,
 };
 
-use crate::{lives::Life, probes::connects::Pending};
+use crate::{
+    lives::{Gone, Life},
+    probes::connects::Pending,
+};
 
 /// Settings of the run; user space overrides it before loading.
 #[unsafe(no_mangle)]
@@ -127,6 +130,10 @@ pub(crate) static CONNECTS: HashMap<u64, Pending> = HashMap::with_max_entries(16
 /// connection is still reported, without its age.
 #[map]
 pub(crate) static LIVES: HashMap<u64, Life> = HashMap::with_max_entries(131_072, 0);
+
+/// What was known of the connection whose socket was destroyed last, on this CPU. Cannot be full.
+#[map]
+pub(crate) static GONE: PerCpuArray<Gone> = PerCpuArray::with_max_entries(1, 0);
 
 /// Whether a cgroup is one that the filter wants, by id. Full: the least used entry goes, and is
 /// found out again.

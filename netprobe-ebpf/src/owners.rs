@@ -69,7 +69,7 @@ pub(crate) fn forget(kind: Kind, sk: u64) {
 pub(crate) fn of<L: Load>(sock: Sock<L>, owner: &mut Owner) {
     if let Some(known) = value(OWNERS.get_ptr_mut(sock.address)) {
         *owner = *known;
-    } else if let Some(life) = lives::of(sock.address) {
+    } else if let Some(life) = lives::last(sock) {
         *owner = life.owner;
     }
     let ino = sock.inode();

@@ -1,6 +1,9 @@
 //! TIME_WAIT: entries equal the sockets that wait, refusals equal `TCPTimeWaitOverflow`.
 
-use std::{fs, io::Read};
+use std::{
+    fs,
+    io::{Read, Write},
+};
 
 use netprobe_tests::{
     event::{number, text},
@@ -119,4 +122,42 @@ fn resets_do_not_wait() {
     let run = probe.stop();
     assert_eq!(waiting(&cable.client), 0);
     assert!(run.all().is_empty(), "{:#?}", run.events);
+}
+
+#[test]
+fn what_is_reset_by_data_that_comes_with_the_acknowledgement_does_not_wait() {
+    if !has_hooks("time-wait", &[]) {
+        return;
+    }
+    let cable = Cable::new();
+    let probes = ["time-wait", "lifetimes", "resets"].map(|probe| Probe::of(&cable.client, probe));
+    for family in Family::OF_SOCKETS {
+        let listener = cable.server.run(|| family.listen(family.port(PORT), 8));
+        for _ in 0..TIMES {
+            let (mut near, mut far) = family.pair(&cable.client, &listener);
+            near.write_all(b"?").expect("send");
+            drop(near);
+            // Its acknowledgement is delayed for data to go with it.
+            let _reset_already = far.write_all(b"late");
+        }
+    }
+    cable.client.wait_for_silence();
+    let [waits, ends, resets] = probes.map(Probe::stop);
+    let aborted = cable.client.counters().get("TcpExt.TCPAbortOnData");
+    assert!(aborted > 0);
+    assert_eq!(waits.all().len() as u64, waiting(&cable.client));
+    assert_eq!(ends.count("time_wait", "yes"), waiting(&cable.client));
+    let reset = ends.count("result", "reset");
+    assert_eq!(i64::try_from(reset), Ok(aborted), "{:#?}", ends.events);
+    let answers = resets.with("state", "FIN-WAIT-2");
+    assert_eq!(
+        i64::try_from(answers.len()),
+        Ok(aborted),
+        "{:#?}",
+        resets.events
+    );
+    for event in answers {
+        assert_eq!(text(event, "cause"), "data-after-close", "{event:?}");
+        assert_eq!(number(event, "pid"), u64::from(std::process::id()));
+    }
 }

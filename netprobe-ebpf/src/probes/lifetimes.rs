@@ -13,7 +13,7 @@ use netprobe_common::{
 };
 
 use crate::{
-    cgroups,
+    cgroups, connections,
     emit::{Filtered, Sighting, account, count_only, publish},
     filter,
     lives::{self, Life},
@@ -118,11 +118,11 @@ fn was_connection(old: u8) -> bool {
 /// being reset by its own end.
 #[inline(always)]
 pub(crate) fn enters_time_wait(sock: Sock<Typed>, old: u8) -> bool {
-    if old == TCP_CLOSING {
-        return true;
-    }
     let is_closed = sock.flags() & (SOCK_DEAD | SOCK_DONE) != 0;
-    old == TCP_FIN_WAIT2 && is_closed && sock.tcp_field::<i32>(Field::TcpLinger2) >= 0
+    let may_wait = old == TCP_CLOSING
+        || (old == TCP_FIN_WAIT2 && is_closed && sock.tcp_field::<i32>(Field::TcpLinger2) >= 0);
+    // Data that comes with the acknowledgement of a FIN is answered with a RST instead.
+    may_wait && !connections::is_gone(sock)
 }
 
 #[inline(always)]

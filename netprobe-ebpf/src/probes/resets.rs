@@ -298,7 +298,7 @@ fn last_state(sock: Sock<Typed>, current: u8) -> u8 {
     if current != TCP_CLOSE {
         return current;
     }
-    match lives::of(sock.address) {
+    match lives::last(sock) {
         Some(life) if life.last_state != 0 => life.last_state as u8,
         _ => 0,
     }
@@ -357,7 +357,7 @@ fn report<L: Load, C: StackIdContext>(
     }
     let is_client = match sock {
         Some(sock) if end.state != TCP_LISTEN => {
-            lives::role(sock, lives::of(sock.address).as_deref()) == Role::Client as u8
+            lives::role(sock, lives::last(sock).as_deref()) == Role::Client as u8
         }
         _ => false,
     };
@@ -383,7 +383,7 @@ fn report<L: Load, C: StackIdContext>(
         record.acked_ns = NO_IDLE;
         if let Some(sock) = sock {
             owners::of(sock, &mut record.owner);
-            record.age_ns = lives::age_ns(lives::of(sock.address).as_deref());
+            record.age_ns = lives::age_ns(lives::last(sock).as_deref());
             if end.state != TCP_LISTEN && end.state != TCP_SYN_SENT {
                 record.idle_ns = idle_ns(sock, end.direction);
                 record.lastrcv_ns = match sock.tcp_field(Field::IcskLastReceived) {
