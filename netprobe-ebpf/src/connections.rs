@@ -6,16 +6,18 @@ use netprobe_common::offsets::Field;
 
 use crate::{
     load::{Load, Probed, Typed, has, offset_of},
+    maps::{CONFIG, frozen},
     sock::{Sock, TCP_TIME_WAIT},
 };
 
 /// Connections of one bucket that are looked at; the kernel sizes the table for about one.
 const CHAIN: u32 = 24;
 
-/// Whether there was room in TIME_WAIT, and yet `sock`, which is closed now, has no small socket there.
+/// Whether there was room in TIME_WAIT, and yet `sock`, which is closed now, has no small socket there. Where ends are only
+/// sampled that is not looked for: resets are told by themselves there.
 #[inline(always)]
 pub(crate) fn is_gone(sock: Sock<Typed>) -> bool {
-    if !has(Field::NetHashinfo) {
+    if !has(Field::NetHashinfo) || frozen(&CONFIG.sparse) != 0 {
         return false;
     }
     let net = sock.net();
