@@ -30,10 +30,13 @@ use crate::{
 
 /// The shortest time between two glances.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// The longest: whether a queue is full all the time must be seen within a few seconds.
-const LONGEST: Duration = Duration::from_millis(400);
-/// Otherwise glances may take one part in so many of the time of a CPU.
+/// Otherwise glances may take one part in so many of the time of a CPU, up to this time between them.
 const SHARE: u32 = 250;
+const LONG: Duration = Duration::from_millis(400);
+/// Of very many namespaces they may take more of it, up to this: whether a queue is full all the time must be seen within a few
+/// seconds.
+const MOST_SHARE: u32 = 150;
+const LONGEST: Duration = Duration::from_secs(2);
 
 /// The shortest time between two looks at connections while all are served.
 const CONNECTIONS: Duration = Duration::from_secs(1);
@@ -370,13 +373,18 @@ fn glance_until(mut glanced: Glanced, stopped: &Receiver<()>, saving: &Saving) -
             let spent = thread_cpu().saturating_sub(cpu);
             connections_at = begin + spent.saturating_mul(share * saved).max(least);
         }
-        let pause = begin.elapsed().saturating_mul(SHARE * saved);
-        let pause = pause.clamp(SHORTEST, LONGEST);
-        match stopped.recv_timeout(pause) {
+        let spent = thread_cpu().saturating_sub(cpu);
+        match stopped.recv_timeout(pause(spent, saved)) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return glanced,
         }
     }
+}
+
+/// How long to wait after glances that took so much of a CPU, of which a part is to be saved.
+fn pause(spent: Duration, saved: u32) -> Duration {
+    let usual = spent.saturating_mul(SHARE * saved).clamp(SHORTEST, LONG);
+    usual.max(spent.saturating_mul(MOST_SHARE).min(LONGEST))
 }
 
 /// Size of an object of the slab `nf_conntrack`, where the kernel lists it.
@@ -386,4 +394,25 @@ fn conntrack_entry_bytes() -> Option<u64> {
         .lines()
         .find(|line| line.starts_with("nf_conntrack "))?;
     line.split_ascii_whitespace().nth(3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn glances_are_bounded_by_what_they_cost() {
+        for (spent_us, saved, expected_ms) in [
+            (50, 1, 100),
+            (800, 1, 200),
+            (800, 2, 400),
+            (2000, 1, 400),
+            (8000, 1, 1200),
+            (8000, 2, 1200),
+            (900_000, 1, 2000),
+        ] {
+            let pause = pause(Duration::from_micros(spent_us), saved);
+            assert_eq!(pause, Duration::from_millis(expected_ms), "{spent_us}");
+        }
+    }
 }
