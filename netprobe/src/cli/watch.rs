@@ -34,9 +34,10 @@ const SHORTEST: Duration = Duration::from_millis(100);
 const SHARE: u32 = 250;
 const LONG: Duration = Duration::from_millis(400);
 /// Of very many namespaces they may take more of it, up to this: whether a queue is full all the time must be seen within a few
-/// seconds.
+/// seconds. The first are not held up by that, as a short window needs so many.
 const MOST_SHARE: u32 = 150;
 const LONGEST: Duration = Duration::from_secs(2);
+const FIRST: u32 = 8;
 
 /// The shortest time between two looks at connections while all are served.
 const CONNECTIONS: Duration = Duration::from_secs(1);
@@ -343,6 +344,7 @@ fn waited_for(snapshots: &[&Snapshot]) -> Vec<u64> {
 
 fn glance_until(mut glanced: Glanced, stopped: &Receiver<()>, saving: &Saving) -> Glanced {
     let mut connections_at = Instant::now() + CONNECTIONS;
+    let mut rounds = 0;
     loop {
         let begin = Instant::now();
         let cpu = thread_cpu();
@@ -374,7 +376,9 @@ fn glance_until(mut glanced: Glanced, stopped: &Receiver<()>, saving: &Saving) -
             connections_at = begin + spent.saturating_mul(share * saved).max(least);
         }
         let spent = thread_cpu().saturating_sub(cpu);
-        match stopped.recv_timeout(pause(spent, saved)) {
+        let is_first = rounds < FIRST;
+        rounds += 1;
+        match stopped.recv_timeout(pause(spent, saved, is_first)) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return glanced,
         }
@@ -382,8 +386,11 @@ fn glance_until(mut glanced: Glanced, stopped: &Receiver<()>, saving: &Saving) -
 }
 
 /// How long to wait after glances that took so much of a CPU, of which a part is to be saved.
-fn pause(spent: Duration, saved: u32) -> Duration {
+fn pause(spent: Duration, saved: u32, is_first: bool) -> Duration {
     let usual = spent.saturating_mul(SHARE * saved).clamp(SHORTEST, LONG);
+    if is_first {
+        return usual;
+    }
     usual.max(spent.saturating_mul(MOST_SHARE).min(LONGEST))
 }
 
@@ -411,8 +418,10 @@ mod tests {
             (8000, 2, 1200),
             (900_000, 1, 2000),
         ] {
-            let pause = pause(Duration::from_micros(spent_us), saved);
-            assert_eq!(pause, Duration::from_millis(expected_ms), "{spent_us}");
+            let spent = Duration::from_micros(spent_us);
+            let expected = Duration::from_millis(expected_ms);
+            assert_eq!(pause(spent, saved, false), expected, "{spent_us}");
+            assert_eq!(pause(spent, saved, true), expected.min(LONG), "{spent_us}");
         }
     }
 }
