@@ -366,16 +366,15 @@ fn glance_until(mut glanced: Glanced, stopped: &Receiver<()>, saving: &Saving) -
             }
         }
         glanced.descriptors.look(&waited_at);
+        let spent = thread_cpu().saturating_sub(cpu);
         if looks_at_connections {
             let (share, least) = if are_still {
                 (STILL_SHARE, SHORTEST)
             } else {
                 (CONNECTIONS_SHARE, CONNECTIONS)
             };
-            let spent = thread_cpu().saturating_sub(cpu);
             connections_at = begin + spent.saturating_mul(share * saved).max(least);
         }
-        let spent = thread_cpu().saturating_sub(cpu);
         let is_first = rounds < FIRST;
         rounds += 1;
         match stopped.recv_timeout(pause(spent, saved, is_first)) {

@@ -10,7 +10,7 @@ use super::super::{
     Explanation, Rule, Verdict,
     finding::{finding, named, process},
     sizing::{self, SPARED, roomy, seconds_left, spoken},
-    window::{Netns, Window, ratio},
+    window::{Netns, Queue, Window, ratio},
 };
 use crate::{
     observe::processes::Process,
@@ -86,18 +86,21 @@ fn check(window: &Window) -> Verdict {
 
 /// The listener of a process with most connections waiting.
 fn waiting<'a>(window: &'a Window, holder: &Process) -> Option<(&'a Netns, u16, u32)> {
-    queues(window, holder).max_by_key(|(_, _, waiting)| *waiting)
+    let queues = queues(window, holder);
+    let waiting = queues.map(|(netns, queue)| (netns, queue.listener.port, queue.listener.queue));
+    waiting.max_by_key(|(_, _, waiting)| *waiting)
 }
 
-/// The listeners of a process, and how many connections wait at each.
-fn queues<'a>(window: &'a Window, holder: &Process) -> impl Iterator<Item = (&'a Netns, u16, u32)> {
+/// The queues of the listeners of a process.
+fn queues<'a>(
+    window: &'a Window,
+    holder: &Process,
+) -> impl Iterator<Item = (&'a Netns, &'a Queue)> {
     let queues = window
         .namespaces
         .iter()
         .flat_map(|netns| netns.queues.iter().map(move |queue| (netns, queue)));
-    queues
-        .filter(|(_, queue)| holder.sockets.contains(&queue.listener.ino))
-        .map(|(netns, queue)| (netns, queue.listener.port, queue.listener.queue))
+    queues.filter(|(_, queue)| holder.sockets.contains(&queue.listener.ino))
 }
 
 /// What processes have in common that are one service: their listeners, or where they have none their name and place.
@@ -292,10 +295,11 @@ fn listener(holder: &Process, netns: &Netns, port: u16) -> Affected {
 fn beside(window: &Window, holder: &Process, told: Option<(&Netns, u16, u32)>) -> Vec<Affected> {
     let told = told.map(|(netns, port, _)| (netns.inode, port));
     let waiting = queues(window, holder)
-        .filter(|(_, _, waiting)| *waiting > 0)
-        .filter(|(netns, port, _)| Some((netns.inode, *port)) != told);
+        .filter(|(_, queue)| queue.listener.queue > 0)
+        .map(|(netns, queue)| (netns, queue.listener.port))
+        .filter(|(netns, port)| Some((netns.inode, *port)) != told);
     waiting
-        .map(|(netns, port, _)| listener(holder, netns, port))
+        .map(|(netns, port)| listener(holder, netns, port))
         .collect()
 }
 

@@ -3,12 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    super::super::{
-        finding::finding,
-        sizing,
-        window::{Netns, Queue, Window},
-    },
-    MOST_NAMED, RULE, fixes, hit, listener, who,
+    super::super::{finding::finding, sizing, window::Window},
+    MOST_NAMED, RULE, fixes, hit, listener, queues, who,
 };
 use crate::{
     observe::{descriptors::Peak, processes::Process},
@@ -37,7 +33,7 @@ pub(super) fn check(window: &Window, holders: &[&Process]) -> Option<Finding> {
     let (holder, peak) = longest.filter(|_| in_want.len() == holders.len())?;
     // One more for a moment, as a descriptor is given back late.
     let most = peak.most.min(holder.fd_limit);
-    let waiting = deepest(window, holder);
+    let waiting = queues(window, holder).max_by_key(|(_, queue)| queue.deepest());
     let (place, queued) = waiting.map_or((String::new(), 0), |(netns, queue)| {
         let port = queue.listener.port;
         (format!(" at port {port}{}", netns.place()), queue.deepest())
@@ -89,14 +85,4 @@ pub(super) fn check(window: &Window, holders: &[&Process]) -> Option<Finding> {
         ..(*holder).clone()
     };
     Some(fixes(found, (&at_peak, false), &pids, queued))
-}
-
-/// The listener of a process at which most connections waited at once.
-fn deepest<'a>(window: &'a Window, holder: &Process) -> Option<(&'a Netns, &'a Queue)> {
-    let queues = window
-        .namespaces
-        .iter()
-        .flat_map(|netns| netns.queues.iter().map(move |queue| (netns, queue)));
-    let own = queues.filter(|(_, queue)| holder.sockets.contains(&queue.listener.ino));
-    own.max_by_key(|(_, queue)| queue.deepest())
 }
